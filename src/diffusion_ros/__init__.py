@@ -1,0 +1,1 @@
+"""Diffusion policies and planners that move robots through ROS 2."""

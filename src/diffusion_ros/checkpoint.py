@@ -1,0 +1,222 @@
+"""A checkpoint is one file: a TorchScript module and its specification. The only file that uses torch.jit.
+
+Nodes need a path and a device; no class of ours and no pickle. Loading runs the module once on made-up input and refuses,
+in one line, whatever does not fit.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import os
+import tempfile
+import warnings
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from diffusion_ros.spec import CheckpointSpec, SpecError
+
+if TYPE_CHECKING:
+    import torch
+
+SPEC_FILE = "spec.json"
+ENTRY_POINTS = {"policy": ("encode", "sample")}
+"""The methods, by kind, that a module has besides forward."""
+
+
+class CheckpointError(ValueError):
+    """A file that is no usable checkpoint: one line with the file and the reason."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A loaded checkpoint."""
+
+    module: Any
+    """The TorchScript module, frozen, in float32, on `device`."""
+    spec: CheckpointSpec
+    sha256: str
+    """Of the file."""
+    device: torch.device
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """torch 2.13 deprecates TorchScript but has nothing else that a node could load without our classes."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=r"`torch\.jit\.\w+` is deprecated", category=DeprecationWarning)
+        yield
+
+
+Method = TypeVar("Method", bound=Callable[..., Any])
+
+
+def exported(method: Method) -> Method:
+    """Marks a method other than forward as part of what a module's TorchScript form can be asked for."""
+    import torch
+
+    with _quiet():
+        marked: Method = torch.jit.export(method)
+    return marked
+
+
+def script(module: torch.nn.Module) -> Any:
+    """The TorchScript form of a module."""
+    import torch
+
+    with _quiet():
+        return torch.jit.script(module)
+
+
+def save(module: torch.nn.Module, spec: CheckpointSpec, path: Path | str, half: bool = False) -> None:
+    """Scripts `module` and writes it with `spec`; the file appears only when it is whole.
+
+    half: weights are stored in half precision, in half the space, and computed with in single precision after loading.
+    Raises CheckpointError for weights that are not finite, OSError where the file cannot be written.
+    """
+    import copy
+
+    import torch
+
+    path = Path(path)
+    problem = _bad_weights(module)
+    if problem:
+        raise CheckpointError(f"{path}: not written: {problem}")
+    scripted = script(copy.deepcopy(module).eval().cpu())
+    if half:
+        for parameter in scripted.parameters():
+            parameter.data = parameter.data.half()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    os.close(descriptor)
+    try:
+        with _quiet():
+            torch.jit.save(scripted, temporary, _extra_files={SPEC_FILE: spec.to_json().encode()})
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def read_spec(path: Path | str) -> CheckpointSpec:
+    """The specification alone, without torch. Raises CheckpointError."""
+    path = Path(path)
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such checkpoint")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            # The archive's folder has the name of the file that was first written.
+            names = [name for name in archive.namelist() if name.endswith(f"/extra/{SPEC_FILE}")]
+            if len(names) != 1:
+                raise CheckpointError(f"{path}: not a checkpoint of diffusion_ros: it has no {SPEC_FILE}")
+            return CheckpointSpec.from_json(archive.read(names[0]))
+    except zipfile.BadZipFile:
+        raise CheckpointError(f"{path}: truncated, or not a TorchScript file") from None
+    except SpecError as error:
+        raise CheckpointError(f"{path}: {error}") from None
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read: {error.strerror or error}") from None
+
+
+def file_sha256(path: Path | str) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+
+
+def load(
+    path: Path | str,
+    device: torch.device | str = "cpu",
+    kind: str | None = None,
+    task: str | None = None,
+    sampler: str | None = None,
+    sampler_steps: int | None = None,
+) -> Checkpoint:
+    """Loads and tries a checkpoint; `sampler` and `sampler_steps` replace the exported ones.
+
+    Raises CheckpointError, in one line, for a missing, truncated or foreign file, another kind or task than expected,
+    weights or statistics that are not finite or degenerate, a specification that the module does not fulfil.
+    """
+    import torch
+
+    path = Path(path)
+    spec = read_spec(path)
+    if kind is not None and spec.kind != kind:
+        raise CheckpointError(f"{path}: is a {spec.kind}, a {kind} is needed")
+    if task is not None and spec.task != task:
+        raise CheckpointError(f"{path}: was trained on the task {spec.task}, {task} is needed")
+    changes: dict[str, Any] = {}
+    if sampler is not None:
+        changes["sampler"] = sampler
+    if sampler_steps is not None:
+        changes["sampler_steps"] = sampler_steps
+    try:
+        spec = dataclasses.replace(spec, **changes)
+    except SpecError as error:
+        raise CheckpointError(f"{path}: {error}") from None
+    device = torch.device(device)
+    with _quiet():
+        try:
+            module = torch.jit.load(str(path), map_location=device)
+        except (RuntimeError, ValueError, OSError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise CheckpointError(f"{path}: truncated, or not a TorchScript file ({reason})") from None
+        module = module.eval().float()
+        problem = _bad_weights(module)
+        if problem:
+            raise CheckpointError(f"{path}: {problem}")
+        entries = ENTRY_POINTS.get(spec.kind, ())
+        missing = [name for name in entries if not hasattr(module, name)]
+        if missing:
+            raise CheckpointError(f"{path}: the module has no {' and no '.join(missing)}, as a {spec.kind} must")
+        if hasattr(module, "sampler"):
+            module.sampler = spec.sampler
+        module = torch.jit.freeze(module, preserved_attrs=list(entries))
+    checkpoint = Checkpoint(module, spec, file_sha256(path), device)
+    try:
+        problem = _dry_run(checkpoint)
+    except RuntimeError as error:
+        problem = f"the module does not run on its own specification: {str(error).strip().splitlines()[-1]}"
+    if problem:
+        raise CheckpointError(f"{path}: {problem}")
+    return checkpoint
+
+
+def _bad_weights(module: Any) -> str:
+    for name, value in [*module.named_parameters(), *module.named_buffers()]:
+        if not value.is_floating_point():
+            continue
+        if not bool(value.isfinite().all()):
+            return f"{name} has values that are NaN or infinite"
+        if name.endswith("scale") and not bool((value > 0).all()):
+            return f"the statistics {name} are degenerate: a scale is not positive"
+    return ""
+
+
+def _dry_run(checkpoint: Checkpoint) -> str:
+    """Runs a policy on made-up observations; returns what is wrong with its answer, or ''."""
+    import torch
+
+    spec = checkpoint.spec
+    if spec.kind != "policy":
+        return ""
+    frame = {}
+    for tensor in spec.inputs:
+        dtype = torch.uint8 if tensor.dtype == "uint8" else torch.float32
+        value = torch.zeros((1, *tensor.shape), dtype=dtype, device=checkpoint.device)
+        if tensor.name.endswith("_quat"):
+            value[:, 3] = 1
+        frame[tensor.name] = value
+    with torch.inference_mode():
+        features = checkpoint.module.encode(frame)
+        rows = checkpoint.module.sample(features[:, None].repeat(1, spec.n_obs_steps, 1), 0, spec.sampler_steps)
+    expected = (1, spec.n_rows, 7)
+    if tuple(rows.shape) != expected:
+        return f"gives chunks of shape {tuple(rows.shape)}, its specification says {expected}"
+    if not bool(rows.isfinite().all()):
+        return "gives actions that are NaN or infinite"
+    return ""

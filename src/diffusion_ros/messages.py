@@ -1,0 +1,385 @@
+"""numpy <-> ROS messages: the only file that fills or reads one.
+
+Unchecked message fields take a wrong type silently and send garbage (Point.x = 1 arrives as 1e-315): every number is
+cast here. Reading checks encoding, size, order and finiteness and raises MessageError, one line; callers add the topic.
+"""
+
+from __future__ import annotations
+
+import array
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from builtin_interfaces.msg import Duration, Time
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
+from geometry_msgs.msg import Point, Pose, PoseStamped, TransformStamped
+from nav_msgs.msg import Path
+from numpy.typing import ArrayLike, NDArray
+from rosgraph_msgs.msg import Clock
+from sensor_msgs.msg import CameraInfo, Image, JointState
+from std_msgs.msg import Header, String
+from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
+from visualization_msgs.msg import Marker, MarkerArray
+
+from diffusion_ros.action_chunk import ACTION_NAMES, ActionChunk
+
+try:
+    from tf2_msgs.msg import TFMessage as TFMessage  # on every ROS installation, but not on PyPI
+except ImportError:
+    TFMessage = None
+
+if TYPE_CHECKING:
+    from diffusion_ros.simulation import SceneGeom
+
+Array = NDArray[np.float64]
+
+
+class MessageError(ValueError):
+    """A message that must not be used; one line with the value and the rule."""
+
+
+# Time
+
+
+def stamp_to_msg(stamp_ns: int) -> Time:
+    return Time(sec=int(stamp_ns // 1_000_000_000), nanosec=int(stamp_ns % 1_000_000_000))
+
+
+def stamp_ns(stamp: Time | Duration) -> int:
+    return int(stamp.sec) * 1_000_000_000 + int(stamp.nanosec)
+
+
+def duration_to_msg(duration_ns: int) -> Duration:
+    return Duration(sec=int(duration_ns // 1_000_000_000), nanosec=int(duration_ns % 1_000_000_000))
+
+
+def clock_to_msg(time_ns: int) -> Clock:
+    return Clock(clock=stamp_to_msg(time_ns))
+
+
+def _header(time_ns: int, frame_id: str) -> Header:
+    return Header(stamp=stamp_to_msg(time_ns), frame_id=frame_id)
+
+
+# Sensors
+
+
+def image_to_msg(image: NDArray[np.uint8], time_ns: int, frame_id: str) -> Image:
+    """image (H, W, 3) uint8 rgb, upright."""
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+        raise MessageError(f"image {image.dtype} {image.shape}, uint8 (H, W, 3) expected")
+    height, width = image.shape[:2]
+    data = array.array("B")  # the only type that the checked setter takes without looking at each byte
+    data.frombytes(np.ascontiguousarray(image).data)
+    return Image(
+        header=_header(time_ns, frame_id),
+        height=int(height),
+        width=int(width),
+        encoding="rgb8",
+        is_bigendian=0,
+        step=3 * int(width),
+        data=data,
+    )
+
+
+def image_from_msg(msg: Image) -> tuple[int, NDArray[np.uint8]]:
+    """Stamp [ns] and (H, W, 3) uint8 rgb; a view of the message where its bytes are in that order already."""
+    if msg.encoding not in ("rgb8", "bgr8"):
+        raise MessageError(f"encoding {msg.encoding!r}, 'rgb8' or 'bgr8' expected")
+    height, width, step = int(msg.height), int(msg.width), int(msg.step)
+    if height < 1 or width < 1:
+        raise MessageError(f"size {width} x {height}, at least 1 x 1 expected")
+    if step < 3 * width or len(msg.data) != height * step:
+        raise MessageError(
+            f"{len(msg.data)} bytes in rows of {step} for {width} x {height} {msg.encoding},"
+            f" {3 * width * height} expected"
+        )
+    rows = np.frombuffer(msg.data, np.uint8).reshape(height, step)
+    image = rows[:, : 3 * width].reshape(height, width, 3)
+    return stamp_ns(msg.header.stamp), image[..., ::-1] if msg.encoding == "bgr8" else image
+
+
+def camera_info_to_msg(matrix: ArrayLike, height: int, width: int, time_ns: int, frame_id: str) -> CameraInfo:
+    """matrix: K (3, 3) [px] of an undistorted camera."""
+    k = np.asarray(matrix, np.float64).reshape(3, 3)
+    return CameraInfo(
+        header=_header(time_ns, frame_id),
+        height=int(height),
+        width=int(width),
+        distortion_model="plumb_bob",
+        d=[0.0] * 5,
+        k=k.ravel().tolist(),
+        r=np.eye(3).ravel().tolist(),
+        p=np.hstack([k, np.zeros((3, 1))]).ravel().tolist(),
+    )
+
+
+def camera_info_from_msg(msg: CameraInfo) -> tuple[int, Array, int, int]:
+    """Stamp [ns], K (3, 3) [px], height, width."""
+    matrix = np.array(msg.k, np.float64).reshape(3, 3)
+    if not np.all(np.isfinite(matrix)) or matrix[0, 0] <= 0 or matrix[1, 1] <= 0:
+        raise MessageError(f"camera matrix {matrix.ravel().tolist()}, finite with focal lengths above 0 expected")
+    return stamp_ns(msg.header.stamp), matrix, int(msg.height), int(msg.width)
+
+
+def joint_state_to_msg(
+    names: Sequence[str], positions: ArrayLike, velocities: ArrayLike, time_ns: int, frame_id: str = ""
+) -> JointState:
+    """positions, velocities (len(names)): rad or m, and the same per second."""
+    msg = JointState(header=_header(time_ns, frame_id), name=list(names))
+    msg.position = _floats(positions, len(names), "positions")
+    msg.velocity = _floats(velocities, len(names), "velocities")
+    return msg
+
+
+def joint_state_from_msg(msg: JointState, names: Sequence[str] | None = None) -> tuple[int, Array, Array]:
+    """Stamp [ns], positions and velocities of `names`, in that order whatever the message's; None: as they come.
+
+    Velocities are NaN where the message has none. Raises MessageError for a joint that is missing or not finite.
+    """
+    have = list(msg.name)
+    wanted = have if names is None else list(names)
+    missing = [name for name in wanted if name not in have]
+    if missing:
+        raise MessageError(f"joint {', '.join(missing)} missing, the message has {', '.join(have) or 'none'}")
+    if len(msg.position) != len(have):
+        raise MessageError(f"{len(msg.position)} positions for {len(have)} joints")
+    if len(msg.velocity) not in (0, len(have)):
+        raise MessageError(f"{len(msg.velocity)} velocities for {len(have)} joints")
+    index = [have.index(name) for name in wanted]
+    positions = np.array(msg.position, np.float64)[index]
+    velocities = np.array(msg.velocity, np.float64)[index] if msg.velocity else np.full(len(index), np.nan)
+    for name, position in zip(wanted, positions.tolist(), strict=True):
+        if not math.isfinite(position):
+            raise MessageError(f"joint {name} at {position}, a finite number expected")
+    return stamp_ns(msg.header.stamp), positions, velocities
+
+
+def pose_to_msg(position: ArrayLike, quaternion: ArrayLike, time_ns: int, frame_id: str) -> PoseStamped:
+    """position (3) [m], quaternion (4) xyzw."""
+    return PoseStamped(header=_header(time_ns, frame_id), pose=_pose(position, quaternion))
+
+
+def pose_from_msg(msg: PoseStamped) -> tuple[int, Array, Array]:
+    """Stamp [ns], position (3) [m], quaternion (4) xyzw, of unit length within 1 %."""
+    p, q = msg.pose.position, msg.pose.orientation
+    position = np.array([p.x, p.y, p.z], np.float64)
+    quaternion = np.array([q.x, q.y, q.z, q.w], np.float64)
+    if not np.all(np.isfinite(position)):
+        raise MessageError(f"position {position.tolist()}, finite numbers expected")
+    norm = float(np.linalg.norm(quaternion))
+    if not abs(norm - 1.0) < 0.01:  # so written for NaN
+        raise MessageError(f"quaternion {quaternion.tolist()}, unit length expected")
+    return stamp_ns(msg.header.stamp), position, quaternion
+
+
+# Actions
+
+
+def chunk_to_msg(chunk: ActionChunk, frame_id: str) -> JointTrajectory:
+    """frame_id: the frame of the deltas. Row i is done, not begun, at time_from_start = (i + 1) periods."""
+    return JointTrajectory(
+        header=_header(chunk.stamp_ns, frame_id),
+        joint_names=list(ACTION_NAMES),
+        points=[
+            JointTrajectoryPoint(positions=row.tolist(), time_from_start=duration_to_msg((i + 1) * chunk.period_ns))
+            for i, row in enumerate(np.asarray(chunk.rows, np.float64))
+        ],
+    )
+
+
+def chunk_from_msg(msg: JointTrajectory) -> ActionChunk:
+    """Raises MessageError for other or reordered joint names, missing values, NaN, or uneven spacing in time."""
+    if list(msg.joint_names) != list(ACTION_NAMES):
+        raise MessageError(f"joint names {', '.join(msg.joint_names) or 'none'}, {', '.join(ACTION_NAMES)} expected")
+    if not msg.points:
+        raise MessageError("no points, at least one expected")
+    period_ns = stamp_ns(msg.points[0].time_from_start)
+    if period_ns < 1:
+        raise MessageError(f"the first point is done after {period_ns} ns, more than 0 expected")
+    for i, point in enumerate(msg.points):
+        if len(point.positions) != len(ACTION_NAMES):
+            raise MessageError(f"point {i} has {len(point.positions)} positions, {len(ACTION_NAMES)} expected")
+        if stamp_ns(point.time_from_start) != (i + 1) * period_ns:
+            raise MessageError(
+                f"point {i} is done after {stamp_ns(point.time_from_start)} ns, {(i + 1) * period_ns} expected"
+            )
+    rows = np.array([point.positions for point in msg.points], np.float64)
+    if not np.all(np.isfinite(rows)):
+        i, j = (int(k) for k in np.argwhere(~np.isfinite(rows))[0])
+        raise MessageError(f"{ACTION_NAMES[j]} of point {i} is {rows[i, j]}, a finite number expected")
+    return ActionChunk(stamp_ns(msg.header.stamp), rows, period_ns)
+
+
+def command_to_msg(row: ArrayLike, time_ns: int, period_ns: int, frame_id: str) -> JointTrajectory:
+    """row (7) as in ActionChunk, all zero to hold; time_ns: the stamp of the observation that it answers."""
+    values = np.asarray(row, np.float64).reshape(1, -1)
+    return chunk_to_msg(ActionChunk(time_ns, values, period_ns), frame_id)
+
+
+def command_from_msg(msg: JointTrajectory) -> tuple[int, Array]:
+    """Stamp [ns] of the observation that it answers, and the row (7)."""
+    chunk = chunk_from_msg(msg)
+    if len(chunk.rows) != 1:
+        raise MessageError(f"{len(chunk.rows)} points, one expected")
+    row: Array = chunk.rows[0]
+    return chunk.stamp_ns, row
+
+
+# Episodes and diagnostics
+
+
+def episode_to_msg(episode: Mapping[str, Any]) -> String:
+    """index, seed, step, reward, success, and what else the simulator has to say."""
+    return String(data=json.dumps(dict(episode), allow_nan=False))
+
+
+def episode_from_msg(msg: String) -> dict[str, Any]:
+    try:
+        episode = json.loads(msg.data)
+    except ValueError as error:
+        raise MessageError(f"not JSON: {error}") from None
+    if not isinstance(episode, dict):
+        raise MessageError(f"{type(episode).__name__}, a JSON object expected")
+    return episode
+
+
+OK, WARN, ERROR, STALE = 0, 1, 2, 3
+
+
+@dataclass(frozen=True)
+class Status:
+    """One DiagnosticStatus."""
+
+    name: str
+    hardware_id: str
+    level: int
+    """OK, WARN, ERROR or STALE."""
+    summary: str
+    values: Mapping[str, str]
+
+
+def diagnostics_to_msg(statuses: Sequence[Status], time_ns: int) -> DiagnosticArray:
+    return DiagnosticArray(
+        header=_header(time_ns, ""),
+        status=[
+            DiagnosticStatus(
+                level=bytes([status.level]),  # a byte in Python, not an int
+                name=status.name,
+                message=status.summary,
+                hardware_id=status.hardware_id,
+                values=[KeyValue(key=str(k), value=str(v)) for k, v in status.values.items()],
+            )
+            for status in statuses
+        ],
+    )
+
+
+def diagnostics_from_msg(msg: DiagnosticArray) -> list[Status]:
+    return [
+        Status(
+            status.name,
+            status.hardware_id,
+            status.level[0] if isinstance(status.level, bytes) else int(status.level),
+            status.message,
+            {pair.key: pair.value for pair in status.values},
+        )
+        for status in msg.status
+    ]
+
+
+# For RViz
+
+
+def path_to_msg(positions: ArrayLike, stamps_ns: Sequence[int], time_ns: int, frame_id: str) -> Path:
+    """positions (N, 3) [m] with the time of each."""
+    msg = Path(header=_header(time_ns, frame_id))
+    for position, when in zip(np.asarray(positions, np.float64).reshape(-1, 3), stamps_ns, strict=True):
+        msg.poses.append(pose_to_msg(position, (0.0, 0.0, 0.0, 1.0), when, frame_id))
+    return msg
+
+
+def path_from_msg(msg: Path) -> tuple[Array, list[int]]:
+    """positions (N, 3) [m] and their stamps [ns]."""
+    points = [pose_from_msg(pose) for pose in msg.poses]
+    return np.array([position for _, position, _ in points]).reshape(-1, 3), [when for when, _, _ in points]
+
+
+_MARKERS = {
+    "box": Marker.CUBE,
+    "plane": Marker.CUBE,
+    "sphere": Marker.SPHERE,
+    "ellipsoid": Marker.SPHERE,
+    "cylinder": Marker.CYLINDER,
+    "capsule": Marker.CYLINDER,
+    "mesh": Marker.TRIANGLE_LIST,
+}
+_PLANE = 5.0
+"""Half the side of what stands for an infinite plane [m]."""
+
+
+def scene_to_msg(geoms: Sequence[SceneGeom], time_ns: int, frame_id: str) -> MarkerArray:
+    """One marker a geom, in MuJoCo's conventions for sizes (half extents; radius and half length)."""
+    return MarkerArray(markers=[_marker(i, geom, time_ns, frame_id) for i, geom in enumerate(geoms)])
+
+
+def move_scene(msg: MarkerArray, geoms: Sequence[SceneGeom]) -> None:
+    """Takes over the poses of `geoms`, the same ones again, in place: a mesh's 10,000 points take long to fill in."""
+    for marker, geom in zip(msg.markers, geoms, strict=True):
+        marker.pose = _pose(geom.position, geom.quaternion)
+
+
+def _marker(index: int, geom: SceneGeom, time_ns: int, frame_id: str) -> Marker:
+    if geom.type not in _MARKERS:
+        raise MessageError(f"geom {geom.name!r}: type {geom.type!r}, one of {', '.join(_MARKERS)} expected")
+    a, b, c = (float(x) for x in geom.size)
+    if geom.type == "sphere":
+        a = b = c = a
+    elif geom.type == "plane":
+        a, b, c = a or _PLANE, b or _PLANE, 0.0005
+    elif geom.type == "cylinder":
+        a, b, c = a, a, b
+    elif geom.type == "capsule":
+        a, b, c = a, a, a + b
+    marker = Marker(header=_header(time_ns, frame_id), ns="scene", id=index, type=_MARKERS[geom.type])
+    marker.action = Marker.ADD
+    marker.pose = _pose(geom.position, geom.quaternion)
+    marker.color.r, marker.color.g, marker.color.b, marker.color.a = (float(x) for x in geom.rgba)
+    if geom.type == "mesh":
+        if geom.triangles is None:
+            raise MessageError(f"geom {geom.name!r}: a mesh without triangles")
+        marker.points = [Point(x=x, y=y, z=z) for x, y, z in geom.triangles.reshape(-1, 3).astype(np.float64).tolist()]
+        a = b = c = 0.5
+    marker.scale.x, marker.scale.y, marker.scale.z = 2.0 * a, 2.0 * b, 2.0 * c
+    return marker
+
+
+def transform_to_msg(
+    position: ArrayLike, quaternion: ArrayLike, time_ns: int, frame_id: str, child_frame_id: str
+) -> TransformStamped:
+    """The pose of the child in frame_id: position (3) [m], quaternion (4) xyzw."""
+    pose = _pose(position, quaternion)
+    msg = TransformStamped(header=_header(time_ns, frame_id), child_frame_id=child_frame_id)
+    t = msg.transform.translation
+    t.x, t.y, t.z = pose.position.x, pose.position.y, pose.position.z
+    msg.transform.rotation = pose.orientation
+    return msg
+
+
+def _pose(position: ArrayLike, quaternion: ArrayLike) -> Pose:
+    pose = Pose()
+    p, q = pose.position, pose.orientation
+    p.x, p.y, p.z = _floats(position, 3, "position")
+    q.x, q.y, q.z, q.w = _floats(quaternion, 4, "quaternion")
+    return pose
+
+
+def _floats(values: ArrayLike, size: int, name: str) -> list[float]:
+    floats: list[float] = np.asarray(values, np.float64).ravel().tolist()
+    if len(floats) != size:
+        raise MessageError(f"{len(floats)} {name}, {size} expected")
+    return floats

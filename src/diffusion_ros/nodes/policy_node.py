@@ -1,0 +1,316 @@
+"""policy: observations in, action chunks out.
+
+Callbacks only check and store; a worker thread encodes and samples, so that no sensor waits for an inference. It
+always works on the newest frame. Whether anything moves is the executor's decision.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+import traceback
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from geometry_msgs.msg import PoseStamped
+from nav_msgs.msg import Path
+from numpy.typing import NDArray
+from rclpy.parameter import Parameter
+from sensor_msgs.msg import Image, JointState
+from trajectory_msgs.msg import JointTrajectory
+
+from diffusion_ros import checkpoint, messages, topics
+from diffusion_ros.action_chunk import ActionChunk
+from diffusion_ros.control_loop import PolicyController
+from diffusion_ros.diagnostics import ERROR, OK, WARN, Diagnostics
+from diffusion_ros.nodes.runner import RunnableNode, run
+from diffusion_ros.observation import Frame, FrameAssembler, FrozenCameras
+from diffusion_ros.params import declare, parameter
+from diffusion_ros.policy import FrameError, Policy
+from diffusion_ros.spec import SAMPLERS
+
+
+@dataclass(frozen=True)
+class PolicyParameters:
+    """Parameters of the policy node."""
+
+    checkpoint: str = parameter(description="path of a policy checkpoint (.pt)")
+    device: str = parameter("cpu", "torch device that the policy runs on")
+    mode: str = parameter(
+        "realtime",
+        "lockstep: the robot waits for each chunk; realtime: it does not, and chunks are made lead_steps early",
+        choices=("realtime", "lockstep"),
+    )
+    policy_seed: int = parameter(0, "seed of the sampling noise, with the stamp of the observation", low=0)
+    sampler: str = parameter("", "'' for the checkpoint's own", choices=("", *SAMPLERS))
+    sampler_steps: int = parameter(0, "denoising steps, 0 for the checkpoint's own", low=0)
+    lead_steps: int = parameter(
+        1, "realtime: control steps before the end of a chunk at which the next one is begun", low=0
+    )
+    threads: int = parameter(1, "torch threads; more than one spin against other busy processes", low=1)
+    sync_tolerance: float = parameter(
+        0.0, "how far the stamps of one frame may differ [s]; 0: not at all (simulation)", low=0.0, high=1.0
+    )
+    max_input_age: float = parameter(0.5, "an input that is silent for longer is reported [s]", low=0.0)
+    max_frozen: float = parameter(
+        1.0, "how long a camera may show the same picture while the robot moves [s]; 0: for ever", low=0.0
+    )
+    gripper_joints: tuple[str, ...] = parameter(
+        ("gripper0_right_finger_joint1", "gripper0_right_finger_joint2"), "the fingers' names in joint_states"
+    )
+    gripper_signs: tuple[float, ...] = parameter(
+        (1.0, 1.0), "factors from joint_states to the policy's finger positions (training: one positive, one negative)"
+    )
+    frame_id: str = parameter("", "frame of the chunks' deltas, '' for the checkpoint's; must be eef_pose's")
+
+    def __post_init__(self) -> None:
+        if len(self.gripper_joints) != len(self.gripper_signs):
+            raise ValueError(
+                f"parameter gripper_signs has {len(self.gripper_signs)} values,"
+                f" {len(self.gripper_joints)} expected (one for each of gripper_joints)"
+            )
+
+
+class PolicyNode(RunnableNode):
+    """Subscribes to what the checkpoint's inputs name; publishes action_chunk, predicted_path and diagnostics."""
+
+    def __init__(self, parameter_overrides: Sequence[Parameter[Any]] = ()) -> None:
+        """Raises ValueError (parameters, checkpoint) in one line."""
+        super().__init__("policy", parameter_overrides)
+        self.parameters = declare(self, PolicyParameters)
+        p = self.parameters
+        torch.set_num_threads(p.threads)
+        self.policy = Policy(
+            checkpoint.load(
+                p.checkpoint,
+                p.device,
+                kind="policy",
+                sampler=p.sampler or None,
+                sampler_steps=p.sampler_steps or None,
+            )
+        )
+        spec = self.policy.spec
+        self._controller = PolicyController(
+            self.policy,
+            p.policy_seed,
+            lead_steps=p.lead_steps if p.mode == "realtime" else 0,
+        )
+        self._frame_id = p.frame_id or next((t.frame for t in spec.outputs if t.frame), topics.WORLD_FRAME)
+        self._shapes = {tensor.name: tensor.shape for tensor in spec.inputs}
+        self._topics = topics.sources(spec.input_names)
+        self._assembler = FrameAssembler(spec.input_names, round(p.sync_tolerance * 1e9))
+        self._frozen = FrozenCameras(round(p.max_frozen * 1e9))
+        self._stamps: dict[str, int] = {}
+        self._faults: dict[str, str] = {}
+        """By topic, '' for the policy itself: what is wrong with the last that came."""
+        self._frozen_reasons: list[str] = []
+
+        self._chunk_publisher = self.create_publisher(JointTrajectory, topics.ACTION_CHUNK, topics.COMMAND_QOS)
+        self._path_publisher = self.create_publisher(Path, topics.PREDICTED_PATH, topics.COMMAND_QOS)
+        self.diagnostics = Diagnostics(self, f"{spec.task} policy", self._refresh)
+        for name, value in {
+            "checkpoint": p.checkpoint,
+            "sha256": self.policy.checkpoint.sha256,
+            "task": spec.task,
+            "mode": p.mode,
+            "sampler": f"{spec.sampler} {spec.sampler_steps}",
+            "device": p.device,
+            "threads": torch.get_num_threads(),
+        }.items():
+            self.diagnostics.value(name, value)
+        self._subscribe(spec.cameras)
+
+        self._condition = threading.Condition()
+        self._frames: deque[tuple[Frame, float]] = deque(maxlen=4 * spec.n_obs_steps)
+        self._closing = False
+        self._worker = threading.Thread(target=self._work, name="inference", daemon=True)
+        self._worker.start()
+
+    # Callbacks: check and store
+
+    def _subscribe(self, cameras: Sequence[str]) -> None:
+        for camera in cameras:
+            topic = topics.image(camera)
+            self.create_subscription(Image, topic, partial(self._on_image, camera, topic), topics.SENSOR_QOS)
+        # The rest is wanted by some checkpoints only; eef_command tells whether the robot should be moving.
+        readers: list[tuple[type, str, Callable[[Any], None]]] = [
+            (PoseStamped, topics.EEF_POSE, self._on_eef_pose),
+            (PoseStamped, topics.OBJECT_POSE, self._on_object_pose),
+            (JointState, topics.JOINT_STATES, self._on_joint_states),
+        ]
+        for message, topic, callback in readers:
+            if topic in self._topics:
+                self.create_subscription(message, topic, callback, topics.SENSOR_QOS)
+        if cameras:
+            self.create_subscription(JointTrajectory, topics.EEF_COMMAND, self._on_command, topics.COMMAND_QOS)
+
+    def _on_image(self, camera: str, topic: str, msg: Image) -> None:
+        name = f"{camera}_image"
+        try:
+            stamp_ns, image = messages.image_from_msg(msg)
+            height, width = self._shapes[name][:2]
+            if image.shape[:2] != (height, width):
+                raise messages.MessageError(
+                    f"{image.shape[1]} x {image.shape[0]} pixels, the checkpoint expects {width} x {height}"
+                )
+        except messages.MessageError as error:
+            self._bad(topic, error)
+            return
+        self._frozen.image(camera, stamp_ns, image)
+        self._good(topic, stamp_ns, {name: image})
+
+    def _on_eef_pose(self, msg: PoseStamped) -> None:
+        try:
+            stamp_ns, position, quaternion = messages.pose_from_msg(msg)
+        except messages.MessageError as error:
+            self._bad(topics.EEF_POSE, error)
+            return
+        self._frozen.position(position)
+        self._good(topics.EEF_POSE, stamp_ns, {"robot0_eef_pos": position, "robot0_eef_quat": quaternion})
+
+    def _on_object_pose(self, msg: PoseStamped) -> None:
+        try:
+            stamp_ns, position, quaternion = messages.pose_from_msg(msg)
+        except messages.MessageError as error:
+            self._bad(topics.OBJECT_POSE, error)
+            return
+        self._good(topics.OBJECT_POSE, stamp_ns, {"object_pos": position, "object_quat": quaternion})
+
+    def _on_joint_states(self, msg: JointState) -> None:
+        p = self.parameters
+        try:
+            stamp_ns, positions, _ = messages.joint_state_from_msg(msg, p.gripper_joints)
+        except messages.MessageError as error:
+            self._bad(topics.JOINT_STATES, error)
+            return
+        self._good(topics.JOINT_STATES, stamp_ns, {"robot0_gripper_qpos": positions * np.array(p.gripper_signs)})
+
+    def _on_command(self, msg: JointTrajectory) -> None:
+        try:
+            _, row = messages.command_from_msg(msg)
+        except messages.MessageError:
+            return  # the executor is not ours to judge
+        self._frozen.commanded(row[:3])
+
+    def _bad(self, topic: str, error: ValueError) -> None:
+        self._faults[topic] = f"{topic}: {error}"
+        self._refresh()
+
+    def _good(self, topic: str, stamp_ns: int, values: dict[str, NDArray[Any]]) -> None:
+        self._faults.pop(topic, None)
+        self._stamps[topic] = stamp_ns
+        self.diagnostics.tick(topic)
+        for name, value in values.items():
+            if name not in self._shapes:
+                continue
+            frame = self._assembler.put(name, stamp_ns, value)
+            if frame is not None:
+                self._observe(frame)
+
+    def _observe(self, frame: Frame) -> None:
+        self._frozen_reasons = self._frozen.reasons()
+        if self._frozen_reasons:
+            self._refresh()
+            return
+        with self._condition:
+            self._frames.append((frame, time.monotonic()))
+            self._condition.notify()
+
+    # The worker thread
+
+    def _work(self) -> None:
+        while True:
+            with self._condition:
+                self._condition.wait_for(lambda: self._frames or self._closing)
+                if self._closing:
+                    return
+                frames = list(self._frames)
+                self._frames.clear()
+            try:
+                self._think(frames)
+                self._faults.pop("", None)
+            except FrameError as error:
+                self._faults[""] = str(error)
+            except Exception as error:
+                # A policy that dies silently in its thread would look like one that is thinking.
+                if "" not in self._faults:
+                    self.get_logger().error(traceback.format_exc())
+                self._faults[""] = f"inference failed: {' '.join(str(error).split())[-300:]}"
+                self._controller.reset()
+
+    def _think(self, frames: list[tuple[Frame, float]]) -> None:
+        taken = [self._controller.push(frame) for frame, _ in frames][-1]
+        newest, received = frames[-1]
+        if newest.stamp_ns != self._controller.newest_stamp_ns:
+            return  # too soon after the last one
+        if self._controller.needs_chunk(newest.stamp_ns):
+            start = time.monotonic()
+            chunk = self._controller.chunk()
+            self.diagnostics.latency("inference", time.monotonic() - start)
+            if not np.all(np.isfinite(chunk.rows)):
+                raise FrameError("the policy's chunk has NaN or infinite values")
+            self._publish(chunk, newest)
+            self.diagnostics.latency("frame to chunk", time.monotonic() - received)
+        elif not taken and self._controller.last_chunk is not None:
+            # The same observation again: somebody has not got our answer.
+            self._publish(self._controller.last_chunk, newest)
+
+    def _publish(self, chunk: ActionChunk, frame: Frame) -> None:
+        self._chunk_publisher.publish(messages.chunk_to_msg(chunk, self._frame_id))
+        self.diagnostics.tick(topics.ACTION_CHUNK)
+        position = frame.values.get("robot0_eef_pos")
+        if position is not None and self._path_publisher.get_subscription_count() > 0:
+            # Where the hand would go if each delta were reached within its step.
+            way = np.vstack([position, position + np.cumsum(chunk.rows[:, :3], axis=0)])
+            stamps = [frame.stamp_ns + i * chunk.period_ns for i in range(len(way))]
+            self._path_publisher.publish(messages.path_to_msg(way, stamps, frame.stamp_ns, self._frame_id))
+
+    # Diagnostics
+
+    def _refresh(self) -> None:
+        reasons = self.reasons()
+        if reasons:
+            bad = any(self._faults.values()) or self._frozen_reasons
+            self.diagnostics.report(ERROR if bad else WARN, "; ".join(reasons))
+        else:
+            self.diagnostics.report(OK, "publishing chunks")
+
+    def reasons(self) -> list[str]:
+        """Why no chunk is being made, a line each; empty when all is well."""
+        p = self.parameters
+        reasons = list(self._faults.values())
+        newest_ns = max(self._stamps.values(), default=0)
+        for topic in self._topics:
+            if topic in self._faults:
+                continue
+            age = self.diagnostics.age(topic)
+            if age is None:
+                reasons.append(f"{topic}: nothing received")
+            elif p.mode == "realtime" and age > p.max_input_age:
+                reasons.append(f"{topic}: silent for {age:.2f} s")
+            elif p.max_frozen > 0 and (newest_ns - self._stamps[topic]) / 1e9 > p.max_frozen:
+                lag = (newest_ns - self._stamps[topic]) / 1e9
+                reasons.append(f"{topic}: its stamps stand still, {lag:.2f} s behind the other inputs")
+        reasons += self._frozen_reasons
+        if not reasons and not self.diagnostics.age(topics.ACTION_CHUNK):
+            reasons.append("no complete frame yet: the stamps of the inputs differ")
+        return reasons
+
+    def close(self) -> None:
+        with self._condition:
+            self._closing = True
+            self._condition.notify()
+        self._worker.join(timeout=5.0)
+
+
+def main() -> int:
+    return run(PolicyNode)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

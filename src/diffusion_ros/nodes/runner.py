@@ -1,0 +1,97 @@
+"""What every node's main() does: init, executor, signals, shutdown, exit status."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from types import FrameType
+from typing import Any
+
+import rclpy
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.impl.logging_severity import LoggingSeverity
+from rclpy.logging import set_logger_level
+from rclpy.node import Node
+from rclpy.parameter import Parameter
+from rclpy.signals import SignalHandlerOptions
+
+_WAKE_SECONDS = 0.1
+"""Longest wait in rclpy: Python's signal handlers run only between waits."""
+
+
+class RunnableNode(Node):
+    """A node that `run` can run: it may end by itself, and is told before it is destroyed."""
+
+    def __init__(self, name: str, parameter_overrides: Sequence[Parameter[Any]] = ()) -> None:
+        try:
+            # Automatic declaration is what lets params.declare find misspelt names.
+            super().__init__(
+                name,
+                parameter_overrides=list(parameter_overrides),
+                automatically_declare_parameters_from_overrides=True,
+            )
+        except ValueError as error:
+            # rclpy does not say which one.
+            raise ValueError(f"{name}: a parameter without a value (an empty list?): leave it out ({error})") from None
+        self.exit_status: int | None = None
+        """Set by the node when its work is done: `run` then ends with this status."""
+
+    def close(self) -> None:
+        """Called once before the node is destroyed, while it can still publish: stop threads, say the last word."""
+
+
+def _init(args: Sequence[str] | None) -> None:
+    """rclpy.init; ValueError for arguments and parameter files that it cannot use."""
+    # rcl logs these errors as well as raising them; one line is enough.
+    set_logger_level("rcl", LoggingSeverity.FATAL)
+    try:
+        # Our signal handlers and not rclpy's: those shut the context down at once, and a node could not say its last.
+        rclpy.init(args=None if args is None else list(args), signal_handler_options=SignalHandlerOptions.NO)
+    except RuntimeError as error:  # RCLError and its kin
+        raise ValueError(str(error).removeprefix("failed to initialize rcl: ")) from None
+    finally:
+        set_logger_level("rcl", LoggingSeverity.UNSET)
+
+
+def run(make_node: Callable[[], RunnableNode], args: Sequence[str] | None = None) -> int:
+    """Runs one node until it ends itself or SIGINT or SIGTERM arrives; returns the exit status.
+
+    Status 0 after a signal (a stop that was asked for), the node's own exit_status, and 2 after one line on stderr
+    where arguments, parameters or files given to it are bad (a ValueError or OSError while it is made).
+    """
+    stop_signal: list[int] = []
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        if stop_signal:
+            # The second one does not wait for a callback that hangs.
+            os._exit(128 + number)
+        stop_signal.append(number)
+
+    previous = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    node: RunnableNode | None = None
+    executor: SingleThreadedExecutor | None = None
+    try:
+        try:
+            _init(args)
+            node = make_node()
+        except (ValueError, OSError) as error:
+            print(" ".join(str(error).split()), file=sys.stderr)
+            return 2
+        executor = SingleThreadedExecutor()
+        executor.add_node(node)
+        # spin() sometimes sleeps through a signal; spin_once with a time limit cannot.
+        while not stop_signal and node.exit_status is None:
+            executor.spin_once(timeout_sec=_WAKE_SECONDS)
+        return node.exit_status or 0
+    finally:
+        if node is not None:
+            node.close()
+        if executor is not None:
+            executor.shutdown()
+        if node is not None:
+            node.destroy_node()
+        rclpy.try_shutdown()
+        for number, handler in previous.items():
+            signal.signal(number, handler)

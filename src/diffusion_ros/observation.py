@@ -1,0 +1,206 @@
+"""Observations on their way to a policy: parts become frames, frames become a window, frozen cameras are noticed.
+
+No ROS here: stamps are integers [ns], values are arrays.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+T = TypeVar("T")
+
+_PENDING = 8
+"""Incomplete frames, and values of one part, that are kept while waiting for the others."""
+
+
+@dataclass(frozen=True)
+class Frame:
+    """Everything that was observed at one time: name -> array, in the names, units and frames of the checkpoint."""
+
+    stamp_ns: int
+    values: Mapping[str, NDArray[Any]]
+
+
+class FrameAssembler:
+    """Joins parts that arrive one by one, each with its stamp, to frames.
+
+    tolerance_ns 0: parts belong together when their stamps are equal (simulation, hardware-triggered cameras). A stamp
+    that comes again in all its parts gives its frame again, so that whoever was lost can be answered again.
+
+    tolerance_ns > 0: the first name is the reference. A frame is its value and, for each other name, the value nearest
+    in time, all within the tolerance; it carries the reference's stamp, and the stamps of frames only grow, unless the
+    reference jumps back (a driver that was restarted), which starts anew.
+    """
+
+    def __init__(self, names: Iterable[str], tolerance_ns: int = 0) -> None:
+        self.names = tuple(names)
+        if not self.names or len(set(self.names)) != len(self.names):
+            raise ValueError(f"frame parts {', '.join(self.names) or 'none'}: at least one, each once, expected")
+        if tolerance_ns < 0:
+            raise ValueError(f"tolerance {tolerance_ns} ns, at least 0 expected")
+        self.tolerance_ns = tolerance_ns
+        self._by_stamp: dict[int, dict[str, NDArray[Any]]] = {}
+        self._by_name: dict[str, deque[tuple[int, NDArray[Any]]]] = {
+            name: deque(maxlen=4 * _PENDING) for name in self.names
+        }
+        self._last_ns: int | None = None
+
+    def put(self, name: str, stamp_ns: int, value: NDArray[Any]) -> Frame | None:
+        """Adds one part; returns the frame that it completes. Raises ValueError for a name that is not expected."""
+        if name not in self._by_name:
+            raise ValueError(f"{name} is no part of the frame, {', '.join(self.names)} expected")
+        if self.tolerance_ns == 0:
+            return self._put_exact(name, stamp_ns, value)
+        return self._put_near(name, stamp_ns, value)
+
+    def _put_exact(self, name: str, stamp_ns: int, value: NDArray[Any]) -> Frame | None:
+        parts = self._by_stamp.setdefault(stamp_ns, {})
+        parts[name] = value
+        if len(parts) < len(self.names):
+            if len(self._by_stamp) > _PENDING:
+                # By arrival, not by stamp: after a jump back in time the oldest stamps are the newest parts.
+                del self._by_stamp[next(iter(self._by_stamp))]
+            return None
+        self._by_stamp = {stamp: rest for stamp, rest in self._by_stamp.items() if stamp > stamp_ns}
+        return Frame(stamp_ns, {key: parts[key] for key in self.names})
+
+    def _put_near(self, name: str, stamp_ns: int, value: NDArray[Any]) -> Frame | None:
+        values = self._by_name[name]
+        if values and stamp_ns < values[-1][0]:
+            values.clear()
+            if name == self.names[0]:
+                self._last_ns = None
+        values.append((stamp_ns, value))
+        for reference_ns, reference in reversed(self._by_name[self.names[0]]):
+            if self._last_ns is not None and reference_ns <= self._last_ns:
+                return None
+            frame = {self.names[0]: reference}
+            for other in self.names[1:]:
+                candidates = self._by_name[other]
+                if not candidates:
+                    return None
+                nearest_ns, nearest = min(candidates, key=lambda item: abs(item[0] - reference_ns))
+                if abs(nearest_ns - reference_ns) > self.tolerance_ns:
+                    break
+                frame[other] = nearest
+            else:
+                self._last_ns = reference_ns
+                return Frame(reference_ns, frame)
+        return None
+
+
+class ObservationWindow(Generic[T]):
+    """The last n_obs_steps items, oldest first.
+
+    A history with a hole in it, or from before time went back, describes another situation: it is dropped.
+    min_gap_ns: sensors faster than the control rate would fill the window with steps shorter than those of training;
+    items that come sooner than that after the newest are not taken.
+    """
+
+    def __init__(self, n_obs_steps: int, max_gap_ns: int, min_gap_ns: int = 0) -> None:
+        if n_obs_steps < 1:
+            raise ValueError(f"n_obs_steps {n_obs_steps}, at least 1 expected")
+        if not 0 <= min_gap_ns < max_gap_ns:
+            raise ValueError(f"min_gap {min_gap_ns} ns, from 0 to below max_gap {max_gap_ns} ns expected")
+        self.n_obs_steps = n_obs_steps
+        self.max_gap_ns = max_gap_ns
+        self.min_gap_ns = min_gap_ns
+        self._items: deque[tuple[int, T]] = deque(maxlen=n_obs_steps)
+
+    def push(self, stamp_ns: int, item: T) -> bool:
+        """Returns False, and keeps what it has, for the newest stamp again and for one less than min_gap after it."""
+        if self._items:
+            gap = stamp_ns - self._items[-1][0]
+            if gap == 0 or 0 < gap < self.min_gap_ns:
+                return False
+            if gap < 0 or gap > self.max_gap_ns:
+                self._items.clear()
+        self._items.append((stamp_ns, item))
+        return True
+
+    def items(self) -> list[T]:
+        """n_obs_steps items; at the start of an episode the oldest stands in for those before it, as in training."""
+        if not self._items:
+            raise ValueError("the observation window is empty")
+        items = [item for _, item in self._items]
+        return [items[0]] * (self.n_obs_steps - len(items)) + items
+
+    @property
+    def newest_stamp_ns(self) -> int | None:
+        return self._items[-1][0] if self._items else None
+
+    def clear(self) -> None:
+        self._items.clear()
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+
+@dataclass
+class _Camera:
+    image: NDArray[np.uint8]
+    changed_ns: int
+    """Stamp of the first image with this content."""
+    newest_ns: int
+    seen_m: float = 0.0
+    """Way of the end effector since the content changed, as observed [m]."""
+    commanded_m: float = 0.0
+    """The same, as commanded."""
+
+
+@dataclass
+class FrozenCameras:
+    """Notices a camera that goes on publishing the same picture while the robot moves.
+
+    Equal pictures alone prove nothing: a simulated scene at rest is equal bit for bit. So the robot must have moved,
+    as observed or, where its pose may be frozen too, as commanded, farther than it can without a pixel changing.
+    """
+
+    max_frozen_ns: int
+    """How long the picture may stay the same; 0 turns the check off."""
+    seen_m: float = 0.01
+    commanded_m: float = 0.05
+    _cameras: dict[str, _Camera] = field(default_factory=dict)
+    _position: NDArray[np.float64] | None = None
+
+    def image(self, camera: str, stamp_ns: int, image: NDArray[np.uint8]) -> None:
+        """image (H, W, 3)."""
+        known = self._cameras.get(camera)
+        if known is None or stamp_ns < known.newest_ns or not np.array_equal(known.image, image):
+            self._cameras[camera] = _Camera(np.array(image), stamp_ns, stamp_ns)
+        else:
+            known.newest_ns = stamp_ns
+
+    def position(self, position: NDArray[np.float64]) -> None:
+        """The end effector was observed there (3) [m]."""
+        if self._position is not None:
+            distance = float(np.linalg.norm(position - self._position))
+            for camera in self._cameras.values():
+                camera.seen_m += distance
+        self._position = np.array(position)
+
+    def commanded(self, translation: NDArray[np.float64]) -> None:
+        """The robot was told to move by this (3) [m]."""
+        distance = float(np.linalg.norm(translation))
+        for camera in self._cameras.values():
+            camera.commanded_m += distance
+
+    def reasons(self) -> list[str]:
+        """One line for each frozen camera."""
+        if self.max_frozen_ns == 0:
+            return []
+        lines = []
+        for name, camera in self._cameras.items():
+            still_ns = camera.newest_ns - camera.changed_ns
+            if still_ns > self.max_frozen_ns and (camera.seen_m > self.seen_m or camera.commanded_m > self.commanded_m):
+                lines.append(
+                    f"{name} is frozen: the same image for {still_ns / 1e9:.2f} s while the robot moved"
+                    f" {camera.seen_m:.3f} m and was told to move {camera.commanded_m:.3f} m"
+                )
+        return lines

@@ -1,0 +1,209 @@
+"""CheckpointSpec: everything that training and the robot have to agree on, as JSON beside the TorchScript module."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+KINDS = ("policy", "planner", "discrete policy", "continuous policy", "image model")
+SAMPLERS = ("ddim", "ddpm")
+ACTION_SIZE = 7
+"""dx dy dz, drx dry drz, gripper."""
+IMAGE_SUFFIX = "_image"
+
+
+class SpecError(ValueError):
+    """A specification that cannot be used; one line that names the value and the rule."""
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """One named array that enters or leaves a checkpoint, without batch and time axes."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    """'uint8' for images (H, W, 3), else 'float32'."""
+    unit: str
+    """'m', 'rad', '1', 'rgb', ..."""
+    frame: str
+    """The frame that the values are expressed in, '' where none applies."""
+
+    def __post_init__(self) -> None:
+        if not self.name:
+            raise SpecError("spec: a tensor has no name")
+        if not self.shape or any(isinstance(n, bool) or not isinstance(n, int) or n < 1 for n in self.shape):
+            raise SpecError(f"spec: {self.name}: shape {list(self.shape)}, positive integers expected")
+        if self.dtype not in ("uint8", "float32"):
+            raise SpecError(f"spec: {self.name}: dtype {self.dtype!r}, 'uint8' or 'float32' expected")
+
+
+@dataclass(frozen=True)
+class CheckpointSpec:
+    """The contract of a policy checkpoint.
+
+    Time in rows, for horizon 10, n_obs_steps 2, n_action_steps 8 (o: observed, the newest at row 0):
+
+        step        -1   0   1   2   3   4   5   6   7   8
+        observed     o   o
+        generated    x   x   x   x   x   x   x   x   x   x     horizon rows
+        published        0   1   2   3   4   5   6   7   8     n_rows = horizon - n_obs_steps + 1
+        executed         0   1   2   3   4   5   6   7         n_action_steps; the rest bridges a late next chunk
+    """
+
+    kind: str
+    task: str
+    environment: str
+    inputs: tuple[TensorSpec, ...]
+    """What one observation frame must contain, in the order that the module was trained with."""
+    outputs: tuple[TensorSpec, ...]
+    rate: float
+    """Control steps a second [Hz]."""
+    horizon: int
+    n_obs_steps: int
+    n_action_steps: int
+    action_low: tuple[float, ...]
+    """Least command of one control step (7): m, rad, gripper."""
+    action_high: tuple[float, ...]
+    workspace_low: tuple[float, ...]
+    """Corner of the box that the end effector stays in (3) [m], in the frame of eef_pose."""
+    workspace_high: tuple[float, ...]
+    sampler: str
+    sampler_steps: int
+    num_train_timesteps: int
+    git_commit: str = ""
+    data_hash: str = ""
+    training: dict[str, Any] = field(default_factory=dict)
+    scores: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise SpecError(f"spec: kind {self.kind!r}, one of {', '.join(KINDS)} expected")
+        names = self.input_names
+        if not names:
+            raise SpecError("spec: inputs is empty, at least one observation expected")
+        if len(set(names)) != len(names):
+            raise SpecError(f"spec: inputs {', '.join(names)}: every name may appear once")
+        for tensor in self.inputs:
+            if tensor.name.endswith(IMAGE_SUFFIX) and (
+                tensor.dtype != "uint8" or len(tensor.shape) != 3 or tensor.shape[2] != 3
+            ):
+                raise SpecError(f"spec: {tensor.name}: {tensor.dtype} {list(tensor.shape)}, uint8 (H, W, 3) expected")
+        _positive("rate", self.rate)
+        for name in ("horizon", "n_obs_steps", "n_action_steps", "sampler_steps", "num_train_timesteps"):
+            _positive(name, getattr(self, name))
+        if self.n_obs_steps > self.horizon:
+            raise SpecError(f"spec: n_obs_steps {self.n_obs_steps}, at most the horizon {self.horizon} expected")
+        if self.n_action_steps > self.n_rows:
+            raise SpecError(
+                f"spec: n_action_steps {self.n_action_steps}, at most {self.n_rows} expected"
+                " (horizon - n_obs_steps + 1)"
+            )
+        if self.sampler not in SAMPLERS:
+            raise SpecError(f"spec: sampler {self.sampler!r}, one of {', '.join(SAMPLERS)} expected")
+        if self.sampler_steps > self.num_train_timesteps:
+            raise SpecError(
+                f"spec: sampler_steps {self.sampler_steps}, at most num_train_timesteps"
+                f" {self.num_train_timesteps} expected"
+            )
+        _box("action", self.action_low, self.action_high, ACTION_SIZE)
+        _box("workspace", self.workspace_low, self.workspace_high, 3)
+
+    @property
+    def input_names(self) -> tuple[str, ...]:
+        return tuple(tensor.name for tensor in self.inputs)
+
+    @property
+    def cameras(self) -> tuple[str, ...]:
+        """The cameras whose images enter the policy, in the order of the inputs."""
+        return tuple(name.removesuffix(IMAGE_SUFFIX) for name in self.input_names if name.endswith(IMAGE_SUFFIX))
+
+    @property
+    def n_rows(self) -> int:
+        """Rows of a published chunk: from the newest observation's step to the end of the horizon."""
+        return self.horizon - self.n_obs_steps + 1
+
+    @property
+    def period_ns(self) -> int:
+        """One control step [ns]."""
+        return round(1e9 / self.rate)
+
+    def to_json(self) -> str:
+        """Raises SpecError for what JSON has no value for (NaN in a score)."""
+        try:
+            return json.dumps(dataclasses.asdict(self), indent=1, allow_nan=False)
+        except (TypeError, ValueError) as error:
+            raise SpecError(f"spec: cannot be written as JSON: {error}") from None
+
+    @staticmethod
+    def from_json(text: str | bytes) -> CheckpointSpec:
+        """Raises SpecError, in one line, for text that is no complete specification."""
+        try:
+            fields = json.loads(text)
+        except ValueError as error:
+            raise SpecError(f"spec: not JSON: {error}") from None
+        if not isinstance(fields, dict):
+            raise SpecError(f"spec: {type(fields).__name__}, a JSON object expected")
+        known = {f.name: f for f in dataclasses.fields(CheckpointSpec)}
+        unknown = sorted(set(fields) - set(known))
+        if unknown:
+            raise SpecError(f"spec: unknown {', '.join(unknown)}")
+        missing = [
+            name
+            for name, f in known.items()
+            if name not in fields and f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
+        ]
+        if missing:
+            raise SpecError(f"spec: {', '.join(missing)} missing")
+        values = dict(fields)
+        for name in ("inputs", "outputs"):
+            values[name] = _tensors(name, fields[name])
+        for name in ("action_low", "action_high", "workspace_low", "workspace_high"):
+            values[name] = _numbers(name, fields[name])
+        for name in ("kind", "task", "environment", "sampler", "git_commit", "data_hash"):
+            if not isinstance(values.get(name, ""), str):
+                raise SpecError(f"spec: {name} {values[name]!r}, a string expected")
+        for name in ("horizon", "n_obs_steps", "n_action_steps", "sampler_steps", "num_train_timesteps"):
+            if isinstance(values[name], bool) or not isinstance(values[name], int):
+                raise SpecError(f"spec: {name} {values[name]!r}, an integer expected")
+        for name in ("training", "scores"):
+            if not isinstance(values.get(name, {}), dict):
+                raise SpecError(f"spec: {name} {values[name]!r}, an object expected")
+        return CheckpointSpec(**values)
+
+
+def _tensors(name: str, value: object) -> tuple[TensorSpec, ...]:
+    if not isinstance(value, list) or not all(isinstance(item, Mapping) for item in value):
+        raise SpecError(f"spec: {name}, a list of objects expected")
+    wanted = {f.name for f in dataclasses.fields(TensorSpec)}
+    tensors = []
+    for item in value:
+        if set(item) != wanted:
+            raise SpecError(f"spec: {name}: fields {', '.join(sorted(item))}, {', '.join(sorted(wanted))} expected")
+        if not isinstance(item["shape"], list):
+            raise SpecError(f"spec: {name}: shape {item['shape']!r}, a list expected")
+        tensors.append(TensorSpec(**{**item, "shape": tuple(item["shape"])}))
+    return tuple(tensors)
+
+
+def _numbers(name: str, value: object) -> tuple[float, ...]:
+    if not isinstance(value, list) or any(isinstance(x, bool) or not isinstance(x, (int, float)) for x in value):
+        raise SpecError(f"spec: {name} {value!r}, a list of numbers expected")
+    return tuple(float(x) for x in value)
+
+
+def _positive(name: str, value: object) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or value <= 0:
+        raise SpecError(f"spec: {name} {value!r}, more than 0 expected")
+
+
+def _box(name: str, low: tuple[float, ...], high: tuple[float, ...], size: int) -> None:
+    for end, corner in (("low", low), ("high", high)):
+        if len(corner) != size or not all(math.isfinite(x) for x in corner):
+            raise SpecError(f"spec: {name}_{end} {list(corner)}, {size} finite numbers expected")
+    if any(a >= b for a, b in zip(low, high, strict=True)):
+        raise SpecError(f"spec: {name}_low {list(low)}, below {name}_high {list(high)} in every component expected")

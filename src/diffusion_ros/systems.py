@@ -1,0 +1,197 @@
+"""Which nodes make up which system, and what can be chosen when it is started.
+
+The one description of each: bringup and the launch files both read it, so that neither can drift.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import diffusion_ros
+
+Value = bool | int | float | str
+
+ENVIRONMENT = {"OMP_NUM_THREADS": "1", "LP_NUM_THREADS": "1"}
+"""What nodes are started with, unless the variable is set: threads of torch and of Mesa's software rasteriser that wait by
+spinning take the cores from the other nodes."""
+
+
+@dataclass(frozen=True)
+class Argument:
+    """Something to choose at the start: `--name` of bringup, `name:=` of a launch file. Its type is the default's."""
+
+    name: str
+    default: Value
+    description: str
+    choices: tuple[str, ...] = ()
+    minimum: int | None = None
+
+    def parse(self, text: str) -> Value:
+        """The value written as `text`. Raises ValueError, one line with the value and what was expected."""
+        if isinstance(self.default, bool):
+            if text.lower() not in ("true", "false"):
+                raise ValueError(f"{self.name} {text!r}: expected true or false")
+            return text.lower() == "true"
+        try:
+            value = type(self.default)(text)
+        except ValueError:
+            raise ValueError(f"{self.name} {text!r}: expected a number") from None
+        if self.choices and value not in self.choices:
+            raise ValueError(f"{self.name} {text!r}: expected one of {', '.join(self.choices)}")
+        if self.minimum is not None and isinstance(value, int) and value < self.minimum:
+            raise ValueError(f"{self.name} {value}: expected at least {self.minimum}")
+        return value
+
+
+@dataclass(frozen=True)
+class NodeDescription:
+    """A node: `python -m <module>` with the parameters of config/<config> and, over them, those chosen."""
+
+    name: str
+    module: str
+    config: str
+    arguments: Mapping[str, str]
+    """Parameter of the node -> name of the argument that gives it."""
+    restarts: int = 0
+    """How often it is started again when it fails."""
+    required: bool = False
+    """Whether the system ends when it does."""
+
+
+@dataclass(frozen=True)
+class System:
+    """Nodes that work together."""
+
+    name: str
+    arguments: tuple[Argument, ...]
+    nodes: tuple[NodeDescription, ...]
+    topics: Mapping[str, str] = field(default_factory=dict)
+    """Topic of the nodes -> name of the argument that says what it is called here."""
+
+    def parameters(self, node: NodeDescription, values: Mapping[str, Value]) -> dict[str, Value]:
+        """The parameters that `values` (all arguments by name) give to a node, by the node's names for them."""
+        return {parameter: values[argument] for parameter, argument in node.arguments.items()}
+
+
+_CHECKPOINT = Argument("checkpoint", "", "the policy (.pt); default: checkpoints/<task>_pixels.pt")
+_DEVICE = Argument("device", "cpu", "torch device of the policy")
+_SAMPLER_STEPS = Argument("sampler_steps", 0, "denoising steps of a chunk; 0: the checkpoint's own", minimum=0)
+
+SIMULATION = System(
+    name="simulation",
+    arguments=(
+        Argument("task", "can", "what the robot is to do", choices=("lift", "can", "square")),
+        _CHECKPOINT,
+        Argument("episodes", 3, "how many; episode i is drawn from seed + i", minimum=1),
+        Argument("seed", 100_000, "of the first episode (evaluation: 100000 to 199999)", minimum=0),
+        Argument(
+            "mode",
+            "realtime",
+            "realtime: 20 Hz whatever the policy does; lockstep: the simulator waits, and results can be repeated",
+            choices=("lockstep", "realtime"),
+        ),
+        Argument("max_steps", 0, "length of an episode; 0: the task's own (lift 200, can and square 400)", minimum=0),
+        Argument("stop_after_success", 0, "steps that an episode goes on after its success", minimum=0),
+        Argument("view", "", "camera of the video's larger view, for example frontview; none: no video"),
+        Argument("output_dir", "", "folder for logs and videos; default: runs/<task>-<time>"),
+        Argument("policy_seed", 0, "of the sampling noise", minimum=0),
+        _SAMPLER_STEPS,
+        _DEVICE,
+    ),
+    nodes=(
+        NodeDescription(
+            "simulation",
+            "diffusion_ros.nodes.simulation_node",
+            "simulation.yaml",
+            {
+                name: name
+                for name in (
+                    "task",
+                    "mode",
+                    "episodes",
+                    "seed",
+                    "max_steps",
+                    "stop_after_success",
+                    "view",
+                    "output_dir",
+                )
+            },
+            required=True,
+        ),
+        NodeDescription(
+            "policy",
+            "diffusion_ros.nodes.policy_node",
+            "policy.yaml",
+            {name: name for name in ("checkpoint", "mode", "policy_seed", "sampler_steps", "device")},
+            restarts=3,
+        ),
+        NodeDescription(
+            "executor",
+            "diffusion_ros.nodes.executor_node",
+            "executor.yaml",
+            {"checkpoint": "checkpoint", "mode": "mode"},
+            restarts=3,
+        ),
+    ),
+)
+
+REAL_ROBOT = System(
+    name="real_robot",
+    arguments=(
+        Argument("checkpoint", "", "the policy (.pt)"),
+        Argument("enabled", False, "whether the robot moves at once, or only after the service executor/set_enabled"),
+        _SAMPLER_STEPS,
+        _DEVICE,
+        Argument("agentview_image", "agentview/image_raw", "topic of the camera that sees the scene"),
+        Argument("eye_in_hand_image", "robot0_eye_in_hand/image_raw", "topic of the camera at the wrist"),
+        Argument("joint_states", "joint_states", "topic of the arm's and the gripper's joints"),
+        Argument("eef_pose", "eef_pose", "topic of the hand's pose"),
+        Argument("eef_command", "eef_command", "topic that the robot's driver takes commands from"),
+    ),
+    nodes=(
+        NodeDescription(
+            "policy",
+            "diffusion_ros.nodes.policy_node",
+            "real_robot.yaml",
+            {"checkpoint": "checkpoint", "sampler_steps": "sampler_steps", "device": "device"},
+            restarts=3,
+        ),
+        # Not started again: a robot that has stopped since its executor failed is for a person to set going.
+        NodeDescription(
+            "executor",
+            "diffusion_ros.nodes.executor_node",
+            "real_robot.yaml",
+            {"checkpoint": "checkpoint", "enabled": "enabled"},
+        ),
+    ),
+    topics={
+        "agentview/image_raw": "agentview_image",
+        "robot0_eye_in_hand/image_raw": "eye_in_hand_image",
+        "joint_states": "joint_states",
+        "eef_pose": "eef_pose",
+        "eef_command": "eef_command",
+    },
+)
+
+
+def resource_folder() -> Path:
+    """Where config/, launch/ and checkpoints/ are: the source tree, or share/diffusion_ros of an installation.
+
+    Raises FileNotFoundError where there is neither.
+    """
+    package = Path(diffusion_ros.__file__).resolve().parent
+    prefixes = [Path(prefix) for prefix in os.environ.get("AMENT_PREFIX_PATH", "").split(os.pathsep) if prefix]
+    shares = [prefix / "share" / diffusion_ros.__name__ for prefix in (*package.parents, *prefixes)]
+    # The source tree first: in an editable installation there is no other, and with both it is what runs.
+    for folder in (package.parents[1], *shares):
+        if (folder / "config" / "simulation.yaml").is_file():
+            return folder
+    raise FileNotFoundError(f"no config/simulation.yaml found for {package}: is diffusion_ros installed completely?")
+
+
+def default_checkpoint(task: str) -> Path:
+    """The shipped policy of a task."""
+    return resource_folder() / "checkpoints" / f"{task}_pixels.pt"

@@ -1,0 +1,240 @@
+"""Demonstrations of the scripted experts in robomimic's HDF5 format.
+
+The executed action is the expert's plus noise; the recorded label is the expert's own. So the data shows how to come
+back from where a policy's errors lead (Laskey et al. 2017, DART, arXiv 1703.09327). Episode i uses seed `seed + i`.
+Each episode is written to a part of its own, and the file itself appears only when all are there: whatever stops a
+collection, the same command goes on where it was.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import multiprocessing
+import os
+import shutil
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import h5py
+import numpy as np
+import tyro
+from tqdm import tqdm
+
+from diffusion_ros.simulation import ACTION_SCALE, CAMERAS, RATE, Simulation, task_named
+from training.experts import EXPERTS, View
+
+EVALUATION_SEEDS = 100_000
+"""Seeds from here on are kept for evaluation; demonstrations must not use them."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """Collects demonstrations of a scripted expert."""
+
+    task: str
+    """lift, can or square."""
+    out: Path
+    """The HDF5 file to write."""
+    episodes: int = 200
+    """How many successful episodes."""
+    seed: int = 0
+    """Episode i uses seed + i; all below 100,000."""
+    images: bool = True
+    """Record both cameras (42 kB a step); otherwise states only."""
+    noise: float = 0.5
+    """Each episode's noise is drawn from U(0, noise), in parts of the full command; rotation gets 0.3 of it."""
+    after_success: int = 10
+    """Steps recorded after the task has succeeded."""
+    workers: int = 2
+    """Processes."""
+    image_size: Annotated[int, tyro.conf.arg(help_behavior_hint="(default: 84)")] = 84
+    """Pixels, height and width."""
+
+    def __post_init__(self) -> None:
+        task_named(self.task)
+        if self.episodes < 1 or self.workers < 1:
+            raise ValueError(f"episodes {self.episodes}, workers {self.workers}: both must be at least 1")
+        if self.seed < 0 or self.seed + self.episodes > EVALUATION_SEEDS:
+            raise ValueError(f"seeds {self.seed} to {self.seed + self.episodes - 1}: must lie in 0 to 99999")
+        if not 0 <= self.noise <= 1:
+            raise ValueError(f"noise {self.noise}: must lie in [0, 1]")
+
+
+def record_episode(simulation: Simulation, options: Options, seed: int) -> dict[str, Any]:
+    """One successful demonstration as robomimic's arrays; noisier tries that fail are repeated with half the noise.
+
+    Raises RuntimeError if the expert fails without any noise as well.
+    """
+    rng = np.random.default_rng([seed, 1])
+    sigma = rng.uniform(0, options.noise)
+    for _ in range(8):
+        episode = _attempt(simulation, options, seed, sigma, rng)
+        if episode is not None:
+            return episode
+        sigma = sigma / 2 if sigma > 0.05 else 0.0
+    raise RuntimeError(f"the {options.task} expert fails on seed {seed}")
+
+
+def _attempt(
+    simulation: Simulation, options: Options, seed: int, sigma: float, rng: np.random.Generator
+) -> dict[str, Any] | None:
+    simulation.reset(seed)
+    view = View.of(simulation)
+    expert = EXPERTS[options.task](view)
+    spread = sigma * np.array([1, 1, 1, 0.3, 0.3, 0.3, 0])
+    frames, states, actions, rewards = [], [], [], []
+    left = None
+    for _ in range(simulation.task.max_steps):
+        frames.append(simulation.observe(options.images))
+        states.append(simulation.flat_state())
+        row = next(expert)
+        actions.append(np.clip(row / ACTION_SCALE, -1, 1))
+        simulation.step(row + ACTION_SCALE * spread * rng.standard_normal(7))
+        view.look(simulation)
+        rewards.append(float(simulation.success))
+        if left is None and rewards[-1]:
+            left = options.after_success
+        elif left is not None:
+            left -= 1
+        if left == 0:
+            break
+    if left != 0:
+        return None
+    obs = {name: np.stack([frame[name] for frame in frames]) for name in frames[0]}
+    # robomimic's `object` begins with the object's position and quaternion, for all three tasks.
+    position, quaternion = obs.pop("object_pos"), obs.pop("object_quat")
+    obs["object"] = np.concatenate([position, quaternion, position - obs["robot0_eef_pos"]], axis=1)
+    dones = np.zeros(len(actions), dtype=np.int64)
+    dones[-1] = 1
+    return {
+        "obs": obs,
+        "actions": np.stack(actions),
+        "states": np.stack(states),
+        "rewards": np.array(rewards),
+        "dones": dones,
+        "sigma": sigma,
+    }
+
+
+def _write_part(path: Path, simulation: Simulation, options: Options, seed: int) -> None:
+    episode = record_episode(simulation, options, seed)
+    temporary = path.with_suffix(".tmp")
+    with h5py.File(temporary, "w") as file:
+        group = file.create_group("demo")
+        for name, value in episode["obs"].items():
+            group.create_dataset(f"obs/{name}", data=value)
+        for name in ("actions", "states", "rewards", "dones"):
+            group.create_dataset(name, data=episode[name])
+        group.attrs["num_samples"] = len(episode["actions"])
+        group.attrs["model_file"] = simulation.xml()
+        group.attrs["seed"] = seed
+        group.attrs["noise_sigma"] = episode["sigma"]
+    temporary.replace(path)
+
+
+_worker: tuple[Simulation, Options] | None = None
+
+
+def _start_worker(options: Options) -> None:
+    import signal
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides when to stop
+    global _worker
+    _worker = Simulation(options.task, CAMERAS, options.image_size), options
+
+
+def _work(job: tuple[int, Path]) -> str:
+    """Records one episode; returns '' or a line that says why it could not."""
+    assert _worker is not None
+    simulation, options = _worker
+    seed, path = job
+    try:
+        _write_part(path, simulation, options, seed)
+    except (OSError, RuntimeError) as error:
+        path.with_suffix(".tmp").unlink(missing_ok=True)
+        if isinstance(error, OSError) and (error.errno == errno.ENOSPC or shutil.disk_usage(path.parent).free < 2**24):
+            return f"{path.parent}: the disk is full"
+        return str(error)
+    return ""
+
+
+def _merge(options: Options, parts: list[Path]) -> None:
+    """All parts in one file, which appears only when it is whole."""
+    temporary = options.out.with_name(options.out.name + ".tmp")
+    task = task_named(options.task)
+    try:
+        with h5py.File(temporary, "w") as file:
+            data = file.create_group("data")
+            total = 0
+            for i, path in enumerate(parts):
+                with h5py.File(path, "r") as part:
+                    part.copy("demo", data, f"demo_{i}")
+                    total += int(part["demo"].attrs["num_samples"])
+            data.attrs["total"] = total
+            data.attrs["env_args"] = json.dumps(
+                {
+                    "env_name": task.environment,
+                    "type": 1,
+                    "env_version": "1.5.2",
+                    "env_kwargs": {
+                        "robots": "Panda",
+                        "control_freq": RATE,
+                        "camera_names": list(CAMERAS) if options.images else [],
+                        "camera_heights": options.image_size,
+                        "camera_widths": options.image_size,
+                    },
+                }
+            )
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    temporary.replace(options.out)
+
+
+def collect(options: Options) -> None:
+    """Records what is missing and writes the file; OSError and RuntimeError say in one line what went wrong."""
+    folder = options.out.with_name(options.out.name + ".parts")
+    folder.mkdir(parents=True, exist_ok=True)
+    settings = folder / "settings.json"
+    mine = json.dumps({k: v for k, v in vars(options).items() if k not in ("out", "workers", "episodes")})
+    if settings.exists() and settings.read_text() != mine:
+        raise ValueError(f"{folder}: begun with other settings {settings.read_text()}; remove it or use those")
+    settings.write_text(mine)
+    parts = [folder / f"{options.seed + i:06d}.hdf5" for i in range(options.episodes)]
+    jobs = [(options.seed + i, part) for i, part in enumerate(parts) if not part.exists()]
+    context = multiprocessing.get_context("spawn")
+    with (
+        context.Pool(min(options.workers, max(1, len(jobs))), _start_worker, (options,)) as pool,
+        tqdm(total=options.episodes, initial=options.episodes - len(jobs), unit="episode", desc=options.task) as bar,
+    ):
+        for problem in pool.imap_unordered(_work, jobs):
+            if problem:
+                raise RuntimeError(f"{problem}; {bar.n} episodes are kept in {folder}, run again to go on")
+            bar.update()
+    _merge(options, parts)
+    shutil.rmtree(folder)
+
+
+def main() -> None:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    try:
+        options = tyro.cli(Options, description=__doc__)
+        if options.out.exists():
+            raise ValueError(f"{options.out}: exists already; remove it or choose another name")
+        collect(options)
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on from here", file=sys.stderr)
+        sys.exit(130)
+    except ValueError as error:
+        print(error, file=sys.stderr)
+        sys.exit(2)
+    except (OSError, RuntimeError) as error:
+        print(error, file=sys.stderr)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,147 @@
+"""Success of a checkpoint without ROS, in lockstep: what the ROS graph gives for the same seeds, bit for bit."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import multiprocessing
+import os
+import signal
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tyro
+from tqdm import tqdm
+
+
+@dataclass(frozen=True)
+class Options:
+    """Rolls a checkpoint out in the task it was trained on and writes a JSON summary."""
+
+    checkpoint: Path
+    """A policy checkpoint."""
+    episodes: int = 100
+    """How many; episode i resets with seed + i."""
+    seed: int = 100_000
+    """First seed. Evaluation uses 100,000 to 199,999; below are demonstrations."""
+    json: Path | None = None
+    """Where the summary goes; printed either way."""
+    sampler: str | None = None
+    """ddim or ddpm instead of the checkpoint's."""
+    sampler_steps: int | None = None
+    """Denoising steps instead of the checkpoint's."""
+    max_steps: int | None = None
+    """Steps an episode may last instead of the task's."""
+    policy_seed: int = 0
+    """Seed of the policy's noise."""
+    workers: int = 1
+    """Processes; results do not depend on it."""
+
+    def __post_init__(self) -> None:
+        if self.episodes < 1 or self.workers < 1:
+            raise ValueError(f"episodes {self.episodes}, workers {self.workers}: both must be at least 1")
+        if self.json is not None and not self.json.parent.exists():
+            raise ValueError(f"{self.json}: its folder does not exist")
+
+
+def _evaluate_share(options: Options, indices: list[int], results: Any) -> None:
+    import torch
+
+    from diffusion_ros import checkpoint
+    from diffusion_ros.policy import Policy
+    from diffusion_ros.simulation import Simulation
+    from training.rollout import roll_out
+
+    if options.workers > 1:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+    torch.set_num_threads(1)
+    policy = Policy(_load(options))
+    simulation = Simulation(policy.spec.task, policy.spec.cameras or ())
+    for index in indices:
+        for episode in roll_out(
+            policy, simulation, index + 1, options.seed, options.max_steps, options.policy_seed, first=index
+        ):
+            results.put(episode)
+    simulation.close()
+    assert checkpoint is not None
+
+
+def _load(options: Options) -> Any:
+    from diffusion_ros import checkpoint
+
+    return checkpoint.load(
+        options.checkpoint, kind="policy", sampler=options.sampler, sampler_steps=options.sampler_steps
+    )
+
+
+def evaluate(options: Options) -> dict[str, Any]:
+    """The summary: task, episodes, seed, success_rate, per-episode results, the checkpoint's hash."""
+    loaded = _load(options)
+    began = time.monotonic()
+    context = multiprocessing.get_context("spawn")
+    results: Any = context.Queue()
+    shares = [list(range(options.episodes))[worker :: options.workers] for worker in range(options.workers)]
+    workers = [context.Process(target=_evaluate_share, args=(options, share, results)) for share in shares if share]
+    for worker in workers:
+        worker.start()
+    episodes: list[dict[str, Any]] = []
+    try:
+        with tqdm(total=options.episodes, unit="episode", desc=loaded.spec.task) as bar:
+            while len(episodes) < options.episodes:
+                try:
+                    episodes.append(dataclasses.asdict(results.get(timeout=1.0)))
+                except Exception as error:
+                    if type(error).__name__ != "Empty":
+                        raise
+                    if not any(worker.is_alive() for worker in workers) and results.empty():
+                        raise RuntimeError("a worker ended before its episodes") from None
+                    continue
+                bar.update()
+                bar.set_postfix(success=f"{sum(e['success'] for e in episodes)}/{len(episodes)}")
+    finally:
+        for worker in workers:
+            if len(episodes) < options.episodes:
+                worker.terminate()
+            worker.join()
+    episodes.sort(key=lambda episode: episode["index"])
+    return {
+        "task": loaded.spec.task,
+        "episodes": options.episodes,
+        "seed": options.seed,
+        "success_rate": float(np.mean([episode["success"] for episode in episodes])),
+        "mean_length": float(np.mean([episode["steps"] for episode in episodes])),
+        "mode": "without ROS",
+        "sampler": loaded.spec.sampler,
+        "sampler_steps": loaded.spec.sampler_steps,
+        "policy_seed": options.policy_seed,
+        "checkpoint": str(options.checkpoint),
+        "checkpoint_sha256": loaded.sha256,
+        "seconds": round(time.monotonic() - began, 1),
+        "results": episodes,
+    }
+
+
+def main() -> None:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    try:
+        options = tyro.cli(Options, description=__doc__)
+        summary = evaluate(options)
+        if options.json is not None:
+            temporary = options.json.with_name(f".{options.json.name}.tmp")
+            temporary.write_text(json.dumps(summary, indent=1))
+            temporary.replace(options.json)
+        shown = {key: value for key, value in summary.items() if key != "results"}
+        print(json.dumps(shown))
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except ValueError as error:
+        print(error, file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

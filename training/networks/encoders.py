@@ -1,0 +1,196 @@
+"""Image encoders whose features are key-points: where in the image each learned feature is.
+
+Both encoders see a crop and give key-points in the coordinates of the whole image: x to the right and y down, -1 at the
+centre of the first pixel and +1 at that of the last. So a random crop in training changes neither what a key-point says
+about the scene nor what the centred crop in use says. Every convolution pads by half its kernel, so that cell i of a
+feature map looks at pixel i * stride of the crop.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def crop(images: Tensor, offset: Tensor, size: int) -> Tensor:
+    """Cut a square out of each image.
+
+    Args:
+        images: (B, C, H, W), any dtype; the memory format (channels_last or not) is kept.
+        offset: (B, 2) int64, the x (column) and y (row) of the upper left pixel, 0 <= x <= W - size.
+        size: rows and columns to keep.
+
+    Returns:
+        (B, C, size, size).
+    """
+    n, height, width = images.shape[0], images.shape[2], images.shape[3]
+    corners: list[list[int]] = offset.tolist()
+    pieces: list[Tensor] = []
+    for i in range(n):
+        x, y = corners[i][0], corners[i][1]
+        if x < 0 or y < 0 or x + size > width or y + size > height:
+            raise ValueError(f"crop offset ({x}, {y}) with size {size} leaves the image of {width} x {height} pixels")
+        pieces.append(images[i : i + 1, :, y : y + size, x : x + size])
+    return torch.cat(pieces)
+
+
+def random_offset(n: int, image_size: int, crop_size: int, generator: torch.Generator) -> Tensor:
+    """Offsets (n, 2) int64 of random crops, uniform over all that fit. Used in training."""
+    return torch.randint(0, image_size - crop_size + 1, (n, 2), generator=generator)
+
+
+def centre_offset(n: int, image_size: int, crop_size: int) -> Tensor:
+    """Offsets (n, 2) int64 of the centred crop. Used outside training."""
+    return torch.full((n, 2), (image_size - crop_size) // 2, dtype=torch.int64)
+
+
+class SpatialSoftmax(nn.Module):
+    """Key-points: the expected position under a softmax over each of K maps (Finn et al. 2016, arXiv 1509.06113).
+
+    Args:
+        in_dim: channels of the features, from which a 1x1 convolution makes the maps.
+        n_keypoints: K.
+        stride: pixels between two cells of the features.
+        image_size: pixels on a side of the whole image, before the crop.
+    """
+
+    def __init__(self, in_dim: int, n_keypoints: int, stride: int, image_size: int) -> None:
+        super().__init__()
+        self.maps = nn.Conv2d(in_dim, n_keypoints, 1, bias=False)  # a softmax does not see a bias
+        self.stride = stride
+        self.image_size = image_size
+
+    def forward(self, features: Tensor, offset: Tensor) -> Tensor:
+        """features (B, in_dim, h, w), offset (B, 2) x and y in pixels; returns (B, 2 K): x of every key-point, then y.
+
+        Computed in float32 and without a matrix product, which autocast would take to bfloat16: its 8 bits are a pixel.
+        """
+        maps = self.maps(features).float()
+        rows, columns = maps.shape[2], maps.shape[3]
+        p = maps.flatten(2).softmax(dim=2).unflatten(2, [rows, columns])
+        x = (p.sum(dim=2) * torch.arange(columns, device=p.device)).sum(dim=2)  # (B, K), in cells
+        y = (p.sum(dim=3) * torch.arange(rows, device=p.device)).sum(dim=2)
+        pixels = torch.stack([x, y], dim=1) * self.stride + offset[:, :, None]
+        return (pixels * (2.0 / (self.image_size - 1)) - 1.0).flatten(1)
+
+
+class SmallConvEncoder(nn.Module):
+    """Four convolutions and a spatial softmax, 35,000 parameters: cheap enough to train on one CPU thread.
+
+    There are no normalisation layers: they gain nothing from bfloat16 and would take most of the time. Call
+    `initialise_unit_variance` with a batch of images instead, once, before training.
+
+    Args:
+        image_size: pixels on a side of the whole image.
+        image_size_after_crop: pixels on a side of the crop that `forward` gets.
+        n_keypoints: key-points, half the number of features.
+    """
+
+    def __init__(self, image_size: int = 84, image_size_after_crop: int = 76, n_keypoints: int = 32) -> None:
+        super().__init__()
+        self.image_size = image_size
+        self.image_size_after_crop = image_size_after_crop
+        self.out_dim = 2 * n_keypoints
+        self.convolutions = nn.Sequential(
+            nn.Conv2d(3, 24, 5, stride=2, padding=2),
+            nn.ReLU(),
+            nn.Conv2d(24, 48, 3, stride=2, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(48, 48, 3, padding=1),
+            nn.ReLU(),
+        )
+        self.keypoints = SpatialSoftmax(48, n_keypoints, stride=4, image_size=image_size)
+
+    def forward(self, images: Tensor, offset: Tensor) -> Tensor:
+        """images (B, 3, h, w) float in [-1, 1], cropped; offset (B, 2) int64 of the crop; returns (B, out_dim)."""
+        features: Tensor = self.keypoints(self.convolutions(images), offset)
+        return features
+
+    @torch.no_grad()
+    def initialise_unit_variance(self, images: Tensor) -> None:
+        """Rescale the weights, layer by layer, until every channel has variance 1, and mean 0 before a ReLU.
+
+        Data-dependent initialisation (Krahenbuhl et al. 2016, arXiv 1511.06856; Salimans and Kingma 2016).
+
+        Args:
+            images: (B, 3, h, w) float in [-1, 1], some dozens of the training set.
+
+        Raises:
+            ValueError: a channel does not vary over the batch.
+        """
+        x = images
+        for layer in [*self.convolutions, self.keypoints.maps]:
+            if isinstance(layer, nn.Conv2d):
+                y = layer(x)
+                std, mean = torch.std_mean(y, dim=(0, 2, 3))
+                if not bool((std > 1e-6).all()):
+                    raise ValueError("the images given to initialise_unit_variance do not vary: give different images")
+                layer.weight /= std[:, None, None, None]
+                if layer.bias is not None:
+                    layer.bias.sub_(mean).div_(std)
+            x = layer(x)
+
+
+class BasicBlock(nn.Module):
+    """The residual block of ResNet-18 with GroupNorm, 16 channels a group."""
+
+    def __init__(self, in_dim: int, out_dim: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(in_dim, out_dim, 3, stride=stride, padding=1, bias=False)
+        self.norm1 = nn.GroupNorm(out_dim // 16, out_dim)
+        self.conv2 = nn.Conv2d(out_dim, out_dim, 3, padding=1, bias=False)
+        self.norm2 = nn.GroupNorm(out_dim // 16, out_dim)
+        self.shortcut: nn.Module = nn.Identity()
+        if stride != 1 or in_dim != out_dim:
+            self.shortcut = nn.Sequential(
+                nn.Conv2d(in_dim, out_dim, 1, stride=stride, bias=False), nn.GroupNorm(out_dim // 16, out_dim)
+            )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (B, in, h, w); returns (B, out, h / stride, w / stride)."""
+        y = F.relu(self.norm1(self.conv1(x)))
+        return F.relu(self.norm2(self.conv2(y)) + self.shortcut(x))
+
+
+class ResNet18Encoder(nn.Module):
+    """ResNet-18 (He et al. 2015, arXiv 1512.03385) for a policy from pixels (Chi et al. 2023, section 3.2).
+
+    As there, GroupNorm stands in place of BatchNorm, whose running statistics quarrel with an EMA of the weights, and a
+    spatial softmax in place of average pooling. 11.2 million parameters: for a GPU.
+
+    Args:
+        image_size: pixels on a side of the whole image.
+        image_size_after_crop: pixels on a side of the crop that `forward` gets.
+        n_keypoints: key-points of the spatial softmax.
+        out_dim: numbers in the feature vector.
+    """
+
+    def __init__(
+        self, image_size: int = 84, image_size_after_crop: int = 76, n_keypoints: int = 32, out_dim: int = 64
+    ) -> None:
+        super().__init__()
+        self.image_size = image_size
+        self.image_size_after_crop = image_size_after_crop
+        self.out_dim = out_dim
+        self.convolutions = nn.Sequential(
+            nn.Conv2d(3, 64, 7, stride=2, padding=3, bias=False),
+            nn.GroupNorm(4, 64),
+            nn.ReLU(),
+            nn.MaxPool2d(3, stride=2, padding=1),
+            BasicBlock(64, 64, 1),
+            BasicBlock(64, 64, 1),
+            BasicBlock(64, 128, 2),
+            BasicBlock(128, 128, 1),
+            BasicBlock(128, 256, 2),
+            BasicBlock(256, 256, 1),
+            BasicBlock(256, 512, 2),
+            BasicBlock(512, 512, 1),
+        )
+        self.keypoints = SpatialSoftmax(512, n_keypoints, stride=32, image_size=image_size)
+        self.head = nn.Linear(2 * n_keypoints, out_dim)
+
+    def forward(self, images: Tensor, offset: Tensor) -> Tensor:
+        """images (B, 3, h, w) float in [-1, 1], cropped; offset (B, 2) int64 of the crop; returns (B, out_dim)."""
+        features: Tensor = self.head(self.keypoints(self.convolutions(images), offset))
+        return features

@@ -1,0 +1,73 @@
+"""A policy drives the simulator, without ROS: the same controller and executor as the nodes, in one loop."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from diffusion_ros.action_chunk import ChunkExecutor, ExecutorLimits
+from diffusion_ros.control_loop import PolicyController
+from diffusion_ros.observation import Frame
+from diffusion_ros.policy import Policy
+from diffusion_ros.simulation import Simulation, episode_stamp_ns
+
+
+@dataclass(frozen=True)
+class Episode:
+    """What became of one episode."""
+
+    index: int
+    seed: int
+    success: bool
+    steps: int
+    actions_sha256: str
+    """Over all executed rows, float64."""
+    state_sha256: str
+    """Of the simulator's final state."""
+
+
+def make_executor(policy: Policy) -> ChunkExecutor:
+    """The executor as it runs in lockstep."""
+    spec = policy.spec
+    limits = ExecutorLimits(spec.action_low, spec.action_high, spec.workspace_low, spec.workspace_high)
+    return ChunkExecutor(limits, spec.period_ns, spec.period_ns, max_rows=spec.n_action_steps)
+
+
+def roll_out(
+    policy: Policy,
+    simulation: Simulation,
+    episodes: int,
+    seed: int,
+    max_steps: int | None = None,
+    policy_seed: int = 0,
+    first: int = 0,
+) -> Iterator[Episode]:
+    """Episodes `first` to `episodes` - 1, each until success or `max_steps`; episode i resets with seed + i.
+
+    Frames that no chunk is made from are not rendered: it changes nothing but the time.
+    """
+    controller = PolicyController(policy, policy_seed)
+    executor = make_executor(policy)
+    for index in range(first, episodes):
+        simulation.reset(seed + index)
+        digest = hashlib.sha256()
+        steps = 0
+        while steps < (max_steps or simulation.task.max_steps) and not simulation.success:
+            stamp = episode_stamp_ns(index, steps)
+            used = controller.needs_frame(stamp)
+            frame = simulation.observe(images=used and bool(policy.spec.cameras))
+            if used:
+                controller.push(Frame(stamp, {name: frame[name] for name in policy.spec.input_names}))
+            executor.observe(stamp, frame["robot0_eef_pos"])
+            if controller.needs_chunk(stamp):
+                refused = executor.add_chunk(controller.chunk())
+                if refused:
+                    raise RuntimeError(f"episode {index}, step {steps}: {refused}")
+            command = executor.command(stamp)
+            digest.update(np.ascontiguousarray(command.row).tobytes())
+            simulation.step(command.row)
+            steps += 1
+        yield Episode(index, seed + index, simulation.success, steps, digest.hexdigest(), simulation.state_hash())

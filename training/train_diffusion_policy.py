@@ -1,0 +1,649 @@
+"""Trains a diffusion policy (Chi et al. 2023, arXiv 2303.04137) on robomimic-format demonstrations.
+
+The defaults are the published transformer's. On a CPU take `--denoiser unet --vision small` and, from pixels, the two
+phases of `--encoder-iterations`: first the image encoders alone learn to tell where the object is, then they are left as
+they are and the denoiser is trained on their features, which are computed once for a few random crops of every image.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+import tyro
+from accelerate import Accelerator
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.utils.tensorboard import SummaryWriter
+from tqdm import tqdm
+
+from diffusion_ros import checkpoint
+from diffusion_ros.policy import Policy
+from diffusion_ros.simulation import ACTION_SCALE, CAMERAS, RATE, Simulation, task_named
+from diffusion_ros.spec import CheckpointSpec, TensorSpec
+from training.datasets import Demonstrations, Windows, load_demonstrations, make_windows, split_episodes
+from training.diffusion_policy import (
+    DiffusionPolicy,
+    ObservationEncoder,
+    PolicyLoss,
+    hand_vector,
+    make_denoiser,
+    object_vector,
+)
+from training.networks.encoders import SmallConvEncoder, crop, random_offset
+from training.noise_schedule import NoiseSchedule
+from training.normalizer import LimitsNormalizer
+from training.rollout import roll_out
+from training.run import ExponentialMovingAverage, git_commit, load_state, save_state, step_generator, warm_cosine
+
+VALIDATION_SEED = 90_000
+"""Rollouts while training start here: neither demonstrations' nor evaluation's seeds."""
+WORKSPACE_MARGIN = 0.05
+"""Metres beyond where demonstrations have been that a robot may go."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """Trains a diffusion policy and exports it as a checkpoint."""
+
+    data: Path
+    """Demonstrations in robomimic's HDF5 format."""
+    out: Path
+    """The checkpoint to write. The run's folder beside it, <out>.run, holds the log and what --resume needs."""
+    observations: Literal["state", "pixels", "both"] = "pixels"
+    """What the policy sees beside the hand: the object's pose, the two cameras, or both."""
+    denoiser: Literal["transformer", "unet"] = "transformer"
+    """The denoising network."""
+    conditioning: Literal["observation", "inpainting"] = "observation"
+    """Observations as conditioning tokens, or denoised together with the actions."""
+    action_steps_only: bool = False
+    """Generate only the actions from the newest observation on (n_action_steps of them)."""
+    prediction: Literal["epsilon", "sample"] = "epsilon"
+    """What the network predicts: the noise or the clean actions."""
+    horizon: int = 10
+    """Rows of a generated chunk."""
+    n_obs_steps: int = 2
+    """Frames of observation."""
+    n_action_steps: int = 8
+    """Rows that are executed before the next chunk."""
+    layers: int = 8
+    """Transformer: decoder layers."""
+    heads: int = 4
+    """Transformer: attention heads."""
+    width: int = 256
+    """Transformer: features of a token."""
+    condition_layers: int = 0
+    """Transformer: encoder layers over [time step, observations]; 0 is an MLP."""
+    embedding_dropout: float = 0.0
+    """Transformer: dropout of the embeddings."""
+    attention_dropout: float = 0.3
+    """Transformer: dropout in attention."""
+    unet_widths: tuple[int, ...] = (64, 128)
+    """U-Net: channels at each temporal resolution."""
+    vision: Literal["resnet18", "small"] = "resnet18"
+    """Image encoder: ResNet-18 with group norm and spatial softmax, or a small one for CPUs."""
+    crop: int = 76
+    """Pixels of the crop of an image: random in training, centred in use."""
+    pose_head: bool = False
+    """From pixels: also estimate the object's pose, and condition on the estimate. Needs poses in the data only."""
+    pose_weight: float = 1.0
+    """Weight of the estimate's loss."""
+    encoder_iterations: int = 0
+    """Two phases: iterations of the first one, which trains encoders and pose head alone. 0: end to end."""
+    cached_crops: int = 4
+    """Two phases: random crops of every image that features are computed for."""
+    num_train_timesteps: int = 100
+    """Diffusion steps in training."""
+    beta_schedule: str = "squaredcos_cap_v2"
+    """Noise schedule; see training/noise_schedule.py."""
+    sampler: Literal["ddim", "ddpm"] = "ddim"
+    """Sampler of the exported checkpoint; can be changed when it is loaded."""
+    sampler_steps: int = 10
+    """Its steps; can be changed when it is loaded."""
+    iterations: int = 20_000
+    """Optimiser steps of the denoiser."""
+    batch_size: int = 64
+    """Windows a step."""
+    noise_draws: int = 1
+    """Draws of noise and diffusion step for each window: worth it where encoding an image is dear."""
+    learning_rate: float = 1e-4
+    """AdamW, with 500 steps of warm-up and a cosine to zero."""
+    encoder_learning_rate: float = 1e-4
+    """That of the image encoders."""
+    betas: tuple[float, float] = (0.9, 0.95)
+    """AdamW."""
+    weight_decay: float = 1e-3
+    """Of the denoiser's matrices."""
+    encoder_weight_decay: float = 1e-6
+    """Of the observation encoder."""
+    ema_max_decay: float = 0.9999
+    """Largest decay of the averaged weights."""
+    mixed_precision: Literal["no", "bf16", "fp16"] = "no"
+    """Of the training; checkpoints are in single precision."""
+    half_weights: bool = False
+    """Store the checkpoint's weights in half precision."""
+    validation: float = 0.04
+    """Part of the demonstrations that is kept for the validation loss."""
+    validate_every: int = 2000
+    """Iterations between validation losses."""
+    rollout_every: int = 0
+    """Iterations between rollouts on validation seeds; 0: only at the end."""
+    rollouts: int = 20
+    """Episodes of a rollout; 0: none."""
+    demonstrations: int | None = None
+    """Use only the first so many."""
+    save_every: int = 1000
+    """Iterations between saves of what --resume needs."""
+    resume: bool = False
+    """Go on with the run of the same --out, to the same weights as if it had not been stopped."""
+    seed: int = 0
+    """Of everything random."""
+    threads: int = 1
+    """CPU threads of torch."""
+
+    def __post_init__(self) -> None:
+        if self.n_action_steps > self.horizon - self.n_obs_steps + 1:
+            raise ValueError(
+                f"n_action_steps {self.n_action_steps}: at most horizon - n_obs_steps + 1 ="
+                f" {self.horizon - self.n_obs_steps + 1} rows lie in the future"
+            )
+        if self.crop > 84 or self.crop < 8:
+            raise ValueError(f"crop {self.crop}: must lie in 8 to 84")
+        if self.observations == "state" and (self.pose_head or self.encoder_iterations):
+            raise ValueError("pose_head and encoder_iterations are for images, observations is 'state'")
+        if self.encoder_iterations and not self.pose_head:
+            raise ValueError("encoder_iterations needs --pose-head: the encoders learn from the pose")
+        if self.action_steps_only and self.conditioning == "inpainting":
+            raise ValueError("action_steps_only and inpainting exclude each other: observed rows must be generated")
+        for name in ("iterations", "batch_size", "noise_draws", "sampler_steps", "cached_crops", "save_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} {getattr(self, name)}: must be at least 1")
+
+    @property
+    def rows(self) -> int:
+        """Rows that the network generates."""
+        return self.n_action_steps if self.action_steps_only else self.horizon
+
+    @property
+    def cameras(self) -> tuple[str, ...]:
+        """The cameras that the policy sees."""
+        return () if self.observations == "state" else CAMERAS
+
+    @property
+    def use_object(self) -> bool:
+        """Whether the policy is given the object's pose."""
+        return self.observations != "pixels"
+
+    @property
+    def run_folder(self) -> Path:
+        """Log and resumable state."""
+        return self.out.with_name(self.out.name + ".run")
+
+
+def build_policy(options: Options, data: Demonstrations) -> DiffusionPolicy:
+    """An untrained policy with the data's limits."""
+    low_dim = {name: torch.from_numpy(v) for name, v in data.observations.items() if v.dtype != np.uint8}
+    hand = LimitsNormalizer.from_data(hand_vector(low_dim).numpy(), min_range=1e-2)
+    if "object_pos" in low_dim:
+        pose = LimitsNormalizer.from_data(object_vector(low_dim).numpy(), min_range=1e-2)
+    else:
+        pose = LimitsNormalizer(-np.ones(12), np.ones(12))
+    encoder = ObservationEncoder(
+        options.cameras, options.use_object, hand, pose, options.vision, options.pose_head, crop_size=options.crop
+    )
+    # An unused rotation axis varies by a numerical trace only: less than a tenth of full scale counts as that much.
+    limits = _action_limits(data.actions)
+    inpainting = options.conditioning == "inpainting"
+    width = 7 + (encoder.out_dim if inpainting else 0)
+    n_conditions = 0 if inpainting else options.n_obs_steps
+    extra: dict[str, Any] = {"widths": options.unet_widths}
+    if options.denoiser == "transformer":
+        extra = {
+            "n_layers": options.layers,
+            "n_heads": options.heads,
+            "width": options.width,
+            "embedding_dropout": options.embedding_dropout,
+            "attention_dropout": options.attention_dropout,
+            "n_cond_layers": options.condition_layers,
+            "causal": not options.action_steps_only,
+        }
+    denoiser = make_denoiser(options.denoiser, width, options.rows, n_conditions, encoder.out_dim, **extra)
+    return DiffusionPolicy(
+        encoder,
+        denoiser,
+        NoiseSchedule(options.num_train_timesteps, options.beta_schedule, options.prediction),
+        limits,
+        options.n_obs_steps,
+        options.rows,
+        options.conditioning,
+        options.action_steps_only,
+        options.sampler,
+    )
+
+
+def _action_limits(actions: NDArray[np.float32]) -> LimitsNormalizer:
+    low, high = actions.min(axis=0).astype(np.float64), actions.max(axis=0).astype(np.float64)
+    floor = 0.05 * ACTION_SCALE
+    return LimitsNormalizer(np.minimum(low, -floor), np.maximum(high, floor))
+
+
+def make_spec(options: Options, data: Demonstrations, scores: dict[str, Any]) -> CheckpointSpec:
+    """What a robot has to know of the policy."""
+    frame = "robot0_base"
+    inputs = [TensorSpec(f"{camera}_image", (84, 84, 3), "uint8", "rgb", camera) for camera in options.cameras]
+    inputs += [
+        TensorSpec("robot0_eef_pos", (3,), "float32", "m", frame),
+        TensorSpec("robot0_eef_quat", (4,), "float32", "1", frame),
+        TensorSpec("robot0_gripper_qpos", (2,), "float32", "m", ""),
+    ]
+    if options.use_object:
+        inputs.append(TensorSpec("object_pos", (3,), "float32", "m", frame))
+        inputs.append(TensorSpec("object_quat", (4,), "float32", "1", frame))
+    visited = data.observations["robot0_eef_pos"]
+    horizon = options.n_obs_steps - 1 + options.rows if options.action_steps_only else options.horizon
+    return CheckpointSpec(
+        kind="policy",
+        task=data.task,
+        environment=task_named(data.task).environment,
+        inputs=tuple(inputs),
+        outputs=(TensorSpec("action", (7,), "float32", "m, rad per control step; gripper", frame),),
+        rate=RATE,
+        horizon=horizon,
+        n_obs_steps=options.n_obs_steps,
+        n_action_steps=options.n_action_steps,
+        action_low=tuple((-ACTION_SCALE).tolist()),
+        action_high=tuple(ACTION_SCALE.tolist()),
+        workspace_low=tuple((visited.min(axis=0).astype(float) - WORKSPACE_MARGIN).tolist()),
+        workspace_high=tuple((visited.max(axis=0).astype(float) + WORKSPACE_MARGIN).tolist()),
+        sampler=options.sampler,
+        sampler_steps=options.sampler_steps,
+        num_train_timesteps=options.num_train_timesteps,
+        git_commit=git_commit(),
+        data_hash=data.data_hash,
+        training=json.loads(json.dumps(dataclasses.asdict(options), default=str)),
+        scores=scores,
+    )
+
+
+class Trainer:
+    """One run: batches, the two phases, saving, validation."""
+
+    def __init__(self, options: Options) -> None:
+        self.options = options
+        self.accelerator = Accelerator(mixed_precision=options.mixed_precision, cpu=not torch.cuda.is_available())
+        self.device = self.accelerator.device
+        torch.manual_seed(options.seed)
+        needs_pose = options.use_object or options.pose_head
+        self.data = load_demonstrations(options.data, options.cameras, needs_pose, options.demonstrations)
+        train, held = split_episodes(self.data.episodes, options.validation, options.seed)
+        window = (options.n_obs_steps, options.rows, options.action_steps_only)
+        self.train = make_windows(self.data, train, *window)
+        self.held = make_windows(self.data, held, *window)
+        self.actions = torch.from_numpy(self.data.actions)
+        self.low_dim = {n: torch.from_numpy(v) for n, v in self.data.observations.items() if v.dtype != np.uint8}
+        self.policy = build_policy(options, self.data).to(self.device)
+        self.ema = ExponentialMovingAverage(self.policy, maximum=options.ema_max_decay)
+        self.iteration = 0
+        self.encoder_iteration = 0
+        self.features: Tensor | None = None
+        """(crops, N, F) of every step, where the encoder no longer changes."""
+        self.main = self.accelerator.is_main_process
+        self.log: SummaryWriter | None = None
+        if self.main:
+            options.run_folder.mkdir(parents=True, exist_ok=True)
+            self.log = SummaryWriter(str(options.run_folder))
+
+    # -- batches ----------------------------------------------------------------------------------------------------
+
+    def frames(self, steps: NDArray[np.int64] | Tensor) -> dict[str, Tensor]:
+        """Observations of the steps, name -> (n, ...)."""
+        index = np.asarray(steps)
+        frames = {name: value[index].to(self.device) for name, value in self.low_dim.items()}
+        for camera in self.options.cameras:
+            name = f"{camera}_image"
+            frames[name] = torch.from_numpy(self.data.observations[name][index]).to(self.device)
+        return frames
+
+    def draw(self, windows: Windows, generator: torch.Generator, size: int) -> dict[str, Tensor]:
+        """A random batch of windows: what the loss needs but the features."""
+        options = self.options
+        chosen = torch.randint(0, len(windows), (size,), generator=generator).numpy()
+        acted = windows.acted[chosen]
+        draws = options.noise_draws
+        return {
+            "observed": torch.from_numpy(acted if self.policy.inpainting else windows.observed[chosen]),
+            "actions": self.actions[acted].to(self.device),
+            "valid": torch.from_numpy(windows.valid[chosen]).to(self.device),
+            "noise": torch.randn((draws, size, options.rows, self.policy.width), generator=generator).to(self.device),
+            "t": torch.randint(0, options.num_train_timesteps, (draws, size), generator=generator).to(self.device),
+        }
+
+    def window_features(self, observed: Tensor, generator: torch.Generator | None) -> Tensor:
+        """Features (B, T, F) of observed (B, T) steps; crops are random with a generator, else centred."""
+        n, length = observed.shape
+        if self.features is not None:
+            if generator is None:
+                return self.features[0][observed]
+            variants = len(self.features)
+            which = torch.randint(0, variants, (n, 1), generator=generator)
+            return self.features[which, observed]
+        encoder = self.policy.encoder
+        if generator is None:
+            offset = torch.full((n, 2), (encoder.image_size - encoder.crop_size) // 2)
+        else:
+            offset = random_offset(n, encoder.image_size, encoder.crop_size, generator)
+        frames = self.frames(observed.reshape(-1))
+        features: Tensor = encoder(frames, offset.repeat_interleave(length, 0))
+        return features.reshape(n, length, -1)
+
+    def pose_loss(self, features: Tensor, observed: Tensor) -> Tensor:
+        """Smooth L1 between the estimated and the true pose of the object, both normalised."""
+        frames = {name: value[observed] for name, value in self.low_dim.items()}
+        truth = self.policy.encoder.object_limits.normalize(object_vector(frames).to(self.device))
+        return F.smooth_l1_loss(features[..., -12:].float(), truth, beta=0.02)
+
+    # -- phases -----------------------------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Trains from where it is to the end and exports."""
+        options = self.options
+        state_path = options.run_folder / "state.pt"
+        if options.resume:
+            state = load_state(state_path)
+            if state["options"] != _identity(options):
+                raise ValueError(f"{state_path}: was begun with other options than these")
+        elif self.data.observations.keys() & {f"{camera}_image" for camera in CAMERAS}:
+            state = None
+            self._initialise_vision()
+        else:
+            state = None
+        if state is not None:
+            self.policy.load_state_dict(state["policy"])
+            self.ema.restore(state["ema"])
+            self.iteration, self.encoder_iteration = int(state["iteration"]), int(state["encoder_iteration"])
+        if self.encoder_iteration < options.encoder_iterations:
+            self._train_encoder(state)
+            state = None
+        if options.encoder_iterations or not options.cameras:
+            self._cache_features()
+            self.policy.encoder.requires_grad_(False)
+            if self.iteration == 0:
+                self.ema = ExponentialMovingAverage(self.policy, maximum=options.ema_max_decay)
+        self._train_denoiser(state)
+        if self.main:
+            self._export()
+
+    def _initialise_vision(self) -> None:
+        steps = np.random.default_rng(self.options.seed).choice(len(self.data), min(64, len(self.data)), replace=False)
+        encoder = self.policy.encoder
+        frames = self.frames(np.sort(steps))
+        offset = torch.zeros((len(steps), 2), dtype=torch.int64)
+        for camera, vision in zip(encoder.cameras, encoder.vision, strict=True):
+            if isinstance(vision, SmallConvEncoder):
+                image = crop(frames[f"{camera}_image"].permute(0, 3, 1, 2), offset, encoder.crop_size)
+                vision.initialise_unit_variance(image.float() * (2 / 255) - 1)
+
+    def _train_encoder(self, state: dict[str, Any] | None) -> None:
+        """First phase: encoders and pose head on single frames."""
+        options = self.options
+        encoder = self.policy.encoder
+        optimizer = torch.optim.AdamW(encoder.parameters(), options.encoder_learning_rate, options.betas, weight_decay=0)
+        if state is not None and state["optimizer"] is not None:
+            optimizer.load_state_dict(state["optimizer"])
+        objective: nn.Module = _PoseObjective(self)
+        objective, optimizer = self.accelerator.prepare(objective, optimizer)
+        steps = torch.from_numpy(np.unique(self.train.observed))
+        bar = self._bar("encoder", self.encoder_iteration, options.encoder_iterations)
+        size = options.batch_size * options.n_obs_steps
+        while self.encoder_iteration < options.encoder_iterations:
+            generator = step_generator(options.seed, 1, self.encoder_iteration, self.accelerator.process_index)
+            self._set_rate(optimizer, [options.encoder_learning_rate], self.encoder_iteration, options.encoder_iterations)
+            chosen = steps[torch.randint(0, len(steps), (size,), generator=generator)]
+            offset = random_offset(size, self.policy.encoder.image_size, self.policy.encoder.crop_size, generator)
+            with self.accelerator.autocast():
+                loss = objective(chosen, offset)
+            optimizer.zero_grad(set_to_none=True)
+            self.accelerator.backward(loss)
+            optimizer.step()
+            self.encoder_iteration += 1
+            bar.update()
+            if self.encoder_iteration % 50 == 0:
+                self._report(bar, "encoder", self.encoder_iteration, pose=loss.item())
+            if self.encoder_iteration % options.save_every == 0:
+                self._save(optimizer)
+        bar.close()
+        self.ema = ExponentialMovingAverage(self.policy, maximum=options.ema_max_decay)
+        if self.main:
+            held = torch.from_numpy(np.unique(self.held.observed))
+            error = self._pose_error(held)
+            print(f"pose error on held-out frames: {error * 1000:.1f} mm")
+            assert self.log is not None
+            self.log.add_scalar("encoder/held_out_mm", error * 1000, self.encoder_iteration)
+
+    @torch.no_grad()
+    def _pose_error(self, steps: Tensor) -> float:
+        """Mean distance in metres between estimated and true position of the object, over `steps`."""
+        encoder = self.policy.encoder.eval()
+        total = 0.0
+        for part in steps.split(256):
+            frames = self.frames(part)
+            features = self.policy.encode(frames)
+            pose = encoder.object_limits.unnormalize(features[:, -12:])
+            total += float((pose[:, :3] - frames["object_pos"]).norm(dim=1).sum())
+        encoder.train()
+        return total / len(steps)
+
+    @torch.no_grad()
+    def _cache_features(self) -> None:
+        """Features of every step for the centred crop and, from pixels, for some random ones.
+
+        All steps of an episode share a crop, as all frames of a window do.
+        """
+        options = self.options
+        encoder = self.policy.encoder.eval()
+        variants = 1 + options.cached_crops if options.cameras else 1
+        steps = torch.arange(len(self.data))
+        self.features = torch.empty((variants, len(steps), encoder.out_dim))
+        bar = self._bar("features", 0, variants * len(steps))
+        for variant in range(variants):
+            offset = torch.full((self.data.episodes, 2), (encoder.image_size - encoder.crop_size) // 2)
+            if variant:
+                generator = step_generator(options.seed, 2, variant)
+                offset = random_offset(self.data.episodes, encoder.image_size, encoder.crop_size, generator)
+            episode = torch.from_numpy(np.searchsorted(self.data.starts, steps.numpy(), side="right") - 1)
+            for part in steps.split(256):
+                with self.accelerator.autocast():
+                    features = encoder(self.frames(part), offset[episode[part]])
+                self.features[variant, part] = features.float().cpu()
+                bar.update(len(part))
+        bar.close()
+        encoder.train()
+
+    def _train_denoiser(self, state: dict[str, Any] | None) -> None:
+        options = self.options
+        denoiser = self.policy.denoiser
+        groups = (
+            denoiser.optimizer_groups(options.weight_decay)
+            if hasattr(denoiser, "optimizer_groups")
+            else [{"params": list(denoiser.parameters()), "weight_decay": options.weight_decay}]
+        )
+        rates = [options.learning_rate] * len(groups)
+        trained = [p for p in self.policy.encoder.parameters() if p.requires_grad]
+        if trained and self.features is None:
+            groups.append({"params": trained, "weight_decay": options.encoder_weight_decay})
+            rates.append(options.encoder_learning_rate)
+        optimizer = torch.optim.AdamW(groups, options.learning_rate, options.betas)
+        if state is not None and state["optimizer"] is not None:
+            optimizer.load_state_dict(state["optimizer"])
+        objective: nn.Module = _Objective(self)
+        objective, optimizer = self.accelerator.prepare(objective, optimizer)
+        bar = self._bar("denoiser", self.iteration, options.iterations)
+        self.policy.train()
+        mean = 0.0
+        while self.iteration < options.iterations:
+            generator = step_generator(options.seed, 3, self.iteration, self.accelerator.process_index)
+            # Dropout draws from torch's own generator: seeded by the step too, a resumed run repeats it.
+            torch.manual_seed(int(torch.randint(0, 2**62, (1,), generator=generator)))
+            self._set_rate(optimizer, rates, self.iteration, options.iterations)
+            batch = self.draw(self.train, generator, options.batch_size)
+            with self.accelerator.autocast():
+                loss = objective(batch, generator)
+            optimizer.zero_grad(set_to_none=True)
+            self.accelerator.backward(loss)
+            optimizer.step()
+            self.ema.update()
+            self.iteration += 1
+            mean += loss.item()
+            bar.update()
+            if self.iteration % 100 == 0:
+                self._report(bar, "train", self.iteration, loss=mean / 100)
+                mean = 0.0
+            if self.iteration % options.validate_every == 0:
+                self._validate()
+            if options.rollout_every and self.iteration % options.rollout_every == 0 and self.main:
+                self._roll_out(self.iteration)
+            if self.iteration % options.save_every == 0:
+                self._save(optimizer)
+        bar.close()
+
+    @torch.no_grad()
+    def _validate(self) -> None:
+        """Loss of the averaged weights on held-out demonstrations, with the same noise each time."""
+        if not self.main:
+            return
+        with self.ema.applied():
+            self.policy.eval()
+            losses = []
+            for i in range(8):
+                generator = step_generator(self.options.seed, 4, i)
+                losses.append(float(_Objective(self)(self.draw(self.held, generator, 256), None)))
+            self.policy.train()
+        assert self.log is not None
+        self.log.add_scalar("validation/loss", float(np.mean(losses)), self.iteration)
+
+    def _roll_out(self, iteration: int) -> dict[str, Any]:
+        """Success on validation seeds with the averaged weights, through an exported checkpoint."""
+        options = self.options
+        path = options.run_folder / "candidate.pt"
+        with self.ema.applied():
+            checkpoint.save(self.policy.cpu(), make_spec(options, self.data, {}), path, options.half_weights)
+            self.policy.to(self.device)
+        policy = Policy(checkpoint.load(path))
+        simulation = Simulation(self.data.task, options.cameras)
+        episodes = list(roll_out(policy, simulation, options.rollouts, VALIDATION_SEED))
+        simulation.close()
+        successes = sum(episode.success for episode in episodes)
+        print(f"iteration {iteration}: {successes} of {options.rollouts} validation episodes succeed", flush=True)
+        assert self.log is not None
+        self.log.add_scalar("validation/success_rate", successes / options.rollouts, iteration)
+        return {"validation_success_rate": successes / options.rollouts, "validation_episodes": options.rollouts}
+
+    def _export(self) -> None:
+        options = self.options
+        scores = self._roll_out(self.iteration) if options.rollouts else {}
+        with self.ema.applied():
+            checkpoint.save(self.policy.cpu(), make_spec(options, self.data, scores), options.out, options.half_weights)
+        print(f"wrote {options.out}")
+
+    # -- bookkeeping ------------------------------------------------------------------------------------------------
+
+    def _save(self, optimizer: Any) -> None:
+        self.accelerator.wait_for_everyone()
+        if not self.main:
+            return
+        save_state(
+            self.options.run_folder / "state.pt",
+            {
+                "options": _identity(self.options),
+                "policy": self.policy.state_dict(),
+                "ema": self.ema.state(),
+                "optimizer": optimizer.state_dict(),
+                "iteration": self.iteration,
+                "encoder_iteration": self.encoder_iteration,
+            },
+        )
+
+    def _bar(self, name: str, done: int, total: int) -> tqdm[Any]:
+        return tqdm(total=total, initial=done, desc=name, disable=not self.main, mininterval=2.0, unit="it")
+
+    def _report(self, bar: tqdm[Any], phase: str, iteration: int, **values: float) -> None:
+        if self.log is not None:
+            for name, value in values.items():
+                self.log.add_scalar(f"{phase}/{name}", value, iteration)
+            bar.set_postfix({name: f"{value:.4f}" for name, value in values.items()}, refresh=False)
+
+    @staticmethod
+    def _set_rate(optimizer: Any, rates: list[float], step: int, steps: int) -> None:
+        factor = warm_cosine(step, steps, min(500, steps // 10))
+        for group, rate in zip(optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate * factor
+
+
+class _PoseObjective(nn.Module):
+    """From single frames to the loss of the first phase.
+
+    Accelerate replaces the forward of what it prepares, which TorchScript could not read: so never the policy itself.
+    """
+
+    def __init__(self, trainer: Trainer) -> None:
+        super().__init__()
+        self.encoder = trainer.policy.encoder
+        self._trainer = [trainer]  # in a list: not a submodule
+
+    def forward(self, steps: Tensor, offset: Tensor) -> Tensor:
+        trainer = self._trainer[0]
+        features = self.encoder(trainer.frames(steps), offset)
+        return trainer.pose_loss(features, steps)
+
+
+class _Objective(nn.Module):
+    """From a batch of windows to the loss, features included: what several processes share the gradient of."""
+
+    def __init__(self, trainer: Trainer) -> None:
+        super().__init__()
+        self.loss = PolicyLoss(trainer.policy)
+        self._trainer = [trainer]  # in a list: not a submodule
+
+    def forward(self, batch: dict[str, Tensor], generator: torch.Generator | None) -> Tensor:
+        trainer = self._trainer[0]
+        features = trainer.window_features(batch["observed"], generator).to(trainer.device)
+        loss: Tensor = self.loss(features, batch["actions"], batch["valid"], batch["noise"], batch["t"])
+        if trainer.features is None and trainer.policy.encoder.has_pose_head:
+            loss = loss + trainer.options.pose_weight * trainer.pose_loss(features, batch["observed"])
+        return loss
+
+
+def _identity(options: Options) -> str:
+    """The options that decide the weights."""
+    free = {"resume", "out", "save_every", "rollouts", "rollout_every", "validate_every", "threads"}
+    values = {name: value for name, value in dataclasses.asdict(options).items() if name not in free}
+    return json.dumps(values, default=str, sort_keys=True)
+
+
+def main() -> None:
+    try:
+        options = tyro.cli(Options, description=__doc__)
+        torch.set_num_threads(options.threads)
+        began = time.monotonic()
+        trainer = Trainer(options)
+        trainer.run()
+        if trainer.main:
+            print(f"took {(time.monotonic() - began) / 60:.1f} minutes")
+    except KeyboardInterrupt:
+        print("stopped; --resume goes on from the last save", file=sys.stderr)
+        sys.exit(130)
+    except ValueError as error:
+        print(error, file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()
