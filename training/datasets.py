@@ -127,7 +127,9 @@ def _read(file: h5py.File, path: Path, cameras: tuple[str, ...], use_object: boo
                 raise ValueError(f"{path}: {name} has no obs/{key}; it has {', '.join(sorted(demo['obs']))}")
             value = np.asarray(demo["obs"][key])
             if shape is None and (value.dtype != np.uint8 or value.ndim != 4 or value.shape[3] != 3):
-                raise ValueError(f"{path}: {name}/obs/{key} is {value.dtype} {value.shape}, expected uint8 (N, H, W, 3)")
+                raise ValueError(
+                    f"{path}: {name}/obs/{key} is {value.dtype} {value.shape}, expected uint8 (N, H, W, 3)"
+                )
             parts[key].append(value if shape is None else _finite(path, name, key, value.astype(np.float32), shape))
         if use_object:
             if "object" not in demo["obs"]:
@@ -150,7 +152,9 @@ def _read(file: h5py.File, path: Path, cameras: tuple[str, ...], use_object: boo
 
 def _finite(path: Path, demo: str, key: str, value: NDArray[Any], shape: tuple[int, ...] | None) -> NDArray[Any]:
     if value.ndim != 2 or (shape is not None and value.shape[1:] != shape) or (shape is None and value.shape[1] < 7):
-        raise ValueError(f"{path}: {demo}/{key} has shape {value.shape}, expected (N, {shape[0] if shape else '7 or more'})")
+        raise ValueError(
+            f"{path}: {demo}/{key} has shape {value.shape}, expected (N, {shape[0] if shape else '7 or more'})"
+        )
     if not np.isfinite(value).all():
         raise ValueError(f"{path}: {demo}/{key} has values that are NaN or infinite")
     return value

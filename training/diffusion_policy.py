@@ -7,6 +7,8 @@ Actions leave in metres and radians per control step; inside they are in [-1, 1]
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -48,8 +50,8 @@ class ObservationEncoder(nn.Module):
     """One frame of observations to one feature vector.
 
     From state, the features are the normalised hand and object vectors. From pixels, they are the hand vector, the
-    key-points of each camera and, with `pose_head`, the object's pose that a small network reads off them: it is trained
-    on the poses in the demonstrations and needs none in use. Both: pixels and the true pose.
+    key-points of each camera and, with `pose_head`, the object's pose that a small network reads off them: it is
+    trained on the poses in the demonstrations and needs none in use. Both: pixels and the true pose.
 
     Args:
         cameras: names; each has an encoder of its own.
@@ -73,13 +75,15 @@ class ObservationEncoder(nn.Module):
         super().__init__()
         self.cameras = list(cameras)
         self.use_object = use_object
+        self.pose_dim = POSE_DIM
         self.image_size = image_size
         self.crop_size = crop_size
         self.hand_limits = hand_limits
         self.object_limits = object_limits
         kind = {"small": SmallConvEncoder, "resnet18": ResNet18Encoder}[vision]
-        self.vision = nn.ModuleList([kind(image_size, crop_size) for _ in cameras])
-        keypoints = sum(int(encoder.out_dim) for encoder in self.vision)
+        encoders = [kind(image_size, crop_size) for _ in cameras]
+        self.vision = nn.ModuleList(encoders)
+        keypoints = sum(encoder.out_dim for encoder in encoders)
         self.out_dim = 11 + keypoints + (POSE_DIM if use_object else 0)
         self.has_pose_head = pose_head and len(cameras) > 0
         self.pose_head: nn.Module = nn.Identity()
@@ -105,7 +109,7 @@ class ObservationEncoder(nn.Module):
         if self.has_pose_head:
             seen = features
             if self.use_object:  # the estimate is to come from the images
-                seen = torch.cat([features[:, :11], features[:, 11 + 12 :]], dim=-1)
+                seen = torch.cat([features[:, :11], features[:, 11 + self.pose_dim :]], dim=-1)
             features = torch.cat([features, self.pose_head(seen)], dim=-1)
         return features
 
@@ -206,7 +210,7 @@ class PolicyLoss(nn.Module):
     def forward(self, features: Tensor, actions: Tensor, valid: Tensor, noise: Tensor, t: Tensor) -> Tensor:
         """Mean squared error of the denoiser's prediction (Chi et al. 2023, equation 5).
 
-        features (B, To, F), or (B, rows, F) to be inpainted; actions (B, rows, 7) in metres and radians; valid (B, rows)
+        features (B, To, F), or (B, rows, F) to be inpainted; actions (B, rows, 7) in metres, radians; valid (B, rows)
         bool, False where the episode was over; noise (D, B, rows, width) and t (D, B) int64: D draws of noise for each
         sample, so that what an image costs to encode serves several denoising steps. Returns a scalar.
         """
@@ -227,11 +231,12 @@ class PolicyLoss(nn.Module):
         if policy.inpainting:
             x = policy.write_known(x, x0[:, : policy.n_obs_steps, policy.action_dim :])
         error = (policy.denoiser(x, t, cond) - policy.schedule.target(x0, noise)) ** 2
-        return (error * weight).sum() / weight.sum()
+        loss: Tensor = (error * weight).sum() / weight.sum()
+        return loss
 
 
-def make_denoiser(kind: str, width: int, rows: int, n_obs_steps: int, cond_dim: int, **options: object) -> nn.Module:
-    """A "transformer" or a "unet" for rows of `width`; `cond_dim` features a step, n_obs_steps of them (0: none)."""
+def make_denoiser(kind: str, row_dim: int, rows: int, n_obs_steps: int, cond_dim: int, **options: Any) -> nn.Module:
+    """A "transformer" or a "unet" for (B, rows, row_dim), conditions (B, n_obs_steps, cond_dim); 0 steps: none."""
     if kind == "transformer":
-        return DiffusionTransformer(width, rows, cond_dim, n_obs_steps, **options)  # type: ignore[arg-type]
-    return ConditionalUnet1d(width, cond_dim * n_obs_steps, **options)  # type: ignore[arg-type]
+        return DiffusionTransformer(row_dim, cond_dim, rows, n_obs_steps, **options)
+    return ConditionalUnet1d(row_dim, cond_dim * n_obs_steps, **options)

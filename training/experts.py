@@ -44,7 +44,8 @@ class View:
     @staticmethod
     def of(simulation: Simulation) -> View:
         """What there is to see now."""
-        view = View(*[np.zeros(0)] * 2, 0.0, *[np.zeros(0)] * 2)
+        nothing = np.zeros(0)
+        view = View(nothing, nothing, 0.0, nothing, nothing)
         view.look(simulation)
         return view
 

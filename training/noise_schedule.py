@@ -7,6 +7,7 @@ Ho et al. 2020 (arXiv 2006.11239), DDIM is Song et al. 2020 (arXiv 2010.02502). 
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import torch
@@ -43,7 +44,7 @@ def make_betas(
     if schedule == "squaredcos_cap_v2":
         edges = [i / num_train_timesteps for i in range(num_train_timesteps + 1)]
         alpha_bar = [math.cos((u + 0.008) / 1.008 * math.pi / 2) ** 2 for u in edges]
-        return torch.tensor([min(1 - after / before, max_beta) for before, after in zip(alpha_bar, alpha_bar[1:])])  # noqa: B905
+        return torch.tensor([min(1 - after / before, max_beta) for before, after in itertools.pairwise(alpha_bar)])
     raise ValueError(f"beta schedule is {schedule!r}: it must be one of {', '.join(BETA_SCHEDULES)}")
 
 

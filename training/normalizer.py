@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Self
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -68,7 +66,7 @@ class LimitsNormalizer(AffineNormalizer):
         super().__init__((low + high) / 2, np.maximum(high - low, min_range) / 2)
 
     @classmethod
-    def from_data(cls, data: NDArray[np.floating], min_range: float = 1e-3) -> Self:
+    def from_data(cls, data: NDArray[np.floating], min_range: float = 1e-3) -> LimitsNormalizer:
         """Limits over all but the last axis of data (..., D); ValueError when a value is not finite."""
         rows = _rows(data)
         return cls(rows.min(axis=0), rows.max(axis=0), min_range)
@@ -90,7 +88,7 @@ class GaussianNormalizer(AffineNormalizer):
         super().__init__(mean, np.maximum(deviation, min_std))
 
     @classmethod
-    def from_data(cls, data: NDArray[np.floating], min_std: float = 1e-3) -> Self:
+    def from_data(cls, data: NDArray[np.floating], min_std: float = 1e-3) -> GaussianNormalizer:
         """Statistics over all but the last axis of data (..., D); ValueError when a value is not finite."""
         rows = _rows(data)
         return cls(rows.mean(axis=0), rows.std(axis=0), min_std)

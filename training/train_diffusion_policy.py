@@ -1,8 +1,8 @@
 """Trains a diffusion policy (Chi et al. 2023, arXiv 2303.04137) on robomimic-format demonstrations.
 
 The defaults are the published transformer's. On a CPU take `--denoiser unet --vision small` and, from pixels, the two
-phases of `--encoder-iterations`: first the image encoders alone learn to tell where the object is, then they are left as
-they are and the denoiser is trained on their features, which are computed once for a few random crops of every image.
+phases of `--encoder-iterations`: first the image encoders alone learn to tell where the object is, then they are left
+as they are and the denoiser is trained on their features, computed once for a few random crops of every image.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from diffusion_ros.simulation import ACTION_SCALE, CAMERAS, RATE, Simulation, ta
 from diffusion_ros.spec import CheckpointSpec, TensorSpec
 from training.datasets import Demonstrations, Windows, load_demonstrations, make_windows, split_episodes
 from training.diffusion_policy import (
+    POSE_DIM,
     DiffusionPolicy,
     ObservationEncoder,
     PolicyLoss,
@@ -39,6 +40,7 @@ from training.diffusion_policy import (
     object_vector,
 )
 from training.networks.encoders import SmallConvEncoder, crop, random_offset
+from training.networks.transformer import DiffusionTransformer
 from training.noise_schedule import NoiseSchedule
 from training.normalizer import LimitsNormalizer
 from training.rollout import roll_out
@@ -188,19 +190,47 @@ class Options:
         return self.out.with_name(self.out.name + ".run")
 
 
-def build_policy(options: Options, data: Demonstrations) -> DiffusionPolicy:
-    """An untrained policy with the data's limits."""
-    low_dim = {name: torch.from_numpy(v) for name, v in data.observations.items() if v.dtype != np.uint8}
-    hand = LimitsNormalizer.from_data(hand_vector(low_dim).numpy(), min_range=1e-2)
-    if "object_pos" in low_dim:
-        pose = LimitsNormalizer.from_data(object_vector(low_dim).numpy(), min_range=1e-2)
-    else:
-        pose = LimitsNormalizer(-np.ones(12), np.ones(12))
+@dataclass(frozen=True)
+class Limits:
+    """Normalisers fitted to demonstrations."""
+
+    hand: LimitsNormalizer
+    object: LimitsNormalizer
+    action: LimitsNormalizer
+
+    @staticmethod
+    def of(data: Demonstrations) -> Limits:
+        """Limits of hand and object vectors (see :mod:`training.diffusion_policy`) and of actions."""
+        low_dim = {name: torch.from_numpy(v) for name, v in data.observations.items() if v.dtype != np.uint8}
+        pose = unit_limits(POSE_DIM)
+        if "object_pos" in low_dim:
+            pose = LimitsNormalizer.from_data(object_vector(low_dim).numpy(), min_range=1e-2)
+        low, high = data.actions.min(axis=0).astype(np.float64), data.actions.max(axis=0).astype(np.float64)
+        # An axis that is not used varies by a numerical trace: it must not be blown up to [-1, 1].
+        floor = 0.05 * ACTION_SCALE
+        return Limits(
+            LimitsNormalizer.from_data(hand_vector(low_dim).numpy(), min_range=1e-2),
+            pose,
+            LimitsNormalizer(np.minimum(low, -floor), np.maximum(high, floor)),
+        )
+
+
+def unit_limits(size: int) -> LimitsNormalizer:
+    """Limits that change nothing."""
+    return LimitsNormalizer(-np.ones(size), np.ones(size))
+
+
+def build_policy(options: Options, limits: Limits) -> DiffusionPolicy:
+    """An untrained policy."""
     encoder = ObservationEncoder(
-        options.cameras, options.use_object, hand, pose, options.vision, options.pose_head, crop_size=options.crop
+        options.cameras,
+        options.use_object,
+        limits.hand,
+        limits.object,
+        options.vision,
+        options.pose_head,
+        crop_size=options.crop,
     )
-    # An unused rotation axis varies by a numerical trace only: less than a tenth of full scale counts as that much.
-    limits = _action_limits(data.actions)
     inpainting = options.conditioning == "inpainting"
     width = 7 + (encoder.out_dim if inpainting else 0)
     n_conditions = 0 if inpainting else options.n_obs_steps
@@ -213,6 +243,7 @@ def build_policy(options: Options, data: Demonstrations) -> DiffusionPolicy:
             "embedding_dropout": options.embedding_dropout,
             "attention_dropout": options.attention_dropout,
             "n_cond_layers": options.condition_layers,
+            # Where the first row is that of the newest observation, every row may see every observation.
             "causal": not options.action_steps_only,
         }
     denoiser = make_denoiser(options.denoiser, width, options.rows, n_conditions, encoder.out_dim, **extra)
@@ -220,7 +251,7 @@ def build_policy(options: Options, data: Demonstrations) -> DiffusionPolicy:
         encoder,
         denoiser,
         NoiseSchedule(options.num_train_timesteps, options.beta_schedule, options.prediction),
-        limits,
+        limits.action,
         options.n_obs_steps,
         options.rows,
         options.conditioning,
@@ -229,10 +260,17 @@ def build_policy(options: Options, data: Demonstrations) -> DiffusionPolicy:
     )
 
 
-def _action_limits(actions: NDArray[np.float32]) -> LimitsNormalizer:
-    low, high = actions.min(axis=0).astype(np.float64), actions.max(axis=0).astype(np.float64)
-    floor = 0.05 * ACTION_SCALE
-    return LimitsNormalizer(np.minimum(low, -floor), np.maximum(high, floor))
+def restore_policy(path: Path) -> DiffusionPolicy:
+    """The eager module of an exported checkpoint, for comparisons and for training on. Raises CheckpointError."""
+    spec = checkpoint.read_spec(path)
+    known = {field.name for field in dataclasses.fields(Options)}
+    values = {name: value for name, value in spec.training.items() if name in known}
+    for name in ("unet_widths", "betas"):
+        values[name] = tuple(values[name])
+    options = Options(**{**values, "data": Path(values["data"]), "out": Path(values["out"])})
+    policy = build_policy(options, Limits(unit_limits(11), unit_limits(POSE_DIM), unit_limits(7)))
+    policy.load_state_dict(checkpoint.weights(path))
+    return policy.eval()
 
 
 def make_spec(options: Options, data: Demonstrations, scores: dict[str, Any]) -> CheckpointSpec:
@@ -289,7 +327,7 @@ class Trainer:
         self.held = make_windows(self.data, held, *window)
         self.actions = torch.from_numpy(self.data.actions)
         self.low_dim = {n: torch.from_numpy(v) for n, v in self.data.observations.items() if v.dtype != np.uint8}
-        self.policy = build_policy(options, self.data).to(self.device)
+        self.policy = build_policy(options, Limits.of(self.data)).to(self.device)
         self.ema = ExponentialMovingAverage(self.policy, maximum=options.ema_max_decay)
         self.iteration = 0
         self.encoder_iteration = 0
@@ -348,7 +386,7 @@ class Trainer:
         """Smooth L1 between the estimated and the true pose of the object, both normalised."""
         frames = {name: value[observed] for name, value in self.low_dim.items()}
         truth = self.policy.encoder.object_limits.normalize(object_vector(frames).to(self.device))
-        return F.smooth_l1_loss(features[..., -12:].float(), truth, beta=0.02)
+        return F.smooth_l1_loss(features[..., -POSE_DIM:].float(), truth, beta=0.02)
 
     # -- phases -----------------------------------------------------------------------------------------------------
 
@@ -395,7 +433,9 @@ class Trainer:
         """First phase: encoders and pose head on single frames."""
         options = self.options
         encoder = self.policy.encoder
-        optimizer = torch.optim.AdamW(encoder.parameters(), options.encoder_learning_rate, options.betas, weight_decay=0)
+        optimizer = torch.optim.AdamW(
+            encoder.parameters(), options.encoder_learning_rate, options.betas, weight_decay=0
+        )
         if state is not None and state["optimizer"] is not None:
             optimizer.load_state_dict(state["optimizer"])
         objective: nn.Module = _PoseObjective(self)
@@ -405,7 +445,9 @@ class Trainer:
         size = options.batch_size * options.n_obs_steps
         while self.encoder_iteration < options.encoder_iterations:
             generator = step_generator(options.seed, 1, self.encoder_iteration, self.accelerator.process_index)
-            self._set_rate(optimizer, [options.encoder_learning_rate], self.encoder_iteration, options.encoder_iterations)
+            self._set_rate(
+                optimizer, [options.encoder_learning_rate], self.encoder_iteration, options.encoder_iterations
+            )
             chosen = steps[torch.randint(0, len(steps), (size,), generator=generator)]
             offset = random_offset(size, self.policy.encoder.image_size, self.policy.encoder.crop_size, generator)
             with self.accelerator.autocast():
@@ -436,7 +478,7 @@ class Trainer:
         for part in steps.split(256):
             frames = self.frames(part)
             features = self.policy.encode(frames)
-            pose = encoder.object_limits.unnormalize(features[:, -12:])
+            pose = encoder.object_limits.unnormalize(features[:, -POSE_DIM:])
             total += float((pose[:, :3] - frames["object_pos"]).norm(dim=1).sum())
         encoder.train()
         return total / len(steps)
@@ -472,7 +514,7 @@ class Trainer:
         denoiser = self.policy.denoiser
         groups = (
             denoiser.optimizer_groups(options.weight_decay)
-            if hasattr(denoiser, "optimizer_groups")
+            if isinstance(denoiser, DiffusionTransformer)
             else [{"params": list(denoiser.parameters()), "weight_decay": options.weight_decay}]
         )
         rates = [options.learning_rate] * len(groups)

@@ -1,7 +1,7 @@
 """A checkpoint is one file: a TorchScript module and its specification. The only file that uses torch.jit.
 
-Nodes need a path and a device; no class of ours and no pickle. Loading runs the module once on made-up input and refuses,
-in one line, whatever does not fit.
+Nodes need a path and a device; no class of ours and no pickle. Loading runs the module once on made-up input and
+refuses, in one line, whatever does not fit.
 """
 
 from __future__ import annotations
@@ -16,13 +16,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from diffusion_ros.spec import CheckpointSpec, SpecError
 
 if TYPE_CHECKING:
     import torch
 
+P = ParamSpec("P")
+R = TypeVar("R")
 SPEC_FILE = "spec.json"
 ENTRY_POINTS = {"policy": ("encode", "sample")}
 """The methods, by kind, that a module has besides forward."""
@@ -52,16 +54,12 @@ def _quiet() -> Iterator[None]:
         yield
 
 
-Method = TypeVar("Method", bound=Callable[..., Any])
-
-
-def exported(method: Method) -> Method:
+def exported(method: Callable[P, R]) -> Callable[P, R]:
     """Marks a method other than forward as part of what a module's TorchScript form can be asked for."""
     import torch
 
     with _quiet():
-        marked: Method = torch.jit.export(method)
-    return marked
+        return torch.jit.export(method)
 
 
 def script(module: torch.nn.Module) -> Any:
@@ -123,6 +121,16 @@ def read_spec(path: Path | str) -> CheckpointSpec:
         raise CheckpointError(f"{path}: cannot be read: {error.strerror or error}") from None
 
 
+def weights(path: Path | str) -> dict[str, torch.Tensor]:
+    """All parameters and buffers by name, in single precision. Raises CheckpointError as `load` does."""
+    import torch
+
+    load(path)
+    with _quiet():
+        module = torch.jit.load(str(path), map_location="cpu")
+    return {name: value.float() if value.is_floating_point() else value for name, value in module.state_dict().items()}
+
+
 def file_sha256(path: Path | str) -> str:
     """SHA-256 of a file, in hexadecimal."""
     return hashlib.sha256(Path(path).read_bytes()).hexdigest()
@@ -159,6 +167,10 @@ def load(
     except SpecError as error:
         raise CheckpointError(f"{path}: {error}") from None
     device = torch.device(device)
+    with zipfile.ZipFile(path) as archive:
+        damaged = archive.testzip()  # torch does not compare checksums
+    if damaged:
+        raise CheckpointError(f"{path}: damaged: the checksum of {damaged} does not match")
     with _quiet():
         try:
             module = torch.jit.load(str(path), map_location=device)

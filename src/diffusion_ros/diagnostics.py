@@ -38,7 +38,7 @@ class Diagnostics:
         self._values: dict[str, str] = {}
         self._level = OK
         self._summary = "starting"
-        self._logged: tuple[str, float] = ("", 0.0)
+        self._logged: dict[str, float] = {}
         self._publisher = node.create_publisher(DiagnosticArray, topics.DIAGNOSTICS, topics.DIAGNOSTICS_QOS)
         self._timer = node.create_timer(1.0, self.publish, clock=Clock(clock_type=ClockType.STEADY_TIME))
 
@@ -67,22 +67,22 @@ class Diagnostics:
         self._values[name] = str(value)
 
     def report(self, level: int, summary: str) -> None:
-        """The node's state, and for anything but OK the reason; a new one is logged, the same one every 5 s."""
+        """The node's state, and for anything but OK the reason, which is logged at most every 5 s."""
         self._level, self._summary = level, summary
         if level == OK:
-            self._logged = ("", 0.0)
             return
-        text, when = self._logged
-        now = time.monotonic()
         # Numbers change from one time to the next: the same complaint, not a new one.
         kind = "".join(c for c in summary if not c.isdigit())
-        if kind != text or now - when > _LOG_SECONDS:
-            self._logged = (kind, now)
-            # rclpy wants one severity for each line of source.
-            if level == WARN:
-                self._node.get_logger().warning(summary)
-            else:
-                self._node.get_logger().error(summary)
+        now = time.monotonic()
+        if now - self._logged.get(kind, -_LOG_SECONDS) < _LOG_SECONDS:
+            return
+        self._logged = {k: t for k, t in self._logged.items() if now - t < _LOG_SECONDS}
+        self._logged[kind] = now
+        # rclpy wants one severity for each line of source.
+        if level == WARN:
+            self._node.get_logger().warning(summary)
+        else:
+            self._node.get_logger().error(summary)
 
     @property
     def summary(self) -> str:

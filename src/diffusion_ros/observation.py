@@ -17,6 +17,8 @@ T = TypeVar("T")
 
 _PENDING = 8
 """Incomplete frames, and values of one part, that are kept while waiting for the others."""
+_MOVES = 4096
+"""Moves that are remembered: some seconds even at 1 kHz."""
 
 
 @dataclass(frozen=True)
@@ -148,10 +150,7 @@ class _Camera:
     changed_ns: int
     """Stamp of the first image with this content."""
     newest_ns: int
-    seen_m: float = 0.0
-    """Way of the end effector since the content changed, as observed [m]."""
-    commanded_m: float = 0.0
-    """The same, as commanded."""
+    reason: str = ""
 
 
 @dataclass
@@ -159,7 +158,8 @@ class FrozenCameras:
     """Notices a camera that goes on publishing the same picture while the robot moves.
 
     Equal pictures alone prove nothing: a simulated scene at rest is equal bit for bit. So the robot must have moved,
-    as observed or, where its pose may be frozen too, as commanded, farther than it can without a pixel changing.
+    as observed or, where its pose may be frozen too, as commanded, farther than it can without a pixel changing. Moves
+    count by their stamps, since topics overtake each other. A frozen camera stays so until its picture changes.
     """
 
     max_frozen_ns: int
@@ -167,6 +167,8 @@ class FrozenCameras:
     seen_m: float = 0.01
     commanded_m: float = 0.05
     _cameras: dict[str, _Camera] = field(default_factory=dict)
+    _seen: deque[tuple[int, float]] = field(default_factory=lambda: deque(maxlen=_MOVES))
+    _commanded: deque[tuple[int, float]] = field(default_factory=lambda: deque(maxlen=_MOVES))
     _position: NDArray[np.float64] | None = None
 
     def image(self, camera: str, stamp_ns: int, image: NDArray[np.uint8]) -> None:
@@ -177,30 +179,35 @@ class FrozenCameras:
         else:
             known.newest_ns = stamp_ns
 
-    def position(self, position: NDArray[np.float64]) -> None:
+    def position(self, stamp_ns: int, position: NDArray[np.float64]) -> None:
         """The end effector was observed there (3) [m]."""
         if self._position is not None:
-            distance = float(np.linalg.norm(position - self._position))
-            for camera in self._cameras.values():
-                camera.seen_m += distance
+            # A time that goes back is another run: to have been moved there shows nothing.
+            if self._seen and stamp_ns < self._seen[-1][0]:
+                self._seen.clear()
+                self._commanded.clear()
+            else:
+                self._seen.append((stamp_ns, float(np.linalg.norm(position - self._position))))
         self._position = np.array(position)
 
-    def commanded(self, translation: NDArray[np.float64]) -> None:
-        """The robot was told to move by this (3) [m]."""
-        distance = float(np.linalg.norm(translation))
-        for camera in self._cameras.values():
-            camera.commanded_m += distance
+    def commanded(self, stamp_ns: int, translation: NDArray[np.float64]) -> None:
+        """At that time the robot was told to move by this (3) [m]."""
+        self._commanded.append((stamp_ns, float(np.linalg.norm(translation))))
 
     def reasons(self) -> list[str]:
         """One line for each frozen camera."""
-        if self.max_frozen_ns == 0:
-            return []
-        lines = []
-        for name, camera in self._cameras.items():
-            still_ns = camera.newest_ns - camera.changed_ns
-            if still_ns > self.max_frozen_ns and (camera.seen_m > self.seen_m or camera.commanded_m > self.commanded_m):
-                lines.append(
-                    f"{name} is frozen: the same image for {still_ns / 1e9:.2f} s while the robot moved"
-                    f" {camera.seen_m:.3f} m and was told to move {camera.commanded_m:.3f} m"
-                )
-        return lines
+        return [reason for name, camera in self._cameras.items() if (reason := self._reason(name, camera))]
+
+    def _reason(self, name: str, camera: _Camera) -> str:
+        still_ns = camera.newest_ns - camera.changed_ns
+        if camera.reason or self.max_frozen_ns == 0 or still_ns <= self.max_frozen_ns:
+            return camera.reason
+        # A move seen at t ended at t; one commanded at t began there.
+        seen = sum(way for t, way in self._seen if camera.changed_ns < t <= camera.newest_ns)
+        commanded = sum(way for t, way in self._commanded if camera.changed_ns <= t < camera.newest_ns)
+        if seen > self.seen_m or commanded > self.commanded_m:
+            camera.reason = (
+                f"{name} is frozen: the same image for {still_ns / 1e9:.2f} s while the robot moved {seen:.3f} m"
+                f" and was told to move {commanded:.3f} m"
+            )
+        return camera.reason

@@ -176,6 +176,10 @@ def _cluster(model: mujoco.MjModel, mesh: int, cell: float) -> tuple[NDArray[np.
     return merged, keep & once
 
 
+def _three(values: Array) -> tuple[float, float, float]:
+    return float(values[0]), float(values[1]), float(values[2])
+
+
 def _xyzw(wxyz: Array) -> Array:
     return np.asarray(wxyz, dtype=np.float64)[[1, 2, 3, 0]]
 
@@ -330,10 +334,10 @@ class Simulation:
                 SceneGeom(
                     name=name or f"geom{i}",
                     type=names[int(model.geom_type[i])],
-                    size=tuple(float(x) for x in model.geom_size[i]),
+                    size=_three(model.geom_size[i]),
                     position=view.geom_xpos[i].copy(),
                     quaternion=_xyzw(quaternion),
-                    rgba=(0.85, 0.85, 0.88, 1.0) if robot else tuple(float(x) for x in rgba),
+                    rgba=(0.85, 0.85, 0.88, 1.0) if robot else (*_three(rgba), float(rgba[3])),
                     triangles=self._triangles(int(model.geom_dataid[i])) if mesh else None,
                 )
             )
@@ -418,7 +422,7 @@ class SimulationEnv(gymnasium.Env[dict[str, NDArray[Any]], Array]):
                 spaces[name] = gymnasium.spaces.Box(0, 255, value.shape, np.uint8)
             else:
                 spaces[name] = gymnasium.spaces.Box(-np.inf, np.inf, value.shape, np.float64)
-        self.observation_space = gymnasium.spaces.Dict(spaces)
+        self.observation_space: gymnasium.spaces.Dict = gymnasium.spaces.Dict(spaces)  # type: ignore[assignment]
         self._steps = 0
 
     def reset(
@@ -436,7 +440,7 @@ class SimulationEnv(gymnasium.Env[dict[str, NDArray[Any]], Array]):
         truncated = self._steps >= self.simulation.task.max_steps
         return self.simulation.observe(self.images), float(success), success, truncated, {"success": success}
 
-    def render(self) -> Image:  # type: ignore[override]
+    def render(self) -> Image:
         return self.simulation.render("frontview", 256, 256)
 
     def close(self) -> None:

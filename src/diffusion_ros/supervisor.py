@@ -53,7 +53,7 @@ class Supervisor:
         self.restarted: dict[str, int] = {}
 
     def start(self, name: str, command: Sequence[str], restarts: int) -> None:
-        """Starts `command`; if it fails it is started again, `restarts` times at most. Call from the main thread."""
+        """Starts `command`; when it ends it is started again, `restarts` times at most. Call from the main thread."""
         log = self._folder / f"{name}.log"
         process = self._spawn(command, log)
         self._children[name] = _Child(name, command, restarts, process, log.open(errors="replace"))
@@ -69,7 +69,7 @@ class Supervisor:
             self._read(child)
             if status is None:
                 continue
-            if child.restarts_left > 0 and status not in (0, _STATUS_BAD_INPUT):
+            if child.restarts_left > 0 and status != _STATUS_BAD_INPUT:
                 child.restarts_left -= 1
                 self.restarted[child.name] = self.restarted.get(child.name, 0) + 1
                 self._show(f"{child.name} {describe_status(status)}: starting it again")

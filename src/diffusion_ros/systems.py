@@ -15,8 +15,8 @@ import diffusion_ros
 Value = bool | int | float | str
 
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "LP_NUM_THREADS": "1"}
-"""What nodes are started with, unless the variable is set: threads of torch and of Mesa's software rasteriser that wait by
-spinning take the cores from the other nodes."""
+"""What nodes are started with, where it is not set: the threads of torch and of Mesa's software rasteriser wait by
+spinning, and so take the cores from the other nodes."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Argument:
         except ValueError:
             raise ValueError(f"{self.name} {text!r}: expected a number") from None
         if self.choices and value not in self.choices:
-            raise ValueError(f"{self.name} {text!r}: expected one of {', '.join(self.choices)}")
+            raise ValueError(f"{self.name} {text!r}: expected one of {', '.join(filter(None, self.choices))}")
         if self.minimum is not None and isinstance(value, int) and value < self.minimum:
             raise ValueError(f"{self.name} {value}: expected at least {self.minimum}")
         return value
@@ -56,7 +56,7 @@ class NodeDescription:
     arguments: Mapping[str, str]
     """Parameter of the node -> name of the argument that gives it."""
     restarts: int = 0
-    """How often it is started again when it fails."""
+    """How often it is started again when it ends before the system does."""
     required: bool = False
     """Whether the system ends when it does."""
 
@@ -75,6 +75,9 @@ class System:
         """The parameters that `values` (all arguments by name) give to a node, by the node's names for them."""
         return {parameter: values[argument] for parameter, argument in node.arguments.items()}
 
+
+VIEWS = ("frontview", "agentview", "birdview", "robot0_robotview", "robot0_eye_in_hand")
+"""Cameras that all tasks have."""
 
 _CHECKPOINT = Argument("checkpoint", "", "the policy (.pt); default: checkpoints/<task>_pixels.pt")
 _DEVICE = Argument("device", "cpu", "torch device of the policy")
@@ -95,7 +98,7 @@ SIMULATION = System(
         ),
         Argument("max_steps", 0, "length of an episode; 0: the task's own (lift 200, can and square 400)", minimum=0),
         Argument("stop_after_success", 0, "steps that an episode goes on after its success", minimum=0),
-        Argument("view", "", "camera of the video's larger view, for example frontview; none: no video"),
+        Argument("view", "", "camera of the larger view of a video; none: no video", choices=("", *VIEWS)),
         Argument("output_dir", "", "folder for logs and videos; default: runs/<task>-<time>"),
         Argument("policy_seed", 0, "of the sampling noise", minimum=0),
         _SAMPLER_STEPS,

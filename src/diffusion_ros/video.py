@@ -52,7 +52,7 @@ def project(points: Array, matrix: Array, position: Array, quaternion: Array) ->
 
 
 def draw_chunk(view: Image, pixels: Array) -> Image:
-    """`view` (H, W, 3) with a line through `pixels` (N, 2) from yellow (now) to pink (the chunk's end); NaN is skipped."""
+    """`view` (H, W, 3) with a line through `pixels` (N, 2), yellow (now) to pink (the chunk's end); NaN is skipped."""
     drawn = view.copy()
     if not len(pixels):
         return drawn

@@ -128,6 +128,7 @@ class PolicyNode(RunnableNode):
         self._condition = threading.Condition()
         self._frames: deque[tuple[Frame, float]] = deque(maxlen=4 * spec.n_obs_steps)
         self._closing = False
+        self._busy = False
         self._worker = threading.Thread(target=self._work, name="inference", daemon=True)
         self._worker.start()
 
@@ -170,7 +171,7 @@ class PolicyNode(RunnableNode):
         except messages.MessageError as error:
             self._bad(topics.EEF_POSE, error)
             return
-        self._frozen.position(position)
+        self._frozen.position(stamp_ns, position)
         self._good(topics.EEF_POSE, stamp_ns, {"robot0_eef_pos": position, "robot0_eef_quat": quaternion})
 
     def _on_object_pose(self, msg: PoseStamped) -> None:
@@ -192,10 +193,10 @@ class PolicyNode(RunnableNode):
 
     def _on_command(self, msg: JointTrajectory) -> None:
         try:
-            _, row = messages.command_from_msg(msg)
+            stamp_ns, row = messages.command_from_msg(msg)
         except messages.MessageError:
             return  # the executor is not ours to judge
-        self._frozen.commanded(row[:3])
+        self._frozen.commanded(stamp_ns, row[:3])
 
     def _bad(self, topic: str, error: ValueError) -> None:
         self._faults[topic] = f"{topic}: {error}"
@@ -231,6 +232,7 @@ class PolicyNode(RunnableNode):
                     return
                 frames = list(self._frames)
                 self._frames.clear()
+                self._busy = True
             try:
                 self._think(frames)
                 self._faults.pop("", None)
@@ -242,23 +244,39 @@ class PolicyNode(RunnableNode):
                     self.get_logger().error(traceback.format_exc())
                 self._faults[""] = f"inference failed: {' '.join(str(error).split())[-300:]}"
                 self._controller.reset()
+            finally:
+                self._busy = False
+
+    @property
+    def thinking(self) -> bool:
+        """Whether a frame is being worked on, or waits."""
+        with self._condition:
+            return self._busy or bool(self._frames)
 
     def _think(self, frames: list[tuple[Frame, float]]) -> None:
-        taken = [self._controller.push(frame) for frame, _ in frames][-1]
-        newest, received = frames[-1]
-        if newest.stamp_ns != self._controller.newest_stamp_ns:
-            return  # too soon after the last one
-        if self._controller.needs_chunk(newest.stamp_ns):
+        current: tuple[Frame, float] | None = None
+        repeated = False
+        for frame, received in frames:
+            # The others come too soon after the last one: sensors that are faster than the control rate.
+            if self._controller.push(frame):
+                current, repeated = (frame, received), False
+            elif frame.stamp_ns == self._controller.newest_stamp_ns:
+                current, repeated = (frame, received), True
+        if current is None:
+            return
+        frame, received = current
+        if self._controller.needs_chunk(frame.stamp_ns):
             start = time.monotonic()
             chunk = self._controller.chunk()
             self.diagnostics.latency("inference", time.monotonic() - start)
             if not np.all(np.isfinite(chunk.rows)):
+                self._controller.reset()
                 raise FrameError("the policy's chunk has NaN or infinite values")
-            self._publish(chunk, newest)
+            self._publish(chunk, frame)
             self.diagnostics.latency("frame to chunk", time.monotonic() - received)
-        elif not taken and self._controller.last_chunk is not None:
+        elif repeated and self._controller.last_chunk is not None:
             # The same observation again: somebody has not got our answer.
-            self._publish(self._controller.last_chunk, newest)
+            self._publish(self._controller.last_chunk, frame)
 
     def _publish(self, chunk: ActionChunk, frame: Frame) -> None:
         self._chunk_publisher.publish(messages.chunk_to_msg(chunk, self._frame_id))

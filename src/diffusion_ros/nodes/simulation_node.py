@@ -95,6 +95,7 @@ class SimulationNode(RunnableNode):
             raise ValueError(f"view {p.view!r}: expected one of {', '.join(self.simulation.known_cameras)}")
         if p.view:
             Path(p.output_dir).mkdir(parents=True, exist_ok=True)
+        self.simulation.observe()  # the first picture makes the OpenGL context, which takes a second
         self.phase = "checking"
         self._phase_began = made
         self._last_tick = made
@@ -110,6 +111,7 @@ class SimulationNode(RunnableNode):
         self._frame: dict[str, NDArray[Any]] = {}
         self._command: Array | None = None
         self._answered_at: float | None = None
+        self._acting = False
         # For the video.
         self._chunk: ActionChunk | None = None
         self._executor_says = ""
@@ -117,12 +119,14 @@ class SimulationNode(RunnableNode):
         self._drawing: Generator[None, None, None] | None = None
 
         self.diagnostics = Diagnostics(self, "robosuite", self._refresh)
-        command = self.create_subscription(JointTrajectory, topics.EEF_COMMAND, self._on_command, topics.COMMAND_QOS)
+        self._commands = self.create_subscription(
+            JointTrajectory, topics.EEF_COMMAND, self._on_command, topics.COMMAND_QOS
+        )
         chunk = self.create_subscription(JointTrajectory, topics.ACTION_CHUNK, self._on_chunk, topics.COMMAND_QOS)
         pose = self.create_subscription(PoseStamped, topics.EEF_POSE, self._on_pose, topics.SENSOR_QOS)
         self.create_subscription(DiagnosticArray, topics.DIAGNOSTICS, self._on_diagnostics, topics.DIAGNOSTICS_QOS)
         # As they are called after remapping, which questions about the graph do not follow.
-        self._command_topic, self._chunk_topic = command.topic_name, chunk.topic_name
+        self._command_topic, self._chunk_topic = self._commands.topic_name, chunk.topic_name
         self._pose_topic = pose.topic_name
         self._sources = SourceWatch(self, self._pose_topic)
         self._heard_pose = False
@@ -273,6 +277,7 @@ class SimulationNode(RunnableNode):
 
     def _tick_realtime(self, now: float, late: bool) -> None:
         stamp_ns = self.get_clock().now().nanoseconds
+        self._take_waiting_command()
         command, self._command = self._command, None
         if self.phase == "waiting" and command is not None and np.any(command) and not self._conflict():
             self._enter("running")  # nothing is lost while the policy starts
@@ -281,6 +286,13 @@ class SimulationNode(RunnableNode):
             self._fault = "no command in this period" if command is None else ""
             self._step(HOLD if command is None or self._conflict() else command, missed=command is None)
         self._go_on(stamp_ns, now)
+
+    def _take_waiting_command(self) -> None:
+        """rclpy runs timers first: on a busy machine a command that came in time may still be in the queue."""
+        with self._commands.handle:
+            waiting = self._commands.handle.take_message(self._commands.msg_type, False)
+        if waiting is not None:
+            self._on_command(waiting[0])
 
     def _go_on(self, stamp_ns: int, now: float | None = None) -> None:
         """Observes, or ends the episode."""
@@ -292,7 +304,7 @@ class SimulationNode(RunnableNode):
     def _step(self, row: Array, missed: bool = False) -> None:
         episode = self.episode
         if self.parameters.view:
-            self._record(row, missed)
+            self._record(self._why_held(row, missed))
         if self._answered_at is not None:
             episode.took("stamp to command", self._answered_at - self._stamped_at)
             episode.took("publication to command", self._answered_at - self._published_at)
@@ -301,6 +313,7 @@ class SimulationNode(RunnableNode):
         self.simulation.step(row)
         episode.took("physics", time.monotonic() - began)
         episode.executed(row, self.simulation.success, missed)
+        self._acting = bool(np.any(row))
         self.diagnostics.tick("step")
 
     def _finish(self) -> None:
@@ -308,7 +321,7 @@ class SimulationNode(RunnableNode):
         result = self.episode.result(self.simulation.state_hash())
         if self.parameters.view:
             self._frame = self.simulation.observe()
-            self._record(HOLD, missed=False)
+            self._record("" if self.episode.success else "the episode is over")
             name = f"episode_{self.episode.index:03d}_seed_{self.episode.seed}.mp4"
             self._drawing = self._write_video(Path(self.parameters.output_dir) / name, result)
             self._enter("drawing")
@@ -416,6 +429,7 @@ class SimulationNode(RunnableNode):
                     "held": episode.held,
                     "missed": episode.missed,
                     "rate": round(self.diagnostics.rate("step"), 2),
+                    "acting": self._acting,
                     "latency_ms": round(1e3 * answers[-1], 2) if answers else None,
                     "fault": self._conflict() or self._fault,
                     **news,
@@ -440,14 +454,16 @@ class SimulationNode(RunnableNode):
             and self.count_publishers(self._chunk_topic) > 0
         )
 
-    def _record(self, row: Array, missed: bool) -> None:
-        """Keeps the observation that is out and its answer `row` for the video."""
-        reason = ""
+    def _why_held(self, row: Array, missed: bool) -> str:
         if missed:
-            reason = self._fault
-        elif not np.any(row):
-            says = self._executor_says
-            reason = says.removeprefix("holding: ") if says.startswith("holding: ") else "told to"
+            return self._fault
+        if np.any(row):
+            return ""
+        says = self._executor_says
+        return says.removeprefix("holding: ") if says.startswith("holding: ") else "told to"
+
+    def _record(self, reason: str) -> None:
+        """Keeps the observation that is out for the video; `reason`: why the robot holds after it, or ''."""
         rows = np.zeros((0, ACTION_SIZE))
         if self._chunk is not None:
             rows = self._chunk.rows[max(0, self._chunk.index_at(self._stamp_ns)) :]

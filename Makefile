@@ -1,0 +1,52 @@
+# What there is to do here: `make help`. Every target sets up what is missing.
+PYTHON ?= python3
+PY := .venv/bin/python
+
+TASK ?= can
+EPISODES ?= 3
+SEED ?= 100000
+VIEW ?= frontview
+MODE ?= realtime
+CHECKPOINT ?= checkpoints/$(TASK)_pixels.pt
+RUN := $(or $(RUN),runs/$(TASK)-$(shell date +%Y%m%d-%H%M%S))
+
+.DEFAULT_GOAL := help
+.PHONY: help setup sim test test-slow check bench clean
+
+help:
+	@echo "make sim        the Can task from pixels over ROS 2: simulator, policy and executor, with a video under runs/"
+	@echo "                TASK=lift|can|square EPISODES=$(EPISODES) SEED=$(SEED) VIEW=$(VIEW) MODE=realtime|lockstep CHECKPOINT=..."
+	@echo "make test       the tests (make test-slow: the slow ones)"
+	@echo "make check      format, lint, types"
+	@echo "make bench      the benchmarks, as ratios against a reference timed in the same run"
+	@echo "make setup      .venv with the pinned versions (PYTHON=$(PYTHON)); the others do this when it is missing"
+	@echo "make clean      removes caches and build folders; keeps .venv, runs and data"
+
+setup: .venv/.installed
+
+.venv/.installed: requirements.txt requirements-nodeps.txt requirements-dev.txt setup.py pyproject.toml
+	@scripts/setup.sh "$(PYTHON)"
+	@touch $@
+
+sim: setup
+	@MUJOCO_GL=$$(scripts/system_libraries.sh $(PY)) && export MUJOCO_GL && exec $(PY) -m diffusion_ros.bringup simulation \
+		--task "$(TASK)" --checkpoint "$(CHECKPOINT)" --episodes "$(EPISODES)" --seed "$(SEED)" --mode "$(MODE)" \
+		--view "$(VIEW)" --output-dir "$(RUN)" --json "$(RUN)/summary.json"
+
+test: setup
+	ROS_PYTHON_CHECK_FIELDS=1 $(PY) -m pytest -m "not slow"
+
+test-slow: setup
+	ROS_PYTHON_CHECK_FIELDS=1 $(PY) -m pytest -m slow
+
+check: setup
+	$(PY) -m ruff format --check .
+	$(PY) -m ruff check .
+	$(PY) -m mypy
+
+bench: setup
+	@for benchmark in tests/benchmarks/bench_*.py; do $(PY) "$$benchmark" || exit 1; done
+
+clean:
+	rm -rf build install log dist *.egg-info .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +

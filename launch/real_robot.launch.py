@@ -1,0 +1,16 @@
+"""Policy and executor for a robot that has drivers and cameras of its own; see config/real_robot.yaml.
+
+`ros2 launch diffusion_ros real_robot.launch.py checkpoint:=P agentview_image:=/camera/color/image_raw eef_pose:=...`
+Nothing moves until the service `executor/set_enabled` is called, unless enabled:=true is given.
+"""
+
+from pathlib import Path
+
+from launch import LaunchDescription
+
+from diffusion_ros.launch_description import describe
+from diffusion_ros.systems import REAL_ROBOT
+
+
+def generate_launch_description() -> LaunchDescription:
+    return describe(REAL_ROBOT, Path(__file__).resolve().parents[1])

@@ -1,0 +1,40 @@
+#!/bin/sh
+# Makes .venv with the pinned versions of requirements*.txt and this project in it (editable). Safe to run again.
+#   usage: scripts/setup.sh [python]      a Python of at least 3.10; the default is python3
+set -eu
+cd "$(dirname "$0")/.."
+python=${1:-python3}
+
+die() {
+    echo "setup: $*" >&2
+    exit 1
+}
+
+command -v "$python" >/dev/null || die "$python not found: install Python 3.10 or newer, or name one: make setup PYTHON=/path/to/python3"
+"$python" -c 'import sys; sys.exit(sys.version_info < (3, 10))' ||
+    die "$python is $("$python" --version 2>&1), expected 3.10 or newer; name another one: make setup PYTHON=/path/to/python3"
+if ! "$python" -c 'import ensurepip, venv' 2>/dev/null; then # Debian and Ubuntu ship these apart from Python
+    if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+        echo "setup: installing python3-venv from the distribution" >&2
+        apt-get update </dev/null
+        DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends python3-venv </dev/null
+    fi
+    "$python" -c 'import ensurepip, venv' 2>/dev/null || die "$python has no venv module: install python3-venv from your distribution"
+fi
+
+pip() {
+    .venv/bin/python -m pip "$@" --disable-pip-version-check --no-input
+}
+
+echo "setup: installing the pinned versions into .venv: 3 GB on disk, a few minutes"
+"$python" -m venv .venv
+pip install -r requirements.txt -r requirements-dev.txt
+pip install --no-deps -r requirements-nodeps.txt
+pip install --no-deps --no-build-isolation -e .
+
+# Rendering is for simulation alone: without it the policy and executor nodes work, and `make sim` stops and says why.
+if backend=$(scripts/system_libraries.sh .venv/bin/python); then
+    echo "setup: done; off-screen rendering: $backend"
+else
+    echo "setup: done, but nothing can be rendered yet"
+fi

@@ -1,0 +1,379 @@
+"""Starts a whole system without `ros2 launch`, shows what it does, and writes down how it went.
+
+    python -m diffusion_ros.bringup simulation --task can --episodes 3 --seed 100000 --mode realtime --json summary.json
+
+Exit status: 0 when all episodes were run, 1 when a node failed, 2 after one line on stderr for bad input, and 130 or
+143 after Ctrl-C or SIGTERM. No process outlives it, and the result file appears whole or not at all.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import re
+import signal
+import socket
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any, NoReturn
+
+import rclpy
+import yaml
+from diagnostic_msgs.msg import DiagnosticArray
+from rclpy.context import Context
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.node import Node
+from std_msgs.msg import String
+
+from diffusion_ros import messages, topics
+from diffusion_ros.checkpoint import CheckpointError, file_sha256, read_spec
+from diffusion_ros.supervisor import Ended, Supervisor, describe_status
+from diffusion_ros.systems import ENVIRONMENT, SIMULATION, System, Value, default_checkpoint, resource_folder
+
+_PROGRESS_SECONDS = 0.2
+_PLAIN_PROGRESS_SECONDS = 10.0
+"""Between lines where they cannot be overwritten (a file, a pipe)."""
+
+
+class UsageError(ValueError):
+    """Bad input; one line with the value and what was expected."""
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{self.prog}: {message}")
+
+
+@dataclass(frozen=True)
+class Request:
+    """What was asked for, checked."""
+
+    system: System
+    values: Mapping[str, Value]
+    output_dir: Path
+    result: Path
+    namespace: str
+    domain_id: int
+    checkpoint_sha256: str
+
+
+def parse(arguments: Sequence[str]) -> Request:
+    """Raises UsageError or CheckpointError, before anything is started or written."""
+    parser = _Parser(prog="bringup", description="Starts a system of nodes.", allow_abbrev=False)
+    systems = parser.add_subparsers(dest="system", required=True, metavar="{simulation}")
+    simulation = systems.add_parser("simulation", help="simulator, policy and executor", allow_abbrev=False)
+    for argument in SIMULATION.arguments:
+        choices = f" ({', '.join(filter(None, argument.choices))})" if argument.choices else ""
+        simulation.add_argument(
+            f"--{argument.name.replace('_', '-')}",
+            dest=argument.name,
+            default=str(argument.default),
+            metavar=argument.name.upper(),
+            help=f"{argument.description}{choices}" + (f" [{argument.default}]" if argument.default != "" else ""),
+        )
+    simulation.add_argument("--json", default="", metavar="FILE", help="the result; default: OUTPUT_DIR/summary.json")
+    simulation.add_argument("--namespace", default="", help="of all nodes and topics")
+    simulation.add_argument("--domain-id", default="", help="ROS_DOMAIN_ID; default: the environment's, or a free one")
+    given = parser.parse_args(arguments)
+    try:
+        values = {a.name: a.parse(getattr(given, a.name)) for a in SIMULATION.arguments}
+    except ValueError as error:
+        raise UsageError(f"--{error}") from None
+
+    task = str(values["task"])
+    checkpoint = Path(str(values["checkpoint"]) or default_checkpoint(task)).absolute()
+    spec = read_spec(checkpoint)
+    if spec.kind != "policy":
+        raise UsageError(f"{checkpoint}: is a {spec.kind}, a policy is needed")
+    if spec.task != task:
+        raise UsageError(f"{checkpoint}: was trained on the task {spec.task}, {task} is needed")
+    values["checkpoint"] = str(checkpoint)
+
+    when = time.strftime("%Y%m%d-%H%M%S")
+    output_dir = Path(str(values["output_dir"]) or f"runs/{task}-{when}-{os.getpid()}").absolute()
+    values["output_dir"] = str(output_dir)
+    result = Path(given.json).absolute() if given.json else output_dir / "summary.json"
+    if result.is_dir():
+        raise UsageError(f"--json {result}: is a folder, a file name is expected")
+    for folder in (output_dir, result.parent):
+        _check_writable(folder)
+    if given.namespace and not re.fullmatch(r"/?[A-Za-z_][A-Za-z0-9_]*(/[A-Za-z_][A-Za-z0-9_]*)*", given.namespace):
+        raise UsageError(f"--namespace {given.namespace!r}: expected names of letters, digits and _ between slashes")
+    domain = given.domain_id or os.environ.get("ROS_DOMAIN_ID", "")
+    if domain and not (domain.isdecimal() and int(domain) <= 232):
+        raise UsageError(f"ROS_DOMAIN_ID {domain!r}: expected 0 to 232")
+    return Request(
+        system=SIMULATION,
+        values=values,
+        output_dir=output_dir,
+        result=result,
+        namespace=given.namespace.strip("/"),
+        domain_id=int(domain) if domain else free_domain_id(),
+        checkpoint_sha256=file_sha256(checkpoint),
+    )
+
+
+def _check_writable(folder: Path) -> None:
+    """Tries the nearest folder that there is; permissions alone do not tell (root, read-only file systems)."""
+    nearest = folder
+    while not nearest.exists():
+        nearest = nearest.parent
+    try:
+        with tempfile.NamedTemporaryFile(dir=nearest):
+            pass
+    except OSError as error:
+        raise UsageError(f"{folder}: cannot be written: {error.strerror}") from None
+
+
+def free_domain_id() -> int:
+    """A ROS domain in which no process of this machine takes part.
+
+    The first participant of domain d listens on UDP port 7410 + 250 d (the RTPS standard, section 9.6.1.1). Up to 101,
+    because the ports of higher domains are ephemeral ones of Linux.
+    """
+    domains = list(range(1, 102))
+    random.shuffle(domains)
+    for domain in domains:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+            try:
+                probe.bind(("", 7410 + 250 * domain))
+            except OSError:
+                continue
+        return domain
+    raise UsageError("no free ROS domain from 1 to 101: give one by --domain-id")
+
+
+@dataclass
+class Observer:
+    """What the system says of itself: episodes and their ends, and what the executor does."""
+
+    task: str
+    episodes: int
+    results: dict[int, dict[str, Any]] = field(default_factory=dict)
+    news: dict[str, Any] = field(default_factory=dict)
+    executor: str = "starting"
+
+    def subscribe(self, node: Node) -> None:
+        node.create_subscription(String, topics.EPISODE, self._on_episode, topics.EPISODE_QOS)
+        node.create_subscription(DiagnosticArray, topics.DIAGNOSTICS, self._on_diagnostics, topics.DIAGNOSTICS_QOS)
+
+    def _on_episode(self, msg: String) -> None:
+        try:
+            self.news = messages.episode_from_msg(msg)
+        except messages.MessageError:
+            return
+        if self.news.get("event") == "end":
+            result = self.news["result"]
+            self.results[int(result["index"])] = result
+
+    def _on_diagnostics(self, msg: DiagnosticArray) -> None:
+        for status in messages.diagnostics_from_msg(msg):
+            if status.hardware_id == "executor":
+                self.executor = status.summary
+
+    def line(self) -> str:
+        """The progress, in one line."""
+        news = self.news
+        if not news:
+            return f"{self.task}  starting"
+        done = [result["success"] for result in self.results.values()]
+        score = f"  {sum(done)} of {len(done)} succeeded" if done else ""
+        latency = f"  {news['latency_ms']:3.0f} ms" if news["latency_ms"] is not None else ""
+        phase = news["event"]
+        if phase == "running":
+            # What the executor says of itself comes only once a second.
+            why = news["fault"] or self.executor.removeprefix("holding: ")
+            state = "acting" if news["acting"] else f"holding: {why}"
+        else:
+            state = {
+                "waiting": f"waiting for the policy ({self.executor})",
+                "drawing": "drawing the video",
+                "pausing": "next episode",
+                "end": "success" if news["success"] else "no success",
+                "done": "done",
+            }[phase]
+        return (
+            f"{self.task}  episode {news['index'] + 1}/{self.episodes}  step {news['step']:3d}/{news['max_steps']}"
+            f"  {news['rate']:4.1f} Hz{latency}  missed {news['missed']}  {state}{score}"
+        )
+
+
+class Screen:
+    """A line that is overwritten on a terminal, and lines that stay. On stderr: stdout is for the outcome."""
+
+    def __init__(self) -> None:
+        self._overwrites = sys.stderr.isatty()
+        self._next = 0.0
+
+    def progress(self, line: str) -> None:
+        now = time.monotonic()
+        if now < self._next:
+            return
+        self._next = now + (_PROGRESS_SECONDS if self._overwrites else _PLAIN_PROGRESS_SECONDS)
+        if self._overwrites:
+            width = os.get_terminal_size(sys.stderr.fileno()).columns
+            print(f"\r\x1b[K{line[: width - 1]}", end="", file=sys.stderr, flush=True)
+        else:
+            print(line, file=sys.stderr, flush=True)
+
+    def show(self, line: str) -> None:
+        print(f"\r\x1b[K{line}" if self._overwrites else line, file=sys.stderr, flush=True)
+
+    def end(self, message: str) -> None:
+        """Removes the progress; a last line, unless it is ''."""
+        if message:
+            self.show(" ".join(message.split()))
+        elif self._overwrites:
+            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+
+
+class Failed(Exception):
+    """The system ended before its work was done: a line for stderr and the exit status."""
+
+    def __init__(self, message: str, status: int) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+def command(request: Request, index: int) -> list[str]:
+    """The command line of node `index`; its chosen parameters go through a file that stays in the run's folder."""
+    node = request.system.nodes[index]
+    chosen = request.output_dir / f"{node.name}.yaml"
+    parameters = request.system.parameters(node, request.values)
+    chosen.write_text(yaml.safe_dump({"/**": {"ros__parameters": parameters}}))
+    files = [str(resource_folder() / "config" / node.config), str(chosen)]
+    arguments = [argument for file in files for argument in ("--params-file", file)]
+    remaps = [f"__node:={node.name}", *([f"__ns:=/{request.namespace}"] if request.namespace else [])]
+    arguments += [argument for remap in remaps for argument in ("-r", remap)]
+    return [sys.executable, "-m", node.module, "--ros-args", *arguments]
+
+
+def run_simulation(request: Request, screen: Screen, stop: Sequence[int]) -> dict[str, Any]:
+    """Runs all episodes and returns the result. Raises Failed; returns {} when a signal has filled `stop`."""
+    began = time.monotonic()
+    request.output_dir.mkdir(parents=True, exist_ok=True)
+    environment = {**ENVIRONMENT, **os.environ, "ROS_DOMAIN_ID": str(request.domain_id)}
+    environment.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
+    environment.setdefault("ROS_LOG_DIR", str(request.output_dir / "ros"))
+    os.environ.update(environment)  # our own observer reads them there too
+    observer = Observer(str(request.values["task"]), int(request.values["episodes"]))
+    with ExitStack() as stack:
+        context = Context()
+        rclpy.init(args=[], context=context, domain_id=request.domain_id)
+        stack.callback(rclpy.try_shutdown, context=context)
+        name = f"bringup_{os.getpid()}"
+        node = Node(name, context=context, namespace=request.namespace, use_global_arguments=False)
+        stack.callback(node.destroy_node)
+        observer.subscribe(node)
+        executor = SingleThreadedExecutor(context=context)
+        stack.callback(executor.shutdown)
+        executor.add_node(node)
+        supervisor = stack.enter_context(Supervisor(request.output_dir, environment, screen.show))
+        for index, description in enumerate(request.system.nodes):
+            supervisor.start(description.name, command(request, index), description.restarts)
+        required = {description.name for description in request.system.nodes if description.required}
+        finished = False
+        while not stop and not finished:
+            executor.spin_once(timeout_sec=0.05)
+            for ended in supervisor.poll():
+                if ended.name not in required or ended.status != 0:
+                    raise _failure(ended, request.output_dir)
+                finished = True
+            screen.progress(observer.line())
+        deadline = time.monotonic() + 2.0
+        while not stop and len(observer.results) < observer.episodes and time.monotonic() < deadline:
+            executor.spin_once(timeout_sec=0.05)
+        restarted = dict(supervisor.restarted)
+    if stop:
+        return {}
+    missing = [i for i in range(observer.episodes) if i not in observer.results]
+    if missing:
+        raise Failed(f"no result of episode {', '.join(map(str, missing))}; logs: {request.output_dir}", 1)
+    return _summary(request, observer, restarted, time.monotonic() - began)
+
+
+def _failure(ended: Ended, folder: Path) -> Failed:
+    if ended.status == 2 and ended.message:
+        return Failed(ended.message, 2)
+    said = f": {ended.message}" if ended.message else ""
+    return Failed(f"{ended.name} {describe_status(ended.status)}{said}; logs: {folder}", 1)
+
+
+def _summary(request: Request, observer: Observer, restarted: dict[str, int], seconds: float) -> dict[str, Any]:
+    results = [observer.results[i] for i in range(observer.episodes)]
+    successes = sum(bool(result["success"]) for result in results)
+    latencies = [t["median"] for r in results if (t := r["timings_ms"].get("publication to command"))]
+    return {
+        "task": request.values["task"],
+        "episodes": observer.episodes,
+        "seed": request.values["seed"],
+        "success_rate": successes / len(results),
+        "successes": successes,
+        "mode": request.values["mode"],
+        "checkpoint": request.values["checkpoint"],
+        "checkpoint_sha256": request.checkpoint_sha256,
+        "policy_seed": request.values["policy_seed"],
+        "missed": sum(result["missed"] for result in results),
+        "held": sum(result["held"] for result in results),
+        "overruns": sum(result["overruns"] for result in results),
+        "mean_length": sum(result["steps"] for result in results) / len(results),
+        "median_latency_ms": round(sorted(latencies)[len(latencies) // 2], 3) if latencies else None,
+        "restarted": restarted,
+        "seconds": round(seconds, 1),
+        "results": results,
+    }
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Writes `content`; the file appears whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        part.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    stop: list[int] = []
+
+    def on_signal(number: int, frame: FrameType | None) -> None:
+        stop.append(number)
+
+    screen = Screen()
+    previous = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        request = parse(sys.argv[1:] if arguments is None else arguments)
+        screen.show(f"ROS_DOMAIN_ID={request.domain_id}  logs: {request.output_dir}")
+        result = run_simulation(request, screen, stop)
+        if not result:
+            raise Failed(f"stopped by {signal.Signals(stop[0]).name}", 128 + stop[0])
+        write_json(request.result, result)
+    except (UsageError, CheckpointError) as error:
+        screen.end(str(error))
+        return 2
+    except Failed as error:
+        screen.end(str(error))
+        return error.status
+    except OSError as error:
+        screen.end(str(error))
+        return 1
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+    screen.end("")
+    print(f"{result['task']}: {result['successes']} of {result['episodes']} succeeded; {request.result}")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,72 @@
+"""A system as a launch description, for the files in launch/. The only file that imports launch and launch_ros.
+
+Nodes are started as `python -m <module>`, which works in every kind of installation: launch_ros looks for a package's
+executables in lib/<package>, where pip puts none.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from launch.actions import DeclareLaunchArgument, OpaqueFunction, Shutdown
+from launch.launch_context import LaunchContext
+from launch.launch_description import LaunchDescription
+from launch.substitutions import LaunchConfiguration
+from launch_ros.actions import Node
+from launch_ros.parameter_descriptions import ParameterValue
+
+from diffusion_ros.systems import ENVIRONMENT, System
+
+
+def describe(system: System, resources: Path) -> LaunchDescription:
+    """The system with its arguments, and `namespace`; `resources` is the folder that holds config/ and checkpoints/."""
+    declared = [
+        DeclareLaunchArgument(
+            argument.name,
+            default_value=str(argument.default),
+            description=argument.description,
+            choices=argument.choices or None,
+        )
+        for argument in system.arguments
+    ]
+    namespace = DeclareLaunchArgument("namespace", default_value="", description="of all nodes and topics")
+    return LaunchDescription([*declared, namespace, OpaqueFunction(function=partial(_nodes, system, resources))])
+
+
+def _nodes(system: System, resources: Path, context: LaunchContext) -> list[Any]:
+    """Raises ValueError for an argument that cannot be used."""
+    texts = {a.name: LaunchConfiguration(a.name).perform(context) for a in system.arguments}
+    values = {a.name: a.parse(texts[a.name]) for a in system.arguments}
+    checkpoint = texts["checkpoint"]
+    if not checkpoint:
+        if "task" not in values:
+            raise ValueError("checkpoint '': expected the path of a policy (.pt)")
+        checkpoint = str(resources / "checkpoints" / f"{values['task']}_pixels.pt")
+    values["checkpoint"] = str(Path(checkpoint).absolute())
+    return [
+        Node(
+            executable=sys.executable,
+            arguments=["-m", node.module],
+            name=node.name,
+            namespace=LaunchConfiguration("namespace").perform(context),
+            parameters=[
+                str(resources / "config" / node.config),
+                {
+                    name: ParameterValue(value, value_type=type(value))
+                    for name, value in system.parameters(node, values).items()
+                },
+            ],
+            remappings=[(topic, texts[argument]) for topic, argument in system.topics.items()],
+            additional_env={name: value for name, value in ENVIRONMENT.items() if name not in os.environ},
+            output="screen",
+            respawn=node.restarts > 0,
+            respawn_delay=1.0,
+            respawn_max_retries=node.restarts,
+            on_exit=Shutdown() if node.required else None,
+        )
+        for node in system.nodes
+    ]

@@ -1,0 +1,331 @@
+"""Which row is due, what is late, how chunks join, and what never reaches a robot."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from diffusion_ros.action_chunk import ActionChunk, ChunkExecutor, ExecutorLimits
+
+PERIOD = 50_000_000
+START = 1_000_000_000
+LIMITS = ExecutorLimits(
+    action_low=(-0.05, -0.05, -0.05, -0.5, -0.5, -0.5, -1.0),
+    action_high=(0.05, 0.05, 0.05, 0.5, 0.5, 0.5, 1.0),
+    workspace_low=(-0.2, -0.2, 0.8),
+    workspace_high=(0.2, 0.2, 1.2),
+)
+CENTRE = np.array([0.0, 0.0, 1.0])
+
+
+def rows(value: float = 0.01, n: int = 9) -> np.ndarray:
+    """Row i moves x by value * (i + 1) / 10 and closes the gripper."""
+    out = np.zeros((n, 7))
+    out[:, 0] = value * np.arange(1, n + 1) / 10
+    out[:, 6] = 1.0
+    return out
+
+
+def chunk(step: int = 0, value: float = 0.01, n: int = 9) -> ActionChunk:
+    return ActionChunk(START + step * PERIOD, rows(value, n), PERIOD)
+
+
+def executor(**changes: object) -> ChunkExecutor:
+    arguments: dict[str, object] = {
+        "limits": LIMITS,
+        "period_ns": PERIOD,
+        "max_observation_age_ns": 250_000_000,
+        **changes,
+    }
+    made = ChunkExecutor(**arguments)  # type: ignore[arg-type]
+    made.observe(START, CENTRE)
+    return made
+
+
+def at(step: int) -> int:
+    return START + step * PERIOD
+
+
+# The chunk
+
+
+def test_row_i_is_due_at_its_time_exactly_whatever_the_period():
+    for period in (PERIOD, 33_333_333, 16_666_667, 1, 3):
+        for stamp in (0, 7, 1_700_000_000_123_456_789):
+            made = ActionChunk(stamp, rows(), period)
+            assert [made.index_at(stamp + i * period) for i in range(-2, 12)] == list(range(-2, 12))
+            assert made.end_ns == stamp + 9 * period
+
+
+def test_the_nearest_row_is_due_so_that_jitter_neither_repeats_nor_skips_one():
+    made = chunk()
+    rng = np.random.default_rng(0)
+    jitter = rng.integers(-PERIOD // 2 + 1, PERIOD // 2, 9)
+    assert [made.index_at(at(i) + int(jitter[i])) for i in range(9)] == list(range(9))
+    assert made.index_at(at(3) + PERIOD // 2) == 4 and made.index_at(at(3) + PERIOD // 2 - 1) == 3
+    assert made.row(at(0) - PERIOD // 2 - 1) is None
+    assert made.row(at(8) + PERIOD // 2 - 1) is not None and made.row(at(8) + PERIOD // 2) is None
+
+
+@pytest.mark.parametrize("shape", [(0, 7), (9, 6), (7,), (1, 9, 7)])
+def test_a_chunk_of_another_shape_is_refused(shape):
+    with pytest.raises(ValueError, match=r"\(N, 7\)"):
+        ActionChunk(0, np.zeros(shape), PERIOD)
+    with pytest.raises(ValueError, match="period"):
+        ActionChunk(0, rows(), 0)
+
+
+# Which row
+
+
+def test_rows_come_in_time_and_a_hold_where_there_is_none():
+    e = executor()
+    held = e.command(at(0))
+    assert not held.acting and held.reason == "no chunk yet" and not held.row.any()
+    assert e.add_chunk(chunk()) == ""
+    for i in range(9):
+        e.observe(at(i), CENTRE)
+        command = e.command(at(i))
+        assert command.acting and command.stamp_ns == at(i)
+        assert np.array_equal(command.row, rows()[i]), "a row within all limits passes bit for bit"
+        assert np.array_equal(e.command(at(i)).row, command.row), "asking again gives the same"
+    e.observe(at(9), CENTRE)
+    held = e.command(at(9))
+    assert not held.acting and held.reason == "no chunk covers the present: the newest is 0.450 s old"
+    assert not held.row.any(), "a hold leaves the gripper as it is, too"
+
+
+def test_late_rows_are_dropped_by_their_time():
+    e = executor()
+    e.observe(at(3), CENTRE)
+    e.add_chunk(chunk(0))
+    assert np.array_equal(e.command(at(3)).row, rows()[3]), "not row 0"
+
+
+def test_a_chunk_that_is_late_as_a_whole_is_refused_and_one_row_in_time_is_not():
+    e = executor()
+    e.observe(at(9), CENTRE)
+    assert e.add_chunk(chunk(0)) == "chunk refused: all rows late, made from an observation 0.450 s old"
+    assert e.add_chunk(chunk(1)) == ""
+    assert np.array_equal(e.command(at(9)).row, rows()[8])
+
+
+def test_the_newest_chunk_decides_and_an_older_one_is_refused():
+    e = executor()
+    assert e.add_chunk(chunk(0, 0.01)) == ""
+    assert e.add_chunk(chunk(4, 0.02)) == ""
+    assert e.add_chunk(chunk(2, 0.03)) == "chunk refused: 0.100 s older than the newest"
+    e.observe(at(3), CENTRE)
+    assert np.array_equal(e.command(at(3)).row, rows(0.01)[3]), "the new one does not cover this yet"
+    e.observe(at(4), CENTRE)
+    assert np.array_equal(e.command(at(4)).row, rows(0.02)[0])
+    assert e.add_chunk(chunk(4, 0.04)) == "", "the same stamp again replaces"
+    assert np.array_equal(e.command(at(4)).row, rows(0.04)[0])
+
+
+def test_in_lockstep_rows_beyond_n_action_steps_are_not_executed():
+    e = executor(max_rows=8)
+    e.add_chunk(chunk())
+    e.observe(at(7), CENTRE)
+    assert e.covers(at(7))
+    e.observe(at(8), CENTRE)
+    assert not e.covers(at(8)) and not e.command(at(8)).acting
+    e.add_chunk(chunk(8, 0.02))
+    assert np.array_equal(e.command(at(8)).row, rows(0.02)[0])
+
+
+def test_blending_goes_over_linearly_in_motion_but_not_in_the_gripper():
+    e = executor(join="blend", blend_rows=3)
+    old, new = rows(0.01), rows(0.05)
+    new[:, 6] = -1.0
+    e.add_chunk(ActionChunk(at(0), old, PERIOD))
+    e.observe(at(5), CENTRE)
+    assert np.array_equal(e.command(at(5)).row, old[5])
+    e.add_chunk(ActionChunk(at(4), new, PERIOD))  # its row 0 is late: the fade begins with the first that is used
+    for used, step in enumerate(range(6, 9)):
+        e.observe(at(step), CENTRE)
+        weight = (used + 1) / 4
+        row = e.command(at(step)).row
+        np.testing.assert_allclose(row[0], (1 - weight) * old[step, 0] + weight * new[step - 4, 0], rtol=1e-12)
+        assert row[6] == -1.0
+        assert np.array_equal(row, e.command(at(step)).row)
+    e.observe(at(9), CENTRE)
+    assert np.array_equal(e.command(at(9)).row, new[5])
+    # The wrong setting must differ.
+    latest = executor()
+    latest.add_chunk(ActionChunk(at(0), old, PERIOD))
+    latest.add_chunk(ActionChunk(at(4), new, PERIOD))
+    latest.observe(at(6), CENTRE)
+    assert np.array_equal(latest.command(at(6)).row, new[2])
+
+
+def test_time_that_goes_back_drops_the_chunks_of_the_other_run():
+    e = executor()
+    e.observe(at(100), CENTRE)
+    e.add_chunk(chunk(100))
+    assert e.covers(at(100))
+    assert e.observe(at(0), CENTRE) == ""
+    assert not e.covers(at(100))
+    assert e.add_chunk(chunk(0)) == ""
+    assert e.command(at(0)).acting
+
+
+# What must not pass
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_a_chunk_that_is_not_finite_is_refused_whole(value):
+    e = executor()
+    bad = rows()
+    bad[8, 4] = value
+    assert e.add_chunk(ActionChunk(at(0), bad, PERIOD)) == "chunk refused: NaN or infinite values"
+    assert not e.command(at(0)).acting
+
+
+def test_a_little_beyond_the_limit_is_clipped_and_far_beyond_refused():
+    e = executor()
+    high = rows()
+    high[0] = [0.06, -0.06, 0.0, 0.6, 0.0, 0.0, 1.5]
+    assert e.add_chunk(ActionChunk(at(0), high, PERIOD)) == ""
+    command = e.command(at(0))
+    assert command.clipped == "limits" and command.acting
+    np.testing.assert_array_equal(command.row, [0.05, -0.05, 0.0, 0.5, 0.0, 0.0, 1.0])
+    high[5, 2] = 0.26  # more than 5 x 0.05
+    reason = e.add_chunk(ActionChunk(at(1), high, PERIOD))
+    assert reason == "chunk refused: eef_dz of row 5 is 0.26, at most 0.25 expected"
+    high[5, 2] = 0.25
+    assert e.add_chunk(ActionChunk(at(1), high, PERIOD)) == ""
+
+
+def test_another_period_is_refused():
+    e = executor()
+    assert "100000000 ns apart, 50000000 ns expected" in e.add_chunk(ActionChunk(at(0), rows(), 2 * PERIOD))
+
+
+def one_command(position: list[float], delta: list[float]) -> tuple[np.ndarray, str]:
+    e = executor()
+    row = np.zeros((1, 7))
+    row[0, :3] = delta
+    e.observe(START, np.array(position))
+    assert e.add_chunk(ActionChunk(START, row, PERIOD)) == ""
+    command = e.command(START)
+    assert command.acting
+    return command.row[:3], command.clipped
+
+
+@pytest.mark.parametrize(
+    ("position", "delta", "expected", "clipped"),
+    [
+        ([0.0, 0.0, 1.0], [0.05, -0.05, 0.05], [0.05, -0.05, 0.05], ""),
+        ([0.19, 0.0, 1.0], [0.05, 0.0, 0.0], [0.01, 0.0, 0.0], "workspace"),
+        ([0.2, 0.0, 1.0], [0.05, 0.01, 0.0], [0.0, 0.01, 0.0], "workspace"),
+        ([0.0, 0.0, 0.81], [0.0, 0.0, -0.04], [0.0, 0.0, -0.01], "workspace"),
+        # Outside already: inwards only, and not faster than asked.
+        ([0.3, 0.0, 1.0], [0.01, 0.0, 0.0], [0.0, 0.0, 0.0], "workspace"),
+        ([0.3, 0.0, 1.0], [-0.03, 0.0, 0.0], [-0.03, 0.0, 0.0], ""),
+        ([-0.3, 0.0, 0.7], [0.02, 0.0, -0.02], [0.02, 0.0, 0.0], "workspace"),
+        ([0.0, -0.21, 1.0], [0.09, 0.05, 0.0], [0.05, 0.05, 0.0], "limits"),
+        ([0.19, 0.0, 1.0], [0.09, 0.0, 0.0], [0.01, 0.0, 0.0], "limits and workspace"),
+    ],
+)
+def test_the_hand_stays_in_the_box(position, delta, expected, clipped):
+    row, what = one_command(position, delta)
+    np.testing.assert_allclose(row, expected, atol=1e-15)
+    assert what == clipped
+
+
+def test_a_long_push_at_the_wall_never_leaves_the_box():
+    e = executor()
+    position = CENTRE.copy()
+    push = np.tile([0.05, 0.05, -0.05, 0, 0, 0, 0], (9, 1))
+    for step in range(40):
+        e.observe(at(step), position)
+        e.add_chunk(ActionChunk(at(step), push, PERIOD))
+        position = position + e.command(at(step)).row[:3]
+    np.testing.assert_allclose(position, [0.2, 0.2, 0.8], atol=1e-12)
+
+
+# Stops
+
+
+def test_a_stale_observation_holds_and_a_fresh_one_does_not():
+    e = executor()
+    e.add_chunk(chunk())
+    assert e.command(at(0), now_ns=at(0) + 250_000_000).acting
+    held = e.command(at(0), now_ns=at(0) + 251_000_000)
+    assert not held.acting and held.reason == "eef_pose is 0.251 s old"
+    assert "ahead of the clock" in e.command(at(0), now_ns=at(0) - 251_000_000).reason
+
+
+@pytest.mark.parametrize("position", [[np.nan, 0, 1], [0, 0, np.inf], [0, 1]])
+def test_a_pose_that_is_no_pose_holds_until_there_is_one(position):
+    e = executor()
+    e.add_chunk(chunk())
+    assert "3 finite numbers expected" in e.observe(at(1), np.array(position))
+    held = e.command(at(1))
+    assert not held.acting and "eef_pose refused" in held.reason
+    assert e.observe(at(2), CENTRE) == ""
+    assert e.command(at(2)).acting
+
+
+def test_before_any_observation_it_holds():
+    e = ChunkExecutor(LIMITS, PERIOD, 0)
+    e.add_chunk(chunk())
+    assert e.command(at(0)).reason == "no observation yet"
+
+
+def test_the_emergency_stop_is_latched_and_forgets_the_chunks():
+    e = executor()
+    e.add_chunk(chunk())
+    e.estop("button")
+    e.estop("later")
+    assert e.command(at(0)).reason == "emergency stop: button"
+    assert e.add_chunk(chunk(1)) == ""
+    e.observe(at(1), CENTRE)
+    e.set_enabled(True)
+    assert not e.command(at(1)).acting, "neither a new chunk nor enabling releases it"
+    e.estop_reset()
+    assert e.command(at(1)).reason == "no chunk yet", "chunks from during the stop do not count"
+    e.add_chunk(chunk(2))
+    e.observe(at(2), CENTRE)
+    assert e.command(at(2)).acting
+
+
+def test_nothing_moves_unless_enabled_and_old_chunks_do_not_count_afterwards():
+    e = executor(enabled=False)
+    e.add_chunk(chunk())
+    assert e.command(at(0)).reason == "not enabled"
+    e.set_enabled(True)
+    assert e.command(at(0)).reason == "no chunk yet"
+    e.add_chunk(chunk())
+    assert e.command(at(0)).acting
+    e.set_enabled(True)
+    assert e.command(at(0)).acting, "enabling what is enabled changes nothing"
+    e.estop()
+    e.set_enabled(False)
+    e.estop_reset()
+    assert e.command(at(0)).reason == "not enabled"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"action_low": (-0.05,) * 6}, "7 finite numbers"),
+        ({"workspace_high": (0.2, 0.2, np.nan)}, "3 finite numbers"),
+        ({"workspace_low": (-0.2, -0.2, 1.3)}, "below workspace_high"),
+        ({"action_low": (0.01,) * 7}, "0 inside"),
+    ],
+)
+def test_limits_that_make_no_sense_are_refused(change, message):
+    fields = {name: getattr(LIMITS, name) for name in ("action_low", "action_high", "workspace_low", "workspace_high")}
+    with pytest.raises(ValueError, match=message):
+        ExecutorLimits(**{**fields, **change})
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"join": "average"}, {"join": "blend", "blend_rows": 0}, {"period_ns": 0}, {"max_rows": 0}],
+)
+def test_an_executor_that_makes_no_sense_is_refused(change):
+    with pytest.raises(ValueError, match="expected"):
+        executor(**change)

@@ -1,0 +1,220 @@
+"""Experts solve their tasks; collecting is exact, resumable and never takes a half-written file for a whole one."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+from diffusion_ros.simulation import ACTION_SCALE, Simulation
+from training.collect_demos import Options, collect, record_episode
+from training.datasets import load_demonstrations, make_windows, split_episodes
+from training.experts import EXPERTS, View
+
+
+@pytest.mark.parametrize("task", ["lift", "can", "square"])
+def test_expert_solves_its_task(task: str) -> None:
+    simulation = Simulation(task, cameras=())
+    solved = 0
+    for seed in range(2):
+        simulation.reset(seed)
+        view = View.of(simulation)
+        expert = EXPERTS[task](view)
+        for _ in range(250):
+            simulation.step(next(expert))
+            view.look(simulation)
+            if simulation.success:
+                solved += 1
+                break
+    assert solved == 2
+
+
+def small(path: Path, **changes: object) -> Options:
+    return Options(**{"task": "lift", "out": path, "episodes": 3, "workers": 1, **changes})  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def lift_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("demos") / "lift.hdf5"
+    collect(small(path))
+    return path
+
+
+def test_file_is_robomimics(lift_file: Path) -> None:
+    with h5py.File(lift_file, "r") as file:
+        data = file["data"]
+        assert json.loads(data.attrs["env_args"])["env_name"] == "Lift"
+        assert sorted(data) == ["demo_0", "demo_1", "demo_2"]
+        assert data.attrs["total"] == sum(len(data[name]["actions"]) for name in data)
+        demo = data["demo_1"]
+        n = int(demo.attrs["num_samples"])
+        assert "<mujoco" in demo.attrs["model_file"]
+        assert demo["obs/agentview_image"].shape == (n, 84, 84, 3)
+        assert demo["obs/agentview_image"].dtype == np.uint8
+        assert demo["obs/robot0_eef_quat"].shape == (n, 4)
+        assert demo["actions"].shape == (n, 7)
+        assert np.abs(demo["actions"][:]).max() <= 1
+        assert demo["dones"][-1] == 1 and demo["dones"][:-1].sum() == 0
+        assert demo["rewards"][-10:].min() == 1 and demo["rewards"][0] == 0
+        assert demo["states"].shape[0] == n
+    assert not lift_file.with_name("lift.hdf5.parts").exists()
+
+
+def test_episode_depends_on_its_seed_alone(lift_file: Path) -> None:
+    simulation = Simulation("lift")
+    again = record_episode(simulation, small(lift_file), 1)
+    with h5py.File(lift_file, "r") as file:
+        np.testing.assert_array_equal(file["data/demo_1/actions"][:], again["actions"])
+        np.testing.assert_array_equal(file["data/demo_1/obs/agentview_image"][:], again["obs"]["agentview_image"])
+
+
+def test_loading(lift_file: Path) -> None:
+    data = load_demonstrations(lift_file, ("agentview",))
+    assert data.task == "lift" and data.episodes == 3
+    with h5py.File(lift_file, "r") as file:
+        actions = file["data/demo_0/actions"][:]
+        np.testing.assert_allclose(data.actions[: len(actions)], actions * ACTION_SCALE, rtol=1e-6)
+        np.testing.assert_allclose(
+            data.observations["object_pos"][: len(actions)], file["data/demo_0/obs/object"][:, :3], rtol=1e-6
+        )
+
+
+def test_windows_know_where_episodes_begin_and_end(lift_file: Path) -> None:
+    data = load_demonstrations(lift_file, (), False)
+    windows = make_windows(data, np.array([1]), n_obs_steps=2, rows=10, action_steps_only=False)
+    start, end = data.starts[1], data.starts[2]
+    assert len(windows) == end - start
+    np.testing.assert_array_equal(windows.observed[0], [start, start])
+    np.testing.assert_array_equal(windows.observed[3], [start + 2, start + 3])
+    np.testing.assert_array_equal(windows.acted[0][:3], [start, start, start + 1])
+    np.testing.assert_array_equal(windows.acted[3], np.arange(start + 2, start + 12))
+    assert windows.valid[0].all()
+    np.testing.assert_array_equal(windows.valid[-1], [True, True] + [False] * 8)
+    assert windows.acted.max() == end - 1
+    only = make_windows(data, np.array([1]), n_obs_steps=2, rows=8, action_steps_only=True)
+    np.testing.assert_array_equal(only.acted[3], np.arange(start + 3, start + 11))
+
+
+def test_split_leaves_no_episode_in_both() -> None:
+    train, held = split_episodes(100, 0.04, 0)
+    assert len(held) == 4 and not set(train) & set(held) and len(train) == 96
+    with pytest.raises(ValueError, match="at least 2"):
+        split_episodes(1, 0.1, 0)
+
+
+def cut_short(path: Path) -> str:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    return "cut short"
+
+
+def without_images(path: Path) -> str:
+    with h5py.File(path, "r+") as file:
+        del file["data/demo_1/obs/agentview_image"]
+    return "demo_1 has no obs/agentview_image"
+
+
+def with_nan(path: Path) -> str:
+    with h5py.File(path, "r+") as file:
+        file["data/demo_2/actions"][3, 1] = np.nan
+    return "demo_2/actions has values that are NaN"
+
+
+def out_of_range(path: Path) -> str:
+    with h5py.File(path, "r+") as file:
+        file["data/demo_0/actions"][0, 0] = 3.0
+    return "an action of 3, expected -1 to 1"
+
+
+def other_environment(path: Path) -> str:
+    with h5py.File(path, "r+") as file:
+        file["data"].attrs["env_args"] = json.dumps({"env_name": "Stack"})
+    return "environment 'Stack', expected one of Lift"
+
+
+def not_hdf5(path: Path) -> str:
+    path.write_text("hello")
+    return "not HDF5"
+
+
+@pytest.mark.parametrize(
+    "damage", [cut_short, without_images, with_nan, out_of_range, other_environment, not_hdf5], ids=lambda f: f.__name__
+)
+def test_damaged_files_are_named_in_one_line(lift_file: Path, tmp_path: Path, damage) -> None:  # type: ignore[no-untyped-def]
+    path = tmp_path / "bad.hdf5"
+    path.write_bytes(lift_file.read_bytes())
+    expected = damage(path)
+    with pytest.raises(ValueError, match=expected) as caught:
+        load_demonstrations(path, ("agentview",))
+    assert "\n" not in str(caught.value) and str(path) in str(caught.value)
+
+
+def command(*words: object) -> list[str]:
+    return [sys.executable, "-m", "training.collect_demos", *map(str, words)]
+
+
+ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join(["src", "."])}
+
+
+def run(*words: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command(*words), capture_output=True, text=True, env=ENVIRONMENT, check=False)
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (("--task", "stack"), "unknown task 'stack'"),
+        (("--task", "lift", "--seed", 99_999, "--episodes", 2), "must lie in 0 to 99999"),
+        (("--task", "lift", "--episodes", 0), "must be at least 1"),
+    ],
+)
+def test_bad_options_are_one_line_and_status_2(tmp_path: Path, words: tuple[object, ...], expected: str) -> None:
+    result = run(*words, "--out", tmp_path / "x.hdf5")
+    assert result.returncode == 2
+    assert expected in result.stderr and result.stderr.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_nothing_is_overwritten(lift_file: Path) -> None:
+    before = lift_file.read_bytes()
+    result = run("--task", "lift", "--episodes", 1, "--out", lift_file)
+    assert result.returncode == 2 and "exists already" in result.stderr
+    assert lift_file.read_bytes() == before
+
+
+def test_interrupted_collection_goes_on_to_the_same_file(lift_file: Path, tmp_path: Path) -> None:
+    path = tmp_path / "lift.hdf5"
+    words = ("--task", "lift", "--episodes", 3, "--workers", 1, "--out", path)
+    process = subprocess.Popen(command(*words), stderr=subprocess.PIPE, env=ENVIRONMENT)
+    parts = path.with_name("lift.hdf5.parts")
+    while not list(parts.glob("*.hdf5")):
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    assert not path.exists()
+    assert run(*words).returncode == 0
+    ours, theirs = load_demonstrations(path, ()), load_demonstrations(lift_file, ())
+    assert ours.data_hash == theirs.data_hash
+
+
+def test_full_disk_is_said_and_nothing_half_written(tmp_path: Path) -> None:
+    """A file size limit stands in for the disk: writing fails in the middle of an episode."""
+    path = tmp_path / "lift.hdf5"
+    limited = ["bash", "-c", 'ulimit -f 400; trap "" XFSZ; exec "$@"', "-", *command("--task", "lift", "--out", path)]
+    result = subprocess.run(
+        [*limited, "--episodes", "2", "--workers", "1"], capture_output=True, text=True, env=ENVIRONMENT, check=False
+    )
+    assert result.returncode == 1, result.stderr
+    assert "run again to go on" in result.stderr.splitlines()[-1]
+    assert not path.exists()
+    assert not list(path.with_name("lift.hdf5.parts").glob("*.hdf5"))
+    assert not list(path.with_name("lift.hdf5.parts").glob("*.tmp"))

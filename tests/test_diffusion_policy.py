@@ -1,0 +1,214 @@
+"""The policy module: eager equals scripted, diffusers agrees, the options do what they say."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from diffusers import DDIMScheduler, DDPMScheduler
+from scipy.spatial.transform import Rotation
+from torch import Tensor, nn
+
+from diffusion_ros.checkpoint import script
+from training.diffusion_policy import (
+    DiffusionPolicy,
+    ObservationEncoder,
+    PolicyLoss,
+    make_denoiser,
+    object_vector,
+    rotation_6d,
+)
+from training.noise_schedule import NoiseSchedule
+from training.normalizer import LimitsNormalizer
+
+ACTION_LIMITS = np.array([0.05, 0.05, 0.05, 0.5, 0.5, 0.5, 1.0])
+
+
+def make_policy(
+    cameras: tuple[str, ...] = (),
+    kind: str = "unet",
+    conditioning: str = "observation",
+    prediction: str = "epsilon",
+    action_steps_only: bool = False,
+    pose_head: bool = False,
+    use_object: bool = True,
+) -> DiffusionPolicy:
+    torch.manual_seed(0)
+    hand = LimitsNormalizer(-np.ones(11), np.ones(11))
+    pose = LimitsNormalizer(-np.ones(12), np.ones(12))
+    encoder = ObservationEncoder(cameras, use_object, hand, pose, "small", pose_head)
+    inpainting = conditioning == "inpainting"
+    rows = 8 if action_steps_only else 10
+    width = 7 + (encoder.out_dim if inpainting else 0)
+    small = {"n_layers": 2, "n_heads": 2, "width": 32} if kind == "transformer" else {"widths": (16, 32)}
+    denoiser = make_denoiser(kind, width, rows, 0 if inpainting else 2, encoder.out_dim, **small)
+    limits = LimitsNormalizer(-ACTION_LIMITS, ACTION_LIMITS)
+    schedule = NoiseSchedule(100, "squaredcos_cap_v2", prediction)
+    return DiffusionPolicy(encoder, denoiser, schedule, limits, 2, rows, conditioning, action_steps_only).eval()
+
+
+def observations(n: int = 2, cameras: tuple[str, ...] = ()) -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    obs = {
+        "robot0_eef_pos": torch.randn((n, 2, 3), generator=generator),
+        "robot0_eef_quat": torch.randn((n, 2, 4), generator=generator),
+        "robot0_gripper_qpos": torch.randn((n, 2, 2), generator=generator),
+        "object_pos": torch.randn((n, 2, 3), generator=generator),
+        "object_quat": torch.randn((n, 2, 4), generator=generator),
+    }
+    for camera in cameras:
+        obs[f"{camera}_image"] = torch.randint(0, 256, (n, 2, 84, 84, 3), generator=generator, dtype=torch.uint8)
+    return obs
+
+
+def test_rotation_is_scipys_and_blind_to_the_sign() -> None:
+    quaternion = Rotation.random(5, random_state=0).as_quat()
+    expected = Rotation.from_quat(quaternion).as_matrix()[:, :, :2].transpose(0, 2, 1).reshape(5, 6)
+    np.testing.assert_allclose(rotation_6d(torch.tensor(quaternion)).numpy(), expected, atol=1e-12)
+    torch.testing.assert_close(rotation_6d(torch.tensor(-quaternion)), rotation_6d(torch.tensor(quaternion)))
+
+
+@pytest.mark.parametrize("sampler", ["ddim", "ddpm"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"kind": "transformer"},
+        {"conditioning": "inpainting"},
+        {"conditioning": "inpainting", "kind": "transformer"},
+        {"action_steps_only": True, "kind": "transformer"},
+        {"prediction": "sample"},
+        {"cameras": ("agentview", "robot0_eye_in_hand"), "pose_head": True, "use_object": False},
+        {"cameras": ("agentview",), "pose_head": True},
+    ],
+    ids=str,
+)
+def test_eager_equals_scripted_bit_for_bit(options: dict[str, object], sampler: str) -> None:
+    policy = make_policy(**options)  # type: ignore[arg-type]
+    policy.sampler = sampler
+    obs = observations(cameras=tuple(policy.encoder.cameras))
+    scripted = script(policy)
+    with torch.inference_mode():
+        eager = policy(obs, 3, 10)
+        assert eager.shape == (2, 8 if policy.first_row == 0 else 9, 7)
+        assert torch.equal(eager, scripted(obs, 3, 10))
+        assert not torch.equal(eager, policy(obs, 4, 10))
+
+
+class Linear(nn.Module):
+    """A denoiser that anybody can repeat: mixes rows, time and condition."""
+
+    def forward(self, x: Tensor, t: Tensor, cond: Tensor) -> Tensor:
+        return 0.3 * x + 0.01 * t[:, None, None] / 100 + 0.05 * cond.mean()
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "sample"])
+@pytest.mark.parametrize(("sampler", "steps"), [("ddim", 10), ("ddim", 100), ("ddpm", 100)])
+def test_sampling_is_diffusers(sampler: str, steps: int, prediction: str) -> None:
+    policy = make_policy(prediction=prediction)
+    policy.denoiser = Linear()
+    policy.sampler = sampler
+    features = torch.randn((2, 2, policy.encoder.out_dim), generator=torch.Generator().manual_seed(5))
+    kind = DDIMScheduler if sampler == "ddim" else DDPMScheduler
+    scheduler = kind(100, beta_schedule="squaredcos_cap_v2", prediction_type=prediction)
+    scheduler.set_timesteps(steps)
+    generator = torch.Generator().manual_seed(11)
+    x = torch.randn((2, 10, 7), generator=generator)
+    for t in scheduler.timesteps:
+        output = policy.denoiser(x, torch.full((2,), int(t)), features)
+        if sampler == "ddim":
+            x = scheduler.step(output, t, x).prev_sample
+        else:
+            noise = torch.randn((2, 10, 7), generator=generator)
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr("diffusers.schedulers.scheduling_ddpm.randn_tensor", lambda *a, n=noise, **k: n)
+                x = scheduler.step(output, t, x).prev_sample
+    expected = policy.action_limits.unnormalize(x)[:, 1:]
+    torch.testing.assert_close(policy.sample(features, 11, steps), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_inpainted_features_are_what_was_observed() -> None:
+    policy = make_policy(conditioning="inpainting")
+    seen: list[Tensor] = []
+
+    class Spy(nn.Module):
+        def forward(self, x: Tensor, t: Tensor, cond: Tensor) -> Tensor:
+            seen.append(x.clone())
+            assert cond.shape[1] == 0
+            return torch.zeros_like(x)
+
+    policy.denoiser = Spy()
+    features = torch.randn((1, 2, policy.encoder.out_dim))
+    policy.sample(features, 0, 10)
+    assert len(seen) == 10
+    for x in seen:
+        assert torch.equal(x[:, :2, 7:], features)
+        assert not torch.equal(x[:, 2:4, 7:], features)
+
+
+def batch(policy: DiffusionPolicy, n: int = 4) -> tuple[Tensor, ...]:
+    generator = torch.Generator().manual_seed(2)
+    steps = policy.rows if policy.inpainting else 2
+    features = torch.randn((n, steps, policy.encoder.out_dim), generator=generator)
+    actions = 0.04 * torch.randn((n, policy.rows, 7), generator=generator)
+    valid = torch.ones((n, policy.rows), dtype=torch.bool)
+    noise = torch.randn((2, n, policy.rows, policy.width), generator=generator)
+    t = torch.randint(0, 100, (2, n), generator=generator)
+    return features, actions, valid, noise, t
+
+
+class Oracle(nn.Module):
+    """Predicts what it is told to, for the loss to be checked by hand."""
+
+    def __init__(self, answer: Tensor) -> None:
+        super().__init__()
+        self.answer = answer
+
+    def forward(self, x: Tensor, t: Tensor, cond: Tensor) -> Tensor:
+        return self.answer.reshape(x.shape)
+
+
+def test_loss_of_the_right_answer_is_zero_and_padding_does_not_count() -> None:
+    policy = make_policy()
+    features, actions, valid, noise, t = batch(policy)
+    policy.denoiser = Oracle(noise)
+    assert PolicyLoss(policy)(features, actions, valid, noise, t) == 0
+    wrong = noise.clone()
+    wrong[:, :, -1] += 1.0
+    policy.denoiser = Oracle(wrong)
+    assert PolicyLoss(policy)(features, actions, valid, noise, t).item() == pytest.approx(0.1)
+    valid[:, -1] = False
+    assert PolicyLoss(policy)(features, actions, valid, noise, t) == 0
+
+
+def test_loss_leaves_the_inpainted_part_out() -> None:
+    policy = make_policy(conditioning="inpainting")
+    features, actions, valid, noise, t = batch(policy)
+    wrong = noise.clone()
+    wrong[:, :, :2, 7:] += 1.0
+    policy.denoiser = Oracle(wrong)
+    assert PolicyLoss(policy)(features, actions, valid, noise, t) == 0
+    wrong[:, :, 2, 7:] += 1.0
+    assert PolicyLoss(policy)(features, actions, valid, noise, t) > 0
+
+
+def test_sample_prediction_wants_the_actions() -> None:
+    policy = make_policy(prediction="sample")
+    features, actions, valid, noise, t = batch(policy)
+    policy.denoiser = Oracle(policy.action_limits.normalize(actions).repeat(2, 1, 1))
+    assert PolicyLoss(policy)(features, actions, valid, noise, t) == 0
+
+
+def test_estimated_pose_needs_no_pose() -> None:
+    policy = make_policy(("agentview",), pose_head=True, use_object=False)
+    obs = observations(cameras=("agentview",))
+    with torch.inference_mode():
+        with_pose = policy(obs, 0, 2)
+        del obs["object_pos"], obs["object_quat"]
+        assert torch.equal(policy(obs, 0, 2), with_pose)
+
+
+def test_object_vector_is_relative_to_the_hand() -> None:
+    obs = {name: value[:, 0] for name, value in observations().items()}
+    moved = {**obs, "object_pos": obs["object_pos"] + 1, "robot0_eef_pos": obs["robot0_eef_pos"] + 1}
+    torch.testing.assert_close(object_vector(moved)[:, 9:], object_vector(obs)[:, 9:])

@@ -1,0 +1,248 @@
+"""The launch files under the real launch and launch_ros, which are on every ROS installation but not on PyPI."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import fake_policy
+import pytest
+import yaml
+
+from diffusion_ros.systems import REAL_ROBOT, SIMULATION, VIEWS, Argument, System, resource_folder
+
+ROOT = Path(__file__).parents[1]
+LAUNCH = """
+import sys
+from launch import LaunchDescription, LaunchService
+from launch.actions import IncludeLaunchDescription
+from launch.launch_description_sources import PythonLaunchDescriptionSource
+arguments = [tuple(argument.split(":=", 1)) for argument in sys.argv[2:]]
+service = LaunchService()
+source = PythonLaunchDescriptionSource(sys.argv[1])
+service.include_launch_description(LaunchDescription([IncludeLaunchDescription(source, launch_arguments=arguments)]))
+sys.exit(service.run())
+"""
+
+GRAPH = """
+import sys, time
+import rclpy
+rclpy.init()
+node = rclpy.create_node("observer")
+time.sleep(2.0)
+print(*[node.count_subscribers(topic) for topic in sys.argv[1:]])
+rclpy.shutdown()
+"""
+
+
+@pytest.fixture
+def launch(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """Starts a launch file with arguments, in a domain of its own; whatever it started is gone afterwards."""
+    pytest.importorskip("launch_ros", reason="launch and launch_ros come with a ROS installation")
+    started = []
+
+    def start(name: str, *arguments: str, **environment: str) -> subprocess.Popen[str]:
+        process = subprocess.Popen(
+            [sys.executable, "-c", LAUNCH, str(ROOT / "launch" / name), *arguments],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            cwd=tmp_path,
+            start_new_session=True,
+            env={
+                **os.environ,
+                "PYTHONPATH": os.pathsep.join(filter(None, (str(ROOT / "src"), os.environ.get("PYTHONPATH")))),
+                "ROS_PYTHON_CHECK_FIELDS": "1",
+                "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST",
+                "ROS_DOMAIN_ID": str(_free_domain()),
+                "ROS_LOG_DIR": str(tmp_path / "log"),
+                "OVERRIDE_LAUNCH_PROCESS_OUTPUT": "screen",
+                **environment,
+            },
+        )
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        try:
+            os.killpg(process.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+        process.communicate()
+
+
+def _free_domain() -> int:
+    for domain in range(1 + os.getpid() % 50, 102):
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+            try:
+                probe.bind(("", 7410 + 250 * domain))
+            except OSError:
+                continue
+        return domain
+    raise OSError("no free ROS domain")
+
+
+def test_simulation_runs_to_its_end(launch: Callable[..., subprocess.Popen[str]], tmp_path: Path) -> None:
+    checkpoint = fake_policy.save(tmp_path / "policy.pt")
+    process = launch(
+        "simulation.launch.py",
+        f"checkpoint:={checkpoint}",
+        "mode:=lockstep",
+        "episodes:=1",
+        "max_steps:=10",
+        "namespace:=left",
+    )
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 0, output
+    # The simulator ends by itself and takes the others with it.
+    assert output.count("process has finished cleanly") == 3, output
+
+
+def test_real_robot_starts_and_waits(launch: Callable[..., subprocess.Popen[str]], tmp_path: Path) -> None:
+    checkpoint = fake_policy.save(tmp_path / "policy.pt")
+    domain = _free_domain()
+    process = launch(
+        "real_robot.launch.py",
+        f"checkpoint:={checkpoint}",
+        "agentview_image:=/camera/color/image_raw",
+        ROS_DOMAIN_ID=str(domain),
+    )
+    assert process.stdout is not None
+    lines: list[str] = []
+    deadline = time.monotonic() + 60
+    while not (any("nothing received" in line for line in lines) and any("not enabled" in line for line in lines)):
+        assert time.monotonic() < deadline, "".join(lines)
+        lines.append(process.stdout.readline())
+    graph = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            GRAPH,
+            "/camera/color/image_raw",
+            "/robot0_eye_in_hand/image_raw",
+            "/agentview/image_raw",
+        ],
+        env={**os.environ, "ROS_DOMAIN_ID": str(domain), "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert graph.stdout.split() == ["1", "1", "0"], graph.stderr
+    process.send_signal(signal.SIGINT)
+    output = "".join(lines) + process.communicate(timeout=30)[0]
+    assert output.count("process has finished cleanly") == 2, output
+
+
+def test_bad_arguments_are_refused(launch: Callable[..., subprocess.Popen[str]]) -> None:
+    process = launch("simulation.launch.py", "episodes:=none")
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "episodes 'none': expected a number" in output
+    process = launch("real_robot.launch.py")
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "checkpoint '': expected the path of a policy" in output
+
+
+def test_rviz_gets_its_configuration(launch: Callable[..., subprocess.Popen[str]], tmp_path: Path) -> None:
+    """Under a stand-in for RViz that prints how it was called."""
+    index = tmp_path / "prefix/share/ament_index/resource_index/packages"
+    index.mkdir(parents=True)
+    (index / "rviz2").touch()
+    rviz = tmp_path / "prefix/lib/rviz2/rviz2"
+    rviz.parent.mkdir(parents=True)
+    rviz.write_text('#!/bin/sh\necho "called with $@"\n')
+    rviz.chmod(0o755)
+    process = launch("rviz.launch.py", "namespace:=left", AMENT_PREFIX_PATH=str(tmp_path / "prefix"))
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 0, output
+    assert f"called with -d {ROOT / 'config/simulation.rviz'} --ros-args -r __node:=rviz -r __ns:=/left" in output
+
+
+# What needs no launch
+
+
+@pytest.mark.parametrize("system", [SIMULATION, REAL_ROBOT], ids=lambda system: system.name)
+def test_systems_are_complete(system: System) -> None:
+    """Every parameter that a system sets is one of its node, and every argument is used."""
+    import importlib
+
+    declared = {argument.name for argument in system.arguments}
+    used = set(system.topics.values())
+    for node in system.nodes:
+        module = importlib.import_module(node.module)
+        (parameters,) = (value for name, value in vars(module).items() if name.endswith("Parameters"))
+        known = set(parameters.__dataclass_fields__)
+        assert set(node.arguments) <= known
+        sections = yaml.safe_load((ROOT / "config" / node.config).read_text())
+        mine = [sections[key]["ros__parameters"] for key in ("/**", f"/**/{node.name}") if key in sections]
+        assert mine
+        assert set().union(*mine) <= known
+        used |= set(node.arguments.values())
+    assert used == declared
+
+
+def test_arguments_say_what_they_expect() -> None:
+    assert Argument("enabled", False, "").parse("True") is True
+    assert Argument("seed", 1, "").parse("7") == 7
+    with pytest.raises(ValueError, match="enabled 'yes': expected true or false"):
+        Argument("enabled", False, "").parse("yes")
+    with pytest.raises(ValueError, match="seed -1: expected at least 0"):
+        Argument("seed", 1, "", minimum=0).parse("-1")
+    with pytest.raises(ValueError, match="task 'walk': expected one of lift, can"):
+        Argument("task", "can", "", choices=("lift", "can")).parse("walk")
+
+
+def test_resources_are_found_in_every_installation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import diffusion_ros
+
+    assert resource_folder() == ROOT
+    # An installation: lib/python3.11/site-packages/diffusion_ros beside share/diffusion_ros; colcon's symlinks: only
+    # the environment knows.
+    package = tmp_path / "lib/python3.11/site-packages/diffusion_ros/__init__.py"
+    share = tmp_path / "share/diffusion_ros"
+    elsewhere = tmp_path / "install/share/diffusion_ros"
+    for folder in (share, elsewhere):
+        (folder / "config").mkdir(parents=True)
+        (folder / "config/simulation.yaml").touch()
+    monkeypatch.setattr(diffusion_ros, "__file__", str(package))
+    assert resource_folder() == share
+    (share / "config/simulation.yaml").unlink()
+    with pytest.raises(FileNotFoundError, match="installed completely"):
+        resource_folder()
+    monkeypatch.setenv("AMENT_PREFIX_PATH", str(tmp_path / "install"))
+    assert resource_folder() == elsewhere
+
+
+def test_rviz_shows_what_is_published() -> None:
+    """The displays' topics are those of the nodes, relative, and the descriptions are asked for as they are sent."""
+    from diffusion_ros import topics
+
+    manager = yaml.safe_load((ROOT / "config/simulation.rviz").read_text())["Visualization Manager"]
+    assert manager["Global Options"]["Fixed Frame"] == topics.WORLD_FRAME
+    shown = {d["Topic"]["Value"]: d for d in manager["Displays"] if "Topic" in d}
+    assert {topic: display["Class"].split("/")[1] for topic, display in shown.items()} == {
+        topics.SCENE: "MarkerArray",
+        topics.EEF_PATH: "Path",
+        topics.PREDICTED_PATH: "Path",
+        topics.image("agentview"): "Image",
+        topics.image("robot0_eye_in_hand"): "Image",
+    }
+    assert shown[topics.SCENE]["Topic"]["Durability Policy"] == "Transient Local"
+    assert {d["Topic"]["Reliability Policy"] for d in shown.values()} == {"Reliable"}
+
+
+def test_every_task_has_the_views() -> None:
+    from diffusion_ros.simulation import TASKS, Simulation
+
+    for task in TASKS:
+        simulation = Simulation(task)
+        assert set(VIEWS) <= set(simulation.known_cameras)
+        simulation.close()

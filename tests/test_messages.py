@@ -1,0 +1,267 @@
+"""numpy -> message -> bytes -> message -> numpy gives back what went in, and what is wrong is refused in one line."""
+
+from __future__ import annotations
+
+import os
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+os.environ["ROS_PYTHON_CHECK_FIELDS"] = "1"
+
+import ros_graph  # noqa: F401  (imports rclpy without its warnings)
+from rclpy.serialization import deserialize_message, serialize_message
+from trajectory_msgs.msg import JointTrajectoryPoint
+from visualization_msgs.msg import Marker
+
+from diffusion_ros import messages
+from diffusion_ros.action_chunk import ACTION_NAMES, ActionChunk
+from diffusion_ros.messages import MessageError
+
+STAMP = 1_700_000_000_123_456_789
+PERIOD = 50_000_000
+
+
+def wire(message):
+    """Through the middleware's encoding and back."""
+    return deserialize_message(serialize_message(message), type(message))
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(0)
+
+
+@pytest.mark.parametrize("ns", [0, 1, 999_999_999, 1_000_000_000, STAMP, 2**31 * 10**9 - 1])
+def test_stamps_are_exact(ns):
+    assert messages.stamp_ns(wire(messages.stamp_to_msg(ns))) == ns
+    assert messages.stamp_ns(messages.clock_to_msg(ns).clock) == ns
+    assert messages.stamp_ns(messages.duration_to_msg(ns)) == ns
+
+
+def test_images_are_exact_upright_and_of_any_size(rng):
+    for shape in ((84, 84, 3), (1, 5, 3), (480, 640, 3)):
+        image = rng.integers(0, 256, shape, np.uint8)
+        message = wire(messages.image_to_msg(image, STAMP, "camera"))
+        assert (message.height, message.width, message.step, message.encoding) == (*shape[:2], 3 * shape[1], "rgb8")
+        assert message.header.frame_id == "camera" and bytes(message.data[:3]) == image[0, 0].tobytes()
+        stamp, back = messages.image_from_msg(message)
+        assert stamp == STAMP and np.array_equal(back, image)
+    flipped = image[::-1]  # not contiguous
+    assert np.array_equal(messages.image_from_msg(messages.image_to_msg(flipped, 0, ""))[1], flipped)
+
+
+def test_bgr_and_padded_rows_are_understood(rng):
+    image = rng.integers(0, 256, (4, 5, 3), np.uint8)
+    message = messages.image_to_msg(image[..., ::-1], STAMP, "")
+    message.encoding = "bgr8"
+    assert np.array_equal(messages.image_from_msg(message)[1], image)
+    padded = np.zeros((4, 16), np.uint8)
+    padded[:, :15] = image.reshape(4, 15)
+    message = messages.image_to_msg(image, STAMP, "")
+    message.step, message.data = 16, padded.ravel().tolist()
+    assert np.array_equal(messages.image_from_msg(message)[1], image)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "expected"),
+    [
+        ("encoding", "32FC1", "encoding '32FC1', 'rgb8' or 'bgr8' expected"),
+        ("height", 5, "60 bytes in rows of 15 for 5 x 5 rgb8, 75 expected"),
+        ("width", 0, "size 0 x 4"),
+        ("step", 3, "60 bytes in rows of 3 for 5 x 4"),
+    ],
+)
+def test_an_image_that_is_none_is_refused(rng, field, value, expected):
+    message = messages.image_to_msg(rng.integers(0, 256, (4, 5, 3), np.uint8), STAMP, "")
+    setattr(message, field, value)
+    with pytest.raises(MessageError, match=expected):
+        messages.image_from_msg(message)
+    with pytest.raises(MessageError, match="float64"):
+        messages.image_to_msg(np.zeros((4, 5, 3)), 0, "")
+
+
+def test_camera_info_carries_the_matrix():
+    matrix = np.array([[101.4, 0.0, 41.5], [0.0, 101.4, 41.5], [0.0, 0.0, 1.0]])
+    message = wire(messages.camera_info_to_msg(matrix, 84, 96, STAMP, "camera"))
+    stamp, back, height, width = messages.camera_info_from_msg(message)
+    assert (stamp, height, width) == (STAMP, 84, 96) and np.array_equal(back, matrix)
+    assert np.array_equal(np.array(message.p).reshape(3, 4)[:, :3], matrix)
+    with pytest.raises(MessageError, match="focal"):
+        messages.camera_info_from_msg(messages.camera_info_to_msg(np.zeros((3, 3)), 84, 84, 0, ""))
+
+
+def test_joint_states_are_exact_and_read_by_name(rng):
+    names = [f"joint{i}" for i in range(9)]
+    positions, velocities = rng.normal(size=9), rng.normal(size=9)
+    message = wire(messages.joint_state_to_msg(names, positions, velocities, STAMP))
+    stamp, back, speeds = messages.joint_state_from_msg(message)
+    assert stamp == STAMP and np.array_equal(back, positions) and np.array_equal(speeds, velocities)
+    # By name, not by place: drivers order their joints as they like.
+    _, two, _ = messages.joint_state_from_msg(message, ["joint8", "joint0"])
+    assert np.array_equal(two, positions[[8, 0]])
+    message.velocity = []
+    assert np.isnan(messages.joint_state_from_msg(message)[2]).all()
+
+
+def test_joint_states_with_holes_are_refused():
+    message = messages.joint_state_to_msg(["a", "b"], [0.0, np.nan], [0.0, 0.0], STAMP)
+    with pytest.raises(MessageError, match="joint b at nan"):
+        messages.joint_state_from_msg(message)
+    assert messages.joint_state_from_msg(message, ["a"])[1] == 0.0, "a joint that is not asked for does not matter"
+    with pytest.raises(MessageError, match="joint c missing, the message has a, b"):
+        messages.joint_state_from_msg(message, ["a", "c"])
+    message.position = [0.0]
+    with pytest.raises(MessageError, match="1 positions for 2 joints"):
+        messages.joint_state_from_msg(message, ["a"])
+
+
+def test_poses_are_exact_and_cast(rng):
+    position, quaternion = rng.normal(size=3), rng.normal(size=4)
+    quaternion /= np.linalg.norm(quaternion)
+    stamp, p, q = messages.pose_from_msg(wire(messages.pose_to_msg(position, quaternion, STAMP, "world")))
+    assert stamp == STAMP and np.array_equal(p, position) and np.array_equal(q, quaternion)
+    # float32 scalars and ints are what corrupts a message silently.
+    message = wire(messages.pose_to_msg(np.array([1, 2, 3], np.float32), (0, 0, 0, 1), STAMP, "world"))
+    assert (message.pose.position.x, message.pose.position.z, message.pose.orientation.w) == (1.0, 3.0, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("position", "quaternion", "expected"),
+    [
+        ((0, np.nan, 0), (0, 0, 0, 1), "position .*nan.*finite"),
+        ((0, 0, np.inf), (0, 0, 0, 1), "position .*inf.*finite"),
+        ((0, 0, 0), (0, 0, 0, np.nan), "quaternion .*unit length"),
+        ((0, 0, 0), (0, 0, 0, 0), "quaternion .*unit length"),
+    ],
+)
+def test_a_pose_that_is_none_is_refused(position, quaternion, expected):
+    with pytest.raises(MessageError, match=expected):
+        messages.pose_from_msg(messages.pose_to_msg(position, quaternion, STAMP, "world"))
+
+
+def chunk(rng: np.random.Generator, n: int = 9) -> ActionChunk:
+    return ActionChunk(STAMP, rng.normal(size=(n, 7)), PERIOD)
+
+
+def test_chunks_and_commands_are_exact(rng):
+    sent = chunk(rng)
+    message = wire(messages.chunk_to_msg(sent, "world"))
+    assert tuple(message.joint_names) == ACTION_NAMES and message.header.frame_id == "world"
+    assert messages.stamp_ns(message.points[0].time_from_start) == PERIOD, "done after one period"
+    back = messages.chunk_from_msg(message)
+    assert (back.stamp_ns, back.period_ns) == (STAMP, PERIOD) and np.array_equal(back.rows, sent.rows)
+    stamp, row = messages.command_from_msg(wire(messages.command_to_msg(sent.rows[3], STAMP, PERIOD, "world")))
+    assert stamp == STAMP and np.array_equal(row, sent.rows[3])
+    with pytest.raises(MessageError, match="9 points, one expected"):
+        messages.command_from_msg(message)
+
+
+def test_a_chunk_that_is_none_is_refused(rng):
+    def refused(change, expected):
+        message = messages.chunk_to_msg(chunk(rng), "world")
+        change(message)
+        with pytest.raises(MessageError, match=expected) as error:
+            messages.chunk_from_msg(message)
+        assert "\n" not in str(error.value)
+
+    def reorder(message):
+        message.joint_names = [*ACTION_NAMES[::-1]]
+
+    def nan(message):
+        message.points[2].positions = [0.0, 0.0, float("nan"), 0.0, 0.0, 0.0, 0.0]
+
+    def short(message):
+        message.points[8].positions = [0.0] * 6
+
+    def late(message):
+        message.points[4].time_from_start.nanosec += 1
+
+    def none(message):
+        message.points = []
+
+    def timeless(message):
+        message.points = [JointTrajectoryPoint(positions=[0.0] * 7)]
+
+    refused(reorder, "joint names gripper, eef_drz.* expected")
+    refused(nan, "eef_dz of point 2 is nan")
+    refused(short, "point 8 has 6 positions, 7 expected")
+    refused(late, "point 4 is done after 250000001 ns, 250000000 expected")
+    refused(none, "no points")
+    refused(timeless, "0 ns, more than 0")
+
+
+def test_episodes_are_json():
+    episode = {"index": 3, "seed": 100003, "step": 17, "reward": 1.0, "success": True}
+    assert messages.episode_from_msg(wire(messages.episode_to_msg(episode))) == episode
+    for text in ("", "[1]", "{"):
+        with pytest.raises(MessageError):
+            messages.episode_from_msg(messages.String(data=text))
+
+
+def test_diagnostics_keep_their_level_which_is_a_byte():
+    sent = [
+        messages.Status("executor", "arm", level, "holding: no chunk yet", {"held": "3"})
+        for level in (messages.OK, messages.WARN, messages.ERROR, messages.STALE)
+    ]
+    message = wire(messages.diagnostics_to_msg(sent, STAMP))
+    assert message.status[1].level == b"\x01"
+    assert messages.diagnostics_from_msg(message) == sent
+
+
+def test_paths_keep_points_and_times(rng):
+    points = rng.normal(size=(4, 3))
+    stamps = [STAMP + i for i in range(4)]
+    back, times = messages.path_from_msg(wire(messages.path_to_msg(points, stamps, STAMP, "world")))
+    assert np.array_equal(back, points) and times == stamps
+    assert messages.path_from_msg(messages.path_to_msg(np.zeros((0, 3)), [], STAMP, "world"))[0].shape == (0, 3)
+
+
+def geom(kind: str, size: tuple[float, float, float], triangles=None) -> SimpleNamespace:
+    return SimpleNamespace(
+        name=kind,
+        type=kind,
+        size=size,
+        position=np.array([1.0, 2.0, 3.0]),
+        quaternion=np.array([0.0, 0.0, 0.0, 1.0]),
+        rgba=(0.1, 0.2, 0.3, 1.0),
+        triangles=triangles,
+    )
+
+
+def test_geoms_become_markers_of_their_full_size():
+    triangles = np.arange(18, dtype=np.float32).reshape(2, 3, 3)
+    geoms = [
+        geom("box", (0.1, 0.2, 0.3)),
+        geom("sphere", (0.1, 0.0, 0.0)),
+        geom("cylinder", (0.1, 0.4, 0.0)),
+        geom("capsule", (0.1, 0.4, 0.0)),
+        geom("ellipsoid", (0.1, 0.2, 0.3)),
+        geom("mesh", (0.0, 0.0, 0.0), triangles),
+    ]
+    markers = wire(messages.scene_to_msg(geoms, STAMP, "world")).markers
+    scales = [(m.scale.x, m.scale.y, m.scale.z) for m in markers]
+    np.testing.assert_allclose(
+        scales,
+        [(0.2, 0.4, 0.6), (0.2, 0.2, 0.2), (0.2, 0.2, 0.8), (0.2, 0.2, 1.0), (0.2, 0.4, 0.6), (1, 1, 1)],
+        atol=1e-12,
+    )
+    assert [m.type for m in markers] == [
+        Marker.CUBE,
+        Marker.SPHERE,
+        Marker.CYLINDER,
+        Marker.CYLINDER,
+        Marker.SPHERE,
+        Marker.TRIANGLE_LIST,
+    ]
+    assert len({m.id for m in markers}) == 6 and markers[0].pose.position.z == 3.0
+    assert [(p.x, p.y, p.z) for p in markers[5].points] == [tuple(p) for p in triangles.reshape(-1, 3).tolist()]
+    with pytest.raises(MessageError, match="'torus'"):
+        messages.scene_to_msg([geom("torus", (1, 1, 1))], STAMP, "world")
+
+
+def test_transforms_carry_pose_and_frames():
+    message = wire(messages.transform_to_msg((1, 2, 3), (0, 0, 0, 1), STAMP, "world", "camera"))
+    assert (message.header.frame_id, message.child_frame_id) == ("world", "camera")
+    assert (message.transform.translation.y, message.transform.rotation.w) == (2.0, 1.0)

@@ -1,0 +1,784 @@
+"""The policy and executor nodes on a real bus, with a robot of a few lines at the other end."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import fake_policy
+import numpy as np
+import pytest
+import ros_graph
+from diagnostic_msgs.msg import DiagnosticArray
+from geometry_msgs.msg import PoseStamped
+from nav_msgs.msg import Path as PathMessage
+from rclpy.node import Node
+from rclpy.parameter import Parameter
+from sensor_msgs.msg import Image, JointState
+from std_srvs.srv import SetBool, Trigger
+from trajectory_msgs.msg import JointTrajectory
+
+from diffusion_ros import checkpoint, messages, topics
+from diffusion_ros.action_chunk import ActionChunk, ChunkExecutor, ExecutorLimits
+from diffusion_ros.control_loop import PolicyController
+from diffusion_ros.nodes.executor_node import ExecutorNode
+from diffusion_ros.nodes.policy_node import PolicyNode
+from diffusion_ros.observation import Frame
+from diffusion_ros.policy import Policy
+from diffusion_ros.sources import SourceWatch
+
+PERIOD = 50_000_000
+FINGERS = ("gripper0_right_finger_joint1", "gripper0_right_finger_joint2")
+STATE_INPUTS = (*fake_policy.LOW_DIM, *fake_policy.OBJECT)
+
+
+class Plant:
+    """A robot that does what it is told, and what its sensors say of it."""
+
+    def __init__(self) -> None:
+        self.position = np.array([0.1, -0.2, 0.3])
+        self.gripper = 0.02
+
+    def step(self, row: np.ndarray) -> None:
+        self.position = self.position + row[:3] * 0.7
+        self.gripper = float(np.clip(self.gripper - 0.003 * row[6], 0.0, 0.04))
+
+    def frame(self) -> dict[str, np.ndarray]:
+        shade = int(abs(self.position).sum() * 1e6)
+        picture = (np.arange(84 * 84 * 3, dtype=np.int64).reshape(84, 84, 3) * 7 + shade) % 256
+        angle = self.position[0]
+        return {
+            "agentview_image": picture.astype(np.uint8),
+            "robot0_eye_in_hand_image": picture[::-1].astype(np.uint8),
+            "robot0_eef_pos": self.position,
+            "robot0_eef_quat": np.array([0.0, np.sin(angle / 2), 0.0, np.cos(angle / 2)]),
+            "robot0_gripper_qpos": np.array([self.gripper, -self.gripper]),
+            "object_pos": self.position * 0.5,
+            "object_quat": np.array([0.0, 0.0, 0.0, 1.0]),
+        }
+
+
+class Robot(Node):
+    """The plant on the bus. Publishes when asked; keeps all that it hears."""
+
+    def __init__(self, name: str = "robot") -> None:
+        super().__init__(name)
+        self.plant = Plant()
+        self.images = {
+            camera: self.create_publisher(Image, topics.image(camera), topics.SENSOR_QOS)
+            for camera in fake_policy.CAMERAS
+        }
+        self.pose = self.create_publisher(PoseStamped, topics.EEF_POSE, topics.SENSOR_QOS)
+        self.object = self.create_publisher(PoseStamped, topics.OBJECT_POSE, topics.SENSOR_QOS)
+        self.joints = self.create_publisher(JointState, topics.JOINT_STATES, topics.SENSOR_QOS)
+        self.commands: list[tuple[int, np.ndarray]] = []
+        self.chunks: list[ActionChunk] = []
+        self.paths: dict[str, np.ndarray] = {}
+        self.status: dict[str, messages.Status] = {}
+        self.create_subscription(JointTrajectory, topics.EEF_COMMAND, self._on_command, topics.COMMAND_QOS)
+        self.create_subscription(JointTrajectory, topics.ACTION_CHUNK, self._on_chunk, topics.COMMAND_QOS)
+        self.create_subscription(DiagnosticArray, topics.DIAGNOSTICS, self._on_diagnostics, topics.DIAGNOSTICS_QOS)
+
+    def watch_paths(self) -> None:
+        for topic in (topics.EEF_PATH, topics.PREDICTED_PATH):
+            self.create_subscription(
+                PathMessage,
+                topic,
+                lambda msg, topic=topic: self.paths.update({topic: messages.path_from_msg(msg)[0]}),
+                topics.COMMAND_QOS,
+            )
+
+    def _on_command(self, msg: JointTrajectory) -> None:
+        self.commands.append(messages.command_from_msg(msg))
+
+    def _on_chunk(self, msg: JointTrajectory) -> None:
+        with contextlib.suppress(messages.MessageError):  # tests send such as well
+            self.chunks.append(messages.chunk_from_msg(msg))
+
+    def _on_diagnostics(self, msg: DiagnosticArray) -> None:
+        self.status.update({status.name: status for status in messages.diagnostics_from_msg(msg)})
+
+    def publish(self, stamp: int, skip: tuple[str, ...] = ()) -> None:
+        frame = self.plant.frame()
+        for camera, publisher in self.images.items():
+            if camera not in skip:
+                publisher.publish(messages.image_to_msg(frame[f"{camera}_image"], stamp, topics.optical_frame(camera)))
+        self.joints.publish(
+            messages.joint_state_to_msg(
+                ("joint1", *FINGERS), (0.0, *frame["robot0_gripper_qpos"]), (0.0, 0.0, 0.0), stamp
+            )
+        )
+        for publisher, name in ((self.object, "object"), (self.pose, "robot0_eef")):
+            pose = messages.pose_to_msg(frame[f"{name}_pos"], frame[f"{name}_quat"], stamp, topics.WORLD_FRAME)
+            publisher.publish(pose)
+
+    def publish_pose(self, stamp: int, position: tuple[float, float, float] = (0.0, 0.0, 0.0)) -> None:
+        self.pose.publish(messages.pose_to_msg(position, (0, 0, 0, 1), stamp, topics.WORLD_FRAME))
+
+    def publish_now(self) -> int:
+        stamp = int(self.get_clock().now().nanoseconds)
+        self.publish(stamp)
+        return stamp
+
+    def answer(self, stamp: int) -> np.ndarray | None:
+        return next((row for when, row in reversed(self.commands) if when == stamp), None)
+
+
+@pytest.fixture(scope="module")
+def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("checkpoints")
+    return {
+        "pixels": fake_policy.save(folder / "pixels.pt"),
+        "state": fake_policy.save(folder / "state.pt", fake_policy.spec(STATE_INPUTS)),
+        "slow": fake_policy.save(folder / "slow.pt", fake_policy.spec(STATE_INPUTS), work=300),
+    }
+
+
+@pytest.fixture
+def graph() -> Iterator[ros_graph.Graph]:
+    with ros_graph.graph() as made:
+        yield made
+
+
+def policy_node(path: Path, **parameters: object) -> PolicyNode:
+    parameters = {"mode": "lockstep", **parameters}
+    return PolicyNode(
+        [Parameter("checkpoint", value=str(path)), *(Parameter(k, value=v) for k, v in parameters.items())]
+    )
+
+
+def executor_node(path: Path, **parameters: object) -> ExecutorNode:
+    parameters = {"mode": "lockstep", "enabled": True, **parameters}
+    return ExecutorNode(
+        [Parameter("checkpoint", value=str(path)), *(Parameter(k, value=v) for k, v in parameters.items())]
+    )
+
+
+def connect(graph: ros_graph.Graph, robot: Robot, executor: bool = True, policy: bool = True) -> None:
+    """Waits for discovery: what is published before reaches nobody."""
+    graph.spin_until(
+        lambda: (
+            (not executor or (robot.count_publishers("eef_command") and robot.count_subscribers("eef_pose")))
+            and (not policy or (robot.count_publishers("action_chunk") and robot.count_subscribers("joint_states")))
+        )
+    )
+    graph.spin(0.2)
+
+
+def lockstep(graph: ros_graph.Graph, robot: Robot, stamp: int) -> np.ndarray:
+    """One step, with the observation repeated as the simulator does."""
+    for _ in range(5):
+        robot.publish(stamp)
+        try:
+            return graph.spin_until(lambda: [robot.answer(stamp)] if robot.answer(stamp) is not None else None, 1.0)[0]
+        except AssertionError:
+            continue
+    raise AssertionError(f"no command for {stamp}")
+
+
+def stamp_of(episode: int, step: int) -> int:
+    return 10**9 + episode * 1000 * 10**9 + step * PERIOD
+
+
+def plain_loop(path: Path, episodes: int, steps: int) -> list[np.ndarray]:
+    """The same without ROS."""
+    policy = Policy(checkpoint.load(path, kind="policy"))
+    spec = policy.spec
+    controller = PolicyController(policy, 5)
+    executor = ChunkExecutor(
+        ExecutorLimits(spec.action_low, spec.action_high, spec.workspace_low, spec.workspace_high),
+        spec.period_ns,
+        spec.period_ns,
+        max_rows=spec.n_action_steps,
+    )
+    rows = []
+    for episode in range(episodes):
+        plant = Plant()
+        for step in range(steps):
+            stamp = stamp_of(episode, step)
+            frame = plant.frame()
+            controller.push(Frame(stamp, {name: frame[name] for name in spec.input_names}))
+            executor.observe(stamp, frame["robot0_eef_pos"])
+            if controller.needs_chunk(stamp):
+                assert executor.add_chunk(controller.chunk()) == ""
+            command = executor.command(stamp)
+            assert command.acting
+            rows.append(command.row)
+            plant.step(command.row)
+    return rows
+
+
+# Lockstep
+
+
+@pytest.mark.parametrize("kind", ["pixels", "state"])
+def test_in_lockstep_the_bus_changes_no_bit(graph, checkpoints, kind):
+    expected = plain_loop(checkpoints[kind], episodes=3, steps=20)
+    robot = graph.add(Robot())
+    policy = graph.add(policy_node(checkpoints[kind], policy_seed=5))
+    graph.add(executor_node(checkpoints[kind]))
+    robot.watch_paths()
+    connect(graph, robot)
+    got = []
+    for episode in range(3):
+        robot.plant = Plant()
+        for step in range(20):
+            row = lockstep(graph, robot, stamp_of(episode, step))
+            got.append(row)
+            robot.plant.step(row)
+    assert len(got) == len(expected)
+    for i, (ours, theirs) in enumerate(zip(got, expected, strict=True)):
+        assert np.array_equal(ours, theirs), f"step {i}: {ours - theirs}"
+    assert len({row.tobytes() for row in got}) > 20, "a policy that always says the same would prove nothing"
+    assert sorted({chunk.stamp_ns for chunk in robot.chunks}) == [stamp_of(e, k) for e in range(3) for k in (0, 8, 16)]
+    # What is shown in RViz: where the hand was, and where the chunk leads from there.
+    graph.spin_until(lambda: topics.EEF_PATH in robot.paths)
+    chunk = robot.chunks[-1]
+    way = robot.paths[topics.PREDICTED_PATH]
+    np.testing.assert_allclose(np.diff(way, axis=0), chunk.rows[:, :3], atol=1e-12)
+    cameras = {topics.image(camera) for camera in fake_policy.CAMERAS}
+    subscribed = {s.topic_name.removeprefix("/") for s in policy.subscriptions}
+    assert subscribed >= {"eef_pose", "joint_states"}
+    assert (subscribed >= cameras) == (kind == "pixels") and ("object_pose" in subscribed) == (kind == "state")
+
+
+def test_what_is_asked_again_is_answered_again_with_the_same(graph, checkpoints):
+    robot = graph.add(Robot())
+    graph.add(policy_node(checkpoints["state"]))
+    graph.add(executor_node(checkpoints["state"]))
+    connect(graph, robot)
+    row = lockstep(graph, robot, stamp_of(0, 0))
+    graph.spin(0.2)
+    robot.commands.clear()
+    robot.chunks.clear()
+    robot.publish(stamp_of(0, 0))
+    graph.spin_until(lambda: robot.commands and robot.chunks)
+    graph.spin(0.2)
+    assert robot.chunks[0].stamp_ns == stamp_of(0, 0) and len(robot.chunks) == 1
+    for stamp, again in robot.commands:
+        assert stamp == stamp_of(0, 0) and np.array_equal(again, row)
+
+
+def test_a_policy_that_is_restarted_in_mid_episode_goes_on_while_the_robot_waits(graph, checkpoints):
+    robot = graph.add(Robot())
+    first = graph.add(policy_node(checkpoints["state"]))
+    executor = graph.add(executor_node(checkpoints["state"]))
+    connect(graph, robot)
+    for step in range(8):
+        lockstep(graph, robot, stamp_of(0, step))
+    graph.remove(first)
+    robot.publish(stamp_of(0, 8))
+    graph.spin(1.5)
+    assert robot.answer(stamp_of(0, 8)) is None, "it waits: nothing moves without a chunk"
+    graph.spin_until(lambda: "waiting for a chunk" in executor.diagnostics.summary)
+    graph.add(policy_node(checkpoints["state"]))
+    connect(graph, robot)
+    for step in range(8, 20):
+        assert lockstep(graph, robot, stamp_of(0, step)).any()
+
+
+def test_an_executor_that_is_restarted_in_mid_chunk_goes_on_with_the_same_row(graph, checkpoints):
+    expected = plain_loop(checkpoints["state"], episodes=1, steps=10)
+    robot = graph.add(Robot())
+    graph.add(policy_node(checkpoints["state"], policy_seed=5))
+    first = graph.add(executor_node(checkpoints["state"]))
+    connect(graph, robot)
+    for step in range(10):
+        if step == 3:
+            graph.remove(first)
+            graph.add(executor_node(checkpoints["state"]))
+            connect(graph, robot)
+        row = lockstep(graph, robot, stamp_of(0, step))
+        assert np.array_equal(row, expected[step])
+        robot.plant.step(row)
+
+
+# Stops
+
+
+def test_the_emergency_stop_is_latched_and_enabling_does_not_release_it(graph, checkpoints):
+    robot = graph.add(Robot())
+    graph.add(policy_node(checkpoints["state"]))
+    executor = graph.add(executor_node(checkpoints["state"]))
+    connect(graph, robot)
+    assert lockstep(graph, robot, stamp_of(0, 0)).any()
+    assert graph.call(robot, Trigger, "/executor/estop", Trigger.Request()).success
+    for step in (1, 2):
+        assert not lockstep(graph, robot, stamp_of(0, step)).any()
+    answer = graph.call(robot, SetBool, "/executor/set_enabled", SetBool.Request(data=True))
+    assert "latched" in answer.message
+    assert not lockstep(graph, robot, stamp_of(0, 3)).any()
+    status = graph.spin_until(lambda: _said(robot, "executor", "emergency stop: requested"))
+    assert status.level == messages.ERROR and status.values["estop"] == "requested"
+    assert executor.diagnostics.summary == "holding: emergency stop: requested"
+    assert graph.call(robot, Trigger, "/executor/estop_reset", Trigger.Request()).success
+    assert lockstep(graph, robot, stamp_of(0, 8)).any()
+    graph.spin_until(lambda: _said(robot, "executor", "acting"))
+
+
+def _said(robot: Robot, name: str, text: str) -> messages.Status | None:
+    status = robot.status.get(name)
+    return status if status is not None and text in status.summary else None
+
+
+def test_nothing_moves_unless_enabled(graph, checkpoints):
+    robot = graph.add(Robot())
+    graph.add(policy_node(checkpoints["state"]))
+    graph.add(executor_node(checkpoints["state"], enabled=False))
+    connect(graph, robot)
+    assert not lockstep(graph, robot, stamp_of(0, 0)).any()
+    graph.spin_until(lambda: _said(robot, "executor", "holding: not enabled"))
+    assert graph.call(robot, SetBool, "/executor/set_enabled", SetBool.Request(data=True)).success
+    assert lockstep(graph, robot, stamp_of(0, 8)).any()
+    assert graph.call(robot, SetBool, "/executor/set_enabled", SetBool.Request(data=False)).success
+    assert not lockstep(graph, robot, stamp_of(0, 9)).any()
+
+
+def test_a_real_robot_does_not_move_by_default():
+    with ros_graph.graph() as graph:
+        node = graph.add(
+            ExecutorNode(
+                [
+                    Parameter("rate", value=20),
+                    Parameter("n_action_steps", value=8),
+                    Parameter("action_low", value=[-1.0] * 7),
+                    Parameter("action_high", value=[1.0] * 7),
+                    Parameter("workspace_low", value=[-1, -1, -1]),
+                    Parameter("workspace_high", value=[1, 1, 1]),
+                ]
+            )
+        )
+        assert not node.executor_logic.enabled and node.executor_logic.period_ns == PERIOD
+
+
+class Chunker(Node):
+    """A policy that says what the test wants."""
+
+    def __init__(self, name: str = "chunker") -> None:
+        super().__init__(name)
+        self.publisher = self.create_publisher(JointTrajectory, topics.ACTION_CHUNK, topics.COMMAND_QOS)
+
+    def send(self, stamp: int, value: float = 0.01, frame_id: str = topics.WORLD_FRAME) -> None:
+        rows = np.zeros((9, 7))
+        rows[:, 0] = value
+        self.publisher.publish(messages.chunk_to_msg(ActionChunk(stamp, rows, PERIOD), frame_id))
+
+
+@pytest.fixture
+def bench(graph, checkpoints):
+    """Robot, chunker and a real-time executor."""
+    robot, chunker = graph.add(Robot()), graph.add(Chunker())
+    executor = graph.add(executor_node(checkpoints["state"], mode="realtime"))
+    connect(graph, robot, policy=False)
+    return graph, robot, chunker, executor
+
+
+def now(node: Node) -> int:
+    return int(node.get_clock().now().nanoseconds)
+
+
+def ask(graph, robot, position=(0.0, 0.0, 0.0)) -> np.ndarray:
+    """The executor's answer to a pose of now."""
+    stamp = now(robot)
+    robot.publish_pose(stamp, position)
+    return graph.spin_until(lambda: [robot.answer(stamp)] if robot.answer(stamp) is not None else None)[0]
+
+
+def test_in_real_time_the_hold_goes_out_at_once_and_the_row_when_its_chunk_comes(bench):
+    graph, robot, chunker, executor = bench
+    assert not ask(graph, robot).any()
+    assert executor.diagnostics.summary == "holding: no chunk yet"
+    stamp = robot.commands[-1][0]
+    chunker.send(stamp, 0.02)
+    graph.spin_until(lambda: robot.answer(stamp).any())
+    np.testing.assert_array_equal(robot.answer(stamp), [0.02, 0, 0, 0, 0, 0, 0])
+    assert len([1 for when, _ in robot.commands if when == stamp]) == 2
+    assert ask(graph, robot).any()
+
+
+def test_a_pose_that_stops_coming_holds_and_one_that_comes_too_late_holds(bench):
+    graph, robot, chunker, executor = bench
+    chunker.send(now(robot))
+    graph.spin(0.1)
+    assert ask(graph, robot).any()
+    count = len(robot.commands)
+    graph.spin_until(lambda: len(robot.commands) > count)
+    assert not robot.commands[-1][1].any() and "eef_pose: silent for" in executor.diagnostics.summary
+    chunker.send(now(robot))
+    graph.spin(0.1)
+    stamp = now(robot) - 300_000_000
+    robot.publish_pose(stamp)
+    graph.spin_until(lambda: robot.answer(stamp) is not None)
+    assert not robot.answer(stamp).any() and "s old" in executor.diagnostics.summary
+    assert ask(graph, robot).any(), "and goes on with the next one that is in time"
+
+
+def test_a_chunk_that_runs_out_holds(bench):
+    graph, robot, chunker, executor = bench
+    chunker.send(now(robot) - 10 * PERIOD)
+    graph.spin(0.1)
+    assert not ask(graph, robot).any()
+    chunker.send(now(robot) - 8 * PERIOD)
+    graph.spin(0.1)
+    graph.spin(0.1)
+    assert not ask(graph, robot).any()
+    assert "no chunk covers the present" in executor.diagnostics.summary
+
+
+@pytest.mark.parametrize(
+    ("value", "frame_id", "reason"),
+    [
+        (float("nan"), "world", "eef_dx of point 0 is nan, a finite number expected"),
+        (0.3, "world", "eef_dx of row 0 is 0.3, at most 0.25 expected"),
+        (0.01, "camera", "deltas in the frame 'camera', 'world' (eef_pose's) expected"),
+    ],
+)
+def test_a_chunk_that_must_not_be_executed_is_refused_with_its_reason(bench, value, frame_id, reason):
+    graph, robot, chunker, executor = bench
+    chunker.send(now(robot), value, frame_id)
+    graph.spin_until(lambda: executor._counts["chunks refused"] == 1)
+    assert not ask(graph, robot).any()
+    assert reason in executor.diagnostics.summary
+    graph.spin_until(lambda: _said(robot, "executor", reason), 3.0)
+
+
+def test_a_pose_with_nan_holds(bench):
+    graph, robot, chunker, executor = bench
+    chunker.send(now(robot))
+    graph.spin(0.1)
+    assert ask(graph, robot).any()
+    assert not ask(graph, robot, (0.0, float("nan"), 0.0)).any()
+    assert "eef_pose: position [0.0, nan, 0.0]" in executor.diagnostics.summary
+    assert ask(graph, robot).any()
+
+
+def test_commands_are_clipped_to_limits_and_box_on_the_bus(bench):
+    graph, robot, chunker, executor = bench
+    chunker.send(now(robot), 0.2)
+    graph.spin(0.1)
+    np.testing.assert_array_equal(ask(graph, robot)[:3], [0.05, 0, 0])
+    assert executor.diagnostics.summary == "acting, clipped to limits"
+    np.testing.assert_allclose(ask(graph, robot, (0.98, 0.0, 0.0))[:3], [0.02, 0, 0], atol=1e-12)
+
+
+@pytest.mark.parametrize("topic", ["action_chunk", "eef_pose"])
+def test_two_publishers_are_one_too_many(bench, topic):
+    graph, robot, chunker, executor = bench
+    second = graph.add(Chunker("second") if topic == "action_chunk" else Robot("second"))
+    graph.spin(0.5)
+    chunker.send(now(robot))
+    graph.spin(0.1)
+    assert ask(graph, robot).any(), "there, but silent"
+    if topic == "action_chunk":
+        second.send(now(robot))
+    else:
+        second.publish_pose(now(robot))
+    graph.spin(0.1)
+    assert not ask(graph, robot).any()
+    assert executor.diagnostics.summary == f"holding: 2 publishers on /{topic}, one expected"
+
+
+def test_a_publisher_that_was_replaced_is_no_second_one():
+    time_ = [0.0]
+    watch = SourceWatch(node=None, topic="/x", clock=lambda: time_[0])  # type: ignore[arg-type]
+
+    def hear(publisher: bytes) -> str:
+        watch.heard({"publisher_gid": {"data": publisher}})
+        return watch.reason()
+
+    assert not hear(b"a")
+    time_[0] = 1.0
+    assert hear(b"b") == "2 publishers on /x, one expected"
+    time_[0] = 1.9
+    assert hear(b"b"), "a was heard 1.9 s ago"
+    time_[0] = 2.1
+    assert not hear(b"b")
+
+
+# What a policy refuses
+
+
+def robot_and_policy(graph, path: Path, **parameters: object) -> tuple[Robot, PolicyNode]:
+    robot = graph.add(Robot())
+    policy = graph.add(policy_node(path, **parameters))
+    connect(graph, robot, executor=False)
+    return robot, policy
+
+
+def deliver(graph, robot: Robot, policy: PolicyNode, stamp: int, skip: tuple[str, ...] = ()) -> None:
+    """Publishes an observation and waits until the policy has all of it and has thought about it."""
+    robot.publish(stamp, skip)
+    wanted = [topic for topic in policy._topics if topic.split("/")[0] not in skip]
+    graph.spin_until(lambda: all(policy._stamps.get(topic) == stamp for topic in wanted))
+    graph.spin_until(lambda: not policy.thinking)
+
+
+def test_a_camera_that_is_absent_or_of_another_size_is_named_and_no_chunk_made(graph, checkpoints):
+    robot, policy = robot_and_policy(graph, checkpoints["pixels"])
+    graph.spin_until(lambda: _said(robot, "policy", "agentview/image_raw: nothing received"))
+    for step in range(5):
+        deliver(graph, robot, policy, stamp_of(0, step), skip=("agentview",))
+    assert policy.reasons() == ["agentview/image_raw: nothing received"]
+    small = messages.image_to_msg(np.zeros((96, 128, 3), np.uint8), stamp_of(0, 5), "camera")
+    robot.images["agentview"].publish(small)
+    reason = "agentview/image_raw: 128 x 96 pixels, the checkpoint expects 84 x 84"
+    graph.spin_until(lambda: policy.reasons() == [reason])
+    small.encoding = "mono8"
+    robot.images["agentview"].publish(small)
+    graph.spin_until(lambda: "encoding 'mono8'" in policy.reasons()[0])
+    graph.spin_until(lambda: _said(robot, "policy", "encoding 'mono8'"))
+    assert robot.status["policy"].level == messages.ERROR
+    assert not robot.chunks
+    deliver(graph, robot, policy, stamp_of(0, 6))
+    graph.spin_until(lambda: robot.chunks)
+    graph.spin_until(lambda: _said(robot, "policy", "publishing chunks"))
+    assert robot.status["policy"].values["sha256"] == policy.policy.checkpoint.sha256
+
+
+def test_an_input_that_falls_silent_is_named(graph, checkpoints):
+    robot, policy = robot_and_policy(graph, checkpoints["state"], mode="realtime", max_input_age=0.3)
+    deliver(graph, robot, policy, now(robot))
+    graph.spin_until(lambda: _said(robot, "policy", "joint_states: silent for "))
+
+
+def test_a_pose_with_nan_or_a_missing_finger_is_named_and_no_chunk_made(graph, checkpoints):
+    robot, policy = robot_and_policy(graph, checkpoints["state"])
+    robot.publish_pose(stamp_of(0, 0), (0.0, float("nan"), 0.0))
+    graph.spin_until(lambda: any("position [0.0, nan, 0.0]" in reason for reason in policy.reasons()))
+    robot.joints.publish(messages.joint_state_to_msg(("joint1",), (0.0,), (0.0,), stamp_of(0, 0)))
+    graph.spin_until(lambda: any("joint gripper0_right_finger_joint1, " in reason for reason in policy.reasons()))
+    graph.spin(0.2)
+    assert not robot.chunks
+
+
+def test_a_policy_that_answers_nan_publishes_nothing_and_says_so(graph, checkpoints):
+    robot, policy = robot_and_policy(graph, checkpoints["state"])
+    robot.plant.position = np.array([fake_policy.NAN_BEYOND + 1, 0.0, 0.0])
+    robot.publish(stamp_of(0, 0))
+    graph.spin_until(lambda: "the policy's chunk has NaN or infinite values" in policy.reasons())
+    assert not robot.chunks
+    robot.plant.position = np.zeros(3)
+    robot.publish(stamp_of(0, 1))
+    graph.spin_until(lambda: robot.chunks)
+    graph.spin_until(lambda: not policy.reasons())
+
+
+def test_a_frozen_camera_stops_the_chunks_until_it_is_back(graph, checkpoints):
+    robot, policy = robot_and_policy(graph, checkpoints["pixels"], max_frozen=0.4)
+    still = robot.plant.frame()["agentview_image"]
+
+    def move(steps: range, frozen: bool) -> None:
+        for step in steps:
+            robot.plant.position = robot.plant.position + [0.005, 0, 0]
+            stamp = stamp_of(0, step)
+            if frozen:
+                robot.images["agentview"].publish(messages.image_to_msg(still, stamp, "camera"))
+            deliver(graph, robot, policy, stamp, skip=("agentview",) if frozen else ())
+
+    def made() -> list[int]:
+        graph.spin(0.3)
+        return [round((chunk.stamp_ns - stamp_of(0, 0)) / PERIOD) for chunk in robot.chunks]
+
+    move(range(10), frozen=False)
+    assert not policy.reasons()
+    move(range(10, 40), frozen=True)
+    (reason,) = policy.reasons()
+    # 0.4 s are 8 steps, from the first picture (10) to the last that is believed (18).
+    assert reason.startswith("agentview is frozen: the same image for 1.45 s")
+    assert made() == [0, 8, 16]
+    graph.spin_until(lambda: _said(robot, "policy", "agentview is frozen"))
+    move(range(40, 42), frozen=False)
+    assert made() == [0, 8, 16, 40]
+    assert not policy.reasons()
+
+
+def test_a_camera_whose_stamps_stand_still_is_named(graph, checkpoints):
+    robot, policy = robot_and_policy(graph, checkpoints["pixels"], max_frozen=0.3)
+    image = robot.plant.frame()["agentview_image"]
+    for step in range(10):
+        robot.images["agentview"].publish(messages.image_to_msg(image, stamp_of(0, 0), "camera"))
+        deliver(graph, robot, policy, stamp_of(0, step), skip=("agentview",))
+    assert policy.reasons() == ["agentview/image_raw: its stamps stand still, 0.45 s behind the other inputs"]
+    assert len(robot.chunks) <= 1
+
+
+def test_cameras_with_clocks_of_their_own_work_within_the_tolerance(graph, checkpoints):
+    robot, policy = robot_and_policy(graph, checkpoints["pixels"], sync_tolerance=0.02)
+    frame = robot.plant.frame()
+    for step in range(4):
+        stamp = stamp_of(0, step)
+        for offset, (camera, publisher) in zip((0, 9_000_000), robot.images.items(), strict=True):
+            publisher.publish(messages.image_to_msg(frame[f"{camera}_image"], stamp + offset, "camera"))
+        deliver(graph, robot, policy, stamp - 7_000_000, skip=fake_policy.CAMERAS)
+    graph.spin_until(lambda: robot.chunks)
+    graph.spin_until(lambda: not policy.reasons())
+
+
+def test_sensors_faster_than_the_control_rate_are_thinned_out(graph, checkpoints):
+    robot, policy = robot_and_policy(graph, checkpoints["state"])
+    for step in range(90):  # 100 Hz
+        deliver(graph, robot, policy, stamp_of(0, 0) + step * PERIOD // 5)
+    graph.spin(0.3)
+    assert [round((chunk.stamp_ns - stamp_of(0, 0)) / PERIOD) for chunk in robot.chunks] == [0, 8, 16]
+
+
+# Real time
+
+
+def test_the_next_chunk_is_made_before_the_last_is_used_up_and_nothing_holds_in_between(graph, checkpoints):
+    for_ever = 1e10  # the stamps' time is the test's, so that a busy machine cannot fail it
+    robot = graph.add(Robot())
+    policy = graph.add(policy_node(checkpoints["pixels"], mode="realtime", lead_steps=2, max_input_age=for_ever))
+    graph.add(executor_node(checkpoints["pixels"], mode="realtime", max_observation_age=for_ever))
+    connect(graph, robot)
+    for step in range(40):
+        stamp = stamp_of(0, step)
+        deliver(graph, robot, policy, stamp)
+        row = graph.spin_until(lambda stamp=stamp: [robot.answer(stamp)] if robot.answer(stamp) is not None else None)[
+            0
+        ]
+        if step == 0:
+            graph.spin_until(lambda stamp=stamp: robot.answer(stamp).any())
+            row = robot.answer(stamp)
+        robot.plant.step(row)
+        assert row.any(), step
+    graph.spin_until(lambda: len(robot.chunks) >= 7)
+    assert [(chunk.stamp_ns - stamp_of(0, 0)) // PERIOD for chunk in robot.chunks] == [0, 6, 12, 18, 24, 30, 36]
+
+
+def test_inference_does_not_block_the_sensors(graph, checkpoints):
+    robot, policy = robot_and_policy(graph, checkpoints["slow"])
+    start = time.monotonic()
+    policy._controller.policy.sample([policy._controller.policy.encode(robot.plant.frame())] * 2, 0)
+    seconds = time.monotonic() - start
+    assert seconds > 0.1, "too fast to show anything"
+    poses = []
+    policy.create_subscription(PoseStamped, topics.EEF_POSE, lambda msg: poses.append(time.monotonic()), 10)
+    graph.spin(0.3)
+    start = time.monotonic()
+    while not robot.chunks:
+        robot.publish_now()
+        graph.spin(0.02)
+        assert time.monotonic() - start < 60
+    assert len(poses) >= 5 and max(np.diff(poses)) < seconds, (seconds, np.diff(poses))
+    # The one that follows is made from the newest observation, not from one that waited in a queue.
+    first = robot.chunks[-1].stamp_ns
+    while robot.chunks[-1].stamp_ns == first:
+        robot.publish_now()
+        graph.spin(0.02)
+        assert time.monotonic() - start < 60
+    came_ns = now(robot)
+    assert (came_ns - robot.chunks[-1].stamp_ns) / 1e9 < 2 * seconds
+
+
+# Processes
+
+
+def environment() -> dict[str, str]:
+    paths = os.pathsep.join([str(ros_graph.ROOT / "src"), str(ros_graph.ROOT)])
+    return {**os.environ, "PYTHONPATH": paths}
+
+
+def start(node: str, *parameters: str) -> subprocess.Popen[str]:
+    arguments = [part for parameter in parameters for part in ("-p", parameter)]
+    return subprocess.Popen(
+        [sys.executable, "-m", f"diffusion_ros.nodes.{node}", "--ros-args", *arguments],
+        env=environment(),
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+@pytest.mark.parametrize(
+    ("node", "parameters", "line"),
+    [
+        ("policy_node", ["checkpoint:=nowhere.pt"], "nowhere.pt: no such checkpoint"),
+        ("policy_node", [], "policy: parameter checkpoint is required"),
+        (
+            "policy_node",
+            ["checkpoint:=x.pt", "lead_steps:=soon"],
+            "policy: parameter lead_steps is 'soon', an integer expected",
+        ),
+        ("executor_node", ["rate:=20.0"], "executor: parameter n_action_steps, action_low, "),
+        (
+            "executor_node",
+            ["max_observation_age:=-1"],
+            "executor: parameter max_observation_age is -1.0, at least 0.01",
+        ),
+    ],
+)
+def test_bad_parameters_are_one_line_and_status_2(node, parameters, line):
+    with ros_graph.own_domain():
+        process = start(node, *parameters)
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert errors.count("\n") == 1 and errors.startswith(line), errors
+
+
+def test_a_parameter_file_that_is_missing_or_broken_is_one_line_and_status_2(tmp_path):
+    broken = tmp_path / "broken.yaml"
+    broken.write_text("executor: [")
+    for path in (tmp_path / "missing.yaml", broken):
+        with ros_graph.own_domain():
+            process = subprocess.run(
+                [sys.executable, "-m", "diffusion_ros.nodes.executor_node", "--ros-args", "--params-file", str(path)],
+                env=environment(),
+                capture_output=True,
+                text=True,
+                timeout=60,
+                check=False,
+            )
+        assert process.returncode == 2 and process.stderr.count("\n") == 1, process.stderr
+        assert str(path) in process.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("node", ["policy_node", "executor_node"])
+def test_a_signal_ends_a_node_cleanly(graph, checkpoints, node, number):
+    robot = graph.add(Robot())
+    process = start(node, f"checkpoint:={checkpoints['state']}")
+    name = node.removesuffix("_node")
+    graph.spin_until(lambda: name in robot.get_node_names(), 60.0)
+    graph.spin(0.3)
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=10)
+    assert process.returncode == 0 and "Traceback" not in errors, errors
+    with pytest.raises(ProcessLookupError):
+        os.killpg(process.pid, 0)
+    graph.spin_until(lambda: name not in robot.get_node_names(), 10.0)  # it said goodbye
+
+
+def test_a_policy_that_is_killed_is_replaced_without_waiting_for_its_lease(graph, checkpoints):
+    robot = graph.add(Robot())
+    graph.add(executor_node(checkpoints["state"]))
+    parameters = (f"checkpoint:={checkpoints['state']}", "mode:=lockstep", "policy_seed:=5")
+    policy = start("policy_node", *parameters)
+    try:
+        graph.spin_until(lambda: robot.count_publishers("action_chunk"), 60.0)
+        connect(graph, robot)
+        for step in range(8):
+            assert lockstep(graph, robot, stamp_of(0, step)).any()
+        policy.kill()
+        policy.communicate(timeout=10)
+        robot.publish(stamp_of(0, 8))
+        graph.spin(1.0)
+        assert robot.answer(stamp_of(0, 8)) is None
+        policy = start("policy_node", *parameters)
+        restarted = time.monotonic()
+        while robot.answer(stamp_of(0, 8)) is None:
+            assert time.monotonic() - restarted < 60
+            robot.publish(stamp_of(0, 8))
+            graph.spin(1.0)
+        assert robot.answer(stamp_of(0, 8)).any(), "no hold for a second publisher that is dead"
+        for step in range(9, 12):
+            assert lockstep(graph, robot, stamp_of(0, step)).any()
+    finally:
+        policy.kill()
+        policy.communicate(timeout=10)

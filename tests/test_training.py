@@ -1,0 +1,251 @@
+"""The trainer learns what can be learnt, resumes to the same weights, and runs in several processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import torch
+
+from diffusion_ros import checkpoint
+from diffusion_ros.policy import Policy
+from training.datasets import load_demonstrations
+from training.run import ExponentialMovingAverage, load_state, save_state, step_generator, warm_cosine
+from training.train_diffusion_policy import Options, Trainer
+
+ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join(["src", "."]), "OMP_NUM_THREADS": "1"}
+
+
+@pytest.fixture(scope="module")
+def demonstrations(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Demonstrations with a rule: towards the object, closing when it is near."""
+    path = tmp_path_factory.mktemp("data") / "demos.hdf5"
+    rng = np.random.default_rng(0)
+    with h5py.File(path, "w") as file:
+        data = file.create_group("data")
+        data.attrs["env_args"] = json.dumps({"env_name": "Lift", "type": 1, "env_kwargs": {}})
+        for i in range(12):
+            position = rng.uniform(-0.1, 0.1, 3)
+            target = rng.uniform(-0.1, 0.1, 3)
+            rows: dict[str, list[np.ndarray]] = {"pos": [], "action": [], "image": []}
+            for _ in range(30):
+                step = np.clip((target - position) * 0.3, -0.05, 0.05)
+                near = np.linalg.norm(target - position) < 0.02
+                image = np.zeros((84, 84, 3), np.uint8)
+                u, v = (42 + 300 * target[:2]).astype(int)
+                image[v - 4 : v + 4, u - 4 : u + 4] = (255, 40, 40)
+                image += rng.integers(0, 20, image.shape, np.uint8)
+                rows["pos"].append(position.copy())
+                rows["image"].append(image)
+                rows["action"].append(np.concatenate([step / 0.05, np.zeros(3), [1.0 if near else -1.0]]))
+                position = position + step
+            demo = data.create_group(f"demo_{i}")
+            demo["actions"] = np.stack(rows["action"])
+            demo["obs/robot0_eef_pos"] = np.stack(rows["pos"])
+            demo["obs/robot0_eef_quat"] = np.tile([1.0, 0, 0, 0], (30, 1))
+            demo["obs/robot0_gripper_qpos"] = np.tile([0.04, -0.04], (30, 1))
+            demo["obs/object"] = np.tile(np.concatenate([target, [0, 0, 0, 1], np.zeros(3)]), (30, 1))
+            for camera in ("agentview", "robot0_eye_in_hand"):
+                demo[f"obs/{camera}_image"] = np.stack(rows["image"])
+    return path
+
+
+def options(data: Path, out: Path, **changes: object) -> Options:
+    small: dict[str, object] = {
+        "observations": "state",
+        "denoiser": "unet",
+        "unet_widths": (32, 64),
+        "iterations": 40,
+        "learning_rate": 2e-3,
+        "rollouts": 0,
+        "save_every": 20,
+        "vision": "small",
+    }
+    return Options(data=data, out=out, **{**small, **changes})  # type: ignore[arg-type]
+
+
+def test_policy_learns_to_go_to_the_object(demonstrations: Path, tmp_path: Path) -> None:
+    out = tmp_path / "policy.pt"
+    Trainer(options(demonstrations, out, iterations=300, batch_size=128, prediction="sample")).run()
+    policy = Policy(checkpoint.load(out, kind="policy", task="lift"))
+    data = load_demonstrations(demonstrations, ())
+    errors, scale = [], []
+    for step in range(int(data.starts[0]) + 1, int(data.starts[1]) - 12, 4):
+        frames = [{n: data.observations[n][s] for n in policy.spec.input_names} for s in (step - 1, step)]
+        rows = policy.sample([policy.encode(frame) for frame in frames], seed=step)
+        truth = data.actions[step : step + 9]
+        errors.append(np.abs(rows[:, :3] - truth[:, :3]).mean())
+        scale.append(np.abs(truth[:, :3]).mean())
+    assert np.mean(errors) < 0.35 * np.mean(scale)
+
+
+VARIANTS = {
+    "transformer": {"denoiser": "transformer", "layers": 1, "width": 32, "heads": 2},
+    "inpainting": {"conditioning": "inpainting"},
+    "action steps only": {"action_steps_only": True, "denoiser": "transformer", "layers": 1, "width": 32},
+    "encoder layers": {"denoiser": "transformer", "layers": 1, "width": 32, "condition_layers": 1},
+    "sample prediction": {"prediction": "sample"},
+    "end to end from pixels": {"observations": "pixels", "batch_size": 4, "noise_draws": 2},
+    "both": {"observations": "both", "batch_size": 4},
+    "resnet18": {"observations": "pixels", "vision": "resnet18", "batch_size": 2, "iterations": 2},
+    "two phases": {
+        "observations": "pixels",
+        "pose_head": True,
+        "encoder_iterations": 4,
+        "cached_crops": 1,
+        "batch_size": 8,
+        "mixed_precision": "bf16",
+    },
+}
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_every_option_trains_exports_and_loads(variant: str, demonstrations: Path, tmp_path: Path) -> None:
+    out = tmp_path / "policy.pt"
+    changes: dict[str, object] = {"iterations": 4, "half_weights": variant == "transformer", **VARIANTS[variant]}
+    Trainer(options(demonstrations, out, **changes)).run()
+    loaded = checkpoint.load(out, kind="policy")
+    assert loaded.spec.n_action_steps == 8
+    assert loaded.spec.cameras == (("agentview", "robot0_eye_in_hand") if "observations" in changes else ())
+    assert loaded.spec.training["seed"] == 0 and len(loaded.spec.data_hash) == 64
+
+
+def weights(path: Path) -> dict[str, torch.Tensor]:
+    return dict(checkpoint.load(path).module.named_parameters())
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"denoiser": "transformer", "layers": 1, "width": 32},  # with dropout, which draws random numbers too
+        {"observations": "pixels", "pose_head": True, "encoder_iterations": 20, "cached_crops": 1, "batch_size": 4},
+        {"observations": "pixels", "batch_size": 2},
+    ],
+    ids=["transformer", "two phases", "end to end"],
+)
+def test_resumed_run_has_the_same_weights(demonstrations: Path, tmp_path: Path, changes: dict[str, object]) -> None:
+    changes = {**changes, "iterations": 8, "save_every": 4, "rollouts": 0}
+    if "encoder_iterations" in changes:
+        changes["encoder_iterations"] = 8
+    whole, stopped = tmp_path / "whole.pt", tmp_path / "stopped.pt"
+    Trainer(options(demonstrations, whole, **changes)).run()
+    trainer = Trainer(options(demonstrations, stopped, **changes))
+    save = trainer._save
+
+    def save_and_stop(optimizer: object) -> None:
+        save(optimizer)
+        if trainer.iteration == 4:
+            raise KeyboardInterrupt
+
+    trainer._save = save_and_stop  # type: ignore[method-assign]
+    with pytest.raises(KeyboardInterrupt):
+        trainer.run()
+    assert not stopped.exists()
+    Trainer(options(demonstrations, stopped, **changes, resume=True)).run()
+    first, second = checkpoint.load(whole), checkpoint.load(stopped)
+    names = ("robot0_eef_pos", "robot0_eef_quat", "robot0_gripper_qpos", "object_pos", "object_quat")
+    frame = {n: np.zeros(s) for n, s in zip(names, (3, 4, 2, 3, 4), strict=True)}
+    frame["robot0_eef_quat"][3] = frame["object_quat"][3] = 1
+    for camera in ("agentview", "robot0_eye_in_hand"):
+        frame[f"{camera}_image"] = np.full((84, 84, 3), 90, np.uint8)
+    answers = []
+    for loaded in (first, second):
+        policy = Policy(loaded)
+        answers.append(policy.sample([policy.encode(frame)] * 2, 1))
+    np.testing.assert_array_equal(*answers)
+
+
+def test_resume_refuses_other_options_and_nothing(demonstrations: Path, tmp_path: Path) -> None:
+    out = tmp_path / "policy.pt"
+    with pytest.raises(ValueError, match="nothing to resume from"):
+        Trainer(options(demonstrations, out, resume=True)).run()
+    Trainer(options(demonstrations, out, iterations=4, save_every=2)).run()
+    with pytest.raises(ValueError, match="other options"):
+        Trainer(options(demonstrations, out, iterations=6, resume=True)).run()
+
+
+def test_two_processes_train_one_policy(demonstrations: Path, tmp_path: Path) -> None:
+    out = tmp_path / "policy.pt"
+    launch = [
+        sys.executable,
+        "-m",
+        "accelerate.commands.launch",
+        "--cpu",
+        "--num_processes",
+        "2",
+        "--num_machines",
+        "1",
+    ]
+    words = ["--data", demonstrations, "--out", out, "--observations", "state", "--denoiser", "unet"]
+    words += ["--iterations", "6", "--rollouts", "0", "--batch-size", "8"]
+    command = [*launch, "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
+    result = subprocess.run(
+        [*command, "-m", "training.train_diffusion_policy", *map(str, words)],
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr[-2000:]
+    checkpoint.load(out)
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"n_action_steps": 10}, "n_action_steps 10"),
+        ({"pose_head": True}, "for images"),
+        ({"observations": "pixels", "encoder_iterations": 5}, "needs --pose-head"),
+        ({"action_steps_only": True, "conditioning": "inpainting"}, "exclude each other"),
+        ({"iterations": 0}, "iterations 0: must be at least 1"),
+        ({"crop": 100}, "crop 100"),
+    ],
+)
+def test_bad_options(demonstrations: Path, tmp_path: Path, changes: dict[str, object], expected: str) -> None:
+    with pytest.raises(ValueError, match=expected):
+        options(demonstrations, tmp_path / "x.pt", **changes)
+
+
+def test_average_is_what_the_formula_says() -> None:
+    layer = torch.nn.Linear(1, 1, bias=False)
+    average = ExponentialMovingAverage(layer)
+    assert average.decay(0) == 0 and average.decay(1) == pytest.approx(1 - 2**-0.75)
+    assert average.decay(10**9) == 0.9999
+    expected = 0.0
+    for step in range(5):
+        layer.weight.data.fill_(float(step))
+        average.update()
+        decay = 0.0 if step == 0 else 1 - (1 + step) ** -0.75
+        expected = decay * expected + (1 - decay) * step
+    assert average.average[0].item() == pytest.approx(expected)
+    with average.applied():
+        assert layer.weight.item() == pytest.approx(expected)
+    assert layer.weight.item() == 4.0
+
+
+def test_learning_rate_and_step_randomness() -> None:
+    assert warm_cosine(0, 100, 10) == 0.1 and warm_cosine(9, 100, 10) == 1.0
+    assert warm_cosine(55, 100, 10) == pytest.approx(0.5) and warm_cosine(100, 100, 10) == pytest.approx(0)
+    draws = {
+        tuple(torch.randn(3, generator=step_generator(0, 3, i, rank)).tolist()) for i in range(5) for rank in range(2)
+    }
+    assert len(draws) == 10
+
+
+def test_state_file_is_whole_or_not_there(tmp_path: Path) -> None:
+    path = tmp_path / "state.pt"
+    save_state(path, {"x": torch.ones(3)})
+    with pytest.raises(Exception, match="pickle"):
+        save_state(path, {"x": lambda: None})
+    assert torch.equal(load_state(path)["x"], torch.ones(3))
+    assert [p.name for p in tmp_path.iterdir()] == ["state.pt"]
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(ValueError, match="damaged"):
+        load_state(path)
