@@ -78,7 +78,7 @@ class Graph:
         while time.monotonic() < end:
             self._executor.spin_once(timeout_sec=0.01)
 
-    def spin_until(self, condition: Callable[[], Any], timeout: float = 10.0) -> Any:
+    def spin_until(self, condition: Callable[[], Any], timeout: float = 30.0) -> Any:
         """The condition's value once it is true; fails after the timeout."""
         end = time.monotonic() + timeout
         while time.monotonic() < end:

@@ -168,6 +168,11 @@ def test_time_that_goes_back_drops_the_chunks_of_the_other_run():
     assert not e.covers(at(100))
     assert e.add_chunk(chunk(0)) == ""
     assert e.command(at(0)).acting
+    assert e.observed(at(0), CENTRE)
+    e.observe(at(0), CENTRE)
+    assert e.command(at(0)).acting, "the same observation again changes nothing"
+    e.observe(at(0), CENTRE + 0.01)
+    assert not e.command(at(0)).acting, "another position at the same time is another run"
 
 
 # What must not pass

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -13,6 +12,7 @@ from pathlib import Path
 
 import fake_policy
 import pytest
+import ros_graph
 import yaml
 
 from diffusion_ros.systems import REAL_ROBOT, SIMULATION, VIEWS, Argument, System, resource_folder
@@ -58,9 +58,6 @@ def launch(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
             env={
                 **os.environ,
                 "PYTHONPATH": os.pathsep.join(filter(None, (str(ROOT / "src"), os.environ.get("PYTHONPATH")))),
-                "ROS_PYTHON_CHECK_FIELDS": "1",
-                "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST",
-                "ROS_DOMAIN_ID": str(_free_domain()),
                 "ROS_LOG_DIR": str(tmp_path / "log"),
                 "OVERRIDE_LAUNCH_PROCESS_OUTPUT": "screen",
                 **environment,
@@ -69,24 +66,14 @@ def launch(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
         started.append(process)
         return process
 
-    yield start
-    for process in started:
-        try:
-            os.killpg(process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
-        process.communicate()
-
-
-def _free_domain() -> int:
-    for domain in range(1 + os.getpid() % 50, 102):
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+    with ros_graph.own_domain():
+        yield start
+        for process in started:
             try:
-                probe.bind(("", 7410 + 250 * domain))
-            except OSError:
-                continue
-        return domain
-    raise OSError("no free ROS domain")
+                os.killpg(process.pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+            process.communicate()
 
 
 def test_simulation_runs_to_its_end(launch: Callable[..., subprocess.Popen[str]], tmp_path: Path) -> None:
@@ -107,13 +94,7 @@ def test_simulation_runs_to_its_end(launch: Callable[..., subprocess.Popen[str]]
 
 def test_real_robot_starts_and_waits(launch: Callable[..., subprocess.Popen[str]], tmp_path: Path) -> None:
     checkpoint = fake_policy.save(tmp_path / "policy.pt")
-    domain = _free_domain()
-    process = launch(
-        "real_robot.launch.py",
-        f"checkpoint:={checkpoint}",
-        "agentview_image:=/camera/color/image_raw",
-        ROS_DOMAIN_ID=str(domain),
-    )
+    process = launch("real_robot.launch.py", f"checkpoint:={checkpoint}", "agentview_image:=/camera/color/image_raw")
     assert process.stdout is not None
     lines: list[str] = []
     deadline = time.monotonic() + 60
@@ -129,13 +110,12 @@ def test_real_robot_starts_and_waits(launch: Callable[..., subprocess.Popen[str]
             "/robot0_eye_in_hand/image_raw",
             "/agentview/image_raw",
         ],
-        env={**os.environ, "ROS_DOMAIN_ID": str(domain), "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST"},
         capture_output=True,
         text=True,
         timeout=60,
     )
     assert graph.stdout.split() == ["1", "1", "0"], graph.stderr
-    process.send_signal(signal.SIGINT)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: launch counts on it
     output = "".join(lines) + process.communicate(timeout=30)[0]
     assert output.count("process has finished cleanly") == 2, output
 

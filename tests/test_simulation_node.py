@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
-from collections.abc import Iterator
+import os
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +37,7 @@ PERIOD_NS = 50_000_000
 class Peer(Node):
     """Policy and executor in one: keeps all that it hears and answers each eef_pose by `rows`, when it has any."""
 
-    def __init__(self) -> None:
+    def __init__(self, cameras: Iterable[str] = CAMERAS) -> None:
         super().__init__("peer")
         self.heard: dict[str, list[Any]] = {}
         self.rows: list[np.ndarray] | None = None
@@ -43,7 +45,7 @@ class Peer(Node):
         self.answered: list[int] = []
         self.chunk = self.create_publisher(JointTrajectory, topics.ACTION_CHUNK, topics.COMMAND_QOS)
         self.command = self.create_publisher(JointTrajectory, topics.EEF_COMMAND, topics.COMMAND_QOS)
-        for camera in CAMERAS:
+        for camera in cameras:
             self.keep(Image, topics.image(camera))
             self.keep(CameraInfo, topics.camera_info(camera))
         self.keep(JointState, topics.JOINT_STATES)
@@ -85,6 +87,18 @@ class Peer(Node):
 def graph() -> Iterator[ros_graph.Graph]:
     with ros_graph.graph() as made:
         yield made
+
+
+@functools.cache
+def lift() -> Simulation:
+    """Making one takes seconds; reset() makes it as new."""
+    return Simulation("lift")
+
+
+@pytest.fixture(autouse=True)
+def one_simulation(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(simulation_node, "Simulation", lambda task: lift())
+    monkeypatch.setattr(Simulation, "close", lambda simulation: None)
 
 
 def simulator(graph: ros_graph.Graph, **parameters: Any) -> SimulationNode:
@@ -228,13 +242,15 @@ def test_realtime_begins_with_motion_and_holds_without_commands(graph: ros_graph
     graph.spin_until(lambda: node.episode.index == 1 and node.phase == "running", 10)
     stamps = np.array(peer.stamps(topics.EEF_POSE))
     assert np.diff(stamps).max() >= 1_000_000_000
-    assert topics.CLOCK not in dict(node.get_topic_names_and_types())
+    assert node.count_publishers(topics.CLOCK) == 0
 
 
 def test_realtime_keeps_its_rate(graph: ros_graph.Graph) -> None:
-    """By the median: this machine may be busy."""
+    """By the median, and without pictures, which nobody draws if nobody looks."""
+    if os.getloadavg()[0] > 2 * (os.cpu_count() or 1):
+        pytest.skip("the machine is too busy to measure a rate")
     simulator(graph, mode="realtime")
-    peer = graph.add(Peer())
+    peer = graph.add(Peer(cameras=()))
     peer.rows = [np.array([0.0, 0.0, 0.01, 0.0, 0.0, 0.0, 0.0])]
     graph.spin_until(lambda: len(peer.heard[topics.EEF_POSE]) > 60, 60)
     periods = np.diff(peer.stamps(topics.EEF_POSE)[10:])
@@ -307,7 +323,7 @@ def test_video_of_an_episode(graph: ros_graph.Graph, tmp_path: Path) -> None:
     state = node.simulation.state_hash()
     graph.spin_until(lambda: node.exit_status is not None, 60)
     assert node.simulation.state_hash() == state
-    (result,) = peer.results()
+    (result,) = graph.spin_until(peer.results)
     assert result["state_sha256"] == state
     path = tmp_path / "videos" / f"episode_000_seed_{SEED}.mp4"
     assert result["video"] == str(path)
@@ -333,7 +349,7 @@ def test_video_that_cannot_be_written_is_reported(graph: ros_graph.Graph, tmp_pa
     peer.rows = random_rows(2)
     graph.spin_until(lambda: node.exit_status is not None, 60)
     assert node.exit_status == 0
-    (result,) = peer.results()
+    (result,) = graph.spin_until(peer.results)
     assert "video" not in result
 
 

@@ -11,19 +11,17 @@ from __future__ import annotations
 import errno
 import json
 import multiprocessing
-import os
 import shutil
-import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import h5py
 import numpy as np
-import tyro
 from tqdm import tqdm
 
 from diffusion_ros.simulation import ACTION_SCALE, CAMERAS, RATE, Simulation, task_named
+from training import command_line
 from training.experts import EXPERTS, View
 
 EVALUATION_SEEDS = 100_000
@@ -50,7 +48,7 @@ class Options:
     """Steps recorded after the task has succeeded."""
     workers: int = 2
     """Processes."""
-    image_size: Annotated[int, tyro.conf.arg(help_behavior_hint="(default: 84)")] = 84
+    image_size: int = 84
     """Pixels, height and width."""
 
     def __post_init__(self) -> None:
@@ -196,6 +194,8 @@ def _merge(options: Options, parts: list[Path]) -> None:
 
 def collect(options: Options) -> None:
     """Records what is missing and writes the file; OSError and RuntimeError say in one line what went wrong."""
+    if options.out.exists():
+        raise ValueError(f"{options.out}: exists already; remove it or choose another name")
     folder = options.out.with_name(options.out.name + ".parts")
     folder.mkdir(parents=True, exist_ok=True)
     settings = folder / "settings.json"
@@ -219,21 +219,7 @@ def collect(options: Options) -> None:
 
 
 def main() -> None:
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
-    try:
-        options = tyro.cli(Options, description=__doc__)
-        if options.out.exists():
-            raise ValueError(f"{options.out}: exists already; remove it or choose another name")
-        collect(options)
-    except KeyboardInterrupt:
-        print("stopped; the same command goes on from here", file=sys.stderr)
-        sys.exit(130)
-    except ValueError as error:
-        print(error, file=sys.stderr)
-        sys.exit(2)
-    except (OSError, RuntimeError) as error:
-        print(error, file=sys.stderr)
-        sys.exit(1)
+    command_line.run(Options, collect, __doc__, "stopped; the same command goes on from here")
 
 
 if __name__ == "__main__":

@@ -5,17 +5,17 @@ from __future__ import annotations
 import dataclasses
 import json
 import multiprocessing
-import os
+import queue
 import signal
-import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tyro
 from tqdm import tqdm
+
+from training import command_line
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,6 @@ class Options:
 def _evaluate_share(options: Options, indices: list[int], results: Any) -> None:
     import torch
 
-    from diffusion_ros import checkpoint
     from diffusion_ros.policy import Policy
     from diffusion_ros.simulation import Simulation
     from training.rollout import roll_out
@@ -67,7 +66,6 @@ def _evaluate_share(options: Options, indices: list[int], results: Any) -> None:
         ):
             results.put(episode)
     simulation.close()
-    assert checkpoint is not None
 
 
 def _load(options: Options) -> Any:
@@ -94,9 +92,7 @@ def evaluate(options: Options) -> dict[str, Any]:
             while len(episodes) < options.episodes:
                 try:
                     episodes.append(dataclasses.asdict(results.get(timeout=1.0)))
-                except Exception as error:
-                    if type(error).__name__ != "Empty":
-                        raise
+                except queue.Empty:
                     if not any(worker.is_alive() for worker in workers) and results.empty():
                         raise RuntimeError("a worker ended before its episodes") from None
                     continue
@@ -126,21 +122,16 @@ def evaluate(options: Options) -> dict[str, Any]:
 
 
 def main() -> None:
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
-    try:
-        options = tyro.cli(Options, description=__doc__)
-        summary = evaluate(options)
-        if options.json is not None:
-            temporary = options.json.with_name(f".{options.json.name}.tmp")
-            temporary.write_text(json.dumps(summary, indent=1))
-            temporary.replace(options.json)
-        shown = {key: value for key, value in summary.items() if key != "results"}
-        print(json.dumps(shown))
-    except KeyboardInterrupt:
-        sys.exit(130)
-    except ValueError as error:
-        print(error, file=sys.stderr)
-        sys.exit(2)
+    command_line.run(Options, _report, __doc__)
+
+
+def _report(options: Options) -> None:
+    summary = evaluate(options)
+    if options.json is not None:
+        temporary = options.json.with_name(f".{options.json.name}.tmp")
+        temporary.write_text(json.dumps(summary, indent=1))
+        temporary.replace(options.json)
+    print(json.dumps({key: value for key, value in summary.items() if key != "results"}))
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +17,6 @@ from typing import Any, Literal
 import numpy as np
 import torch
 import torch.nn.functional as F
-import tyro
 from accelerate import Accelerator
 from numpy.typing import NDArray
 from torch import Tensor, nn
@@ -29,6 +27,7 @@ from diffusion_ros import checkpoint
 from diffusion_ros.policy import Policy
 from diffusion_ros.simulation import ACTION_SCALE, CAMERAS, RATE, Simulation, task_named
 from diffusion_ros.spec import CheckpointSpec, TensorSpec
+from training import command_line
 from training.datasets import Demonstrations, Windows, load_demonstrations, make_windows, split_episodes
 from training.diffusion_policy import (
     POSE_DIM,
@@ -98,6 +97,8 @@ class Options:
     """From pixels: also estimate the object's pose, and condition on the estimate. Needs poses in the data only."""
     pose_weight: float = 1.0
     """Weight of the estimate's loss."""
+    rotation_weight: float = 1.0
+    """Weight of the rotation in it. Small for an object that looks alike from all sides: its yaw is only memorised."""
     encoder_iterations: int = 0
     """Two phases: iterations of the first one, which trains encoders and pose head alone. 0: end to end."""
     cached_crops: int = 4
@@ -275,7 +276,7 @@ def restore_policy(path: Path) -> DiffusionPolicy:
 
 def make_spec(options: Options, data: Demonstrations, scores: dict[str, Any]) -> CheckpointSpec:
     """What a robot has to know of the policy."""
-    frame = "robot0_base"
+    frame = "world"
     inputs = [TensorSpec(f"{camera}_image", (84, 84, 3), "uint8", "rgb", camera) for camera in options.cameras]
     inputs += [
         TensorSpec("robot0_eef_pos", (3,), "float32", "m", frame),
@@ -328,6 +329,7 @@ class Trainer:
         self.actions = torch.from_numpy(self.data.actions)
         self.low_dim = {n: torch.from_numpy(v) for n, v in self.data.observations.items() if v.dtype != np.uint8}
         self.policy = build_policy(options, Limits.of(self.data)).to(self.device)
+        checkpoint.script(self.policy)  # what cannot be exported must fail now, not after hours
         self.ema = ExponentialMovingAverage(self.policy, maximum=options.ema_max_decay)
         self.iteration = 0
         self.encoder_iteration = 0
@@ -383,10 +385,13 @@ class Trainer:
         return features.reshape(n, length, -1)
 
     def pose_loss(self, features: Tensor, observed: Tensor) -> Tensor:
-        """Smooth L1 between the estimated and the true pose of the object, both normalised."""
+        """Smooth L1 between the estimated and the true pose of the object, both normalised; a scalar."""
         frames = {name: value[observed] for name, value in self.low_dim.items()}
         truth = self.policy.encoder.object_limits.normalize(object_vector(frames).to(self.device))
-        return F.smooth_l1_loss(features[..., -POSE_DIM:].float(), truth, beta=0.02)
+        loss = F.smooth_l1_loss(features[..., -POSE_DIM:].float(), truth, beta=0.02, reduction="none")
+        weight = torch.ones(POSE_DIM, device=self.device)
+        weight[3:9] = self.options.rotation_weight
+        return (loss * weight).mean()
 
     # -- phases -----------------------------------------------------------------------------------------------------
 
@@ -396,7 +401,7 @@ class Trainer:
         state_path = options.run_folder / "state.pt"
         if options.resume:
             state = load_state(state_path)
-            if state["options"] != _identity(options):
+            if not _same_run(state["options"], options):
                 raise ValueError(f"{state_path}: was begun with other options than these")
         elif self.data.observations.keys() & {f"{camera}_image" for camera in CAMERAS}:
             state = None
@@ -604,7 +609,7 @@ class Trainer:
         save_state(
             self.options.run_folder / "state.pt",
             {
-                "options": _identity(self.options),
+                "options": json.dumps(_identity(self.options)),
                 "policy": self.policy.state_dict(),
                 "ema": self.ema.state(),
                 "optimizer": optimizer.state_dict(),
@@ -627,6 +632,16 @@ class Trainer:
         factor = warm_cosine(step, steps, min(500, steps // 10))
         for group, rate in zip(optimizer.param_groups, rates, strict=True):
             group["lr"] = rate * factor
+
+
+def train(options: Options) -> None:
+    """Trains and exports. ValueError, in one line, for data or options that do not fit."""
+    torch.set_num_threads(options.threads)
+    began = time.monotonic()
+    trainer = Trainer(options)
+    trainer.run()
+    if trainer.main:
+        print(f"took {(time.monotonic() - began) / 60:.1f} minutes")
 
 
 class _PoseObjective(nn.Module):
@@ -663,28 +678,23 @@ class _Objective(nn.Module):
         return loss
 
 
-def _identity(options: Options) -> str:
-    """The options that decide the weights."""
+def _identity(options: Options) -> dict[str, Any]:
+    """The options that decide the weights, as JSON has them."""
     free = {"resume", "out", "save_every", "rollouts", "rollout_every", "validate_every", "threads"}
     values = {name: value for name, value in dataclasses.asdict(options).items() if name not in free}
-    return json.dumps(values, default=str, sort_keys=True)
+    identity: dict[str, Any] = json.loads(json.dumps(values, default=str))
+    return identity
+
+
+def _same_run(saved: str, options: Options) -> bool:
+    """Whether a run saved with other options gives the weights of these; an option it did not know had its default."""
+    defaults = _identity(Options(data=options.data, out=options.out))
+    known: dict[str, Any] = defaults | json.loads(saved)
+    return known == _identity(options)
 
 
 def main() -> None:
-    try:
-        options = tyro.cli(Options, description=__doc__)
-        torch.set_num_threads(options.threads)
-        began = time.monotonic()
-        trainer = Trainer(options)
-        trainer.run()
-        if trainer.main:
-            print(f"took {(time.monotonic() - began) / 60:.1f} minutes")
-    except KeyboardInterrupt:
-        print("stopped; --resume goes on from the last save", file=sys.stderr)
-        sys.exit(130)
-    except ValueError as error:
-        print(error, file=sys.stderr)
-        sys.exit(2)
+    command_line.run(Options, train, __doc__, "stopped; --resume goes on from the last save")
 
 
 if __name__ == "__main__":

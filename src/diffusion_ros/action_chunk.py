@@ -182,18 +182,23 @@ class ChunkExecutor:
     def observe(self, stamp_ns: int, eef_pos: NDArray[np.float64]) -> str:
         """The end effector was at eef_pos (3) [m]. Returns '' or why that is refused (then commands hold).
 
-        A stamp before the last one means that another run began: its chunks are dropped.
+        A stamp before the last one, or the same with another position, means that another run began: the chunks are
+        dropped.
         """
         position = np.asarray(eef_pos, np.float64)
         if position.shape != (3,) or not np.all(np.isfinite(position)):
             self._observation_fault = f"eef_pose refused: position {position.tolist()}, 3 finite numbers expected"
             return self._observation_fault
-        if self._observed_ns is not None and stamp_ns < self._observed_ns:
+        if self._observed_ns is not None and not self.observed(stamp_ns, position) and stamp_ns <= self._observed_ns:
             self.clear()
         self._observed_ns = stamp_ns
         self._position = position
         self._observation_fault = ""
         return ""
+
+    def observed(self, stamp_ns: int, eef_pos: NDArray[np.float64]) -> bool:
+        """Whether this is the last observation again."""
+        return stamp_ns == self._observed_ns and np.array_equal(eef_pos, self._position)
 
     def clear(self) -> None:
         """Forgets the chunks."""

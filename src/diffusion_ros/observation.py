@@ -17,8 +17,8 @@ T = TypeVar("T")
 
 _PENDING = 8
 """Incomplete frames, and values of one part, that are kept while waiting for the others."""
-_MOVES = 4096
-"""Moves that are remembered: some seconds even at 1 kHz."""
+_POSITIONS = 4096
+"""Positions that are remembered: some seconds even at 1 kHz."""
 
 
 @dataclass(frozen=True)
@@ -157,19 +157,17 @@ class _Camera:
 class FrozenCameras:
     """Notices a camera that goes on publishing the same picture while the robot moves.
 
-    Equal pictures alone prove nothing: a simulated scene at rest is equal bit for bit. So the robot must have moved,
-    as observed or, where its pose may be frozen too, as commanded, farther than it can without a pixel changing. Moves
-    count by their stamps, since topics overtake each other. A frozen camera stays so until its picture changes.
+    Equal pictures alone prove nothing: a simulated scene at rest is equal bit for bit. Nor do commands: a robot that
+    another stop holds does not move however long it is told to. So the end effector must have been seen elsewhere,
+    between the stamps of the equal pictures (topics overtake each other), farther than it can go without a pixel
+    changing. A frozen camera stays so until its picture changes.
     """
 
     max_frozen_ns: int
     """How long the picture may stay the same; 0 turns the check off."""
-    seen_m: float = 0.01
-    commanded_m: float = 0.05
+    moved_m: float = 0.01
     _cameras: dict[str, _Camera] = field(default_factory=dict)
-    _seen: deque[tuple[int, float]] = field(default_factory=lambda: deque(maxlen=_MOVES))
-    _commanded: deque[tuple[int, float]] = field(default_factory=lambda: deque(maxlen=_MOVES))
-    _position: NDArray[np.float64] | None = None
+    _positions: deque[tuple[int, NDArray[np.float64]]] = field(default_factory=lambda: deque(maxlen=_POSITIONS))
 
     def image(self, camera: str, stamp_ns: int, image: NDArray[np.uint8]) -> None:
         """image (H, W, 3)."""
@@ -181,18 +179,9 @@ class FrozenCameras:
 
     def position(self, stamp_ns: int, position: NDArray[np.float64]) -> None:
         """The end effector was observed there (3) [m]."""
-        if self._position is not None:
-            # A time that goes back is another run: to have been moved there shows nothing.
-            if self._seen and stamp_ns < self._seen[-1][0]:
-                self._seen.clear()
-                self._commanded.clear()
-            else:
-                self._seen.append((stamp_ns, float(np.linalg.norm(position - self._position))))
-        self._position = np.array(position)
-
-    def commanded(self, stamp_ns: int, translation: NDArray[np.float64]) -> None:
-        """At that time the robot was told to move by this (3) [m]."""
-        self._commanded.append((stamp_ns, float(np.linalg.norm(translation))))
+        if self._positions and stamp_ns < self._positions[-1][0]:
+            self._positions.clear()  # another run
+        self._positions.append((stamp_ns, np.array(position)))
 
     def reasons(self) -> list[str]:
         """One line for each frozen camera."""
@@ -202,12 +191,10 @@ class FrozenCameras:
         still_ns = camera.newest_ns - camera.changed_ns
         if camera.reason or self.max_frozen_ns == 0 or still_ns <= self.max_frozen_ns:
             return camera.reason
-        # A move seen at t ended at t; one commanded at t began there.
-        seen = sum(way for t, way in self._seen if camera.changed_ns < t <= camera.newest_ns)
-        commanded = sum(way for t, way in self._commanded if camera.changed_ns <= t < camera.newest_ns)
-        if seen > self.seen_m or commanded > self.commanded_m:
+        way = [position for t, position in self._positions if camera.changed_ns <= t <= camera.newest_ns]
+        moved = float(np.max(np.linalg.norm(np.array(way) - way[0], axis=1))) if way else 0.0
+        if moved > self.moved_m:
             camera.reason = (
-                f"{name} is frozen: the same image for {still_ns / 1e9:.2f} s while the robot moved {seen:.3f} m"
-                f" and was told to move {commanded:.3f} m"
+                f"{name} is frozen: the same image for {still_ns / 1e9:.2f} s while the robot moved {moved:.3f} m"
             )
         return camera.reason

@@ -104,17 +104,19 @@ class ExecutorNode(RunnableNode):
         self._pose_sources.heard(info)
         self._received = time.monotonic()
         stamp_ns = messages.stamp_ns(msg.header.stamp)
+        repeated = False
         try:
             _, position, _ = messages.pose_from_msg(msg)
             self._fault = ""
         except messages.MessageError as error:
             self._fault = f"{topics.EEF_POSE}: {error}"
         else:
+            repeated = self.executor_logic.observed(stamp_ns, position)
             self.executor_logic.observe(stamp_ns, position)
             self._frame_id = msg.header.frame_id
             self._trace(stamp_ns, position)
         self.diagnostics.tick(topics.EEF_POSE)
-        if self._lockstep and self._answered is not None and self._answered.stamp_ns == stamp_ns:
+        if self._lockstep and repeated and self._answered is not None and self._answered.stamp_ns == stamp_ns:
             # The same observation again: our answer was lost. Not computed anew, as it was executed as it was.
             self._send(self._answered)
             return
@@ -252,6 +254,12 @@ class ExecutorNode(RunnableNode):
         elif self._answered is not None:
             clipped = self._answered.clipped
             self.diagnostics.report(OK, f"acting, clipped to {clipped}" if clipped else "acting")
+
+    def close(self) -> None:
+        """The last word to a robot that does not wait: hold."""
+        if not self._lockstep and self._received:
+            now_ns = self.get_clock().now().nanoseconds
+            self._send(self.executor_logic.hold(now_ns, "the executor ends"))
 
 
 def _make_executor(owner: str, p: ExecutorParameters) -> ChunkExecutor:

@@ -138,17 +138,15 @@ class PolicyNode(RunnableNode):
         for camera in cameras:
             topic = topics.image(camera)
             self.create_subscription(Image, topic, partial(self._on_image, camera, topic), topics.SENSOR_QOS)
-        # The rest is wanted by some checkpoints only; eef_command tells whether the robot should be moving.
+        # The rest is wanted by some checkpoints only; with cameras the pose also tells whether one of them is frozen.
         readers: list[tuple[type, str, Callable[[Any], None]]] = [
             (PoseStamped, topics.EEF_POSE, self._on_eef_pose),
             (PoseStamped, topics.OBJECT_POSE, self._on_object_pose),
             (JointState, topics.JOINT_STATES, self._on_joint_states),
         ]
         for message, topic, callback in readers:
-            if topic in self._topics:
+            if topic in self._topics or (cameras and topic == topics.EEF_POSE):
                 self.create_subscription(message, topic, callback, topics.SENSOR_QOS)
-        if cameras:
-            self.create_subscription(JointTrajectory, topics.EEF_COMMAND, self._on_command, topics.COMMAND_QOS)
 
     def _on_image(self, camera: str, topic: str, msg: Image) -> None:
         name = f"{camera}_image"
@@ -190,13 +188,6 @@ class PolicyNode(RunnableNode):
             self._bad(topics.JOINT_STATES, error)
             return
         self._good(topics.JOINT_STATES, stamp_ns, {"robot0_gripper_qpos": positions * np.array(p.gripper_signs)})
-
-    def _on_command(self, msg: JointTrajectory) -> None:
-        try:
-            stamp_ns, row = messages.command_from_msg(msg)
-        except messages.MessageError:
-            return  # the executor is not ours to judge
-        self._frozen.commanded(stamp_ns, row[:3])
 
     def _bad(self, topic: str, error: ValueError) -> None:
         self._faults[topic] = f"{topic}: {error}"

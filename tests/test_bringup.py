@@ -1,0 +1,340 @@
+"""bringup: bad input before anything starts, whole runs, and nothing left behind however a run ends."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import fake_policy
+import pytest
+import rclpy
+import ros_graph
+from rclpy.node import Node
+from std_msgs.msg import String
+
+from diffusion_ros import bringup, messages, topics
+from diffusion_ros.supervisor import Ended, Supervisor
+
+BOX: dict[str, Any] = {"workspace_low": (-1.0, -1.0, 0.8), "workspace_high": (1.0, 1.0, 1.5)}
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    return fake_policy.save(tmp_path / "policy.pt", fake_policy.spec(task="lift", environment="Lift", **BOX))
+
+
+# Bad input
+
+
+def files(folder: Path) -> set[Path]:
+    return set(folder.rglob("*"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["simulation", "--task", "walk"], "--task 'walk': expected one of lift, can, square"),
+        (["simulation", "--checkpoint", "nowhere.pt"], "nowhere.pt: no such checkpoint"),
+        (["simulation", "--checkpoint", "foreign.pt"], "foreign.pt: truncated, or not a TorchScript file"),
+        (["simulation", "--checkpoint", "truncated.pt"], "truncated.pt: truncated, or not a TorchScript file"),
+        (["simulation", "--checkpoint", "policy.pt"], "policy.pt: was trained on the task lift, can is needed"),
+        (["simulation", "--checkpoint", "planner.pt"], "planner.pt: is a planner, a policy is needed"),
+        (["simulation", "--task", "lift", "--episodes", "0"], "--episodes 0: expected at least 1"),
+        (["simulation", "--task", "lift", "--seed", "x"], "--seed 'x': expected a number"),
+        (["simulation", "--task", "lift", "--mode", "fast"], "--mode 'fast': expected one of lockstep, realtime"),
+        (["simulation", "--task", "lift", "--view", "above"], "--view 'above': expected one of frontview"),
+        (
+            ["simulation", "--task", "lift", "--json", "policy.pt/x.json"],
+            "policy.pt: cannot be written: Not a directory",
+        ),
+        (["simulation", "--task", "lift", "--json", "folder"], "folder: is a folder, a file name is expected"),
+        (["simulation", "--task", "lift", "--output-dir", "policy.pt"], "policy.pt: cannot be written"),
+        (["simulation", "--task", "lift", "--domain-id", "300"], "ROS_DOMAIN_ID '300': expected 0 to 232"),
+        (["simulation", "--task", "lift", "--namespace", "a-b"], "--namespace 'a-b': expected names"),
+        (["simulation", "--episode", "3"], "unrecognized arguments: --episode 3"),
+        (["fly"], "invalid choice: 'fly'"),
+        ([], "arguments are required"),
+    ],
+)
+def test_bad_input_is_one_line_and_starts_nothing(
+    arguments: list[str],
+    expected: str,
+    checkpoint: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(subprocess, "Popen", None)
+    Path("foreign.pt").write_text("not a policy")
+    Path("truncated.pt").write_bytes(checkpoint.read_bytes()[:2000])
+    fake_policy.save(Path("planner.pt"), fake_policy.spec(kind="planner"))
+    Path("folder").mkdir()
+    Path("result.json").write_text("{}")
+    before = files(tmp_path)
+    if arguments and "--checkpoint" not in arguments:
+        arguments = [*arguments, "--checkpoint", str(checkpoint)]
+    if arguments and "--json" not in arguments:
+        arguments = [*arguments, "--json", "result.json"]
+    assert bringup.main(arguments) == 2
+    output = capsys.readouterr()
+    assert output.out == ""
+    (line,) = output.err.splitlines()
+    assert expected in line
+    assert files(tmp_path) == before
+    assert Path("result.json").read_text() == "{}"
+
+
+def test_default_checkpoint_is_the_shipped_one(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    if not (ROOT / "checkpoints/square_pixels.pt").exists():
+        with pytest.raises(ValueError, match=f"{ROOT}/checkpoints/square_pixels.pt: no such checkpoint"):
+            bringup.parse(["simulation", "--task", "square"])
+        return
+    request = bringup.parse(["simulation", "--task", "square"])
+    assert request.values["checkpoint"] == str(ROOT / "checkpoints/square_pixels.pt")
+    assert request.output_dir.parent == tmp_path / "runs"
+    assert request.result == request.output_dir / "summary.json"
+
+
+def test_domain_is_that_of_the_environment_or_free(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    arguments = ["simulation", "--task", "lift", "--checkpoint", str(checkpoint)]
+    monkeypatch.setenv("ROS_DOMAIN_ID", "42")
+    assert bringup.parse(arguments).domain_id == 42
+    assert bringup.parse([*arguments, "--domain-id", "43"]).domain_id == 43
+    monkeypatch.delenv("ROS_DOMAIN_ID")
+    monkeypatch.setattr(bringup.random, "shuffle", lambda domains: None)
+    free = bringup.parse(arguments).domain_id
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as participant:
+        participant.bind(("", 7410 + 250 * free))
+        assert bringup.free_domain_id() > free
+
+
+def test_result_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "result.json"
+    bringup.write_json(path, {"a": 1.5})
+    assert json.loads(path.read_text()) == {"a": 1.5}
+    with pytest.raises(ValueError, match="JSON"):
+        bringup.write_json(path, {"a": float("nan")})
+    assert json.loads(path.read_text()) == {"a": 1.5}
+    assert list(path.parent.iterdir()) == [path]
+
+
+# Whole runs
+
+
+@pytest.fixture
+def start(tmp_path: Path, checkpoint: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """Starts bringup in a domain of the test's own."""
+    started = []
+
+    def popen(*arguments: str) -> subprocess.Popen[str]:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "diffusion_ros.bringup", "simulation", "--task", "lift"]
+            + ["--checkpoint", str(checkpoint), "--json", "result.json", "--output-dir", "run", *arguments],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": str(ROOT / "src")},
+        )
+        started.append(process)
+        return process
+
+    with ros_graph.own_domain():
+        yield popen
+        for process in started:
+            process.kill()
+            process.communicate()
+        deadline = time.monotonic() + 30
+        while nodes_of(tmp_path):
+            assert time.monotonic() < deadline, "a node has outlived bringup"
+            time.sleep(0.1)
+
+
+def nodes_of(folder: Path) -> dict[str, int]:
+    """Process ids of the nodes, by name, that bringup started with the run folder in `folder`."""
+    found = {}
+    for entry in Path("/proc").iterdir():
+        try:
+            words = (entry / "cmdline").read_text().split("\0") if entry.name.isdecimal() else []
+        except OSError:
+            continue
+        for name in ("simulation", "policy", "executor"):
+            if f"{folder}/run/{name}.yaml" in words:
+                found[name] = int(entry.name)
+    return found
+
+
+def wait_for(condition: Callable[[], Any], timeout: float = 60.0) -> Any:
+    deadline = time.monotonic() + timeout
+    while not (value := condition()):
+        assert time.monotonic() < deadline, f"not within {timeout} s"
+        time.sleep(0.05)
+    return value
+
+
+def test_lockstep_run_writes_its_result(start: Callable[..., subprocess.Popen[str]], tmp_path: Path) -> None:
+    arguments = [
+        "--mode",
+        "lockstep",
+        "--episodes",
+        "2",
+        "--seed",
+        "100003",
+        "--max-steps",
+        "12",
+        "--namespace",
+        "left",
+    ]
+    process = start(*arguments)
+    output, errors = process.communicate(timeout=200)
+    assert process.returncode == 0, errors
+    assert output == f"lift: 0 of 2 succeeded; {tmp_path}/result.json\n"
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert (result["task"], result["episodes"], result["seed"], result["mode"]) == ("lift", 2, 100003, "lockstep")
+    assert (result["success_rate"], result["missed"], result["held"], result["restarted"]) == (0.0, 0, 0, {})
+    assert result["checkpoint_sha256"] == bringup.file_sha256(tmp_path / "policy.pt")
+    assert [(r["index"], r["seed"], r["steps"]) for r in result["results"]] == [(0, 100003, 12), (1, 100004, 12)]
+    assert all(len(r["actions_sha256"]) == len(r["state_sha256"]) == 64 for r in result["results"])
+    logs = {path.name for path in (tmp_path / "run").iterdir()}
+    assert {f"{name}.log" for name in ("simulation", "policy", "executor")} <= logs
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_signal_ends_everything(
+    start: Callable[..., subprocess.Popen[str]], tmp_path: Path, number: signal.Signals, status: int
+) -> None:
+    process = start("--mode", "realtime", "--view", "frontview")
+    wait_for(lambda: len(nodes_of(tmp_path)) == 3)
+    time.sleep(5.0)
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == status, errors
+    assert nodes_of(tmp_path) == {}
+    assert errors.splitlines()[-1] == f"stopped by {number.name}"
+    assert "Traceback" not in errors
+    assert not (tmp_path / "result.json").exists()
+    assert not [path for path in files(tmp_path) if ".part" in path.name]
+
+
+def test_nodes_do_not_outlive_a_killed_bringup(start: Callable[..., subprocess.Popen[str]], tmp_path: Path) -> None:
+    process = start("--mode", "realtime")
+    wait_for(lambda: len(nodes_of(tmp_path)) == 3)
+    process.kill()
+    wait_for(lambda: nodes_of(tmp_path) == {}, 30)
+
+
+def test_simulator_holds_while_a_killed_policy_is_started_again(
+    start: Callable[..., subprocess.Popen[str]], tmp_path: Path
+) -> None:
+    process = start("--mode", "realtime", "--max-steps", "100000", "--episodes", "1")
+    rclpy.init()
+    graph = ros_graph.Graph()
+    try:
+        news: list[dict[str, Any]] = []
+        observer = graph.add(Node("observer"))
+        observer.create_subscription(
+            String, topics.EPISODE, lambda msg: news.append(messages.episode_from_msg(msg)), topics.EPISODE_QOS
+        )
+        graph.spin_until(lambda: news and news[-1]["acting"], 90)
+        first = nodes_of(tmp_path)
+        os.kill(first["policy"], signal.SIGKILL)
+        graph.spin_until(lambda: not news[-1]["acting"], 30)
+        held = news[-1]["held"]
+        graph.spin_until(lambda: news[-1]["acting"], 90)
+        # The same episode goes on, and time went on meanwhile.
+        assert news[-1]["index"] == 0 and news[-1]["held"] >= held > 0
+        assert news[-1]["step"] > news[0]["step"]
+        second = nodes_of(tmp_path)
+        assert second["policy"] != first["policy"]
+        assert (second["simulation"], second["executor"]) == (first["simulation"], first["executor"])
+    finally:
+        graph.close()
+        rclpy.try_shutdown()
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert "policy was killed by SIGKILL: starting it again" in errors
+
+
+def test_end_of_the_simulator_is_the_end(start: Callable[..., subprocess.Popen[str]], tmp_path: Path) -> None:
+    process = start("--mode", "realtime")
+    wait_for(lambda: len(nodes_of(tmp_path)) == 3)
+    os.kill(nodes_of(tmp_path)["simulation"], signal.SIGKILL)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert errors.splitlines()[-1].startswith("simulation was killed by SIGKILL")
+    assert not (tmp_path / "result.json").exists()
+
+
+def test_node_that_refuses_its_checkpoint_gives_the_line(
+    start: Callable[..., subprocess.Popen[str]], tmp_path: Path, checkpoint: Path
+) -> None:
+    """What only loading can tell: the specification is good, the module is not."""
+    spec = fake_policy.spec(task="lift", horizon=12, **BOX)  # promises two rows more than the module gives
+    module = fake_policy.FakePolicy(spec.input_names, n_rows=9)
+    fake_policy.checkpoint.save(module, spec, checkpoint)
+    process = start("--mode", "lockstep")
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert "policy.pt: gives chunks of shape (1, 9, 7)" in errors.splitlines()[-1]
+
+
+# The supervisor, with processes that misbehave
+
+
+def run_children(tmp_path: Path, script: str, restarts: int = 0) -> tuple[list[Ended], list[str], Supervisor]:
+    shown: list[str] = []
+    ended: list[Ended] = []
+    with Supervisor(tmp_path, dict(os.environ), shown.append) as supervisor:
+        supervisor.start("child", [sys.executable, "-c", script], restarts)
+        wait_for(lambda: ended.extend(supervisor.poll()) or ended)
+    return ended, shown, supervisor
+
+
+def test_child_is_started_again_as_often_as_it_may(tmp_path: Path) -> None:
+    ended, shown, supervisor = run_children(tmp_path, "print('once'); raise SystemExit(3)", restarts=2)
+    assert ended == [Ended("child", 3, "once")]
+    assert shown == ["child ended with status 3: starting it again"] * 2
+    assert supervisor.restarted == {"child": 2}
+    assert (tmp_path / "child.log").read_text() == "once\n" * 3
+
+
+def test_bad_input_is_not_tried_again(tmp_path: Path) -> None:
+    ended, shown, _ = run_children(tmp_path, "print('x: no such file'); raise SystemExit(2)", restarts=2)
+    assert ended == [Ended("child", 2, "x: no such file")]
+    assert shown == []
+
+
+def test_errors_are_shown_and_the_rest_is_not(tmp_path: Path) -> None:
+    script = "print('[INFO] fine'); print('[ERROR] [1.0] [policy]: not fine'); print('[WARN] so so')"
+    _, shown, _ = run_children(tmp_path, script)
+    assert shown == ["[ERROR] [1.0] [policy]: not fine"]
+
+
+def test_stubborn_children_are_killed_with_their_own(tmp_path: Path) -> None:
+    script = """
+import signal, subprocess, sys, time
+for number in (signal.SIGINT, signal.SIGTERM):
+    signal.signal(number, signal.SIG_IGN)
+child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+print(child.pid, flush=True)
+time.sleep(600)
+"""
+    supervisor = Supervisor(tmp_path, dict(os.environ), print)
+    supervisor.start("child", [sys.executable, "-c", script], 0)
+    grandchild = wait_for(lambda: (tmp_path / "child.log").read_text().strip())
+    supervisor.stop(patience=0.5)
+    wait_for(
+        lambda: not Path(f"/proc/{grandchild}/cmdline").exists() or not Path(f"/proc/{grandchild}/cmdline").read_text()
+    )

@@ -1,0 +1,53 @@
+"""Options from the command line, and one line on stderr with exit status 2 for what does not fit."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import sys
+from collections.abc import Callable
+from typing import TypeVar
+
+import tyro
+
+T = TypeVar("T")
+
+
+def run(options: type[T], job: Callable[[T], None], description: str | None, after_interrupt: str = "stopped") -> None:
+    """Parses `options` (a dataclass) and does the job.
+
+    Exit status 2 after one line for options that do not fit and for ValueErrors of the job, which are about what it was
+    given; 1 after one line where the job could not be done (OSError, RuntimeError); 130 after Ctrl-C.
+    """
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    try:
+        job(_parse(options, description))
+    except KeyboardInterrupt:
+        print(after_interrupt, file=sys.stderr)
+        sys.exit(130)
+    except ValueError as error:
+        print(error, file=sys.stderr)
+        sys.exit(2)
+    except (OSError, RuntimeError) as error:
+        print(error, file=sys.stderr)
+        sys.exit(1)
+
+
+def _parse(options: type[T], description: str | None) -> T:
+    box = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(box):
+            return tyro.cli(options, description=description)
+    except SystemExit as end:
+        if end.code != 2:
+            raise
+    # tyro draws a box of several lines: what is wrong, a rule, and where help is.
+    lines = [line.strip("│╭╮╰╯ \n") for line in box.getvalue().splitlines()]
+    said = []
+    for line in lines[1:]:
+        if line.startswith(("Argument helptext", "For full helptext")):
+            break
+        if line and not line.startswith("─"):
+            said.append(line)
+    raise ValueError(" ".join(said).replace("Error parsing Options: ", "") + " (--help lists the options)")
