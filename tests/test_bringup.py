@@ -129,6 +129,26 @@ def test_result_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
     assert list(path.parent.iterdir()) == [path]
 
 
+def test_progress_is_one_line() -> None:
+    observer = bringup.Observer("can", episodes=3)
+    assert observer.line() == "can  starting"
+    news = {"event": "running", "index": 1, "seed": 5, "step": 7, "max_steps": 400, "rate": 19.98, "latency_ms": 31.2}
+    news |= {"missed": 2, "acting": True, "fault": "", "success": False}
+    observer.results = {0: {"success": True}}
+    observer.news = news
+    assert observer.line() == (
+        "can  episode 2/3  step   7/400  20.0 Hz  latency 31 ms  missed 2  acting  1 of 1 succeeded"
+    )
+    observer.executor = "holding: no chunk yet"
+    observer.news = {**news, "acting": False}
+    assert "  holding: no chunk yet  " in observer.line()
+    observer.news = {**news, "acting": False, "fault": "no command in this period", "latency_ms": None}
+    assert "  20.0 Hz  missed 2  holding: no command in this period  " in observer.line()
+    for event in ("waiting", "drawing", "pausing", "end", "done"):
+        observer.news = {**news, "event": event}
+        assert "\n" not in observer.line()
+
+
 # Whole runs
 
 

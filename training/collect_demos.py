@@ -18,11 +18,15 @@ from typing import Any
 
 import h5py
 import numpy as np
+import torch
 from tqdm import tqdm
 
+from diffusion_ros import checkpoint
+from diffusion_ros.policy import Policy
 from diffusion_ros.simulation import ACTION_SCALE, CAMERAS, RATE, Simulation, task_named
 from training import command_line
 from training.experts import EXPERTS, View
+from training.rollout import roll_out
 
 EVALUATION_SEEDS = 100_000
 """Seeds from here on are kept for evaluation; demonstrations must not use them."""
@@ -46,6 +50,13 @@ class Options:
     """Each episode's noise is drawn from U(0, noise), in parts of the full command; rotation gets 0.3 of it."""
     after_success: int = 10
     """Steps recorded after the task has succeeded."""
+    policy: Path | None = None
+    """A state checkpoint that drives first; the expert takes over at a random step and only its part is recorded. So
+    the data shows the way out of the situations that this policy gets into (Ross et al. 2011, arXiv 1011.0686)."""
+    takeover: int = 200
+    """With a policy: the expert takes over at a step drawn from U(0, takeover)."""
+    include: Path | None = None
+    """A file whose demonstrations come first in the new one."""
     workers: int = 2
     """Processes."""
     image_size: int = 84
@@ -57,11 +68,13 @@ class Options:
             raise ValueError(f"episodes {self.episodes}, workers {self.workers}: both must be at least 1")
         if self.seed < 0 or self.seed + self.episodes > EVALUATION_SEEDS:
             raise ValueError(f"seeds {self.seed} to {self.seed + self.episodes - 1}: must lie in 0 to 99999")
+        if self.policy is not None and self.takeover < 1:
+            raise ValueError(f"takeover {self.takeover}: must be at least 1")
         if not 0 <= self.noise <= 1:
             raise ValueError(f"noise {self.noise}: must lie in [0, 1]")
 
 
-def record_episode(simulation: Simulation, options: Options, seed: int) -> dict[str, Any]:
+def record_episode(simulation: Simulation, options: Options, seed: int, policy: Policy | None = None) -> dict[str, Any]:
     """One successful demonstration as robomimic's arrays; noisier tries that fail are repeated with half the noise.
 
     Raises RuntimeError if the expert fails without any noise as well.
@@ -69,17 +82,21 @@ def record_episode(simulation: Simulation, options: Options, seed: int) -> dict[
     rng = np.random.default_rng([seed, 1])
     sigma = rng.uniform(0, options.noise)
     for _ in range(8):
-        episode = _attempt(simulation, options, seed, sigma, rng)
+        simulation.reset(seed)
+        if policy is not None:
+            lead = int(rng.integers(options.takeover))
+            for _ in roll_out(policy, simulation, seed + 1, 0, max_steps=lead, policy_seed=seed, first=seed):
+                pass
+            if simulation.success:
+                continue
+        episode = _attempt(simulation, options, sigma, rng)
         if episode is not None:
             return episode
         sigma = sigma / 2 if sigma > 0.05 else 0.0
     raise RuntimeError(f"the {options.task} expert fails on seed {seed}")
 
 
-def _attempt(
-    simulation: Simulation, options: Options, seed: int, sigma: float, rng: np.random.Generator
-) -> dict[str, Any] | None:
-    simulation.reset(seed)
+def _attempt(simulation: Simulation, options: Options, sigma: float, rng: np.random.Generator) -> dict[str, Any] | None:
     view = View.of(simulation)
     expert = EXPERTS[options.task](view)
     spread = sigma * np.array([1, 1, 1, 0.3, 0.3, 0.3, 0])
@@ -117,8 +134,8 @@ def _attempt(
     }
 
 
-def _write_part(path: Path, simulation: Simulation, options: Options, seed: int) -> None:
-    episode = record_episode(simulation, options, seed)
+def _write_part(path: Path, simulation: Simulation, options: Options, seed: int, policy: Policy | None) -> None:
+    episode = record_episode(simulation, options, seed, policy)
     temporary = path.with_suffix(".tmp")
     with h5py.File(temporary, "w") as file:
         group = file.create_group("demo")
@@ -133,24 +150,29 @@ def _write_part(path: Path, simulation: Simulation, options: Options, seed: int)
     temporary.replace(path)
 
 
-_worker: tuple[Simulation, Options] | None = None
+_worker: tuple[Simulation, Options, Policy | None] | None = None
 
 
 def _start_worker(options: Options) -> None:
     import signal
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides when to stop
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     global _worker
-    _worker = Simulation(options.task, CAMERAS, options.image_size), options
+    torch.set_num_threads(1)
+    policy = None
+    if options.policy is not None:
+        policy = Policy(checkpoint.load(options.policy, kind="policy", task=options.task))
+    _worker = Simulation(options.task, CAMERAS, options.image_size), options, policy
 
 
 def _work(job: tuple[int, Path]) -> str:
     """Records one episode; returns '' or a line that says why it could not."""
     assert _worker is not None
-    simulation, options = _worker
+    simulation, options, policy = _worker
     seed, path = job
     try:
-        _write_part(path, simulation, options, seed)
+        _write_part(path, simulation, options, seed, policy)
     except (OSError, RuntimeError) as error:
         path.with_suffix(".tmp").unlink(missing_ok=True)
         if isinstance(error, OSError) and (error.errno == errno.ENOSPC or shutil.disk_usage(path.parent).free < 2**24):
@@ -167,7 +189,12 @@ def _merge(options: Options, parts: list[Path]) -> None:
         with h5py.File(temporary, "w") as file:
             data = file.create_group("data")
             total = 0
-            for i, path in enumerate(parts):
+            if options.include is not None:
+                with h5py.File(options.include, "r") as earlier:
+                    for i in range(len(earlier["data"])):
+                        earlier["data"].copy(f"demo_{i}", data)
+                    total += int(earlier["data"].attrs["total"])
+            for i, path in enumerate(parts, start=len(data)):
                 with h5py.File(path, "r") as part:
                     part.copy("demo", data, f"demo_{i}")
                     total += int(part["demo"].attrs["num_samples"])
@@ -199,7 +226,7 @@ def collect(options: Options) -> None:
     folder = options.out.with_name(options.out.name + ".parts")
     folder.mkdir(parents=True, exist_ok=True)
     settings = folder / "settings.json"
-    mine = json.dumps({k: v for k, v in vars(options).items() if k not in ("out", "workers", "episodes")})
+    mine = json.dumps({k: v for k, v in vars(options).items() if k not in ("out", "workers", "episodes")}, default=str)
     if settings.exists() and settings.read_text() != mine:
         raise ValueError(f"{folder}: begun with other settings {settings.read_text()}; remove it or use those")
     settings.write_text(mine)

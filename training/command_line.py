@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import signal
 import sys
 from collections.abc import Callable
-from typing import TypeVar
+from types import FrameType
+from typing import NoReturn, TypeVar
 
 import tyro
 
@@ -18,9 +20,11 @@ def run(options: type[T], job: Callable[[T], None], description: str | None, aft
     """Parses `options` (a dataclass) and does the job.
 
     Exit status 2 after one line for options that do not fit and for ValueErrors of the job, which are about what it was
-    given; 1 after one line where the job could not be done (OSError, RuntimeError); 130 after Ctrl-C.
+    given; 1 after one line where the job could not be done (OSError, RuntimeError); 130 after Ctrl-C, 143 after
+    SIGTERM.
     """
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    signal.signal(signal.SIGTERM, _terminate)
     try:
         job(_parse(options, description))
     except KeyboardInterrupt:
@@ -32,6 +36,11 @@ def run(options: type[T], job: Callable[[T], None], description: str | None, aft
     except (OSError, RuntimeError) as error:
         print(error, file=sys.stderr)
         sys.exit(1)
+
+
+def _terminate(number: int, frame: FrameType | None) -> NoReturn:
+    """Ends by an exception, so that worker processes and temporary files go too."""
+    sys.exit(128 + number)
 
 
 def _parse(options: type[T], description: str | None) -> T:

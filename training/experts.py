@@ -58,6 +58,11 @@ class View:
         self.object = frame["object_pos"]
         self.object_rotation = Rotation.from_quat(frame["object_quat"]).as_matrix()
 
+    def holds(self, reach: float, lifted: float) -> bool:
+        """Whether the closed hand has the object, `reach` (m) away at most, above the height `lifted` (m)."""
+        near = float(np.linalg.norm(self.object - self.hand)) < reach
+        return near and self.object[2] > lifted and self.width < 0.075
+
     @property
     def object_yaw(self) -> float:
         """Radians about the world's z."""
@@ -123,6 +128,9 @@ def _above(position: Array, z: float) -> Array:
 def lift(view: View) -> Expert:
     """Grasps the cube at its centre and lifts it; again if it drops."""
     while True:
+        servo, up = Servo(view), _above(view.hand, 0.95)
+        while view.holds(0.03, lifted=0.835):
+            yield servo.to(up, view.hand_yaw, CLOSE)
         yaw = wrap(4 * view.object_yaw) / 4  # the cube looks alike every quarter turn
         servo = Servo(view)
         while True:
@@ -142,20 +150,25 @@ def can(view: View) -> Expert:
     """Grasps the can from above, carries it over the walls and lets it go in its bin; again if it slips."""
     yaw = 0.0
     while True:
-        servo = Servo(view)
-        while True:
-            yield servo.to(view.object + [0, 0, 0.10], yaw, OPEN)
-            if np.linalg.norm((view.object - view.hand)[:2]) < 0.012 and servo.angle < 0.15:
-                break
-        servo = Servo(view)
-        while servo.error > 0.010:
-            yield servo.to(view.object + [0, 0, 0.015], yaw, OPEN)
-        yield from _close(view, yaw)
+        if not view.holds(0.04, lifted=0.88):
+            yield from _grasp_can(view, yaw)
         if (yield from _carry_can(view, yaw)):
             yield from _stay(view, view.hand.copy(), yaw, OPEN, 4)
             servo, up = Servo(view), _above(view.hand, 1.0)
             while view.object[1] > 0.2:  # in the bin on the right: done, stay away from it
                 yield servo.to(up, yaw, OPEN)
+
+
+def _grasp_can(view: View, yaw: float) -> Expert:
+    servo = Servo(view)
+    while True:
+        yield servo.to(view.object + [0, 0, 0.10], yaw, OPEN)
+        if np.linalg.norm((view.object - view.hand)[:2]) < 0.012 and servo.angle < 0.15:
+            break
+    servo = Servo(view)
+    while servo.error > 0.010:
+        yield servo.to(view.object + [0, 0, 0.015], yaw, OPEN)
+    yield from _close(view, yaw)
 
 
 def _carry_can(view: View, yaw: float) -> Generator[Array, None, bool]:
@@ -180,25 +193,8 @@ def _carry_can(view: View, yaw: float) -> Generator[Array, None, bool]:
 def square(view: View) -> Expert:
     """Grasps the nut's handle, turns the nut to fit the square peg, lowers and lets it go; again if it slips."""
     while True:
-        grasp_yaw = np.deg2rad((np.rad2deg(view.object_yaw) + 85) % 180 - 85)
-
-        def handle() -> Array:
-            return np.asarray(view.object + view.object_rotation @ HANDLE)
-
-        servo = Servo(view)
-        while True:
-            yield servo.to(handle() + [0, 0, 0.06], grasp_yaw, OPEN)
-            if np.linalg.norm((handle() - view.hand)[:2]) < 0.012 and servo.angle < 0.15:
-                break
-        servo = Servo(view)
-        while True:
-            # A funnel: down only as far as the hand is over the handle.
-            off = float(np.linalg.norm((handle() - view.hand)[:2]))
-            goal = handle() + [0, 0, -0.003 + min(0.06, 6 * max(0.0, off - 0.006))]
-            yield servo.to(goal, grasp_yaw, OPEN)
-            if abs(goal[2] - view.hand[2]) < 0.006 and off < 0.007:
-                break
-        yield from _close(view, grasp_yaw)
+        if not view.holds(0.075, lifted=0.88):
+            yield from _grasp_nut(view)
         if (yield from _place_nut(view)):
             yield from _stay(view, view.hand.copy(), view.hand_yaw, OPEN, 5)
             servo, up, yaw = Servo(view), _above(view.hand, 1.0), view.hand_yaw
@@ -206,6 +202,28 @@ def square(view: View) -> Expert:
                 yield servo.to(up, yaw, OPEN)
             while view.hand[2] < 0.98:  # it hangs on the peg's edge: rise and try again
                 yield servo.to(up, yaw, OPEN)
+
+
+def _grasp_nut(view: View) -> Expert:
+    grasp_yaw = np.deg2rad((np.rad2deg(view.object_yaw) + 85) % 180 - 85)
+
+    def handle() -> Array:
+        return np.asarray(view.object + view.object_rotation @ HANDLE)
+
+    servo = Servo(view)
+    while True:
+        yield servo.to(handle() + [0, 0, 0.06], grasp_yaw, OPEN)
+        if np.linalg.norm((handle() - view.hand)[:2]) < 0.012 and servo.angle < 0.15:
+            break
+    servo = Servo(view)
+    while True:
+        # A funnel: down only as far as the hand is over the handle.
+        off = float(np.linalg.norm((handle() - view.hand)[:2]))
+        goal = handle() + [0, 0, -0.003 + min(0.06, 6 * max(0.0, off - 0.006))]
+        yield servo.to(goal, grasp_yaw, OPEN)
+        if abs(goal[2] - view.hand[2]) < 0.006 and off < 0.007:
+            break
+    yield from _close(view, grasp_yaw)
 
 
 def _place_nut(view: View) -> Generator[Array, None, bool]:

@@ -49,13 +49,14 @@ def roll_out(
 
     Frames that no chunk is made from are not rendered: it changes nothing but the time.
     """
+    limit = simulation.task.max_steps if max_steps is None else max_steps
     controller = PolicyController(policy, policy_seed)
     executor = make_executor(policy)
     for index in range(first, episodes):
         simulation.reset(seed + index)
         digest = hashlib.sha256()
         steps = 0
-        while steps < (max_steps or simulation.task.max_steps) and not simulation.success:
+        while steps < limit and not simulation.success:
             stamp = episode_stamp_ns(index, steps)
             used = controller.needs_frame(stamp)
             frame = simulation.observe(images=used and bool(policy.spec.cameras))

@@ -415,12 +415,13 @@ class Trainer:
         if self.encoder_iteration < options.encoder_iterations:
             self._train_encoder(state)
             state = None
-        if options.encoder_iterations or not options.cameras:
-            self._cache_features()
-            self.policy.encoder.requires_grad_(False)
-            if self.iteration == 0:
-                self.ema = ExponentialMovingAverage(self.policy, maximum=options.ema_max_decay)
-        self._train_denoiser(state)
+        if self.iteration < options.iterations:
+            if options.encoder_iterations or not options.cameras:
+                self._cache_features()
+                self.policy.encoder.requires_grad_(False)
+                if self.iteration == 0:
+                    self.ema = ExponentialMovingAverage(self.policy, maximum=options.ema_max_decay)
+            self._train_denoiser(state)
         if self.main:
             self._export()
 

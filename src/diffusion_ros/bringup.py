@@ -15,6 +15,7 @@ import random
 import re
 import signal
 import socket
+import statistics
 import sys
 import tempfile
 import time
@@ -186,9 +187,10 @@ class Observer:
             return f"{self.task}  starting"
         done = [result["success"] for result in self.results.values()]
         score = f"  {sum(done)} of {len(done)} succeeded" if done else ""
-        latency = f"  {news['latency_ms']:3.0f} ms" if news["latency_ms"] is not None else ""
-        phase = news["event"]
+        phase, pace = news["event"], ""
         if phase == "running":
+            latency = f"  latency {news['latency_ms']:.0f} ms" if news["latency_ms"] is not None else ""
+            pace = f"  {news['rate']:4.1f} Hz{latency}  missed {news['missed']}"
             # What the executor says of itself comes only once a second.
             why = news["fault"] or self.executor.removeprefix("holding: ")
             state = "acting" if news["acting"] else f"holding: {why}"
@@ -202,7 +204,7 @@ class Observer:
             }[phase]
         return (
             f"{self.task}  episode {news['index'] + 1}/{self.episodes}  step {news['step']:3d}/{news['max_steps']}"
-            f"  {news['rate']:4.1f} Hz{latency}  missed {news['missed']}  {state}{score}"
+            f"{pace}  {state}{score}"
         )
 
 
@@ -219,7 +221,7 @@ class Screen:
             return
         self._next = now + (_PROGRESS_SECONDS if self._overwrites else _PLAIN_PROGRESS_SECONDS)
         if self._overwrites:
-            width = os.get_terminal_size(sys.stderr.fileno()).columns
+            width = os.get_terminal_size(sys.stderr.fileno()).columns or 80  # some terminals do not tell
             print(f"\r\x1b[K{line[: width - 1]}", end="", file=sys.stderr, flush=True)
         else:
             print(line, file=sys.stderr, flush=True)
@@ -310,7 +312,10 @@ def _failure(ended: Ended, folder: Path) -> Failed:
 def _summary(request: Request, observer: Observer, restarted: dict[str, int], seconds: float) -> dict[str, Any]:
     results = [observer.results[i] for i in range(observer.episodes)]
     successes = sum(bool(result["success"]) for result in results)
-    latencies = [t["median"] for r in results if (t := r["timings_ms"].get("publication to command"))]
+    latency_ms = {}
+    for name in ("stamp to command", "publication to command"):
+        medians = [timing["median"] for result in results if (timing := result["timings_ms"].get(name))]
+        latency_ms[name] = round(statistics.median(medians), 3) if medians else None
     return {
         "task": request.values["task"],
         "episodes": observer.episodes,
@@ -325,7 +330,7 @@ def _summary(request: Request, observer: Observer, restarted: dict[str, int], se
         "held": sum(result["held"] for result in results),
         "overruns": sum(result["overruns"] for result in results),
         "mean_length": sum(result["steps"] for result in results) / len(results),
-        "median_latency_ms": round(sorted(latencies)[len(latencies) // 2], 3) if latencies else None,
+        "latency_ms": latency_ms,
         "restarted": restarted,
         "seconds": round(seconds, 1),
         "results": results,

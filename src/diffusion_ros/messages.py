@@ -19,6 +19,7 @@ from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from geometry_msgs.msg import Point, Pose, PoseStamped, TransformStamped
 from nav_msgs.msg import Path
 from numpy.typing import ArrayLike, NDArray
+from rclpy.serialization import serialize_message
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CameraInfo, Image, JointState
 from std_msgs.msg import Header, String
@@ -327,10 +328,28 @@ def scene_to_msg(geoms: Sequence[SceneGeom], time_ns: int, frame_id: str) -> Mar
     return MarkerArray(markers=[_marker(i, geom, time_ns, frame_id) for i, geom in enumerate(geoms)])
 
 
-def move_scene(msg: MarkerArray, geoms: Sequence[SceneGeom]) -> None:
-    """Takes over the poses of `geoms`, the same ones again, in place: a mesh's 10,000 points take long to fill in."""
-    for marker, geom in zip(msg.markers, geoms, strict=True):
-        marker.pose = _pose(geom.position, geom.quaternion)
+class SerializedScene:
+    """scene_to_msg in its serialized form, which publishers take as well, with poses that can be replaced.
+
+    A mesh is thousands of points, and rclpy serializes them one by one: 40 ms for a scene, most of a control period.
+    """
+
+    def __init__(self, geoms: Sequence[SceneGeom], time_ns: int, frame_id: str) -> None:
+        msg = scene_to_msg(geoms, time_ns, frame_id)
+        # Poses that occur nowhere else, to find out where each is: seven numbers, one after the other.
+        marks = [np.array([-1.5e300, i, 0.0, 0.0, 0.0, 0.0, 1.0]) for i in range(len(geoms))]
+        for marker, mark in zip(msg.markers, marks, strict=True):
+            marker.pose = _pose(mark[:3], mark[3:])
+        self._data = bytearray(serialize_message(msg))
+        self._offsets = [self._data.find(mark.tobytes()) for mark in marks]
+        assert min(self._offsets, default=0) >= 0
+
+    def moved(self, geoms: Sequence[SceneGeom]) -> bytes:
+        """The message with the poses of `geoms`, the same ones again."""
+        for offset, geom in zip(self._offsets, geoms, strict=True):
+            pose = np.array([*geom.position, *geom.quaternion], np.float64).tobytes()
+            self._data[offset : offset + len(pose)] = pose
+        return bytes(self._data)
 
 
 def _marker(index: int, geom: SceneGeom, time_ns: int, frame_id: str) -> Marker:

@@ -14,9 +14,10 @@ import diffusion_ros
 
 Value = bool | int | float | str
 
-ENVIRONMENT = {"OMP_NUM_THREADS": "1", "LP_NUM_THREADS": "1"}
-"""What nodes are started with, where it is not set: the threads of torch and of Mesa's software rasteriser wait by
-spinning, and so take the cores from the other nodes."""
+ENVIRONMENT = {"OMP_NUM_THREADS": "1", "LP_NUM_THREADS": "0"}
+"""What nodes are started with, where it is not set: one thread each. Those of torch wait by spinning, those of Mesa's
+software rasteriser (0: none beside the caller's) are woken for each part of a picture; both keep the other nodes from
+their cores. Pictures are the same, bit for bit."""
 
 
 @dataclass(frozen=True)

@@ -149,7 +149,7 @@ class SimulationNode(RunnableNode):
         }
         self._scene_publisher = self.create_publisher(MarkerArray, topics.SCENE, topics.DESCRIPTION_QOS)
         # Stamp 0: the newest transform there is.
-        self._scene = messages.scene_to_msg(self.simulation.scene(), 0, topics.WORLD_FRAME)
+        self._scene = messages.SerializedScene(self.simulation.scene(), 0, topics.WORLD_FRAME)
         self._clock_publisher = (
             self.create_publisher(Clock, topics.CLOCK, topics.SENSOR_QOS) if self._lockstep else None
         )
@@ -405,8 +405,7 @@ class SimulationNode(RunnableNode):
         """The scene for RViz, while somebody looks."""
         if self.parameters.scene and now >= self._next_scene and self._scene_publisher.get_subscription_count() > 0:
             self._next_scene = now + _SCENE_SECONDS
-            messages.move_scene(self._scene, self.simulation.scene())
-            self._scene_publisher.publish(self._scene)
+            self._scene_publisher.publish(self._scene.moved(self.simulation.scene()))
 
     def _tell(self, now: float) -> None:
         """Where the episode is, a few times a second."""
