@@ -156,7 +156,7 @@ def test_wheel_installs_what_ros_looks_for(tmp_path: Path) -> None:
     pip = ["-m", "pip", "--disable-pip-version-check", "-q"]
     _python(*pip, "wheel", "--no-deps", "--no-build-isolation", "-w", str(tmp_path), str(source))
     (wheel,) = tmp_path.glob("*.whl")
-    _python(*pip, "install", "--no-deps", "--no-index", "--prefix", str(prefix), str(wheel))
+    _python(*pip, "install", "--ignore-installed", "--no-deps", "--no-index", "--prefix", str(prefix), str(wheel))
 
     share = prefix / "share/diffusion_ros"
     for folder, pattern in (("launch", "*.launch.py"), ("config", "*"), ("checkpoints", "*.pt")):

@@ -345,7 +345,7 @@ class Simulation:
 
     def _triangles(self, mesh: int) -> NDArray[np.float32]:
         if mesh not in self._scene_triangles:
-            faces, keep = _cluster(self.model, mesh, 0.02 if self.model.mesh_facenum[mesh] > 1000 else 1e-6)
+            faces, keep = _cluster(self.model, mesh, 0.04 if self.model.mesh_facenum[mesh] > 1000 else 1e-6)
             start = int(self.model.mesh_vertadr[mesh])
             vertices = self.model.mesh_vert[start : start + self.model.mesh_vertnum[mesh]]
             self._scene_triangles[mesh] = np.asarray(vertices[faces[keep]], dtype=np.float32)
