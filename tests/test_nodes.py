@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -136,7 +137,6 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {
         "pixels": fake_policy.save(folder / "pixels.pt"),
         "state": fake_policy.save(folder / "state.pt", fake_policy.spec(STATE_INPUTS)),
-        "slow": fake_policy.save(folder / "slow.pt", fake_policy.spec(STATE_INPUTS), work=300),
     }
 
 
@@ -676,29 +676,29 @@ def test_the_next_chunk_is_made_before_the_last_is_used_up_and_nothing_holds_in_
     assert [(chunk.stamp_ns - stamp_of(0, 0)) // PERIOD for chunk in robot.chunks] == [0, 6, 12, 18, 24, 30, 36]
 
 
-def test_inference_does_not_block_the_sensors(graph, checkpoints):
-    robot, policy = robot_and_policy(graph, checkpoints["slow"])
-    start = time.monotonic()
-    policy._controller.policy.sample([policy._controller.policy.encode(robot.plant.frame())] * 2, 0)
-    seconds = time.monotonic() - start
-    assert seconds > 0.1, "too fast to show anything"
-    poses = []
-    policy.create_subscription(PoseStamped, topics.EEF_POSE, lambda msg: poses.append(time.monotonic()), 10)
-    graph.spin(0.3)
-    start = time.monotonic()
-    while not robot.chunks:
-        robot.publish_now()
-        graph.spin(0.02)
-        assert time.monotonic() - start < 60
-    assert len(poses) >= 5 and max(np.diff(poses)) < seconds, (seconds, np.diff(poses))
-    # The one that follows is made from the newest observation, not from one that waited in a queue.
-    first = robot.chunks[-1].stamp_ns
-    while robot.chunks[-1].stamp_ns == first:
-        robot.publish_now()
-        graph.spin(0.02)
-        assert time.monotonic() - start < 60
-    came_ns = now(robot)
-    assert (came_ns - robot.chunks[-1].stamp_ns) / 1e9 < 2 * seconds
+def test_inference_does_not_block_the_sensors(graph, checkpoints, monkeypatch):
+    """The inference is stopped by the test for as long as it likes; meanwhile every observation must arrive."""
+    robot, policy = robot_and_policy(graph, checkpoints["state"], max_input_age=1e10)
+    begun, go_on = threading.Event(), threading.Event()
+    sample = policy.policy.sample
+
+    def stopped(*arguments):
+        begun.set()
+        assert go_on.wait(60)
+        return sample(*arguments)
+
+    monkeypatch.setattr(policy.policy, "sample", stopped)
+    robot.publish(stamp_of(0, 0))
+    graph.spin_until(begun.is_set)
+    for step in range(1, 13):
+        robot.publish(stamp_of(0, step))
+        wanted = stamp_of(0, step)
+        graph.spin_until(lambda wanted=wanted: all(policy._stamps.get(topic) == wanted for topic in policy._topics))
+    assert not robot.chunks
+    go_on.set()
+    # The chunk that follows is made from the newest observation, not from one that waited in a queue.
+    graph.spin_until(lambda: len(robot.chunks) == 2)
+    assert [(chunk.stamp_ns - stamp_of(0, 0)) // PERIOD for chunk in robot.chunks] == [0, 12]
 
 
 # Processes
