@@ -697,8 +697,9 @@ def test_inference_does_not_block_the_sensors(graph, checkpoints, monkeypatch):
     assert not robot.chunks
     go_on.set()
     # The chunk that follows is made from the newest observation, not from one that waited in a queue.
-    graph.spin_until(lambda: len(robot.chunks) == 2)
-    assert [(chunk.stamp_ns - stamp_of(0, 0)) // PERIOD for chunk in robot.chunks] == [0, 12]
+    # (The first may be replaced on its way: the topic keeps one.)
+    graph.spin_until(lambda: robot.chunks and robot.chunks[-1].stamp_ns == stamp_of(0, 12))
+    assert {(chunk.stamp_ns - stamp_of(0, 0)) // PERIOD for chunk in robot.chunks} <= {0, 12}
 
 
 # Processes
