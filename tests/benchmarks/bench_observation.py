@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import statistics
 import time
 
@@ -11,6 +12,7 @@ from diffusion_ros.simulation import CAMERAS, Simulation, choose_render_backend
 
 
 def main() -> None:
+    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})  # Mesa would draw on all cores
     choose_render_backend()
     ours = Simulation("can")
     import robosuite
