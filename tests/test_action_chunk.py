@@ -37,7 +37,7 @@ def executor(**changes: object) -> ChunkExecutor:
         "max_observation_age_ns": 250_000_000,
         **changes,
     }
-    made = ChunkExecutor(**arguments)  # type: ignore[arg-type]
+    made = ChunkExecutor(**arguments)
     made.observe(START, CENTRE)
     return made
 

@@ -38,7 +38,7 @@ def test_expert_solves_its_task(task: str) -> None:
 
 
 def small(path: Path, **changes: object) -> Options:
-    return Options(**{"task": "lift", "out": path, "episodes": 3, "workers": 1, **changes})  # type: ignore[arg-type]
+    return Options(**{"task": "lift", "out": path, "episodes": 3, "workers": 1, **changes})
 
 
 @pytest.fixture(scope="module")
@@ -147,7 +147,7 @@ def not_hdf5(path: Path) -> str:
 @pytest.mark.parametrize(
     "damage", [cut_short, without_images, with_nan, out_of_range, other_environment, not_hdf5], ids=lambda f: f.__name__
 )
-def test_damaged_files_are_named_in_one_line(lift_file: Path, tmp_path: Path, damage) -> None:  # type: ignore[no-untyped-def]
+def test_damaged_files_are_named_in_one_line(lift_file: Path, tmp_path: Path, damage) -> None:
     path = tmp_path / "bad.hdf5"
     path.write_bytes(lift_file.read_bytes())
     expected = damage(path)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from diffusion_ros.checkpoint import script
 from training.diffusion_policy import (
+    HAND_REACH,
     DiffusionPolicy,
     ObservationEncoder,
     PolicyLoss,
@@ -32,11 +33,12 @@ def make_policy(
     action_steps_only: bool = False,
     pose_head: bool = False,
     use_object: bool = True,
+    pose_frame: str = "world",
 ) -> DiffusionPolicy:
     torch.manual_seed(0)
     hand = LimitsNormalizer(-np.ones(11), np.ones(11))
     pose = LimitsNormalizer(-np.ones(12), np.ones(12))
-    encoder = ObservationEncoder(cameras, use_object, hand, pose, "small", pose_head)
+    encoder = ObservationEncoder(cameras, use_object, hand, pose, "small", pose_head, pose_frame)
     inpainting = conditioning == "inpainting"
     rows = 8 if action_steps_only else 10
     width = 7 + (encoder.out_dim if inpainting else 0)
@@ -80,11 +82,12 @@ def test_rotation_is_scipys_and_blind_to_the_sign() -> None:
         {"prediction": "sample"},
         {"cameras": ("agentview", "robot0_eye_in_hand"), "pose_head": True, "use_object": False},
         {"cameras": ("agentview",), "pose_head": True},
+        {"cameras": ("agentview",), "pose_head": True, "pose_frame": "hand"},
     ],
     ids=str,
 )
 def test_eager_equals_scripted_bit_for_bit(options: dict[str, object], sampler: str) -> None:
-    policy = make_policy(**options)  # type: ignore[arg-type]
+    policy = make_policy(**options)
     policy.sampler = sampler
     obs = observations(cameras=tuple(policy.encoder.cameras))
     scripted = script(policy)
@@ -206,6 +209,27 @@ def test_estimated_pose_needs_no_pose() -> None:
         with_pose = policy(obs, 0, 2)
         del obs["object_pos"], obs["object_quat"]
         assert torch.equal(policy(obs, 0, 2), with_pose)
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.25, 1.0])
+def test_pose_in_the_hands_frame_and_in_the_worlds_are_weighed(weight: float) -> None:
+    encoder = make_policy(("agentview",), pose_head=True, pose_frame="hand").encoder
+    encoder.object_limits = LimitsNormalizer(-np.full(12, 0.5), np.full(12, 0.7))
+    rng = np.random.default_rng(0)
+    hand, truth, other = Rotation.random(3, rng=0), Rotation.random(3, rng=1), Rotation.random(3, rng=2)
+    at, object_at, other_at = rng.normal(size=(3, 3, 3))
+
+    def columns(rotation: Rotation) -> np.ndarray:
+        return rotation.as_matrix()[:, :, :2].transpose(0, 2, 1).reshape(-1, 6)
+
+    world = encoder.object_limits.normalize(torch.tensor(np.hstack([other_at, columns(other), np.zeros((3, 3))])))
+    in_hand = np.hstack([hand.inv().apply(object_at - at) / HAND_REACH, columns(hand.inv() * truth)])
+    gates = np.full((3, 2), [np.log(weight / (1 - weight)) if 0 < weight < 1 else 100 * (2 * weight - 1)])
+    estimates = torch.cat([world[:, :9], torch.tensor(np.hstack([in_hand, gates]))], dim=1)
+    pose = encoder.weigh(estimates, torch.tensor(np.hstack([at, columns(hand), np.zeros((3, 2))])))
+    position = weight * other_at + (1 - weight) * object_at
+    expected = np.hstack([position, weight * columns(other) + (1 - weight) * columns(truth), position - at])
+    np.testing.assert_allclose(encoder.object_limits.unnormalize(pose), expected, atol=1e-6)
 
 
 def test_object_vector_is_relative_to_the_hand() -> None:

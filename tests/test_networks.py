@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tests.scripting import script
+from diffusion_ros.checkpoint import script
 from training.networks.embeddings import SinusoidalEmbedding
 from training.networks.encoders import (
     ResNet18Encoder,
@@ -110,7 +110,7 @@ def test_denoiser_depends_on_every_input(name: str, generator: torch.Generator) 
     arguments = [a.float().requires_grad_() for a in inputs(name, generator)]
     network(*arguments)[:, -1].sum().backward()
     for argument in arguments:
-        assert argument.numel() == 0 or bool((argument.grad.reshape(3, -1).abs().amax(dim=1) > 0).all())  # type: ignore[union-attr]
+        assert argument.numel() == 0 or bool((argument.grad.reshape(3, -1).abs().amax(dim=1) > 0).all())
 
 
 @pytest.mark.parametrize("name", ["unet", "transformer"])
@@ -377,7 +377,7 @@ def test_keypoints_stay_float32_under_autocast(generator: torch.Generator) -> No
 
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
 def test_unit_variance(memory_format: torch.memory_format, generator: torch.Generator) -> None:
-    encoder = SmallConvEncoder().to(memory_format=memory_format)  # type: ignore[call-overload]
+    encoder = SmallConvEncoder().to(memory_format=memory_format)
     images = F.interpolate(torch.rand(16, 3, 19, 19, generator=generator) * 2 - 1, scale_factor=4)
     encoder.initialise_unit_variance(images)
     x = images

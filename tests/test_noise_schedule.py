@@ -11,7 +11,7 @@ from diffusers import DDIMScheduler as _DDIMScheduler
 from diffusers import DDPMScheduler as _DDPMScheduler
 from torch import Tensor, nn
 
-from tests.scripting import script
+from diffusion_ros.checkpoint import script
 from training.noise_schedule import BETA_SCHEDULES, NoiseSchedule, make_betas
 
 # diffusers has no types.

@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from tests.scripting import script
+from diffusion_ros.checkpoint import script
 from training.normalizer import AffineNormalizer, GaussianNormalizer, LimitsNormalizer
 
 

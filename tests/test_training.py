@@ -74,7 +74,7 @@ def options(data: Path, out: Path, **changes: object) -> Options:
         "save_every": 20,
         "vision": "small",
     }
-    return Options(data=data, out=out, **{**small, **changes})  # type: ignore[arg-type]
+    return Options(data=data, out=out, **{**small, **changes})
 
 
 def test_policy_learns_to_go_to_the_object(demonstrations: Path, tmp_path: Path) -> None:
@@ -150,7 +150,7 @@ def test_resumed_run_has_the_same_weights(demonstrations: Path, tmp_path: Path, 
         if trainer.iteration == 4:
             raise KeyboardInterrupt
 
-    trainer._save = save_and_stop  # type: ignore[method-assign]
+    trainer._save = save_and_stop
     with pytest.raises(KeyboardInterrupt):
         trainer.run()
     assert not stopped.exists()
@@ -209,6 +209,7 @@ def test_two_processes_train_one_policy(demonstrations: Path, tmp_path: Path) ->
     [
         ({"n_action_steps": 10}, "n_action_steps 10"),
         ({"pose_head": True}, "for images"),
+        ({"pose_frame": "hand"}, "needs --pose-head"),
         ({"observations": "pixels", "encoder_iterations": 5}, "needs --pose-head"),
         ({"action_steps_only": True, "conditioning": "inpainting"}, "exclude each other"),
         ({"iterations": 0}, "iterations 0: must be at least 1"),

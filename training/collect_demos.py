@@ -23,7 +23,8 @@ from tqdm import tqdm
 
 from diffusion_ros import checkpoint
 from diffusion_ros.policy import Policy
-from diffusion_ros.simulation import ACTION_SCALE, CAMERAS, RATE, Simulation, task_named
+from diffusion_ros.simulation import ACTION_SCALE, CAMERAS, IMAGE_SIZE, RATE, Simulation, task_named
+from diffusion_ros.whole_file import whole_file
 from training import command_line
 from training.experts import EXPERTS, View
 from training.rollout import roll_out
@@ -51,7 +52,7 @@ class Options:
     after_success: int = 10
     """Steps recorded after the task has succeeded."""
     policy: Path | None = None
-    """A state checkpoint that drives first; the expert takes over at a random step and only its part is recorded. So
+    """A checkpoint that drives first; the expert takes over at a random step and only its part is recorded. So
     the data shows the way out of the situations that this policy gets into (Ross et al. 2011, arXiv 1011.0686)."""
     takeover: int = 200
     """With a policy: the expert takes over at a step drawn from U(0, takeover)."""
@@ -59,8 +60,6 @@ class Options:
     """A file whose demonstrations come first in the new one."""
     workers: int = 2
     """Processes."""
-    image_size: int = 84
-    """Pixels, height and width."""
 
     def __post_init__(self) -> None:
         task_named(self.task)
@@ -75,24 +74,25 @@ class Options:
 
 
 def record_episode(simulation: Simulation, options: Options, seed: int, policy: Policy | None = None) -> dict[str, Any]:
-    """One successful demonstration as robomimic's arrays; noisier tries that fail are repeated with half the noise.
+    """One successful demonstration as robomimic's arrays; a try that fails is repeated with half the noise and lead.
 
     Raises RuntimeError if the expert fails without any noise as well.
     """
     rng = np.random.default_rng([seed, 1])
     sigma = rng.uniform(0, options.noise)
+    takeover = options.takeover
     for _ in range(8):
         simulation.reset(seed)
         if policy is not None:
-            lead = int(rng.integers(options.takeover))
+            lead = int(rng.integers(takeover))
             for _ in roll_out(policy, simulation, seed + 1, 0, max_steps=lead, policy_seed=seed, first=seed):
                 pass
-            if simulation.success:
-                continue
-        episode = _attempt(simulation, options, sigma, rng)
-        if episode is not None:
-            return episode
-        sigma = sigma / 2 if sigma > 0.05 else 0.0
+        if not simulation.success:
+            episode = _attempt(simulation, options, sigma, rng)
+            if episode is not None:
+                return episode
+            sigma = sigma / 2 if sigma > 0.05 else 0.0
+        takeover = (takeover + 1) // 2  # the policy had succeeded, or left what no expert can mend
     raise RuntimeError(f"the {options.task} expert fails on seed {seed}")
 
 
@@ -136,8 +136,7 @@ def _attempt(simulation: Simulation, options: Options, sigma: float, rng: np.ran
 
 def _write_part(path: Path, simulation: Simulation, options: Options, seed: int, policy: Policy | None) -> None:
     episode = record_episode(simulation, options, seed, policy)
-    temporary = path.with_suffix(".tmp")
-    with h5py.File(temporary, "w") as file:
+    with whole_file(path) as temporary, h5py.File(temporary, "w") as file:
         group = file.create_group("demo")
         for name, value in episode["obs"].items():
             group.create_dataset(f"obs/{name}", data=value)
@@ -147,7 +146,6 @@ def _write_part(path: Path, simulation: Simulation, options: Options, seed: int,
         group.attrs["model_file"] = simulation.xml()
         group.attrs["seed"] = seed
         group.attrs["noise_sigma"] = episode["sigma"]
-    temporary.replace(path)
 
 
 _worker: tuple[Simulation, Options, Policy | None] | None = None
@@ -163,7 +161,7 @@ def _start_worker(options: Options) -> None:
     policy = None
     if options.policy is not None:
         policy = Policy(checkpoint.load(options.policy, kind="policy", task=options.task))
-    _worker = Simulation(options.task, CAMERAS, options.image_size), options, policy
+    _worker = Simulation(options.task), options, policy
 
 
 def _work(job: tuple[int, Path]) -> str:
@@ -174,7 +172,6 @@ def _work(job: tuple[int, Path]) -> str:
     try:
         _write_part(path, simulation, options, seed, policy)
     except (OSError, RuntimeError) as error:
-        path.with_suffix(".tmp").unlink(missing_ok=True)
         if isinstance(error, OSError) and (error.errno == errno.ENOSPC or shutil.disk_usage(path.parent).free < 2**24):
             return f"{path.parent}: the disk is full"
         return str(error)
@@ -183,40 +180,34 @@ def _work(job: tuple[int, Path]) -> str:
 
 def _merge(options: Options, parts: list[Path]) -> None:
     """All parts in one file, which appears only when it is whole."""
-    temporary = options.out.with_name(options.out.name + ".tmp")
     task = task_named(options.task)
-    try:
-        with h5py.File(temporary, "w") as file:
-            data = file.create_group("data")
-            total = 0
-            if options.include is not None:
-                with h5py.File(options.include, "r") as earlier:
-                    for i in range(len(earlier["data"])):
-                        earlier["data"].copy(f"demo_{i}", data)
-                    total += int(earlier["data"].attrs["total"])
-            for i, path in enumerate(parts, start=len(data)):
-                with h5py.File(path, "r") as part:
-                    part.copy("demo", data, f"demo_{i}")
-                    total += int(part["demo"].attrs["num_samples"])
-            data.attrs["total"] = total
-            data.attrs["env_args"] = json.dumps(
-                {
-                    "env_name": task.environment,
-                    "type": 1,
-                    "env_version": "1.5.2",
-                    "env_kwargs": {
-                        "robots": "Panda",
-                        "control_freq": RATE,
-                        "camera_names": list(CAMERAS) if options.images else [],
-                        "camera_heights": options.image_size,
-                        "camera_widths": options.image_size,
-                    },
-                }
-            )
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    temporary.replace(options.out)
+    with whole_file(options.out) as temporary, h5py.File(temporary, "w") as file:
+        data = file.create_group("data")
+        total = 0
+        if options.include is not None:
+            with h5py.File(options.include, "r") as earlier:
+                for i in range(len(earlier["data"])):
+                    earlier["data"].copy(f"demo_{i}", data)
+                total += int(earlier["data"].attrs["total"])
+        for i, path in enumerate(parts, start=len(data)):
+            with h5py.File(path, "r") as part:
+                part.copy("demo", data, f"demo_{i}")
+                total += int(part["demo"].attrs["num_samples"])
+        data.attrs["total"] = total
+        data.attrs["env_args"] = json.dumps(
+            {
+                "env_name": task.environment,
+                "type": 1,
+                "env_version": "1.5.2",
+                "env_kwargs": {
+                    "robots": "Panda",
+                    "control_freq": RATE,
+                    "camera_names": list(CAMERAS) if options.images else [],
+                    "camera_heights": IMAGE_SIZE,
+                    "camera_widths": IMAGE_SIZE,
+                },
+            }
+        )
 
 
 def collect(options: Options) -> None:

@@ -12,7 +12,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from diffusion_ros.simulation import ACTION_SCALE, TASKS
+from diffusion_ros.simulation import ACTION_SCALE, IMAGE_SIZE, TASKS
 
 LOW_DIM_SHAPES = {"robot0_eef_pos": (3,), "robot0_eef_quat": (4,), "robot0_gripper_qpos": (2,)}
 
@@ -126,9 +126,10 @@ def _read(file: h5py.File, path: Path, cameras: tuple[str, ...], use_object: boo
             if key not in demo["obs"]:
                 raise ValueError(f"{path}: {name} has no obs/{key}; it has {', '.join(sorted(demo['obs']))}")
             value = np.asarray(demo["obs"][key])
-            if shape is None and (value.dtype != np.uint8 or value.ndim != 4 or value.shape[3] != 3):
+            if shape is None and (value.dtype != np.uint8 or value.shape[1:] != (IMAGE_SIZE, IMAGE_SIZE, 3)):
                 raise ValueError(
-                    f"{path}: {name}/obs/{key} is {value.dtype} {value.shape}, expected uint8 (N, H, W, 3)"
+                    f"{path}: {name}/obs/{key} is {value.dtype} {value.shape}, "
+                    f" expected uint8 (N, {IMAGE_SIZE}, {IMAGE_SIZE}, 3)"
                 )
             parts[key].append(value if shape is None else _finite(path, name, key, value.astype(np.float32), shape))
         if use_object:

@@ -24,6 +24,13 @@ LOW_DIM = ("robot0_eef_pos", "robot0_eef_quat", "robot0_gripper_qpos")
 OBJECT = ("object_pos", "object_quat")
 POSE_DIM = 12
 """Of an object's pose: position, 6-D rotation, position relative to the hand."""
+HAND_REACH = 0.1
+"""Metres: the unit in which the object's position in the hand's frame is estimated."""
+
+
+def rotate(rotation: Tensor, vector: Tensor) -> Tensor:
+    """(B, 3, 3) times (B, 3), elementwise: a matrix product would be in bfloat16 under autocast."""
+    return (rotation * vector[:, None, :]).sum(dim=-1)
 
 
 def rotation_6d(quaternion: Tensor) -> Tensor:
@@ -59,6 +66,9 @@ class ObservationEncoder(nn.Module):
         hand_limits, object_limits: normalisers of the two vectors.
         vision: "small" or "resnet18".
         pose_head: whether the pose is estimated from the images.
+        pose_frame: "world", or "hand" to estimate it in the hand's frame as well and weigh the two. The wrist camera
+            shows the object in the hand's frame; where the hand turns, the world's is a product that a small network
+            learns badly.
     """
 
     def __init__(
@@ -69,6 +79,7 @@ class ObservationEncoder(nn.Module):
         object_limits: LimitsNormalizer,
         vision: str = "small",
         pose_head: bool = True,
+        pose_frame: str = "world",
         image_size: int = 84,
         crop_size: int = 76,
     ) -> None:
@@ -87,9 +98,12 @@ class ObservationEncoder(nn.Module):
         self.out_dim = 11 + keypoints + (POSE_DIM if use_object else 0)
         self.has_pose_head = pose_head and len(cameras) > 0
         self.pose_head: nn.Module = nn.Identity()
+        self.in_hand_frame = pose_frame == "hand"
+        self.hand_reach = HAND_REACH
         if self.has_pose_head:
+            estimates = 9 + 9 + 2 if self.in_hand_frame else POSE_DIM
             self.pose_head = nn.Sequential(
-                nn.Linear(11 + keypoints, 256), nn.SiLU(), nn.Linear(256, 256), nn.SiLU(), nn.Linear(256, POSE_DIM)
+                nn.Linear(11 + keypoints, 256), nn.SiLU(), nn.Linear(256, 256), nn.SiLU(), nn.Linear(256, estimates)
             )
             self.out_dim += POSE_DIM
 
@@ -110,8 +124,27 @@ class ObservationEncoder(nn.Module):
             seen = features
             if self.use_object:  # the estimate is to come from the images
                 seen = torch.cat([features[:, :11], features[:, 11 + self.pose_dim :]], dim=-1)
-            features = torch.cat([features, self.pose_head(seen)], dim=-1)
+            estimate = self.pose_head(seen).float()
+            if self.in_hand_frame:
+                estimate = self.weigh(estimate, hand_vector(obs))
+            features = torch.cat([features, estimate], dim=-1)
         return features
+
+    def weigh(self, estimates: Tensor, hand: Tensor) -> Tensor:
+        """One normalised pose (B, POSE_DIM) of two estimates, (B, 9) each, and their weights (B, 2).
+
+        The first is in the world's frame, normalised; the second in the hand's, in units of `HAND_REACH` and 1. One
+        weight is for the position, one for the rotation. hand (B, 11) is :func:`hand_vector`.
+        """
+        at, first, second = hand[:, :3], hand[:, 3:6], hand[:, 6:9]
+        turn = torch.stack([first, second, torch.linalg.cross(first, second)], dim=2)  # columns; hand to world
+        world = self.object_limits.unnormalize(torch.cat([estimates[:, :9], estimates[:, :3]], dim=-1))
+        position = at + self.hand_reach * rotate(turn, estimates[:, 9:12])
+        rotation = torch.cat([rotate(turn, estimates[:, 12:15]), rotate(turn, estimates[:, 15:18])], dim=-1)
+        weight = torch.sigmoid(estimates[:, 18:20])
+        position = position + weight[:, :1] * (world[:, :3] - position)
+        rotation = rotation + weight[:, 1:] * (world[:, 3:9] - rotation)
+        return self.object_limits.normalize(torch.cat([position, rotation, position - at], dim=-1))
 
 
 class DiffusionPolicy(nn.Module):

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from diffusion_ros.whole_file import write_json
 from training import command_line
 
 
@@ -59,7 +60,7 @@ def _evaluate_share(options: Options, indices: list[int], results: Any) -> None:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(1)
     policy = Policy(_load(options))
-    simulation = Simulation(policy.spec.task, policy.spec.cameras or ())
+    simulation = Simulation(policy.spec.task, policy.spec.cameras)
     for index in indices:
         for episode in roll_out(
             policy, simulation, index + 1, options.seed, options.max_steps, options.policy_seed, first=index
@@ -128,9 +129,7 @@ def main() -> None:
 def _report(options: Options) -> None:
     summary = evaluate(options)
     if options.json is not None:
-        temporary = options.json.with_name(f".{options.json.name}.tmp")
-        temporary.write_text(json.dumps(summary, indent=1))
-        temporary.replace(options.json)
+        write_json(options.json, summary)
     print(json.dumps({key: value for key, value in summary.items() if key != "results"}))
 
 

@@ -7,7 +7,7 @@ up to date. Positions are of the grip site in the world; yaw 0 is the gripper po
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 
 import numpy as np
@@ -105,6 +105,15 @@ def wrap(angle: float) -> float:
     return (angle + np.pi) % (2 * np.pi) - np.pi
 
 
+def _hover(view: View, target: Callable[[], Array], height: float, yaw: float) -> Expert:
+    """Opens and moves to `height` (m) above the target (3) (m), until it is over it and turned to `yaw` (radians)."""
+    servo = Servo(view)
+    while True:
+        yield servo.to(target() + [0, 0, height], yaw, OPEN)
+        if np.linalg.norm((target() - view.hand)[:2]) < 0.012 and servo.angle < 0.15:
+            return
+
+
 def _close(view: View, yaw: float) -> Expert:
     """Closes where the hand is, until the fingers stop."""
     servo, at, last = Servo(view), view.hand.copy(), np.inf
@@ -132,11 +141,7 @@ def lift(view: View) -> Expert:
         while view.holds(0.03, lifted=0.835):
             yield servo.to(up, view.hand_yaw, CLOSE)
         yaw = wrap(4 * view.object_yaw) / 4  # the cube looks alike every quarter turn
-        servo = Servo(view)
-        while True:
-            yield servo.to(view.object + [0, 0, 0.05], yaw, OPEN)
-            if np.linalg.norm((view.object - view.hand)[:2]) < 0.012 and servo.angle < 0.15:
-                break
+        yield from _hover(view, lambda: view.object, 0.05, yaw)
         servo = Servo(view)
         while servo.error > 0.008:
             yield servo.to(view.object, yaw, OPEN)
@@ -160,11 +165,7 @@ def can(view: View) -> Expert:
 
 
 def _grasp_can(view: View, yaw: float) -> Expert:
-    servo = Servo(view)
-    while True:
-        yield servo.to(view.object + [0, 0, 0.10], yaw, OPEN)
-        if np.linalg.norm((view.object - view.hand)[:2]) < 0.012 and servo.angle < 0.15:
-            break
+    yield from _hover(view, lambda: view.object, 0.10, yaw)
     servo = Servo(view)
     while servo.error > 0.010:
         yield servo.to(view.object + [0, 0, 0.015], yaw, OPEN)
@@ -210,11 +211,7 @@ def _grasp_nut(view: View) -> Expert:
     def handle() -> Array:
         return np.asarray(view.object + view.object_rotation @ HANDLE)
 
-    servo = Servo(view)
-    while True:
-        yield servo.to(handle() + [0, 0, 0.06], grasp_yaw, OPEN)
-        if np.linalg.norm((handle() - view.hand)[:2]) < 0.012 and servo.angle < 0.15:
-            break
+    yield from _hover(view, handle, 0.06, grasp_yaw)
     servo = Servo(view)
     while True:
         # A funnel: down only as far as the hand is over the handle.

@@ -25,7 +25,7 @@ from tqdm import tqdm
 
 from diffusion_ros import checkpoint
 from diffusion_ros.policy import Policy
-from diffusion_ros.simulation import ACTION_SCALE, CAMERAS, RATE, Simulation, task_named
+from diffusion_ros.simulation import ACTION_SCALE, CAMERAS, IMAGE_SIZE, RATE, Simulation, task_named
 from diffusion_ros.spec import CheckpointSpec, TensorSpec
 from training import command_line
 from training.datasets import Demonstrations, Windows, load_demonstrations, make_windows, split_episodes
@@ -95,6 +95,8 @@ class Options:
     """Pixels of the crop of an image: random in training, centred in use."""
     pose_head: bool = False
     """From pixels: also estimate the object's pose, and condition on the estimate. Needs poses in the data only."""
+    pose_frame: Literal["world", "hand"] = "world"
+    """Frame of the estimate; "hand": both, weighed. For objects that the hand turns to, as Square's nut."""
     pose_weight: float = 1.0
     """Weight of the estimate's loss."""
     rotation_weight: float = 1.0
@@ -158,12 +160,14 @@ class Options:
                 f"n_action_steps {self.n_action_steps}: at most horizon - n_obs_steps + 1 ="
                 f" {self.horizon - self.n_obs_steps + 1} rows lie in the future"
             )
-        if self.crop > 84 or self.crop < 8:
-            raise ValueError(f"crop {self.crop}: must lie in 8 to 84")
+        if self.crop > IMAGE_SIZE or self.crop < 8:
+            raise ValueError(f"crop {self.crop}: must lie in 8 to {IMAGE_SIZE}")
         if self.observations == "state" and (self.pose_head or self.encoder_iterations):
             raise ValueError("pose_head and encoder_iterations are for images, observations is 'state'")
         if self.encoder_iterations and not self.pose_head:
             raise ValueError("encoder_iterations needs --pose-head: the encoders learn from the pose")
+        if self.pose_frame == "hand" and not self.pose_head:
+            raise ValueError("pose_frame 'hand' needs --pose-head: it says how the pose is estimated")
         if self.action_steps_only and self.conditioning == "inpainting":
             raise ValueError("action_steps_only and inpainting exclude each other: observed rows must be generated")
         for name in ("iterations", "batch_size", "noise_draws", "sampler_steps", "cached_crops", "save_every"):
@@ -230,6 +234,7 @@ def build_policy(options: Options, limits: Limits) -> DiffusionPolicy:
         limits.object,
         options.vision,
         options.pose_head,
+        options.pose_frame,
         crop_size=options.crop,
     )
     inpainting = options.conditioning == "inpainting"
@@ -277,7 +282,9 @@ def restore_policy(path: Path) -> DiffusionPolicy:
 def make_spec(options: Options, data: Demonstrations, scores: dict[str, Any]) -> CheckpointSpec:
     """What a robot has to know of the policy."""
     frame = "world"
-    inputs = [TensorSpec(f"{camera}_image", (84, 84, 3), "uint8", "rgb", camera) for camera in options.cameras]
+    inputs = [
+        TensorSpec(f"{camera}_image", (IMAGE_SIZE, IMAGE_SIZE, 3), "uint8", "rgb", camera) for camera in options.cameras
+    ]
     inputs += [
         TensorSpec("robot0_eef_pos", (3,), "float32", "m", frame),
         TensorSpec("robot0_eef_quat", (4,), "float32", "1", frame),

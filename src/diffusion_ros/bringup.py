@@ -9,7 +9,6 @@ Exit status: 0 when all episodes were run, 1 when a node failed, 2 after one lin
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import random
 import re
@@ -38,6 +37,7 @@ from diffusion_ros import messages, topics
 from diffusion_ros.checkpoint import CheckpointError, file_sha256, read_spec
 from diffusion_ros.supervisor import Ended, Supervisor, describe_status
 from diffusion_ros.systems import ENVIRONMENT, SIMULATION, System, Value, default_checkpoint, resource_folder
+from diffusion_ros.whole_file import write_json
 
 _PROGRESS_SECONDS = 0.2
 _PLAIN_PROGRESS_SECONDS = 10.0
@@ -335,17 +335,6 @@ def _summary(request: Request, observer: Observer, restarted: dict[str, int], se
         "seconds": round(seconds, 1),
         "results": results,
     }
-
-
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Writes `content`; the file appears whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        part.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import os
-import tempfile
 import warnings
 import zipfile
 from collections.abc import Callable, Iterator
@@ -19,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from diffusion_ros.spec import CheckpointSpec, SpecError
+from diffusion_ros.whole_file import whole_file
 
 if TYPE_CHECKING:
     import torch
@@ -88,17 +87,8 @@ def save(module: torch.nn.Module, spec: CheckpointSpec, path: Path | str, half: 
     if half:
         for parameter in scripted.parameters():
             parameter.data = parameter.data.half()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(descriptor)
-    try:
-        with _quiet():
-            torch.jit.save(scripted, temporary, _extra_files={SPEC_FILE: spec.to_json().encode()})
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    with whole_file(path) as temporary, _quiet():
+        torch.jit.save(scripted, str(temporary), _extra_files={SPEC_FILE: spec.to_json().encode()})
 
 
 def read_spec(path: Path | str) -> CheckpointSpec:

@@ -28,6 +28,8 @@ Image = NDArray[np.uint8]
 
 RATE = 20.0
 CAMERAS = ("agentview", "robot0_eye_in_hand")
+IMAGE_SIZE = 84
+"""Pixels, height and width, of what a policy sees."""
 TRANSLATION_SCALE = 0.05
 """Metres in one control step at robosuite's full command."""
 ROTATION_SCALE = 0.5
@@ -195,7 +197,7 @@ class Simulation:
         self,
         task: str,
         cameras: tuple[str, ...] = CAMERAS,
-        image_size: int = 84,
+        image_size: int = IMAGE_SIZE,
         mesh_cell: float = MESH_CELL,
     ) -> None:
         """Raises ValueError for an unknown task or camera. `mesh_cell` 0 draws every face of every mesh."""
@@ -411,7 +413,9 @@ class SimulationEnv(gymnasium.Env[dict[str, NDArray[Any]], Array]):
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": int(RATE)}
 
-    def __init__(self, task: str, images: bool = True, image_size: int = 84, render_mode: str | None = None) -> None:
+    def __init__(
+        self, task: str, images: bool = True, image_size: int = IMAGE_SIZE, render_mode: str | None = None
+    ) -> None:
         self.simulation = Simulation(task, CAMERAS if images else (), image_size)
         self.render_mode = render_mode
         self.images = images
