@@ -12,7 +12,6 @@ import h5py
 import numpy as np
 import pytest
 import torch
-from accelerate.state import AcceleratorState
 
 from diffusion_ros import checkpoint
 from diffusion_ros.policy import Policy
@@ -20,13 +19,9 @@ from training.datasets import load_demonstrations
 from training.run import ExponentialMovingAverage, load_state, save_state, step_generator, warm_cosine
 from training.train_diffusion_policy import Options, Trainer
 
+pytestmark = pytest.mark.usefixtures("fresh_accelerate")
+
 ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join(["src", "."]), "OMP_NUM_THREADS": "1"}
-
-
-@pytest.fixture(autouse=True)
-def _fresh_accelerate() -> None:
-    """Accelerate keeps the precision of a process's first run; here each test is a run of its own."""
-    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import errno
 import json
-import multiprocessing
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +18,6 @@ from typing import Any
 import h5py
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from diffusion_ros import checkpoint
 from diffusion_ros.policy import Policy
@@ -27,6 +25,7 @@ from diffusion_ros.simulation import ACTION_SCALE, CAMERAS, IMAGE_SIZE, RATE, Si
 from diffusion_ros.whole_file import whole_file
 from training import command_line
 from training.experts import EXPERTS, View
+from training.parts import Job, parts
 from training.rollout import roll_out
 
 EVALUATION_SEEDS = 100_000
@@ -164,7 +163,7 @@ def _start_worker(options: Options) -> None:
     _worker = Simulation(options.task), options, policy
 
 
-def _work(job: tuple[int, Path]) -> str:
+def _work(job: Job) -> str:
     """Records one episode; returns '' or a line that says why it could not."""
     assert _worker is not None
     simulation, options, policy = _worker
@@ -178,7 +177,7 @@ def _work(job: tuple[int, Path]) -> str:
     return ""
 
 
-def _merge(options: Options, parts: list[Path]) -> None:
+def _merge(options: Options, files: list[Path]) -> None:
     """All parts in one file, which appears only when it is whole."""
     task = task_named(options.task)
     with whole_file(options.out) as temporary, h5py.File(temporary, "w") as file:
@@ -189,7 +188,7 @@ def _merge(options: Options, parts: list[Path]) -> None:
                 for i in range(len(earlier["data"])):
                     earlier["data"].copy(f"demo_{i}", data)
                 total += int(earlier["data"].attrs["total"])
-        for i, path in enumerate(parts, start=len(data)):
+        for i, path in enumerate(files, start=len(data)):
             with h5py.File(path, "r") as part:
                 part.copy("demo", data, f"demo_{i}")
                 total += int(part["demo"].attrs["num_samples"])
@@ -212,28 +211,12 @@ def _merge(options: Options, parts: list[Path]) -> None:
 
 def collect(options: Options) -> None:
     """Records what is missing and writes the file; OSError and RuntimeError say in one line what went wrong."""
-    if options.out.exists():
-        raise ValueError(f"{options.out}: exists already; remove it or choose another name")
-    folder = options.out.with_name(options.out.name + ".parts")
-    folder.mkdir(parents=True, exist_ok=True)
-    settings = folder / "settings.json"
-    mine = json.dumps({k: v for k, v in vars(options).items() if k not in ("out", "workers", "episodes")}, default=str)
-    if settings.exists() and settings.read_text() != mine:
-        raise ValueError(f"{folder}: begun with other settings {settings.read_text()}; remove it or use those")
-    settings.write_text(mine)
-    parts = [folder / f"{options.seed + i:06d}.hdf5" for i in range(options.episodes)]
-    jobs = [(options.seed + i, part) for i, part in enumerate(parts) if not part.exists()]
-    context = multiprocessing.get_context("spawn")
-    with (
-        context.Pool(min(options.workers, max(1, len(jobs))), _start_worker, (options,)) as pool,
-        tqdm(total=options.episodes, initial=options.episodes - len(jobs), unit="episode", desc=options.task) as bar,
-    ):
-        for problem in pool.imap_unordered(_work, jobs):
-            if problem:
-                raise RuntimeError(f"{problem}; {bar.n} episodes are kept in {folder}, run again to go on")
-            bar.update()
-    _merge(options, parts)
-    shutil.rmtree(folder)
+    settings = {k: v for k, v in vars(options).items() if k not in ("out", "workers", "episodes")}
+    seeds = [options.seed + i for i in range(options.episodes)]
+    with parts(
+        options.out, seeds, settings, _work, _start_worker, (options,), options.workers, options.task, "episode"
+    ) as files:
+        _merge(options, files)
 
 
 def main() -> None:

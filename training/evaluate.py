@@ -8,7 +8,7 @@ import multiprocessing
 import queue
 import signal
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from diffusion_ros.whole_file import write_json
 from training import command_line
+from training.evaluate_planner import PlannerOptions, evaluate_planner
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,7 @@ class Options:
     """Rolls a checkpoint out in the task it was trained on and writes a JSON summary."""
 
     checkpoint: Path
-    """A policy checkpoint."""
+    """A checkpoint of a policy or a planner."""
     episodes: int = 100
     """How many; episode i resets with seed + i."""
     seed: int = 100_000
@@ -40,7 +41,9 @@ class Options:
     policy_seed: int = 0
     """Seed of the policy's noise."""
     workers: int = 1
-    """Processes; results do not depend on it."""
+    """Processes; results do not depend on it. Policies only."""
+    planner: PlannerOptions = field(default_factory=PlannerOptions)
+    """Planners only."""
 
     def __post_init__(self) -> None:
         if self.episodes < 1 or self.workers < 1:
@@ -78,7 +81,12 @@ def _load(options: Options) -> Any:
 
 
 def evaluate(options: Options) -> dict[str, Any]:
-    """The summary: task, episodes, seed, success_rate, per-episode results, the checkpoint's hash."""
+    """The summary: task, episodes, seed, success_rate or score, per-episode results, the checkpoint's hash."""
+    from diffusion_ros import checkpoint
+
+    if checkpoint.read_spec(options.checkpoint).kind == "planner":
+        overrides = {"sampler": options.sampler, "sampler_steps": options.sampler_steps}
+        return evaluate_planner(options.checkpoint, options.episodes, options.seed, options.planner, **overrides)
     loaded = _load(options)
     began = time.monotonic()
     context = multiprocessing.get_context("spawn")

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 R = TypeVar("R")
 SPEC_FILE = "spec.json"
-ENTRY_POINTS = {"policy": ("encode", "sample")}
+ENTRY_POINTS = {"policy": ("encode", "sample"), "planner": ("noised", "step", "weighted_return")}
 """The methods, by kind, that a module has besides forward."""
 
 
@@ -200,12 +200,34 @@ def _bad_weights(module: Any) -> str:
 
 
 def _dry_run(checkpoint: Checkpoint) -> str:
-    """Runs a policy on made-up observations; returns what is wrong with its answer, or ''."""
+    """Runs the module on made-up input; returns what is wrong with its answer, or ''."""
+    if checkpoint.spec.kind == "policy":
+        return _dry_run_policy(checkpoint)
+    if checkpoint.spec.kind == "planner":
+        return _dry_run_planner(checkpoint)
+    return ""
+
+
+def _dry_run_planner(checkpoint: Checkpoint) -> str:
     import torch
 
     spec = checkpoint.spec
-    if spec.kind != "policy":
-        return ""
+    shape = (1, spec.horizon, sum(tensor.shape[0] for tensor in spec.outputs))
+    zeros = torch.zeros(shape, device=checkpoint.device)
+    with torch.no_grad():
+        x = checkpoint.module.noised(zeros, zeros, spec.num_train_timesteps - 1)
+        x, plan = checkpoint.module.step(x, zeros, zeros > 0, zeros[:0], spec.num_train_timesteps - 1, -1, {})
+    if tuple(plan.shape) != shape:
+        return f"gives plans of shape {tuple(plan.shape)}, its specification says {shape}"
+    if not bool(plan.isfinite().all()):
+        return "gives plans that are NaN or infinite"
+    return ""
+
+
+def _dry_run_policy(checkpoint: Checkpoint) -> str:
+    import torch
+
+    spec = checkpoint.spec
     frame = {}
     for tensor in spec.inputs:
         dtype = torch.uint8 if tensor.dtype == "uint8" else torch.float32

@@ -44,9 +44,10 @@ class TensorSpec:
 
 @dataclass(frozen=True)
 class CheckpointSpec:
-    """The contract of a policy checkpoint.
+    """The contract of a checkpoint.
 
-    Time in rows, for horizon 10, n_obs_steps 2, n_action_steps 8 (o: observed, the newest at row 0):
+    A planner's rows are a trajectory: `outputs` lists their columns in order, the action first. A policy's time in
+    rows, for horizon 10, n_obs_steps 2, n_action_steps 8 (o: observed, the newest at row 0):
 
         step        -1   0   1   2   3   4   5   6   7   8
         observed     o   o
@@ -75,6 +76,8 @@ class CheckpointSpec:
     sampler: str
     sampler_steps: int
     num_train_timesteps: int
+    stride: int = 1
+    """Control steps between two rows; more than 1 for planners."""
     git_commit: str = ""
     data_hash: str = ""
     training: dict[str, Any] = field(default_factory=dict)
@@ -94,7 +97,7 @@ class CheckpointSpec:
             ):
                 raise SpecError(f"spec: {tensor.name}: {tensor.dtype} {list(tensor.shape)}, uint8 (H, W, 3) expected")
         _positive("rate", self.rate)
-        for name in ("horizon", "n_obs_steps", "n_action_steps", "sampler_steps", "num_train_timesteps"):
+        for name in ("horizon", "n_obs_steps", "n_action_steps", "sampler_steps", "num_train_timesteps", "stride"):
             _positive(name, getattr(self, name))
         if self.n_obs_steps > self.horizon:
             raise SpecError(f"spec: n_obs_steps {self.n_obs_steps}, at most the horizon {self.horizon} expected")
@@ -110,7 +113,12 @@ class CheckpointSpec:
                 f"spec: sampler_steps {self.sampler_steps}, at most num_train_timesteps"
                 f" {self.num_train_timesteps} expected"
             )
-        _box("action", self.action_low, self.action_high, ACTION_SIZE)
+        action = next((t.shape[0] for t in self.outputs if t.name == "action"), 0)
+        if not action or (self.kind == "policy" and action != ACTION_SIZE):
+            raise SpecError(
+                f"spec: outputs {', '.join(t.name for t in self.outputs)}: action of {ACTION_SIZE} expected"
+            )
+        _box("action", self.action_low, self.action_high, action)
         _box("workspace", self.workspace_low, self.workspace_high, 3)
 
     @property
@@ -167,8 +175,8 @@ class CheckpointSpec:
         for name in ("kind", "task", "environment", "sampler", "git_commit", "data_hash"):
             if not isinstance(values.get(name, ""), str):
                 raise SpecError(f"spec: {name} {values[name]!r}, a string expected")
-        for name in ("horizon", "n_obs_steps", "n_action_steps", "sampler_steps", "num_train_timesteps"):
-            if isinstance(values[name], bool) or not isinstance(values[name], int):
+        for name in ("horizon", "n_obs_steps", "n_action_steps", "sampler_steps", "num_train_timesteps", "stride"):
+            if isinstance(values.get(name, 1), bool) or not isinstance(values.get(name, 1), int):
                 raise SpecError(f"spec: {name} {values[name]!r}, an integer expected")
         for name in ("training", "scores"):
             if not isinstance(values.get(name, {}), dict):

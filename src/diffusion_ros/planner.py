@@ -1,0 +1,319 @@
+"""A planner checkpoint behind plan(): known states in, ranked candidate plans out. No ROS.
+
+The denoising loop is here and one step of it in the checkpoint, so that a time budget can end it with the best plan so
+far, and so that denoising can be watched.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from diffusion_ros.checkpoint import Checkpoint
+
+if TYPE_CHECKING:
+    import torch
+
+Array = NDArray[np.float64]
+
+
+class PlanError(ValueError):
+    """No plan for what was asked, one line with the value and the rule."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A trajectory (H, D), a row every `stride` control steps; a row is an action and a state, position first."""
+
+    rows: Array
+    stride: int
+    columns: Mapping[str, slice]
+
+    def part(self, name: str) -> Array:
+        """The columns (H, n) of 'action', 'position', ..."""
+        return self.rows[:, self.columns[name]]
+
+    def dense(self, rate: float) -> tuple[Array, Array]:
+        """Positions (T, P) and velocities (T, P) at every control step of `rate` Hz, T = (H - 1) stride + 1.
+
+        Cubic Hermite between rows, from the planned positions and velocities.
+        """
+        position, velocity = self.part("position"), self.part("velocity")
+        duration = self.stride / rate
+        u = np.arange(self.stride)[None, :, None] / self.stride
+        p0, p1 = position[:-1, None], position[1:, None]
+        m0, m1 = velocity[:-1, None] * duration, velocity[1:, None] * duration
+        curve = (
+            (2 * u**3 - 3 * u**2 + 1) * p0
+            + (u**3 - 2 * u**2 + u) * m0
+            + (3 * u**2 - 2 * u**3) * p1
+            + (u**3 - u**2) * m1
+        )
+        slope = (
+            (6 * u**2 - 6 * u) * p0 + (3 * u**2 - 4 * u + 1) * m0 + (6 * u - 6 * u**2) * p1 + (3 * u**2 - 2 * u) * m1
+        ) / duration
+        width = position.shape[1]
+        return (
+            np.concatenate([curve.reshape(-1, width), position[-1:]]),
+            np.concatenate([slope.reshape(-1, width), velocity[-1:]]),
+        )
+
+
+@dataclass(frozen=True)
+class Plans:
+    """What came of one call: candidates, the best first."""
+
+    candidates: list[Plan]
+    costs: list[float]
+    """Of each candidate, by which they are ranked: metres of way, and what guides and the caller's judge add."""
+    steps: int
+    """Denoising steps that were made."""
+    seconds: float
+    denoising: list[Array] = field(default_factory=list)
+    """The estimate of the clean plans after each step, (K, H, D) each, where it was asked for."""
+
+    @property
+    def best(self) -> Plan:
+        """The candidate of least cost."""
+        return self.candidates[0]
+
+
+def trailing_timesteps(first: int, n: int) -> list[int]:
+    """n steps in falling order that begin at `first` and are evenly spread above 0 (Lin et al. 2023, arXiv 2305.08891).
+
+    A sample begins as noise, so the first step must be the last of training, or where a warm start was noised to.
+    """
+    return [round((first + 1) * (n - i) / n) - 1 for i in range(n)]
+
+
+class Planner:
+    """Plans from a checkpoint of kind 'planner'."""
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        self.checkpoint = checkpoint
+        self.spec = checkpoint.spec
+        self.columns: dict[str, slice] = {}
+        start = 0
+        for tensor in self.spec.outputs:
+            self.columns[tensor.name] = slice(start, start + tensor.shape[0])
+            start += tensor.shape[0]
+        self.row_dim = start
+        self.state = slice(self.columns["action"].stop, start)
+        """Where a row's state is: everything but the action."""
+        self._step_seconds = 0.0
+
+    def plan(
+        self,
+        start: Array,
+        goal: Array | None = None,
+        *,
+        way_points: Mapping[int, Array] | None = None,
+        guides: Mapping[str, Array] | None = None,
+        candidates: int = 1,
+        seed: int = 0,
+        steps: int | None = None,
+        sampler: str | None = None,
+        horizon: int | None = None,
+        warm: Plan | None = None,
+        warm_part: float = 0.25,
+        budget: float | None = None,
+        watch: bool = False,
+    ) -> Plans:
+        """Plans from a state to a state; states are (S), position first, NaN where an entry is not given.
+
+        Args:
+            start: known at row 0.
+            goal: known at the last row; None leaves the end open.
+            way_points: row -> state.
+            guides: weighted returns to follow, see training/diffuser.py.
+            candidates: how many plans to sample.
+            seed: of the noise.
+            steps: denoising steps, the checkpoint's own by default.
+            sampler: 'ddim' or 'ddpm', the checkpoint's own by default.
+            horizon: rows, the checkpoint's own by default.
+            warm: a plan to start from, noised `warm_part` of the way; all candidates start from it.
+            budget: seconds after which no step is begun any more.
+            watch: keep the estimate after each step.
+
+        Raises PlanError for what does not fit.
+        """
+        import torch
+
+        began = time.monotonic()
+        spec = self.spec
+        rows = spec.horizon if horizon is None else horizon
+        known, mask = self._known(rows, start, goal, way_points or {})
+        n_steps = spec.sampler_steps if steps is None else steps
+        if candidates < 1 or n_steps < 1 or n_steps > spec.num_train_timesteps:
+            raise PlanError(
+                f"candidates {candidates}, steps {n_steps}: at least 1, and at most {spec.num_train_timesteps} steps"
+            )
+        if budget is not None and budget < self._step_seconds:
+            raise PlanError(
+                f"budget {1000 * budget:g} ms: shorter than one denoising step,"
+                f" which took {1000 * self._step_seconds:.1f} ms"
+            )
+        tensors = {name: torch.tensor(np.asarray(v), dtype=torch.float32) for name, v in (guides or {}).items()}
+        self._check_guides(tensors)
+        device = self.checkpoint.device
+        generator = torch.Generator().manual_seed(seed)
+
+        def draw() -> torch.Tensor:
+            return torch.randn((candidates, rows, self.row_dim), generator=generator).to(device)
+
+        first = spec.num_train_timesteps - 1
+        x = draw()
+        if warm is not None:
+            if warm.rows.shape != (rows, self.row_dim):
+                raise PlanError(f"warm start has rows {warm.rows.shape}, expected {(rows, self.row_dim)}")
+            first = max(0, min(first, round(warm_part * spec.num_train_timesteps) - 1))
+            n_steps = min(n_steps, first + 1)
+            plan = torch.tensor(warm.rows, dtype=torch.float32, device=device).expand(candidates, -1, -1)
+            x = self.checkpoint.module.noised(plan, x, first)
+        ancestral = (sampler or spec.sampler) == "ddpm"
+        known_t = torch.tensor(known, dtype=torch.float32, device=device).expand(candidates, -1, -1)
+        mask_t = torch.tensor(mask, device=device).expand(candidates, -1, -1)
+        visited = trailing_timesteps(first, n_steps)
+        seen: list[Array] = []
+        clean = x
+        done = 0
+        for t, previous in zip(visited, [*visited[1:], -1], strict=True):
+            step_began = time.monotonic()
+            noise = draw() if ancestral else torch.empty(0, device=device)
+            # No inference mode: guides need gradients. The network itself is frozen and takes none.
+            with torch.set_grad_enabled(bool(tensors)):
+                x, clean = self.checkpoint.module.step(x, known_t, mask_t, noise, t, previous, tensors)
+            x, clean = x.detach(), clean.detach()
+            done += 1
+            if watch:
+                seen.append(clean.numpy().astype(np.float64))
+            now = time.monotonic()
+            self._step_seconds = now - step_began
+            if budget is not None and now + self._step_seconds > began + budget:
+                break
+        plans = clean.cpu().numpy().astype(np.float64)
+        if not np.isfinite(plans).all():
+            raise PlanError("the planner's plan has NaN or infinite values")
+        costs = self._costs(plans)
+        if tensors:
+            costs = costs - self.checkpoint.module.weighted_return(clean, tensors).detach().cpu().numpy()
+        order = np.argsort(costs, kind="stable")
+        return Plans(
+            [Plan(plans[i], spec.stride, self.columns) for i in order],
+            [float(costs[i]) for i in order],
+            done,
+            time.monotonic() - began,
+            [estimate[order] for estimate in seen],
+        )
+
+    def shifted(self, plan: Plan, progress: int, horizon: int | None = None) -> Plan:
+        """The rest of a plan after `progress` rows, its last row repeated: what a warm start begins from."""
+        rows = len(plan.rows) if horizon is None else horizon
+        index = np.minimum(np.arange(rows) + progress, len(plan.rows) - 1)
+        moved = plan.rows[index].copy()
+        moved[np.arange(rows) + progress > len(plan.rows) - 1, self.columns["action"]] = 0.0
+        return Plan(moved, plan.stride, plan.columns)
+
+    def _known(
+        self, rows: int, start: Array, goal: Array | None, way_points: Mapping[int, Array]
+    ) -> tuple[Array, NDArray[np.bool_]]:
+        given = {0: np.asarray(start, dtype=np.float64), **way_points}
+        if goal is not None:
+            given[rows - 1] = np.asarray(goal, dtype=np.float64)
+        known = np.zeros((rows, self.row_dim))
+        mask = np.zeros((rows, self.row_dim), dtype=bool)
+        width = self.state.stop - self.state.start
+        for row, state in given.items():
+            name = {0: "start", rows - 1: "goal"}.get(row, f"way-point {row}")
+            if not 0 <= row < rows:
+                raise PlanError(f"way-point in row {row}: expected 0 to {rows - 1}")
+            if state.shape != (width,):
+                raise PlanError(f"{name} has shape {state.shape}, expected ({width},)")
+            if np.isinf(state).any() or np.isnan(state[: self._position_dim]).any():
+                raise PlanError(f"{name} {state.tolist()}: its position must be finite")
+            there = ~np.isnan(state)
+            known[row, self.state][there] = state[there]
+            mask[row, self.state] = there
+        return known, mask
+
+    @property
+    def _position_dim(self) -> int:
+        column = self.columns["position"]
+        return int(column.stop - column.start)
+
+    def _check_guides(self, guides: Mapping[str, torch.Tensor]) -> None:
+        p = self._position_dim
+        expected = {"goal": (p + 1,), "smoothness": (1,), "value": (1,), "iterations": (1,)}
+        for name, value in guides.items():
+            shape = tuple(value.shape)
+            if name == "obstacles":
+                if len(shape) != 2 or shape[1] != p + 2:
+                    raise PlanError(f"guide obstacles has shape {shape}, expected (N, {p + 2})")
+            elif name not in expected:
+                raise PlanError(f"unknown guide {name!r}: expected one of obstacles, {', '.join(expected)}")
+            elif shape != expected[name]:
+                raise PlanError(f"guide {name} has shape {shape}, expected {expected[name]}")
+            if not bool(value.isfinite().all()):
+                raise PlanError(f"guide {name} has NaN or infinite values")
+
+    def _costs(self, plans: Array) -> Array:
+        """Metres of way (K) of plans (K, H, D)."""
+        position = plans[:, :, self.columns["position"]]
+        lengths: Array = np.linalg.norm(np.diff(position, axis=1), axis=2).sum(axis=1)
+        return lengths
+
+
+class TimeFollower:
+    """Follows a plan point by point: the force is clip(10 dp + dv) to the point that is due next."""
+
+    def __init__(self, plan: Plan, rate: float) -> None:
+        self.positions, self.velocities = plan.dense(rate)
+        self.index = 0
+
+    def force(self, position: Array, velocity: Array) -> Array:
+        """(2) in [-1, 1]; a call a control step."""
+        self.index = min(self.index + 1, len(self.positions) - 1)
+        gain = 10 * (self.positions[self.index] - position) + self.velocities[self.index] - velocity
+        return np.asarray(np.clip(gain, -1.0, 1.0))
+
+
+class PursuitFollower:
+    """Follows a plan's path in its own time: drives at the first point of it that is `reach` metres away.
+
+    The force is that of the way-point controller, clip(10 (target - position) - velocity).
+    """
+
+    def __init__(self, plan: Plan, rate: float, reach: float = 0.6) -> None:
+        self.positions, _ = plan.dense(rate)
+        self.reach = reach
+        self.index = 0
+
+    def force(self, position: Array, velocity: Array) -> Array:
+        """(2) in [-1, 1]; a call a control step."""
+        last = len(self.positions) - 1
+        while self.index < last and np.linalg.norm(self.positions[self.index] - position) < self.reach:
+            self.index += 1
+        return np.asarray(np.clip(10 * (self.positions[self.index] - position) - velocity, -1.0, 1.0))
+
+
+class ActionFollower:
+    """Executes a plan's own actions, each until the next row is due; only a new plan corrects what goes astray."""
+
+    def __init__(self, plan: Plan, rate: float) -> None:
+        self.actions = plan.part("action")
+        self.stride = plan.stride
+        self.index = 0
+
+    def force(self, position: Array, velocity: Array) -> Array:
+        """(2) in [-1, 1]; a call a control step. Zero after the plan's end."""
+        row = self.index // self.stride
+        self.index += 1
+        return np.clip(self.actions[row], -1.0, 1.0) if row < len(self.actions) else np.zeros(2)
+
+
+FOLLOWERS = {"pursuit": PursuitFollower, "time": TimeFollower, "actions": ActionFollower}

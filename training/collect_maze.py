@@ -1,0 +1,141 @@
+"""A maze's data, made the way D4RL made Maze2D's (Fu et al. 2020, arXiv 2004.07219), in its HDF5 format.
+
+A way-point controller drives from one random goal to the next without an end. The forces recorded are the executed
+ones, noise included. Each leg ends where the ball has come to rest at its goal.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from diffusion_ros.maze import MazeSimulation, WaypointController, maze_named
+from diffusion_ros.whole_file import whole_file
+from training import command_line
+from training.parts import Job, parts
+
+GOAL_NOISE = 0.25
+"""Goals lie in the middle half of a cell, as the environment's own do [m]."""
+ARRIVED = 0.05
+"""A leg is over this near to its goal [m] ..."""
+AT_REST = 0.1
+"""... and this slow [m/s]."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """Collects a stream of legs between random goals in a maze."""
+
+    size: str
+    """umaze, medium or large."""
+    out: Path
+    """The HDF5 file to write."""
+    steps: int = 1_000_000
+    """Control steps, of 10 ms."""
+    seed: int = 0
+    """Of starts, goals and noise."""
+    noise: float = 0.2
+    """Each leg's noise on the forces has a deviation drawn from U(0, noise), in parts of the largest force."""
+    part: int = 20_000
+    """Steps of a part, the least that a stopped collection repeats."""
+    workers: int = 2
+    """Processes."""
+
+    def __post_init__(self) -> None:
+        maze_named(self.size)
+        if self.part < 1 or self.workers < 1:
+            raise ValueError(f"part {self.part}, workers {self.workers}: both must be at least 1")
+        if self.steps < 1 or self.steps % self.part:
+            raise ValueError(f"steps {self.steps}: must be a positive multiple of part, {self.part}")
+        if not 0 <= self.noise <= 1:
+            raise ValueError(f"noise {self.noise}: must lie in [0, 1]")
+
+
+def record(simulation: MazeSimulation, steps: int, noise: float, seed: int) -> dict[str, np.ndarray]:
+    """A stream of `steps`: observations (N, 4) m and m/s, actions (N, 2), infos/goal (N, 2) m, in float32."""
+    rng = np.random.default_rng(seed)
+    maze = simulation.map
+
+    def draw() -> np.ndarray:
+        cell = maze.free_cells[rng.integers(len(maze.free_cells))]
+        return maze.centre(cell) + rng.uniform(-GOAL_NOISE, GOAL_NOISE, 2)
+
+    simulation.reset(seed, start=draw())
+    observations, actions, goals = (np.empty((steps, width), np.float32) for width in (4, 2, 2))
+    controller: WaypointController | None = None
+    sigma = 0.0
+    for i in range(steps):
+        position, velocity = simulation.position, simulation.velocity
+        if controller is None or (
+            np.linalg.norm(position - controller.goal) < ARRIVED and np.linalg.norm(velocity) < AT_REST
+        ):
+            controller = WaypointController(maze, draw())
+            sigma = rng.uniform(0, noise)
+        force = np.clip(controller.force(position, velocity) + sigma * rng.standard_normal(2), -1, 1)
+        observations[i] = [*position, *velocity]
+        actions[i], goals[i] = force, controller.goal
+        simulation.step(force)
+    return {"observations": observations, "actions": actions, "infos/goal": goals}
+
+
+_worker: tuple[MazeSimulation, Options] | None = None
+
+
+def _start_worker(options: Options) -> None:
+    import signal
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides when to stop
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    global _worker
+    _worker = MazeSimulation(options.size), options
+
+
+def _work(job: Job) -> str:
+    assert _worker is not None
+    simulation, options = _worker
+    seed, path = job
+    try:
+        stream = record(simulation, options.part, options.noise, seed)
+        with whole_file(path) as temporary, h5py.File(temporary, "w") as file:
+            for name, value in stream.items():
+                file.create_dataset(name, data=value)
+    except OSError as error:
+        return str(error)
+    return ""
+
+
+def collect(options: Options) -> None:
+    """Records what is missing and writes the file; OSError and RuntimeError say in one line what went wrong."""
+    settings = {k: v for k, v in vars(options).items() if k not in ("out", "workers", "steps")}
+    # Seeds of different collections are far apart, so that neither repeats a part of the other.
+    seeds = [options.seed * 1_000_003 + i for i in range(options.steps // options.part)]
+    with (
+        parts(
+            options.out, seeds, settings, _work, _start_worker, (options,), options.workers, options.size, "part"
+        ) as files,
+        whole_file(options.out) as temporary,
+        h5py.File(temporary, "w") as file,
+    ):
+        opened = [h5py.File(part, "r") for part in files]
+        for name in ("observations", "actions", "infos/goal"):
+            file.create_dataset(name, data=np.concatenate([part[name] for part in opened]))
+        for part in opened:
+            part.close()
+        ends = np.zeros(options.steps, dtype=bool)
+        ends[options.part - 1 :: options.part] = True
+        file.create_dataset("timeouts", data=ends)
+        file.create_dataset("terminals", data=np.zeros(options.steps, dtype=bool))
+        file.attrs["maze"] = options.size
+        file.attrs["settings"] = json.dumps(settings, default=str)
+
+
+def main() -> None:
+    command_line.run(Options, collect, __doc__, "stopped; the same command goes on from here")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,310 @@
+"""Trains a Diffuser (Janner et al. 2022, arXiv 2205.09991) on a maze's stream and exports it as a planner."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+from torch.utils.tensorboard import SummaryWriter
+from tqdm import tqdm
+
+from diffusion_ros import checkpoint
+from diffusion_ros.maze import RATE, load_map, maze_named
+from diffusion_ros.spec import CheckpointSpec, TensorSpec
+from training import command_line
+from training.diffuser import Diffuser, DiffuserLoss, loss_weights
+from training.noise_schedule import NoiseSchedule
+from training.normalizer import LimitsNormalizer
+from training.run import ExponentialMovingAverage, git_commit, load_state, save_state, step_generator, warm_cosine
+from training.trajectories import Trajectories, load_maze
+
+
+@dataclass(frozen=True)
+class Options:
+    """Trains a planner and exports it as a checkpoint."""
+
+    data: Path
+    """A maze's stream in D4RL's HDF5 format (training.collect_maze)."""
+    out: Path
+    """The checkpoint to write. The run's folder beside it, <out>.run, holds the log and what --resume needs."""
+    horizon: int = 64
+    """Rows of a trajectory."""
+    stride: int = 2
+    """Control steps between rows; horizon * stride should cover the longest way."""
+    windows: Literal["legs", "stream"] = "legs"
+    """legs: they arrive at a goal and hold there; stream: cut from the stream anywhere, as in the paper."""
+    waves: bool = True
+    """Whether positions are also seen as sines and cosines."""
+    endpoints: bool = True
+    """Whether the network is told start and goal, beside their being written back as in the paper."""
+    widths: tuple[int, ...] = (32, 64, 128, 256)
+    """U-Net: channels at each temporal resolution."""
+    num_train_timesteps: int = 64
+    """Diffusion steps in training."""
+    beta_schedule: str = "squaredcos_cap_v2"
+    """Noise schedule; see training/noise_schedule.py."""
+    prediction: Literal["epsilon", "sample"] = "sample"
+    """What the network predicts: the noise or the clean trajectory."""
+    action_weight: float = 1.0
+    """Weight of the first row's action in the loss (the paper: 10 for locomotion, 1 for mazes)."""
+    discount: float = 1.0
+    """Of the loss, by row."""
+    sampler: Literal["ddim", "ddpm"] = "ddim"
+    """Sampler of the exported checkpoint; can be changed when it plans."""
+    sampler_steps: int = 5
+    """Its steps; can be changed when it plans."""
+    iterations: int = 6000
+    """Optimiser steps."""
+    batch_size: int = 64
+    """Windows a step."""
+    learning_rate: float = 1e-3
+    """AdamW, with 200 steps of warm-up and a cosine to zero."""
+    weight_decay: float = 1e-4
+    """AdamW."""
+    ema_decay: float = 0.998
+    """Largest decay of the averaged weights."""
+    mixed_precision: Literal["no", "bf16", "fp16"] = "bf16"
+    """Of the training; checkpoints are in single precision."""
+    half_weights: bool = True
+    """Store the checkpoint's weights in half precision."""
+    validation: float = 0.02
+    """Last part of the stream that is kept for the validation loss."""
+    validate_every: int = 500
+    """Iterations between validation losses."""
+    save_every: int = 500
+    """Iterations between saves of what --resume needs."""
+    resume: bool = False
+    """Go on with the run of the same --out, to the same weights as if it had not been stopped."""
+    seed: int = 0
+    """Of everything random."""
+    threads: int = 1
+    """CPU threads of torch."""
+
+    def __post_init__(self) -> None:
+        for name in ("stride", "iterations", "batch_size", "sampler_steps", "save_every", "validate_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} {getattr(self, name)}: must be at least 1")
+        if self.horizon < 4:
+            raise ValueError(f"horizon {self.horizon}: must be at least 4")
+        if not 0 < self.validation < 1:
+            raise ValueError(f"validation {self.validation}: must lie between 0 and 1")
+
+    @property
+    def run_folder(self) -> Path:
+        """Log and resumable state."""
+        return self.out.with_name(self.out.name + ".run")
+
+
+def build_diffuser(options: Options, limits: LimitsNormalizer, action_dim: int, position_dim: int) -> Diffuser:
+    """An untrained planner."""
+    schedule = NoiseSchedule(options.num_train_timesteps, options.beta_schedule, options.prediction)
+    return Diffuser(limits, action_dim, position_dim, schedule, options.widths, options.waves, options.endpoints)
+
+
+def make_spec(options: Options, data: Trajectories, scores: dict[str, Any]) -> CheckpointSpec:
+    """What a robot has to know of the planner."""
+    task = maze_named(data.task)
+    width, height = load_map(task).size
+    state = [column for column in data.columns if column.name != "action"]
+    return CheckpointSpec(
+        kind="planner",
+        task=data.task,
+        environment=task.environment,
+        inputs=(*state, TensorSpec("goal", (data.position_dim,), "float32", "m", "map")),
+        outputs=data.columns,
+        rate=RATE,
+        horizon=options.horizon,
+        n_obs_steps=1,
+        n_action_steps=options.horizon,
+        action_low=(-1.0, -1.0),
+        action_high=(1.0, 1.0),
+        workspace_low=(-width / 2, -height / 2, -1.0),
+        workspace_high=(width / 2, height / 2, 1.0),
+        sampler=options.sampler,
+        sampler_steps=options.sampler_steps,
+        num_train_timesteps=options.num_train_timesteps,
+        stride=options.stride,
+        git_commit=git_commit(),
+        data_hash=data.data_hash,
+        training=json.loads(json.dumps(dataclasses.asdict(options), default=str)),
+        scores=scores,
+    )
+
+
+class Trainer:
+    """One run."""
+
+    def __init__(self, options: Options) -> None:
+        self.options = options
+        self.accelerator = Accelerator(mixed_precision=options.mixed_precision, cpu=not torch.cuda.is_available())
+        self.device = self.accelerator.device
+        torch.manual_seed(options.seed)
+        self.data = load_maze(options.data)
+        steps = np.arange(len(self.data))
+        if options.windows == "legs":
+            steps = steps[self.data.leg_ends >= 0]
+        cut = int(len(steps) * (1 - options.validation))
+        self.train_steps, self.held_steps = steps[:cut], steps[cut:]
+        rows = np.concatenate([self.data.actions, self.data.states], axis=1)
+        self.width = rows.shape[1]
+        self.diffuser = build_diffuser(
+            options, LimitsNormalizer.from_data(rows), self.data.actions.shape[1], self.data.position_dim
+        ).to(self.device)
+        checkpoint.script(self.diffuser)  # what cannot be exported must fail now, not after hours
+        weights = loss_weights(
+            options.horizon, self.width, self.data.actions.shape[1], options.action_weight, options.discount
+        )
+        self.loss = DiffuserLoss(self.diffuser, weights).to(self.device)
+        self.ema = ExponentialMovingAverage(self.diffuser, maximum=options.ema_decay)
+        self.iteration = 0
+        self.main = self.accelerator.is_main_process
+        self.log: SummaryWriter | None = None
+        self.held_out = float("nan")
+        if self.main:
+            options.run_folder.mkdir(parents=True, exist_ok=True)
+            self.log = SummaryWriter(str(options.run_folder))
+
+    def batch(self, steps: np.ndarray, generator: torch.Generator, size: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Rows, mask, noise and t of a random batch: start and goal are known, the actions there are not."""
+        options = self.options
+        rows = self.data.draw(steps, size, generator, options.horizon, options.stride, options.windows == "legs").to(
+            self.device
+        )
+        mask = torch.zeros_like(rows, dtype=torch.bool)
+        mask[:, [0, -1], self.diffuser.action_dim :] = True
+        noise = torch.randn(rows.shape, generator=generator).to(self.device)
+        t = torch.randint(0, options.num_train_timesteps, (size,), generator=generator).to(self.device)
+        return rows, mask, noise, t
+
+    def run(self) -> None:
+        """Trains from where it is to the end and exports."""
+        options = self.options
+        optimizer: Any = torch.optim.AdamW(
+            self.diffuser.parameters(), options.learning_rate, weight_decay=options.weight_decay, fused=True
+        )
+        if options.resume:
+            state_path = options.run_folder / "state.pt"
+            state = load_state(state_path)
+            if json.loads(state["options"]) != _identity(options):
+                raise ValueError(f"{state_path}: was begun with other options than these")
+            self.diffuser.load_state_dict(state["diffuser"])
+            self.ema.restore(state["ema"])
+            optimizer.load_state_dict(state["optimizer"])
+            self.iteration = int(state["iteration"])
+        objective: Any = _Objective(self.loss)  # never the module itself: Accelerate replaces its forward
+        objective, optimizer = self.accelerator.prepare(objective, optimizer)
+        bar = tqdm(
+            total=options.iterations,
+            initial=self.iteration,
+            desc=f"{self.data.task} planner",
+            disable=not self.main,
+            mininterval=2.0,
+            unit="it",
+        )
+        mean = 0.0
+        while self.iteration < options.iterations:
+            generator = step_generator(options.seed, 3, self.iteration, self.accelerator.process_index)
+            factor = warm_cosine(self.iteration, options.iterations, min(200, options.iterations // 10))
+            for group in optimizer.param_groups:
+                group["lr"] = options.learning_rate * factor
+            batch = self.batch(self.train_steps, generator, options.batch_size)
+            with self.accelerator.autocast():
+                loss = objective(*batch)
+            optimizer.zero_grad(set_to_none=True)
+            self.accelerator.backward(loss)
+            optimizer.step()
+            self.ema.update()
+            self.iteration += 1
+            mean += loss.item()
+            bar.update()
+            if self.iteration % 100 == 0:
+                if self.log is not None:
+                    self.log.add_scalar("train/loss", mean / 100, self.iteration)
+                bar.set_postfix(loss=f"{mean / 100:.4f}", held_out=f"{self.held_out:.4f}", refresh=False)
+                mean = 0.0
+            if self.iteration % options.validate_every == 0:
+                self._validate()
+            if self.iteration % options.save_every == 0:
+                self._save(optimizer)
+        bar.close()
+        self._save(optimizer)
+        if self.main:
+            with self.ema.applied():
+                scores = {} if np.isnan(self.held_out) else {"validation_loss": self.held_out}
+                spec = make_spec(options, self.data, scores)
+                checkpoint.save(self.diffuser.cpu(), spec, options.out, options.half_weights)
+            print(f"wrote {options.out}")
+
+    @torch.no_grad()
+    def _validate(self) -> None:
+        """Loss of the averaged weights on the held-out end of the stream, with the same noise each time."""
+        if not self.main:
+            return
+        with self.ema.applied():
+            losses = [
+                float(self.loss(*self.batch(self.held_steps, step_generator(self.options.seed, 4, i), 256)))
+                for i in range(4)
+            ]
+        self.held_out = float(np.mean(losses))
+        assert self.log is not None
+        self.log.add_scalar("validation/loss", self.held_out, self.iteration)
+
+    def _save(self, optimizer: Any) -> None:
+        self.accelerator.wait_for_everyone()
+        if self.main:
+            save_state(
+                self.options.run_folder / "state.pt",
+                {
+                    "options": json.dumps(_identity(self.options)),
+                    "diffuser": self.diffuser.state_dict(),
+                    "ema": self.ema.state(),
+                    "optimizer": optimizer.state_dict(),
+                    "iteration": self.iteration,
+                },
+            )
+
+
+class _Objective(torch.nn.Module):
+    """The loss, in a module of its own for Accelerate to prepare."""
+
+    def __init__(self, loss: DiffuserLoss) -> None:
+        super().__init__()
+        self.loss = loss
+
+    def forward(self, rows: Tensor, mask: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+        result: Tensor = self.loss(rows, mask, noise, t)
+        return result
+
+
+def _identity(options: Options) -> dict[str, Any]:
+    """The options that decide the weights, as JSON has them."""
+    free = {"resume", "out", "save_every", "validate_every", "threads", "sampler", "sampler_steps", "half_weights"}
+    values = {name: value for name, value in dataclasses.asdict(options).items() if name not in free}
+    identity: dict[str, Any] = json.loads(json.dumps(values, default=str))
+    return identity
+
+
+def train(options: Options) -> None:
+    """Trains and exports. ValueError, in one line, for data or options that do not fit."""
+    torch.set_num_threads(options.threads)
+    began = time.monotonic()
+    trainer = Trainer(options)
+    trainer.run()
+    if trainer.main:
+        print(f"took {(time.monotonic() - began) / 60:.1f} minutes")
+
+
+def main() -> None:
+    command_line.run(Options, train, __doc__, "stopped; --resume goes on from the last save")
+
+
+if __name__ == "__main__":
+    main()

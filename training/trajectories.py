@@ -1,0 +1,131 @@
+"""Trajectory windows for the planner, from a maze's stream."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import h5py
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from diffusion_ros.maze import maze_named
+from diffusion_ros.spec import TensorSpec
+
+START_STEPS = 10
+"""Steps from a leg's first that count as its start."""
+
+
+@dataclass(frozen=True)
+class Trajectories:
+    """A stream of steps (N, D), cut into legs that each end at rest at a goal.
+
+    A row of a window is the mean action of the control steps up to the next row, and the state at the first of them.
+    """
+
+    task: str
+    states: NDArray[np.float32]
+    """(N, S), position first."""
+    actions: NDArray[np.float32]
+    """(N, A)."""
+    leg_ends: NDArray[np.int64]
+    """(N): the last step of the leg that a step belongs to."""
+    leg_starts: NDArray[np.int64]
+    """(N)."""
+    stream_ends: NDArray[np.int64]
+    """(N): the last step before the recording breaks."""
+    position_dim: int
+    columns: tuple[TensorSpec, ...]
+    data_hash: str
+
+    def __len__(self) -> int:
+        return len(self.states)
+
+    def windows(self, starts: NDArray[np.int64], horizon: int, stride: int, hold: bool) -> NDArray[np.float32]:
+        """Trajectories (B, H, D) from the steps `starts` (B) on.
+
+        hold: after the leg's end the state stays as it is there, at rest, without action; otherwise the stream goes on.
+        """
+        ends = self.leg_ends[starts] if hold else self.stream_ends[starts]
+        index = starts[:, None] + stride * np.arange(horizon)
+        over = index > ends[:, None]
+        index = np.minimum(index, ends[:, None])
+        after = np.minimum(index + stride, ends[:, None] + 1)
+        total = self._cumulated[after] - self._cumulated[index]
+        rows = np.concatenate([total / np.maximum(after - index, 1)[..., None], self.states[index]], axis=2)
+        width = self.actions.shape[1]
+        rows[over, :width] = 0.0
+        rows[over, width + self.position_dim :] = 0.0
+        return rows.astype(np.float32)
+
+    @property
+    def _cumulated(self) -> NDArray[np.float64]:
+        cached: NDArray[np.float64] | None = self.__dict__.get("_sum")
+        if cached is None:
+            cached = np.concatenate([np.zeros((1, self.actions.shape[1])), np.cumsum(self.actions, 0, np.float64)])
+            self.__dict__["_sum"] = cached
+        return cached
+
+    def draw(
+        self, steps: NDArray[np.int64], size: int, generator: torch.Generator, horizon: int, stride: int, hold: bool
+    ) -> Tensor:
+        """A random batch (B, H, D) of windows that begin in `steps`; with `hold` 3 of 10 begin where a leg does.
+
+        A plan is asked for at rest, where a leg begins; among all steps such starts are rare.
+        """
+        chosen = steps[torch.randint(0, len(steps), (size,), generator=generator).numpy()]
+        if hold:
+            first = torch.rand(size, generator=generator).numpy() < 0.3
+            offset = torch.randint(0, START_STEPS, (size,), generator=generator).numpy()
+            beginning = np.minimum(self.leg_starts[chosen] + offset, self.leg_ends[chosen])
+            chosen = np.where(first, beginning, chosen)
+        else:
+            chosen = np.minimum(chosen, np.maximum(self.stream_ends[chosen] - stride * (horizon - 1), 0))
+        return torch.from_numpy(self.windows(chosen, horizon, stride, hold))
+
+
+def load_maze(path: Path) -> Trajectories:
+    """A maze's stream from an HDF5 file in D4RL's format. Raises ValueError, in one line, for what does not fit."""
+    try:
+        with h5py.File(path, "r") as file:
+            missing = [n for n in ("observations", "actions", "infos/goal", "timeouts") if n not in file]
+            if missing:
+                raise ValueError(f"{path}: has no {', '.join(missing)}, expected D4RL's maze format")
+            task = str(file.attrs.get("maze", ""))
+            states, actions, goals = (
+                np.asarray(file[name], dtype=np.float32) for name in ("observations", "actions", "infos/goal")
+            )
+            breaks = np.asarray(file["timeouts"]) | np.asarray(file["terminals"])
+    except OSError as error:
+        raise ValueError(f"{path}: {error}") from None
+    maze_named(task)
+    for name, value, width in (("observations", states, 4), ("actions", actions, 2)):
+        if value.ndim != 2 or value.shape != (len(states), width) or not np.isfinite(value).all():
+            raise ValueError(f"{path}: {name} is {value.shape}, expected finite (N, {width})")
+    n = len(states)
+    last = np.flatnonzero(breaks | np.append((goals[1:] != goals[:-1]).any(axis=1), True))
+    # A leg that the recording breaks off does not end at its goal: nothing in it may be held.
+    complete = ~breaks[last]
+    leg = np.searchsorted(last, np.arange(n))
+    ends, starts = last[leg], np.concatenate([[0], last[:-1] + 1])[leg]
+    breaks[-1] = True
+    stops = np.flatnonzero(breaks)
+    keep = complete[leg]
+    return Trajectories(
+        task,
+        states,
+        actions,
+        np.where(keep, ends, -1),
+        starts,
+        stops[np.searchsorted(stops, np.arange(n))],
+        2,
+        (
+            TensorSpec("action", (2,), "float32", "1", "map"),
+            TensorSpec("position", (2,), "float32", "m", "map"),
+            TensorSpec("velocity", (2,), "float32", "m/s", "map"),
+        ),
+        hashlib.sha256(states.tobytes() + actions.tobytes()).hexdigest(),
+    )
