@@ -76,6 +76,18 @@ def test_episode_depends_on_its_seed_alone(lift_file: Path) -> None:
         np.testing.assert_array_equal(file["data/demo_1/obs/agentview_image"][:], again["obs"]["agentview_image"])
 
 
+def test_wandering_hand_is_told_the_way_of_the_expert(tmp_path: Path) -> None:
+    simulation = Simulation("lift", ())
+    plain, wandered = (
+        record_episode(simulation, small(tmp_path / "x", images=False, noise=0.0, wander=wander), 4)
+        for wander in (0, 80)
+    )
+    np.testing.assert_array_equal(wandered["actions"][0], plain["actions"][0])
+    assert not np.array_equal(wandered["states"][1], plain["states"][1])
+    assert len(wandered["actions"]) > len(plain["actions"])
+    assert wandered["rewards"][-1] == 1
+
+
 def test_loading(lift_file: Path) -> None:
     data = load_demonstrations(lift_file, ("agentview",))
     assert data.task == "lift" and data.episodes == 3

@@ -31,6 +31,11 @@ from training.rollout import roll_out
 EVALUATION_SEEDS = 100_000
 """Seeds from here on are kept for evaluation; demonstrations must not use them."""
 
+WANDER_LOW = np.array([-0.4, -0.4, -0.3, 0, 0, -0.3, -1])
+"""Of the commands of a wandering hand, in parts of full scale: it turns about the vertical, fingers open ..."""
+WANDER_HIGH = np.array([0.4, 0.4, 0.2, 0, 0, 0.3, -1])
+"""... and up to here."""
+
 
 @dataclass(frozen=True)
 class Options:
@@ -48,6 +53,10 @@ class Options:
     """Record both cameras (42 kB a step); otherwise states only."""
     noise: float = 0.5
     """Each episode's noise is drawn from U(0, noise), in parts of the full command; rotation gets 0.3 of it."""
+    wander: int = 0
+    """In the first U(0, wander) steps the hand does not follow the expert but goes anywhere, a new random way every 10
+    steps. So the data shows the object to a hand that is turned wrong; a policy that has only seen an expert's hand can
+    take its own for a sign of where the object is."""
     after_success: int = 10
     """Steps recorded after the task has succeeded."""
     policy: Path | None = None
@@ -68,6 +77,8 @@ class Options:
             raise ValueError(f"seeds {self.seed} to {self.seed + self.episodes - 1}: must lie in 0 to 99999")
         if self.policy is not None and self.takeover < 1:
             raise ValueError(f"takeover {self.takeover}: must be at least 1")
+        if self.wander < 0:
+            raise ValueError(f"wander {self.wander}: must not be negative")
         if not 0 <= self.noise <= 1:
             raise ValueError(f"noise {self.noise}: must lie in [0, 1]")
 
@@ -101,12 +112,18 @@ def _attempt(simulation: Simulation, options: Options, sigma: float, rng: np.ran
     spread = sigma * np.array([1, 1, 1, 0.3, 0.3, 0.3, 0])
     frames, states, actions, rewards = [], [], [], []
     left = None
-    for _ in range(simulation.task.max_steps):
+    wander = int(rng.integers(options.wander + 1)) if options.wander else 0
+    for step in range(simulation.task.max_steps):
         frames.append(simulation.observe(options.images))
         states.append(simulation.flat_state())
         row = next(expert)
         actions.append(np.clip(row / ACTION_SCALE, -1, 1))
-        simulation.step(row + ACTION_SCALE * spread * rng.standard_normal(7))
+        if step < wander:
+            if step % 10 == 0:
+                way = ACTION_SCALE * rng.uniform(WANDER_LOW, WANDER_HIGH)
+            simulation.step(way)
+        else:
+            simulation.step(row + ACTION_SCALE * spread * rng.standard_normal(7))
         view.look(simulation)
         rewards.append(float(simulation.success))
         if left is None and rewards[-1]:

@@ -68,7 +68,8 @@ class ObservationEncoder(nn.Module):
         pose_head: whether the pose is estimated from the images.
         pose_frame: "world", or "hand" to estimate it in the hand's frame as well and weigh the two. The wrist camera
             shows the object in the hand's frame; where the hand turns, the world's is a product that a small network
-            learns badly.
+            learns badly. Then the estimate comes from the images alone: from the hand's pose a network would guess
+            where an expert's hand goes, which is where the object is, and believe a hand that has gone astray.
     """
 
     def __init__(
@@ -102,8 +103,9 @@ class ObservationEncoder(nn.Module):
         self.hand_reach = HAND_REACH
         if self.has_pose_head:
             estimates = 9 + 9 + 2 if self.in_hand_frame else POSE_DIM
+            seen = keypoints if self.in_hand_frame else 11 + keypoints
             self.pose_head = nn.Sequential(
-                nn.Linear(11 + keypoints, 256), nn.SiLU(), nn.Linear(256, 256), nn.SiLU(), nn.Linear(256, estimates)
+                nn.Linear(seen, 256), nn.SiLU(), nn.Linear(256, 256), nn.SiLU(), nn.Linear(256, estimates)
             )
             self.out_dim += POSE_DIM
 
@@ -124,6 +126,8 @@ class ObservationEncoder(nn.Module):
             seen = features
             if self.use_object:  # the estimate is to come from the images
                 seen = torch.cat([features[:, :11], features[:, 11 + self.pose_dim :]], dim=-1)
+            if self.in_hand_frame:
+                seen = seen[:, 11:]
             estimate = self.pose_head(seen).float()
             if self.in_hand_frame:
                 estimate = self.weigh(estimate, hand_vector(obs))
