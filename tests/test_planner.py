@@ -14,7 +14,8 @@ from diffusers import DDIMScheduler, DDPMScheduler
 
 from diffusion_ros import checkpoint
 from diffusion_ros.maze import maze_named
-from diffusion_ros.planner import FOLLOWERS, Plan, PlanError, Planner, TimeFollower, trailing_timesteps
+from diffusion_ros.plan_follower import FOLLOWERS, make_follower
+from diffusion_ros.planner import Plan, PlanError, Planner, trailing_timesteps
 from diffusion_ros.spec import CheckpointSpec, TensorSpec
 from training.diffuser import Diffuser, DiffuserLoss, loss_weights
 from training.noise_schedule import NoiseSchedule
@@ -242,7 +243,7 @@ def test_followers_push_within_the_limits_and_end(name: str) -> None:
     columns = {"action": slice(0, 2), "position": slice(2, 4), "velocity": slice(4, 6)}
     rows = np.zeros((4, 6))
     rows[:, 0], rows[:, 2] = 3.0, np.arange(4)
-    follower = FOLLOWERS[name](Plan(rows, 2, columns), 100.0)
+    follower = make_follower(name, Plan(rows, 2, columns), 100.0)
     forces = [follower.force(np.zeros(2), np.zeros(2)) for _ in range(12)]
     assert forces[0].tolist() == [1.0, 0.0]
     assert np.abs(forces).max() <= 1
@@ -254,7 +255,7 @@ def test_time_follower_aims_at_the_next_point() -> None:
     columns = {"action": slice(0, 2), "position": slice(2, 4), "velocity": slice(4, 6)}
     rows = np.zeros((3, 6))
     rows[:, 2], rows[:, 4] = [0.0, 0.02, 0.04], 1.0
-    follower = TimeFollower(Plan(rows, 2, columns), 100.0)
+    follower = make_follower("time", Plan(rows, 2, columns), 100.0)
     np.testing.assert_allclose(follower.force(np.zeros(2), np.array([0.95, 0.0])), [10 * 0.01 + 0.05, 0.0], atol=1e-9)
 
 

@@ -12,7 +12,8 @@ from tqdm import tqdm
 
 from diffusion_ros import checkpoint
 from diffusion_ros.maze import GOAL_RADIUS, RATE, MazeSimulation, WaypointController
-from diffusion_ros.planner import FOLLOWERS, Array, Plan, Planner
+from diffusion_ros.plan_follower import Follower, make_follower
+from diffusion_ros.planner import Array, Plan, Planner
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,7 @@ def _episode(
     end = np.append(simulation.goal, [0.0, 0.0])
     total, reached, seconds = 0.0, -1, []
     plan: Plan | None = None
-    follower: Any = None
+    follower: Follower | None = None
     for step in range(simulation.task.max_steps):
         position, velocity = simulation.position, simulation.velocity
         if plan is None or (options.replan and step % options.replan == 0):
@@ -98,7 +99,8 @@ def _episode(
             plans = planner.plan(np.append(position, velocity), end, seed=seed + step, warm=warm)
             plan = plans.best
             seconds.append(plans.seconds)
-            follower = FOLLOWERS[options.follow](plan, RATE)
+            follower = make_follower(options.follow, plan, RATE)
+        assert follower is not None
         reward = simulation.step(follower.force(position, velocity))
         total += reward
         if reached < 0 and np.linalg.norm(simulation.position - simulation.goal) <= GOAL_RADIUS:

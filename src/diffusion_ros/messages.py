@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from builtin_interfaces.msg import Duration, Time
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
-from geometry_msgs.msg import Point, Pose, PoseStamped, TransformStamped
-from nav_msgs.msg import Path
+from geometry_msgs.msg import Point, Pose, PoseStamped, TransformStamped, WrenchStamped
+from nav_msgs.msg import OccupancyGrid, Odometry, Path
 from numpy.typing import ArrayLike, NDArray
 from rclpy.serialization import serialize_message
 from rosgraph_msgs.msg import Clock
@@ -402,3 +402,138 @@ def _floats(values: ArrayLike, size: int, name: str) -> list[float]:
     if len(floats) != size:
         raise MessageError(f"{len(floats)} {name}, {size} expected")
     return floats
+
+
+# Mazes and plans
+
+
+def odometry_to_msg(position: ArrayLike, velocity: ArrayLike, time_ns: int, frame_id: str) -> Odometry:
+    """position (2) [m], velocity (2) [m/s] in the axes of frame_id: the robot is a ball and has no heading."""
+    msg = Odometry(header=_header(time_ns, frame_id), child_frame_id=frame_id)
+    x, y = _floats(position, 2, "position")
+    msg.pose.pose = _pose((x, y, 0.0), (0.0, 0.0, 0.0, 1.0))
+    msg.twist.twist.linear.x, msg.twist.twist.linear.y = _floats(velocity, 2, "velocity")
+    return msg
+
+
+def odometry_from_msg(msg: Odometry) -> tuple[int, Array, Array]:
+    """Stamp [ns], position (2) [m], velocity (2) [m/s]. Raises MessageError for values that are not finite."""
+    p, v = msg.pose.pose.position, msg.twist.twist.linear
+    position, velocity = np.array([p.x, p.y], np.float64), np.array([v.x, v.y], np.float64)
+    for name, value in (("position", position), ("velocity", velocity)):
+        if not np.all(np.isfinite(value)):
+            raise MessageError(f"{name} {value.tolist()}, finite numbers expected")
+    return stamp_ns(msg.header.stamp), position, velocity
+
+
+def force_to_msg(force: ArrayLike, time_ns: int, frame_id: str) -> WrenchStamped:
+    """force (2), in parts of the largest, -1 to 1."""
+    msg = WrenchStamped(header=_header(time_ns, frame_id))
+    msg.wrench.force.x, msg.wrench.force.y = _floats(force, 2, "force")
+    return msg
+
+
+def force_from_msg(msg: WrenchStamped) -> tuple[int, Array]:
+    """Stamp [ns] of the odometry that it answers, and the force (2). Raises MessageError for NaN and beyond -1 to 1."""
+    force = np.array([msg.wrench.force.x, msg.wrench.force.y], np.float64)
+    if not np.all(np.abs(force) <= 1.0):  # so written for NaN
+        raise MessageError(f"force {force.tolist()}, -1 to 1 expected")
+    return stamp_ns(msg.header.stamp), force
+
+
+def grid_to_msg(walls: NDArray[np.bool_], time_ns: int, frame_id: str) -> OccupancyGrid:
+    """walls (rows, columns), row 0 at the top, cells of a square metre about the origin: 100 in a wall, else 0."""
+    rows, columns = walls.shape
+    msg = OccupancyGrid(header=_header(time_ns, frame_id))
+    msg.info.resolution = 1.0
+    msg.info.height, msg.info.width = int(rows), int(columns)
+    msg.info.origin = _pose((-columns / 2, -rows / 2, 0.0), (0.0, 0.0, 0.0, 1.0))
+    msg.data = array.array("b", (100 * walls[::-1].astype(np.int8)).ravel().tolist())
+    return msg
+
+
+def grid_from_msg(msg: OccupancyGrid) -> NDArray[np.bool_]:
+    """What grid_to_msg was given. Raises MessageError for another resolution or origin, or a wrong number of cells."""
+    rows, columns = int(msg.info.height), int(msg.info.width)
+    origin = msg.info.origin.position
+    if len(msg.data) != rows * columns or not rows or not columns:
+        raise MessageError(f"{len(msg.data)} cells for {columns} x {rows}")
+    if abs(msg.info.resolution - 1.0) > 1e-6 or abs(origin.x + columns / 2) > 1e-6 or abs(origin.y + rows / 2) > 1e-6:
+        raise MessageError(
+            f"resolution {msg.info.resolution:g} m, origin ({origin.x:g}, {origin.y:g}): cells of 1 m about the origin"
+            " expected"
+        )
+    # Unknown (-1) is no place to plan through.
+    return np.asarray(np.array(msg.data, np.int8).reshape(rows, columns)[::-1] != 0)
+
+
+STATE_NAMES = ("x", "y", "vx", "vy")
+
+
+def trajectory_to_msg(states: ArrayLike, period_ns: int, time_ns: int, frame_id: str) -> JointTrajectory:
+    """states (N, 4): x y [m] and their rates [m/s]; state i is due i periods after time_ns."""
+    points = []
+    for i, state in enumerate(np.asarray(states, np.float64).reshape(-1, 4).tolist()):
+        when = duration_to_msg(i * period_ns)
+        points.append(JointTrajectoryPoint(positions=state[:2], velocities=state[2:], time_from_start=when))
+    return JointTrajectory(header=_header(time_ns, frame_id), joint_names=list(STATE_NAMES[:2]), points=points)
+
+
+def trajectory_from_msg(msg: JointTrajectory) -> tuple[int, int, Array]:
+    """Stamp [ns], period [ns] and states (N, 4). Raises MessageError for other names, NaN or uneven spacing in time."""
+    if list(msg.joint_names) != list(STATE_NAMES[:2]):
+        raise MessageError(f"joint names {', '.join(msg.joint_names) or 'none'}, {', '.join(STATE_NAMES[:2])} expected")
+    if len(msg.points) < 2:
+        raise MessageError(f"{len(msg.points)} points, at least 2 expected")
+    period_ns = stamp_ns(msg.points[1].time_from_start)
+    for i, point in enumerate(msg.points):
+        if len(point.positions) != 2 or len(point.velocities) != 2:
+            raise MessageError(f"point {i}: {len(point.positions)} positions, {len(point.velocities)} velocities")
+        if period_ns < 1 or stamp_ns(point.time_from_start) != i * period_ns:
+            raise MessageError(f"point {i} is due after {stamp_ns(point.time_from_start)} ns, {i * period_ns} expected")
+    states = np.array([[*point.positions, *point.velocities] for point in msg.points], np.float64)
+    if not np.all(np.isfinite(states)):
+        raise MessageError("NaN or infinite values, finite numbers expected")
+    return stamp_ns(msg.header.stamp), period_ns, states
+
+
+def lines_to_msg(
+    lines: Sequence[ArrayLike], colours: Sequence[tuple[float, float, float, float]], namespace: str, frame_id: str
+) -> MarkerArray:
+    """Each line (N, 2) [m] as a strip of its colour rgba; older ones of the namespace go."""
+    markers = [Marker(header=_header(0, frame_id), ns=namespace, action=Marker.DELETEALL)]
+    for i, (line, colour) in enumerate(zip(lines, colours, strict=True)):
+        marker = Marker(header=_header(0, frame_id), ns=namespace, id=i, type=Marker.LINE_STRIP, action=Marker.ADD)
+        marker.pose = _pose((0.0, 0.0, 0.0), (0.0, 0.0, 0.0, 1.0))
+        marker.scale.x = 0.04
+        marker.color.r, marker.color.g, marker.color.b, marker.color.a = (float(c) for c in colour)
+        marker.points = [Point(x=x, y=y, z=0.1) for x, y in np.asarray(line, np.float64).reshape(-1, 2).tolist()]
+        markers.append(marker)
+    return MarkerArray(markers=markers)
+
+
+def balls_to_msg(
+    balls: ArrayLike, colour: tuple[float, float, float, float], namespace: str, frame_id: str
+) -> MarkerArray:
+    """balls (N, 3): x, y and radius [m]."""
+    markers = [Marker(header=_header(0, frame_id), ns=namespace, action=Marker.DELETEALL)]
+    for i, (x, y, radius) in enumerate(np.asarray(balls, np.float64).reshape(-1, 3).tolist()):
+        marker = Marker(header=_header(0, frame_id), ns=namespace, id=i, type=Marker.SPHERE, action=Marker.ADD)
+        marker.pose = _pose((x, y, radius), (0.0, 0.0, 0.0, 1.0))
+        marker.scale.x = marker.scale.y = marker.scale.z = 2.0 * radius
+        marker.color.r, marker.color.g, marker.color.b, marker.color.a = (float(c) for c in colour)
+        markers.append(marker)
+    return MarkerArray(markers=markers)
+
+
+def balls_from_msg(msg: MarkerArray) -> Array:
+    """x, y and radius [m] (N, 3) of the spheres to be added. Raises MessageError for values that are not finite."""
+    balls = [
+        [m.pose.position.x, m.pose.position.y, m.scale.x / 2]
+        for m in msg.markers
+        if m.type == Marker.SPHERE and m.action == Marker.ADD
+    ]
+    values = np.array(balls, np.float64).reshape(-1, 3)
+    if not np.all(np.isfinite(values)) or (values[:, 2:] <= 0).any():
+        raise MessageError(f"spheres {values.tolist()}, finite places and radii above 0 expected")
+    return values

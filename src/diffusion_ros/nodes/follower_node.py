@@ -1,0 +1,118 @@
+"""follower: drives along the planned trajectory, a force for each odometry; without a usable one it brakes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from geometry_msgs.msg import WrenchStamped
+from nav_msgs.msg import Odometry
+from rclpy.parameter import Parameter
+from trajectory_msgs.msg import JointTrajectory
+
+from diffusion_ros import messages, topics
+from diffusion_ros.diagnostics import ERROR, OK, WARN, Diagnostics
+from diffusion_ros.maze import FRAME
+from diffusion_ros.nodes.runner import RunnableNode, run
+from diffusion_ros.params import declare, parameter
+from diffusion_ros.plan_follower import Array, PursuitFollower, TimeFollower, brake
+
+
+@dataclass(frozen=True)
+class FollowerParameters:
+    """Parameters of the follower node."""
+
+    follow: str = parameter(
+        "pursuit",
+        "pursuit: the path, in the robot's own time; time: each point when it is due",
+        choices=("pursuit", "time"),
+    )
+    reach: float = parameter(0.6, "pursuit: how far ahead on the path the robot aims [m]", low=0.05, high=5.0)
+    max_distance: float = parameter(1.0, "a plan that is farther away is not followed [m]", low=0.0)
+    max_odometry_gap: float = parameter(0.2, "after a longer silence of the odometry the plan is dropped [s]", low=0.01)
+
+
+class FollowerNode(RunnableNode):
+    """Subscribes to planned_trajectory and odom; publishes force_command."""
+
+    def __init__(self, parameter_overrides: Sequence[Parameter[Any]] = ()) -> None:
+        """Raises ValueError (parameters) in one line."""
+        super().__init__("follower", parameter_overrides)
+        self.parameters = declare(self, FollowerParameters)
+        self._follower: PursuitFollower | TimeFollower | None = None
+        self._stamp_ns = 0
+        self._period_ns = 1
+        self._came = 0.0
+        self._position: Array | None = None
+        self._reason = "no plan yet"
+        self._fault = False
+        self._publisher = self.create_publisher(WrenchStamped, topics.FORCE_COMMAND, topics.COMMAND_QOS)
+        self.diagnostics = Diagnostics(self, "follower", self._refresh)
+        self.create_subscription(Odometry, topics.ODOMETRY, self._on_odometry, topics.SENSOR_QOS)
+        self.create_subscription(JointTrajectory, topics.PLANNED_TRAJECTORY, self._on_plan, topics.COMMAND_QOS)
+
+    def _on_plan(self, msg: JointTrajectory) -> None:
+        p = self.parameters
+        try:
+            stamp_ns, period_ns, states = messages.trajectory_from_msg(msg)
+            if msg.header.frame_id != FRAME:
+                raise messages.MessageError(f"frame {msg.header.frame_id!r}, {FRAME!r} expected")
+            if self._position is not None:
+                away = float(np.linalg.norm(states[:, :2] - self._position, axis=1).min())
+                if away > p.max_distance:
+                    raise messages.MessageError(f"{away:.2f} m away, at most {p.max_distance:g} m expected")
+        except messages.MessageError as error:
+            self._hold(f"{topics.PLANNED_TRAJECTORY}: {error}", fault=True)
+            return
+        self._stamp_ns, self._period_ns = stamp_ns, period_ns
+        positions, velocities = states[:, :2], states[:, 2:]
+        self._follower = (
+            PursuitFollower(positions, p.reach) if p.follow == "pursuit" else TimeFollower(positions, velocities)
+        )
+        self._reason, self._fault = "", False
+        self.diagnostics.tick(topics.PLANNED_TRAJECTORY)
+
+    def _on_odometry(self, msg: Odometry) -> None:
+        now = time.monotonic()
+        gap, self._came = now - self._came, now
+        try:
+            stamp_ns, position, velocity = messages.odometry_from_msg(msg)
+        except messages.MessageError as error:
+            self._hold(f"{topics.ODOMETRY}: {error}", fault=True)
+            return
+        self._position = position
+        if self._follower is not None and gap > self.parameters.max_odometry_gap:
+            self._hold(f"{topics.ODOMETRY} was silent for {gap:.2f} s: the plan is dropped")
+        if self._follower is None:
+            force = brake(velocity)
+        else:
+            if isinstance(self._follower, TimeFollower):
+                self._follower.index = max(0, (stamp_ns - self._stamp_ns) // self._period_ns)
+            force = self._follower.force(position, velocity)
+        self._publisher.publish(messages.force_to_msg(force, stamp_ns, FRAME))
+        self.diagnostics.tick(topics.FORCE_COMMAND)
+
+    def _hold(self, reason: str, fault: bool = False) -> None:
+        self._follower = None
+        self._reason, self._fault = reason, fault
+        self._refresh()
+
+    def _refresh(self) -> None:
+        age = self.diagnostics.age(topics.FORCE_COMMAND)
+        if age is None or age > 1.0:
+            self.diagnostics.report(WARN, f"holding: no {topics.ODOMETRY}")
+        elif self._follower is None:
+            self.diagnostics.report(ERROR if self._fault else WARN, f"holding: {self._reason}")
+        else:
+            self.diagnostics.report(OK, "following")
+
+
+def main() -> int:
+    return run(FollowerNode)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,215 @@
+"""maze: PointMaze as a robot driver. Odometry, map and score out, forces in, 100 steps a second of wall time.
+
+A force answers an odometry and counts for the step after it; without one in time the ball brakes.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from geometry_msgs.msg import PoseStamped, WrenchStamped
+from nav_msgs.msg import OccupancyGrid, Odometry
+from rclpy.clock import Clock
+from rclpy.clock_type import ClockType
+from rclpy.duration import Duration
+from rclpy.parameter import Parameter
+from std_msgs.msg import String
+from std_srvs.srv import Trigger
+from visualization_msgs.msg import MarkerArray
+
+from diffusion_ros import messages, topics
+from diffusion_ros.diagnostics import OK, WARN, Diagnostics
+from diffusion_ros.maze import BALL_RADIUS, FRAME, GOAL_RADIUS, RATE, TASKS, MazeSimulation
+from diffusion_ros.nodes.runner import RunnableNode, run
+from diffusion_ros.params import declare, parameter
+from diffusion_ros.plan_follower import brake
+
+_NEWS_SECONDS = 0.2
+_FORCE_STEPS = 3
+"""A force that answers an odometry older than so many steps comes too late."""
+
+
+@dataclass(frozen=True)
+class MazeParameters:
+    """Parameters of the maze node."""
+
+    size: str = parameter("large", "which maze", choices=tuple(TASKS))
+    episodes: int = parameter(0, "how many, then the node ends; 0: one without end", low=0)
+    seed: int = parameter(100_000, "start and goal of episode i are drawn from seed + i", low=0)
+    obstacle_radius: float = parameter(
+        0.0, "of a ball that moves to and fro in the way; 0: none [m]", low=0.0, high=0.4
+    )
+
+
+class MazeNode(RunnableNode):
+    """Publishes odom, map, goal_pose at the start of an episode, obstacles, scene and episode; takes force_command.
+
+    Phases: waiting (for the first force that moves the ball), running, done.
+    """
+
+    def __init__(self, parameter_overrides: Sequence[Parameter[Any]] = ()) -> None:
+        """Raises ValueError (parameters) in one line."""
+        super().__init__("maze", parameter_overrides)
+        self.parameters = p = declare(self, MazeParameters)
+        self.simulation = MazeSimulation(p.size)
+        self.phase = "waiting"
+        self.index = 0
+        self.step = 0
+        self.score = 0.0
+        self.missed = 0
+        self.reached = -1
+        self._command: tuple[int, np.ndarray] | None = None
+        self._fault = ""
+        self._next_news = 0.0
+        self._next_goal = 0.0
+        self._stamps: list[int] = []
+        self._odometry = self.create_publisher(Odometry, topics.ODOMETRY, topics.SENSOR_QOS)
+        self._map = self.create_publisher(OccupancyGrid, topics.MAP, topics.DESCRIPTION_QOS)
+        self._goal = self.create_publisher(PoseStamped, topics.GOAL, topics.COMMAND_QOS)
+        self._obstacles = self.create_publisher(MarkerArray, topics.OBSTACLES, topics.COMMAND_QOS)
+        self._scene = self.create_publisher(MarkerArray, topics.SCENE, topics.COMMAND_QOS)
+        self._episode = self.create_publisher(String, topics.EPISODE, topics.EPISODE_QOS)
+        self.diagnostics = Diagnostics(self, "maze", self._refresh)
+        self.create_subscription(WrenchStamped, topics.FORCE_COMMAND, self._on_force, topics.COMMAND_QOS)
+        self.create_subscription(PoseStamped, topics.GOAL, self._on_goal, topics.COMMAND_QOS)
+        self.create_service(Trigger, "~/reset", self._on_reset)
+        self._begin(0)
+        self._map.publish(messages.grid_to_msg(self.simulation.map.walls, 0, FRAME))
+        self.create_timer(1.0 / RATE, self._tick, clock=Clock(clock_type=ClockType.STEADY_TIME))
+
+    def _on_force(self, msg: WrenchStamped) -> None:
+        try:
+            self._command = messages.force_from_msg(msg)
+            self._fault = ""
+        except messages.MessageError as error:
+            self._command = None
+            self._fault = f"{topics.FORCE_COMMAND} refused: {error}"
+
+    def _on_goal(self, msg: PoseStamped) -> None:
+        """What the score is about; a goal that no ball can reach is the planner's to refuse."""
+        goal = np.array([msg.pose.position.x, msg.pose.position.y])
+        if not self.simulation.map.problem(goal):
+            self.simulation.goal = goal
+
+    def _on_reset(self, request: Any, response: Any) -> Any:
+        """Begins the current episode again, from the same seed."""
+        self._begin(self.index)
+        response.success, response.message = True, f"episode {self.index} begins again"
+        return response
+
+    def _begin(self, index: int) -> None:
+        self.index, self.step, self.score, self.missed, self.reached = index, 0, 0.0, 0, -1
+        self.simulation.reset(self.parameters.seed + index)
+        self._command = None
+        self._stamps = []
+        self._next_goal = 0.0
+        self.phase = "waiting"
+
+    def _tick(self) -> None:
+        now, stamp_ns = time.monotonic(), self.get_clock().now().nanoseconds
+        simulation = self.simulation
+        if self.phase == "done":
+            self._episode.wait_for_all_acked(Duration(seconds=2))
+            self.exit_status = 0
+            return
+        force, answered = brake(simulation.velocity), False
+        if self._command is not None and self._command[0] in self._stamps:
+            force, answered = self._command[1], True
+        if self.phase == "waiting":
+            # The episode begins with the first force that moves the ball: nothing is lost while the planner starts.
+            if answered and np.any(force):
+                self.phase = "running"
+            elif now >= self._next_goal and self._goal.get_subscription_count() > 1:
+                self._next_goal = now + 1.0  # again, until somebody plans
+                place = np.append(simulation.goal, 0.0)
+                self._goal.publish(messages.pose_to_msg(place, (0.0, 0.0, 0.0, 1.0), stamp_ns, FRAME))
+        if self.phase == "running":
+            self.missed += not answered
+            self.score += simulation.step(force)
+            self.step += 1
+            if self.reached < 0 and np.linalg.norm(simulation.position - simulation.goal) <= GOAL_RADIUS:
+                self.reached = self.step
+            self.diagnostics.tick("step")
+            if self.parameters.episodes and self.step >= simulation.task.max_steps:
+                self._end()
+        self._publish(stamp_ns, now)
+
+    def _end(self) -> None:
+        task = self.simulation.task
+        result = {
+            "index": self.index,
+            "seed": self.parameters.seed + self.index,
+            "return": self.score,
+            "score": task.score(self.score),
+            "reached": self.reached >= 0,
+            "steps_to_goal": self.reached,
+            "missed": self.missed,
+            "steps": self.step,
+        }
+        self._tell({"event": "end", "result": result})
+        if self.index + 1 >= self.parameters.episodes:
+            self.phase = "done"
+        else:
+            self._begin(self.index + 1)
+
+    def _publish(self, stamp_ns: int, now: float) -> None:
+        simulation = self.simulation
+        self._stamps = [*self._stamps[-_FORCE_STEPS + 1 :], stamp_ns]
+        state = messages.odometry_to_msg(simulation.position, simulation.velocity, stamp_ns, FRAME)
+        self._odometry.publish(state)
+        if now < self._next_news:
+            return
+        self._next_news = now + _NEWS_SECONDS
+        self._tell({"event": self.phase})
+        if self.parameters.obstacle_radius > 0:
+            self._obstacles.publish(messages.balls_to_msg(self.obstacle(now), (0.8, 0.1, 0.1, 0.9), "obstacles", FRAME))
+        if self._scene.get_subscription_count():
+            robot = np.append(simulation.position, BALL_RADIUS)[None]
+            self._scene.publish(messages.balls_to_msg(robot, (0.1, 0.3, 0.9, 1.0), "robot", FRAME))
+
+    def obstacle(self, now: float) -> np.ndarray:
+        """x, y and radius (1, 3) m of the ball that moves to and fro about the middle of the free cells."""
+        cells = self.simulation.map.free_cells
+        middle = self.simulation.map.centre(cells[len(cells) // 2])
+        return np.array([[*(middle + [0.3 * np.sin(now), 0.0]), self.parameters.obstacle_radius]])
+
+    def _tell(self, news: dict[str, Any]) -> None:
+        self._episode.publish(
+            messages.episode_to_msg(
+                {
+                    "index": self.index,
+                    "seed": self.parameters.seed + self.index,
+                    "step": self.step,
+                    "reward": self.score,
+                    "success": self.reached >= 0,
+                    "max_steps": self.simulation.task.max_steps,
+                    "missed": self.missed,
+                    "rate": round(self.diagnostics.rate("step"), 2),
+                    "fault": self._fault,
+                    **news,
+                }
+            )
+        )
+
+    def _refresh(self) -> None:
+        for name in ("index", "step", "score", "missed"):
+            self.diagnostics.value(f"episode {name}", getattr(self, name))
+        if self._fault:
+            self.diagnostics.report(WARN, f"braking: {self._fault}")
+        else:
+            self.diagnostics.report(OK, self.phase)
+
+    def close(self) -> None:
+        self.simulation.close()
+
+
+def main() -> int:
+    return run(MazeNode)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
