@@ -17,6 +17,7 @@ import fake_policy
 import pytest
 import rclpy
 import ros_graph
+from fake_planner import fake_planner
 from rclpy.node import Node
 from std_msgs.msg import String
 
@@ -48,6 +49,9 @@ def files(folder: Path) -> set[Path]:
         (["simulation", "--checkpoint", "truncated.pt"], "truncated.pt: truncated, or not a TorchScript file"),
         (["simulation", "--checkpoint", "policy.pt"], "policy.pt: was trained on the task lift, can is needed"),
         (["simulation", "--checkpoint", "planner.pt"], "planner.pt: is a planner, a policy is needed"),
+        (["maze", "--size", "umaze", "--checkpoint", "policy.pt"], "policy.pt: is a policy, a planner is needed"),
+        (["maze", "--checkpoint", "planner.pt"], "planner.pt: was trained on the size umaze, large is needed"),
+        (["maze", "--size", "tiny"], "--size 'tiny': expected one of umaze, medium, large"),
         (["simulation", "--task", "lift", "--episodes", "0"], "--episodes 0: expected at least 1"),
         (["simulation", "--task", "lift", "--seed", "x"], "--seed 'x': expected a number"),
         (["simulation", "--task", "lift", "--mode", "fast"], "--mode 'fast': expected one of lockstep, realtime"),
@@ -77,7 +81,7 @@ def test_bad_input_is_one_line_and_starts_nothing(
     monkeypatch.setattr(subprocess, "Popen", None)
     Path("foreign.pt").write_text("not a policy")
     Path("truncated.pt").write_bytes(checkpoint.read_bytes()[:2000])
-    fake_policy.save(Path("planner.pt"), fake_policy.spec(kind="planner"))
+    fake_planner(Path("planner.pt"))
     Path("folder").mkdir()
     Path("result.json").write_text("{}")
     before = files(tmp_path)
@@ -149,6 +153,17 @@ def test_progress_is_one_line() -> None:
         assert "\n" not in observer.line()
 
 
+def test_progress_of_a_maze_is_one_line() -> None:
+    observer = bringup.MazeObserver("large", episodes=2)
+    assert observer.line() == "large  starting"
+    observer.results = {0: {"score": 210.4}}
+    observer.news = {"event": "running", "index": 1, "step": 90, "max_steps": 800, "rate": 100.04, "missed": 1}
+    observer.news |= {"reward": 41.0, "fault": ""}
+    assert observer.line() == ("large  episode 2/2  step  90/800  100.0 Hz  missed 1  return 41  score 210 of 1")
+    observer.news |= {"event": "waiting", "fault": "no force yet"}
+    assert "  waiting for a plan  return 41  no force yet" in observer.line()
+
+
 # Whole runs
 
 
@@ -158,9 +173,10 @@ def start(tmp_path: Path, checkpoint: Path) -> Iterator[Callable[..., subprocess
     started = []
 
     def popen(*arguments: str) -> subprocess.Popen[str]:
+        system = [] if arguments[0] == "maze" else ["simulation", "--task", "lift", "--checkpoint", str(checkpoint)]
         process = subprocess.Popen(
-            [sys.executable, "-m", "diffusion_ros.bringup", "simulation", "--task", "lift"]
-            + ["--checkpoint", str(checkpoint), "--json", "result.json", "--output-dir", "run", *arguments],
+            [sys.executable, "-m", "diffusion_ros.bringup", *system, *arguments]
+            + ["--json", "result.json", "--output-dir", "run"],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -189,7 +205,7 @@ def nodes_of(folder: Path) -> dict[str, int]:
             words = (entry / "cmdline").read_text().split("\0") if entry.name.isdecimal() else []
         except OSError:
             continue
-        for name in ("simulation", "policy", "executor"):
+        for name in ("simulation", "policy", "executor", "maze", "planner", "follower"):
             if f"{folder}/run/{name}.yaml" in words:
                 found[name] = int(entry.name)
     return found
@@ -228,6 +244,19 @@ def test_lockstep_run_writes_its_result(start: Callable[..., subprocess.Popen[st
     assert all(len(r["actions_sha256"]) == len(r["state_sha256"]) == 64 for r in result["results"])
     logs = {path.name for path in (tmp_path / "run").iterdir()}
     assert {f"{name}.log" for name in ("simulation", "policy", "executor")} <= logs
+
+
+def test_maze_run_writes_its_result(start: Callable[..., subprocess.Popen[str]], tmp_path: Path) -> None:
+    planner = fake_planner(tmp_path / "planner.pt")
+    process = start("maze", "--size", "umaze", "--checkpoint", str(planner), "--episodes", "1", "--seed", "100001")
+    output, errors = process.communicate(timeout=100)
+    assert process.returncode == 0, errors
+    result = json.loads((tmp_path / "result.json").read_text())
+    (episode,) = result["results"]
+    assert output == f"umaze: score {result['score']:.1f}, mean of 1; {tmp_path}/result.json\n"
+    assert (result["task"], result["follow"], result["restarted"]) == ("umaze", "pursuit", {})
+    assert (episode["index"], episode["seed"], episode["score"]) == (0, 100001, result["score"])
+    assert result["reached"] == episode["reached"]
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

@@ -191,10 +191,12 @@ def test_a_budget_that_is_too_short_is_refused(ros: Graph, straight: Path) -> No
 
 
 def test_it_plans_again_at_its_rate_from_where_the_robot_is(ros: Graph, straight: Path) -> None:
-    _, robot = make(ros, straight, replan_rate=20.0)
+    planner, robot = make(ros, straight, replan_rate=20.0)
     robot.ask(GOAL)
     ros.spin_until(lambda: robot.plans)
-    robot.show(np.array([0.0, -1.0]), stamp_ns=2_000_000_000)
+    for x in np.linspace(START[0], 0.0, 16):  # as far at a time as a ball may roll: a jump would end the goal
+        robot.show(np.array([x, -1.0]), stamp_ns=2_000_000_000)
+        ros.spin_until(lambda x=x: planner._odometry[1][0] == x)  # type: ignore[index,misc]
     ros.spin_until(lambda: messages.path_from_msg(robot.plans[-1])[1][0] == 2_000_000_000)
     np.testing.assert_allclose(messages.path_from_msg(robot.plans[-1])[0][0, :2], [0.0, -1.0], atol=1e-6)
 
@@ -256,6 +258,21 @@ def test_plans_that_are_not_followed(ros: Graph, trajectory: np.ndarray, frame: 
     ros.spin_until(lambda: reason in follower._reason)
     assert follower._follower is None
     assert follower._fault
+
+
+def test_a_robot_that_was_set_somewhere_else_has_no_plan(ros: Graph, straight: Path) -> None:
+    planner, robot = make(ros, straight, replan_rate=10.0)
+    follower = ros.add(FollowerNode())
+    ros.spin_until(lambda: robot.odometry.get_subscription_count() > 1)
+    robot.show()
+    robot.ask(GOAL)
+    ros.spin_until(lambda: follower._follower is not None)
+    robot.show(np.array([1.0, 1.0]))
+    ros.spin_until(lambda: follower._follower is None and planner._goal is None)
+    assert follower._reason == "the robot was set somewhere else: the plan is dropped"
+    plans = len(robot.plans)
+    ros.spin(0.3)
+    assert len(robot.plans) == plans
 
 
 def test_the_whole_graph_drives_a_maze_to_its_goal(ros: Graph, straight: Path) -> None:

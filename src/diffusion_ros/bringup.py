@@ -36,7 +36,7 @@ from std_msgs.msg import String
 from diffusion_ros import messages, topics
 from diffusion_ros.checkpoint import CheckpointError, file_sha256, read_spec
 from diffusion_ros.supervisor import Ended, Supervisor, describe_status
-from diffusion_ros.systems import ENVIRONMENT, SIMULATION, System, Value, default_checkpoint, resource_folder
+from diffusion_ros.systems import ENVIRONMENT, SYSTEMS, System, Value, resource_folder
 from diffusion_ros.whole_file import write_json
 
 _PROGRESS_SECONDS = 0.2
@@ -69,37 +69,40 @@ class Request:
 def parse(arguments: Sequence[str]) -> Request:
     """Raises UsageError or CheckpointError, before anything is started or written."""
     parser = _Parser(prog="bringup", description="Starts a system of nodes.", allow_abbrev=False)
-    systems = parser.add_subparsers(dest="system", required=True, metavar="{simulation}")
-    simulation = systems.add_parser("simulation", help="simulator, policy and executor", allow_abbrev=False)
-    for argument in SIMULATION.arguments:
-        choices = f" ({', '.join(filter(None, argument.choices))})" if argument.choices else ""
-        simulation.add_argument(
-            f"--{argument.name.replace('_', '-')}",
-            dest=argument.name,
-            default=str(argument.default),
-            metavar=argument.name.upper(),
-            help=f"{argument.description}{choices}" + (f" [{argument.default}]" if argument.default != "" else ""),
-        )
-    simulation.add_argument("--json", default="", metavar="FILE", help="the result; default: OUTPUT_DIR/summary.json")
-    simulation.add_argument("--namespace", default="", help="of all nodes and topics")
-    simulation.add_argument("--domain-id", default="", help="ROS_DOMAIN_ID; default: the environment's, or a free one")
+    systems = parser.add_subparsers(dest="system", required=True, metavar=f"{{{','.join(SYSTEMS)}}}")
+    for system in SYSTEMS.values():
+        names = ", ".join(node.name for node in system.nodes)
+        sub = systems.add_parser(system.name, help=f"the nodes {names}", allow_abbrev=False)
+        for argument in system.arguments:
+            choices = f" ({', '.join(filter(None, argument.choices))})" if argument.choices else ""
+            sub.add_argument(
+                f"--{argument.name.replace('_', '-')}",
+                dest=argument.name,
+                default=str(argument.default),
+                metavar=argument.name.upper(),
+                help=f"{argument.description}{choices}" + (f" [{argument.default}]" if argument.default != "" else ""),
+            )
+        sub.add_argument("--json", default="", metavar="FILE", help="the result; default: OUTPUT_DIR/summary.json")
+        sub.add_argument("--namespace", default="", help="of all nodes and topics")
+        sub.add_argument("--domain-id", default="", help="ROS_DOMAIN_ID; default: the environment's, or a free one")
     given = parser.parse_args(arguments)
+    system = SYSTEMS[given.system]
     try:
-        values = {a.name: a.parse(getattr(given, a.name)) for a in SIMULATION.arguments}
+        values = {a.name: a.parse(getattr(given, a.name)) for a in system.arguments}
     except ValueError as error:
         raise UsageError(f"--{error}") from None
 
-    task = str(values["task"])
-    checkpoint = Path(str(values["checkpoint"]) or default_checkpoint(task)).absolute()
+    subject = str(values[system.subject])
+    checkpoint = Path(str(values["checkpoint"]) or system.default_checkpoint(values, resource_folder())).absolute()
     spec = read_spec(checkpoint)
-    if spec.kind != "policy":
-        raise UsageError(f"{checkpoint}: is a {spec.kind}, a policy is needed")
-    if spec.task != task:
-        raise UsageError(f"{checkpoint}: was trained on the task {spec.task}, {task} is needed")
+    if spec.kind != system.kind:
+        raise UsageError(f"{checkpoint}: is a {spec.kind}, a {system.kind} is needed")
+    if spec.task != subject:
+        raise UsageError(f"{checkpoint}: was trained on the {system.subject} {spec.task}, {subject} is needed")
     values["checkpoint"] = str(checkpoint)
 
     when = time.strftime("%Y%m%d-%H%M%S")
-    output_dir = Path(str(values["output_dir"]) or f"runs/{task}-{when}-{os.getpid()}").absolute()
+    output_dir = Path(str(values["output_dir"]) or f"runs/{subject}-{when}-{os.getpid()}").absolute()
     values["output_dir"] = str(output_dir)
     result = Path(given.json).absolute() if given.json else output_dir / "summary.json"
     if result.is_dir():
@@ -112,7 +115,7 @@ def parse(arguments: Sequence[str]) -> Request:
     if domain and not (domain.isdecimal() and int(domain) <= 232):
         raise UsageError(f"ROS_DOMAIN_ID {domain!r}: expected 0 to 232")
     return Request(
-        system=SIMULATION,
+        system=system,
         values=values,
         output_dir=output_dir,
         result=result,
@@ -182,9 +185,10 @@ class Observer:
 
     def line(self) -> str:
         """The progress, in one line."""
+        return self._line() if self.news else f"{self.task}  starting"
+
+    def _line(self) -> str:
         news = self.news
-        if not news:
-            return f"{self.task}  starting"
         done = [result["success"] for result in self.results.values()]
         score = f"  {sum(done)} of {len(done)} succeeded" if done else ""
         phase, pace = news["event"], ""
@@ -206,6 +210,60 @@ class Observer:
             f"{self.task}  episode {news['index'] + 1}/{self.episodes}  step {news['step']:3d}/{news['max_steps']}"
             f"{pace}  {state}{score}"
         )
+
+    def summary(self) -> dict[str, Any]:
+        """What the results come to."""
+        results = [self.results[i] for i in range(self.episodes)]
+        successes = sum(bool(result["success"]) for result in results)
+        latency_ms = {}
+        for name in ("stamp to command", "publication to command"):
+            medians = [timing["median"] for result in results if (timing := result["timings_ms"].get(name))]
+            latency_ms[name] = round(statistics.median(medians), 3) if medians else None
+        return {
+            "success_rate": successes / len(results),
+            "successes": successes,
+            "missed": sum(result["missed"] for result in results),
+            "held": sum(result["held"] for result in results),
+            "overruns": sum(result["overruns"] for result in results),
+            "mean_length": sum(result["steps"] for result in results) / len(results),
+            "latency_ms": latency_ms,
+            "results": results,
+        }
+
+    def outcome(self, summary: Mapping[str, Any]) -> str:
+        """The summary in one line."""
+        return f"{self.task}: {summary['successes']} of {self.episodes} succeeded"
+
+
+class MazeObserver(Observer):
+    """The same for a maze, whose episodes have a score."""
+
+    def _line(self) -> str:
+        news = self.news
+        done = [result["score"] for result in self.results.values()]
+        score = f"  score {sum(done) / len(done):.0f} of {len(done)}" if done else ""
+        phase = {"waiting": "waiting for a plan", "running": f"{news['rate']:5.1f} Hz  missed {news['missed']}"}
+        state = phase.get(news["event"], news["event"])
+        return (
+            f"{self.task}  episode {news['index'] + 1}/{self.episodes}  step {news['step']:3d}/{news['max_steps']}"
+            f"  {state}  return {news['reward']:.0f}{'  ' + news['fault'] if news['fault'] else ''}{score}"
+        )
+
+    def summary(self) -> dict[str, Any]:
+        results = [self.results[i] for i in range(self.episodes)]
+        return {
+            "score": statistics.mean(result["score"] for result in results),
+            "mean_return": statistics.mean(result["return"] for result in results),
+            "reached": sum(bool(result["reached"]) for result in results) / len(results),
+            "missed": sum(result["missed"] for result in results),
+            "results": results,
+        }
+
+    def outcome(self, summary: Mapping[str, Any]) -> str:
+        return f"{self.task}: score {summary['score']:.1f}, mean of {self.episodes}"
+
+
+OBSERVERS = {"simulation": Observer, "maze": MazeObserver}
 
 
 class Screen:
@@ -258,7 +316,7 @@ def command(request: Request, index: int) -> list[str]:
     return [sys.executable, "-m", node.module, "--ros-args", *arguments]
 
 
-def run_simulation(request: Request, screen: Screen, stop: Sequence[int]) -> dict[str, Any]:
+def run_system(request: Request, screen: Screen, stop: Sequence[int]) -> dict[str, Any]:
     """Runs all episodes and returns the result. Raises Failed; returns {} when a signal has filled `stop`."""
     began = time.monotonic()
     request.output_dir.mkdir(parents=True, exist_ok=True)
@@ -266,7 +324,8 @@ def run_simulation(request: Request, screen: Screen, stop: Sequence[int]) -> dic
     environment.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
     environment.setdefault("ROS_LOG_DIR", str(request.output_dir / "ros"))
     os.environ.update(environment)  # our own observer reads them there too
-    observer = Observer(str(request.values["task"]), int(request.values["episodes"]))
+    subject = str(request.values[request.system.subject])
+    observer = OBSERVERS[request.system.name](subject, int(request.values["episodes"]))
     with ExitStack() as stack:
         context = Context()
         rclpy.init(args=[], context=context, domain_id=request.domain_id)
@@ -299,7 +358,21 @@ def run_simulation(request: Request, screen: Screen, stop: Sequence[int]) -> dic
     missing = [i for i in range(observer.episodes) if i not in observer.results]
     if missing:
         raise Failed(f"no result of episode {', '.join(map(str, missing))}; logs: {request.output_dir}", 1)
-    return _summary(request, observer, restarted, time.monotonic() - began)
+    summary = observer.summary()
+    results = summary.pop("results")
+    chosen = {
+        name: value for name, value in request.values.items() if name not in ("output_dir", request.system.subject)
+    }
+    return {
+        "task": subject,
+        **summary,
+        **chosen,
+        "checkpoint_sha256": request.checkpoint_sha256,
+        "restarted": restarted,
+        "seconds": round(time.monotonic() - began, 1),
+        "outcome": observer.outcome(summary),
+        "results": results,
+    }
 
 
 def _failure(ended: Ended, folder: Path) -> Failed:
@@ -307,34 +380,6 @@ def _failure(ended: Ended, folder: Path) -> Failed:
         return Failed(ended.message, 2)
     said = f": {ended.message}" if ended.message else ""
     return Failed(f"{ended.name} {describe_status(ended.status)}{said}; logs: {folder}", 1)
-
-
-def _summary(request: Request, observer: Observer, restarted: dict[str, int], seconds: float) -> dict[str, Any]:
-    results = [observer.results[i] for i in range(observer.episodes)]
-    successes = sum(bool(result["success"]) for result in results)
-    latency_ms = {}
-    for name in ("stamp to command", "publication to command"):
-        medians = [timing["median"] for result in results if (timing := result["timings_ms"].get(name))]
-        latency_ms[name] = round(statistics.median(medians), 3) if medians else None
-    return {
-        "task": request.values["task"],
-        "episodes": observer.episodes,
-        "seed": request.values["seed"],
-        "success_rate": successes / len(results),
-        "successes": successes,
-        "mode": request.values["mode"],
-        "checkpoint": request.values["checkpoint"],
-        "checkpoint_sha256": request.checkpoint_sha256,
-        "policy_seed": request.values["policy_seed"],
-        "missed": sum(result["missed"] for result in results),
-        "held": sum(result["held"] for result in results),
-        "overruns": sum(result["overruns"] for result in results),
-        "mean_length": sum(result["steps"] for result in results) / len(results),
-        "latency_ms": latency_ms,
-        "restarted": restarted,
-        "seconds": round(seconds, 1),
-        "results": results,
-    }
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -348,7 +393,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         request = parse(sys.argv[1:] if arguments is None else arguments)
         screen.show(f"ROS_DOMAIN_ID={request.domain_id}  logs: {request.output_dir}")
-        result = run_simulation(request, screen, stop)
+        result = run_system(request, screen, stop)
         if not result:
             raise Failed(f"stopped by {signal.Signals(stop[0]).name}", 128 + stop[0])
         write_json(request.result, result)
@@ -365,7 +410,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for number, handler in previous.items():
             signal.signal(number, handler)
     screen.end("")
-    print(f"{result['task']}: {result['successes']} of {result['episodes']} succeeded; {request.result}")
+    print(f"{result['outcome']}; {request.result}")
     return 0
 
 

@@ -41,12 +41,8 @@ def _nodes(system: System, resources: Path, context: LaunchContext) -> list[Any]
     """Raises ValueError for an argument that cannot be used."""
     texts = {a.name: LaunchConfiguration(a.name).perform(context) for a in system.arguments}
     values = {a.name: a.parse(texts[a.name]) for a in system.arguments}
-    checkpoint = texts["checkpoint"]
-    if not checkpoint:
-        if "task" not in values:
-            raise ValueError("checkpoint '': expected the path of a policy (.pt)")
-        checkpoint = str(resources / "checkpoints" / f"{values['task']}_pixels.pt")
-    values["checkpoint"] = str(Path(checkpoint).absolute())
+    checkpoint = Path(texts["checkpoint"] or system.default_checkpoint(values, resources))
+    values["checkpoint"] = str(checkpoint.absolute())
     return [
         Node(
             executable=sys.executable,

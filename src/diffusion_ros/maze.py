@@ -10,13 +10,15 @@ import logging
 import warnings
 from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from diffusion_ros.render_backend import choose_render_backend
 
 Array = NDArray[np.float64]
 Cell = tuple[int, int]
@@ -142,7 +144,7 @@ class MazeMap:
 
 def load_map(task: MazeTask) -> MazeMap:
     """The map as gymnasium-robotics has it."""
-    with _quiet():
+    with _import_quietly():
         from gymnasium_robotics.envs.maze import maps
 
     grid = {"umaze": maps.U_MAZE, "medium": maps.MEDIUM_MAZE, "large": maps.LARGE_MAZE}[task.name]
@@ -183,8 +185,13 @@ class WaypointController:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """gymnasium-robotics tells at every import which other environments have changed."""
+def _import_quietly() -> Iterator[None]:
+    """For importing gymnasium-robotics: it brings MuJoCo, and tells every time which other environments have changed.
+
+    A maze draws nothing itself, but MuJoCo binds whatever this process will draw with when it is imported.
+    """
+    with suppress(OSError):
+        choose_render_backend()
     logging.disable(logging.WARNING)
     try:
         with warnings.catch_warnings():
@@ -194,6 +201,11 @@ def _quiet() -> Iterator[None]:
         logging.disable(logging.NOTSET)
 
 
+def jumped(before: Array, after: Array, seconds: float) -> bool:
+    """Whether a ball cannot have gone from one position (2) m to the other in that time: it was set somewhere else."""
+    return bool(np.linalg.norm(after - before) > np.sqrt(2) * MAX_SPEED * max(0.0, seconds) + BALL_RADIUS)
+
+
 class MazeSimulation:
     """PointMaze without an end: 100 steps a second, reward 1 within 0.45 m of the goal."""
 
@@ -201,7 +213,7 @@ class MazeSimulation:
         """Raises ValueError for an unknown maze."""
         self.task = maze_named(task)
         self.map = load_map(self.task)
-        with _quiet():
+        with _import_quietly():
             import gymnasium
             import gymnasium_robotics
 

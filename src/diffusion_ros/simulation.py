@@ -7,10 +7,8 @@ World axes equal the robot's base axes (the base is not rotated), so a delta mea
 from __future__ import annotations
 
 import atexit
-import ctypes.util
 import hashlib
 import logging
-import os
 import warnings
 import weakref
 from dataclasses import dataclass
@@ -19,6 +17,8 @@ from typing import TYPE_CHECKING, Any
 import gymnasium
 import numpy as np
 from numpy.typing import NDArray
+
+from diffusion_ros.render_backend import choose_render_backend
 
 if TYPE_CHECKING:
     import mujoco
@@ -81,23 +81,6 @@ def task_named(name: str) -> Task:
 def episode_stamp_ns(episode_index: int, step: int) -> int:
     """Lockstep time of observation `step` (0 is the reset) of an episode, in nanoseconds from 1 s on."""
     return 1_000_000_000 + episode_index * EPISODE_SPACING_NS + step * round(1e9 / RATE)
-
-
-def choose_render_backend() -> str:
-    """Sets MUJOCO_GL, unless it is set, to EGL or else OSMesa, whichever this machine can load.
-
-    Must run before MuJoCo is imported. Raises OSError, in one line, where the distribution offers neither.
-    """
-    if "MUJOCO_GL" not in os.environ:
-        if ctypes.util.find_library("EGL"):
-            os.environ["MUJOCO_GL"] = "egl"
-        elif ctypes.util.find_library("OSMesa"):
-            os.environ["MUJOCO_GL"] = "osmesa"
-        else:
-            raise OSError("no off-screen OpenGL: install libegl1 and libgl1-mesa-dri (or libosmesa6)")
-    # PyOpenGL takes its platform from here, whatever MuJoCo was told.
-    os.environ.setdefault("PYOPENGL_PLATFORM", os.environ["MUJOCO_GL"])
-    return os.environ["MUJOCO_GL"]
 
 
 def _make_robosuite(environment: str) -> Any:

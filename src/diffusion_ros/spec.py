@@ -113,11 +113,11 @@ class CheckpointSpec:
                 f"spec: sampler_steps {self.sampler_steps}, at most num_train_timesteps"
                 f" {self.num_train_timesteps} expected"
             )
-        action = next((t.shape[0] for t in self.outputs if t.name == "action"), 0)
-        if not action or (self.kind == "policy" and action != ACTION_SIZE):
-            raise SpecError(
-                f"spec: outputs {', '.join(t.name for t in self.outputs)}: action of {ACTION_SIZE} expected"
-            )
+        action = ACTION_SIZE
+        if self.kind == "planner":
+            action = next((t.shape[0] for t in self.outputs if t.name == "action"), 0)
+            if not action:
+                raise SpecError(f"spec: outputs {', '.join(t.name for t in self.outputs)}: an action expected")
         _box("action", self.action_low, self.action_high, action)
         _box("workspace", self.workspace_low, self.workspace_high, 3)
 

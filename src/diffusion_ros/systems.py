@@ -69,12 +69,24 @@ class System:
     name: str
     arguments: tuple[Argument, ...]
     nodes: tuple[NodeDescription, ...]
+    kind: str = "policy"
+    """Of the checkpoint."""
+    subject: str = ""
+    """The argument that names what the checkpoint must have been trained on, '' for none."""
+    checkpoint: str = ""
+    """The shipped checkpoint, with the subject's value in place of {}."""
     topics: Mapping[str, str] = field(default_factory=dict)
     """Topic of the nodes -> name of the argument that says what it is called here."""
 
     def parameters(self, node: NodeDescription, values: Mapping[str, Value]) -> dict[str, Value]:
         """The parameters that `values` (all arguments by name) give to a node, by the node's names for them."""
         return {parameter: values[argument] for parameter, argument in node.arguments.items()}
+
+    def default_checkpoint(self, values: Mapping[str, Value], resources: Path) -> Path:
+        """The shipped checkpoint. Raises ValueError where there is none."""
+        if not self.checkpoint:
+            raise ValueError(f"checkpoint '': expected the path of a {self.kind} (.pt)")
+        return resources / "checkpoints" / self.checkpoint.format(values[self.subject])
 
 
 VIEWS = ("frontview", "agentview", "birdview", "robot0_robotview", "robot0_eye_in_hand")
@@ -86,6 +98,8 @@ _SAMPLER_STEPS = Argument("sampler_steps", 0, "denoising steps of a chunk; 0: th
 
 SIMULATION = System(
     name="simulation",
+    subject="task",
+    checkpoint="{}_pixels.pt",
     arguments=(
         Argument("task", "can", "what the robot is to do", choices=("lift", "can", "square")),
         _CHECKPOINT,
@@ -181,6 +195,49 @@ REAL_ROBOT = System(
 )
 
 
+MAZE = System(
+    name="maze",
+    kind="planner",
+    subject="size",
+    checkpoint="maze_{}.pt",
+    arguments=(
+        Argument("size", "large", "which maze", choices=("umaze", "medium", "large")),
+        Argument("checkpoint", "", "the planner (.pt); default: checkpoints/maze_<size>.pt"),
+        Argument("episodes", 3, "how many; start and goal of episode i are drawn from seed + i", minimum=1),
+        Argument("seed", 100_000, "of the first episode (evaluation: 100000 to 199999)", minimum=0),
+        Argument("follow", "pursuit", "pursuit of the plan's path, or its points in time", choices=("pursuit", "time")),
+        Argument("replan_rate", 0.0, "plans a second, each from the one before; 0: planned once [Hz]"),
+        Argument("candidates", 4, "plans that are sampled for each that is driven", minimum=1),
+        Argument("obstacle_radius", 0.0, "of a ball that moves in the way; 0: none [m]"),
+        Argument("output_dir", "", "folder for logs; default: runs/<size>-<time>"),
+        _SAMPLER_STEPS,
+        _DEVICE,
+    ),
+    nodes=(
+        NodeDescription(
+            "maze",
+            "diffusion_ros.nodes.maze_node",
+            "maze.yaml",
+            {name: name for name in ("size", "episodes", "seed", "obstacle_radius")},
+            required=True,
+        ),
+        NodeDescription(
+            "planner",
+            "diffusion_ros.nodes.planner_node",
+            "planner.yaml",
+            {name: name for name in ("checkpoint", "replan_rate", "candidates", "sampler_steps", "device")},
+            restarts=3,
+        ),
+        NodeDescription(
+            "follower", "diffusion_ros.nodes.follower_node", "follower.yaml", {"follow": "follow"}, restarts=3
+        ),
+    ),
+)
+
+SYSTEMS = {system.name: system for system in (SIMULATION, MAZE)}
+"""Those that bringup starts; a real robot is for launch files."""
+
+
 def resource_folder() -> Path:
     """Where config/, launch/ and checkpoints/ are: the source tree, or share/diffusion_ros of an installation.
 
@@ -194,8 +251,3 @@ def resource_folder() -> Path:
         if (folder / "config" / "simulation.yaml").is_file():
             return folder
     raise FileNotFoundError(f"no config/simulation.yaml found for {package}: is diffusion_ros installed completely?")
-
-
-def default_checkpoint(task: str) -> Path:
-    """The shipped policy of a task."""
-    return resource_folder() / "checkpoints" / f"{task}_pixels.pt"

@@ -16,7 +16,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from diffusion_ros.simulation import CAMERAS, IMAGE_SIZE, Simulation, choose_render_backend
+from diffusion_ros.render_backend import choose_render_backend
+from diffusion_ros.simulation import CAMERAS, IMAGE_SIZE, Simulation
 
 ROUNDS = 3
 FRAMES = 40

@@ -15,7 +15,7 @@ from trajectory_msgs.msg import JointTrajectory
 
 from diffusion_ros import messages, topics
 from diffusion_ros.diagnostics import ERROR, OK, WARN, Diagnostics
-from diffusion_ros.maze import FRAME
+from diffusion_ros.maze import FRAME, jumped
 from diffusion_ros.nodes.runner import RunnableNode, run
 from diffusion_ros.params import declare, parameter
 from diffusion_ros.plan_follower import Array, PursuitFollower, TimeFollower, brake
@@ -83,9 +83,12 @@ class FollowerNode(RunnableNode):
         except messages.MessageError as error:
             self._hold(f"{topics.ODOMETRY}: {error}", fault=True)
             return
-        self._position = position
-        if self._follower is not None and gap > self.parameters.max_odometry_gap:
-            self._hold(f"{topics.ODOMETRY} was silent for {gap:.2f} s: the plan is dropped")
+        last, self._position = self._position, position
+        if self._follower is not None:
+            if gap > self.parameters.max_odometry_gap:
+                self._hold(f"{topics.ODOMETRY} was silent for {gap:.2f} s: the plan is dropped")
+            elif last is not None and jumped(last, position, gap):
+                self._hold("the robot was set somewhere else: the plan is dropped")
         if self._follower is None:
             force = brake(velocity)
         else:

@@ -29,6 +29,8 @@ from diffusion_ros.params import declare, parameter
 from diffusion_ros.plan_follower import brake
 
 _NEWS_SECONDS = 0.2
+_PAUSE_SECONDS = 1.0
+"""Silence between episodes, by which the others know a new one."""
 _FORCE_STEPS = 3
 """A force that answers an odometry older than so many steps comes too late."""
 
@@ -48,7 +50,7 @@ class MazeParameters:
 class MazeNode(RunnableNode):
     """Publishes odom, map, goal_pose at the start of an episode, obstacles, scene and episode; takes force_command.
 
-    Phases: waiting (for the first force that moves the ball), running, done.
+    Phases: waiting (for the first force that moves the ball), running, pausing (between episodes), done.
     """
 
     def __init__(self, parameter_overrides: Sequence[Parameter[Any]] = ()) -> None:
@@ -57,6 +59,7 @@ class MazeNode(RunnableNode):
         self.parameters = p = declare(self, MazeParameters)
         self.simulation = MazeSimulation(p.size)
         self.phase = "waiting"
+        self._phase_began = 0.0
         self.index = 0
         self.step = 0
         self.score = 0.0
@@ -97,17 +100,18 @@ class MazeNode(RunnableNode):
 
     def _on_reset(self, request: Any, response: Any) -> Any:
         """Begins the current episode again, from the same seed."""
-        self._begin(self.index)
+        self._begin(self.index, pause=True)
         response.success, response.message = True, f"episode {self.index} begins again"
         return response
 
-    def _begin(self, index: int) -> None:
+    def _begin(self, index: int, pause: bool = False) -> None:
         self.index, self.step, self.score, self.missed, self.reached = index, 0, 0.0, 0, -1
         self.simulation.reset(self.parameters.seed + index)
         self._command = None
         self._stamps = []
-        self._next_goal = 0.0
-        self.phase = "waiting"
+        self._next_goal = time.monotonic() + (_PAUSE_SECONDS if pause else 0.0) + 0.1  # the odometry first
+        self.phase = "pausing" if pause else "waiting"
+        self._phase_began = time.monotonic()
 
     def _tick(self) -> None:
         now, stamp_ns = time.monotonic(), self.get_clock().now().nanoseconds
@@ -116,6 +120,10 @@ class MazeNode(RunnableNode):
             self._episode.wait_for_all_acked(Duration(seconds=2))
             self.exit_status = 0
             return
+        if self.phase == "pausing":
+            if now - self._phase_began < _PAUSE_SECONDS:
+                return
+            self.phase = "waiting"
         force, answered = brake(simulation.velocity), False
         if self._command is not None and self._command[0] in self._stamps:
             force, answered = self._command[1], True
@@ -123,7 +131,7 @@ class MazeNode(RunnableNode):
             # The episode begins with the first force that moves the ball: nothing is lost while the planner starts.
             if answered and np.any(force):
                 self.phase = "running"
-            elif now >= self._next_goal and self._goal.get_subscription_count() > 1:
+            elif self._stamps and now >= self._next_goal and self._goal.get_subscription_count() > 1:
                 self._next_goal = now + 1.0  # again, until somebody plans
                 place = np.append(simulation.goal, 0.0)
                 self._goal.publish(messages.pose_to_msg(place, (0.0, 0.0, 0.0, 1.0), stamp_ns, FRAME))
@@ -136,6 +144,7 @@ class MazeNode(RunnableNode):
             self.diagnostics.tick("step")
             if self.parameters.episodes and self.step >= simulation.task.max_steps:
                 self._end()
+                return
         self._publish(stamp_ns, now)
 
     def _end(self) -> None:
@@ -154,7 +163,7 @@ class MazeNode(RunnableNode):
         if self.index + 1 >= self.parameters.episodes:
             self.phase = "done"
         else:
-            self._begin(self.index + 1)
+            self._begin(self.index + 1, pause=True)
 
     def _publish(self, stamp_ns: int, now: float) -> None:
         simulation = self.simulation

@@ -27,7 +27,7 @@ from visualization_msgs.msg import MarkerArray
 
 from diffusion_ros import checkpoint, messages, topics
 from diffusion_ros.diagnostics import ERROR, OK, WARN, Diagnostics
-from diffusion_ros.maze import BALL_RADIUS, FRAME, MazeMap
+from diffusion_ros.maze import BALL_RADIUS, FRAME, MazeMap, jumped
 from diffusion_ros.nodes.runner import RunnableNode, run
 from diffusion_ros.params import declare, parameter
 from diffusion_ros.planner import Array, Plan, PlanError, Planner, Plans
@@ -145,8 +145,14 @@ class PlannerNode(RunnableNode):
             self._odometry = None
             self._refuse(f"{topics.ODOMETRY}: {error}")
             return
+        now = time.monotonic()
+        if self._odometry is not None and self._goal is not None:
+            _, state, came = self._odometry
+            if now - came > self.parameters.max_odometry_age or jumped(state[:2], position, now - came):
+                # A new episode, or a robot that somebody has moved: the goal was another one's.
+                self._goal = self._last = None
         self.diagnostics.tick(topics.ODOMETRY)
-        self._odometry = stamp_ns, np.append(position, velocity), time.monotonic()
+        self._odometry = stamp_ns, np.append(position, velocity), now
 
     def _on_obstacles(self, msg: MarkerArray) -> None:
         try:
@@ -189,7 +195,7 @@ class PlannerNode(RunnableNode):
 
     def _replan(self) -> None:
         p = self.parameters
-        if p.replan_rate == 0 or self._goal is None or self._last is None:
+        if p.replan_rate == 0 or self._goal is None or self._last is None or self._odometry_age() > p.max_odometry_age:
             return
         try:
             request = self._from_odometry(self._goal, None)
@@ -218,13 +224,17 @@ class PlannerNode(RunnableNode):
     def _from_odometry(self, goal: Array, answer: Future[Plan | None] | None) -> Request:
         if self._odometry is None:
             raise PlanError(f"no {topics.ODOMETRY} to plan from")
-        stamp_ns, state, came = self._odometry
-        age = time.monotonic() - came
+        stamp_ns, state, _ = self._odometry
+        age = self._odometry_age()
         if age > self.parameters.max_odometry_age:
             raise PlanError(
                 f"{topics.ODOMETRY} is {age:.2f} s old, at most {self.parameters.max_odometry_age:g} s expected"
             )
         return Request(state, stamp_ns, goal, None, answer)
+
+    def _odometry_age(self) -> float:
+        """Seconds since the last one came."""
+        return np.inf if self._odometry is None else time.monotonic() - self._odometry[2]
 
     def _submit(self, request: Request, waits: bool = False) -> bool:
         """Hands it to the worker; False where that is busy, unless the request may wait (and replace one that does)."""
@@ -251,11 +261,13 @@ class PlannerNode(RunnableNode):
                     return
                 request, self._request = self._request, None
                 self._busy = True
+                refused = self._refused
             assert request is not None
             plan: Plan | None = None
             try:
                 plan = self._plan(request)
-                self._refused = ""
+                if self._refused is refused:  # and not another one that came meanwhile
+                    self._refused = ""
             except PlanError as error:
                 self._refused = str(error)
             except Exception as error:
@@ -342,8 +354,8 @@ class PlannerNode(RunnableNode):
             self.diagnostics.report(ERROR, f"refused: {self._refused}{kept}")
         elif self._map is None:
             self.diagnostics.report(WARN, f"no {topics.MAP} yet")
-        elif self._odometry is None:
-            self.diagnostics.report(WARN, f"no {topics.ODOMETRY} yet")
+        elif self._odometry_age() > self.parameters.max_odometry_age:
+            self.diagnostics.report(WARN, f"no {topics.ODOMETRY}, or an old one")
         elif self._goal is None:
             self.diagnostics.report(OK, "waiting for a goal")
         else:
