@@ -33,12 +33,12 @@ def make_policy(
     action_steps_only: bool = False,
     pose_head: bool = False,
     use_object: bool = True,
-    pose_frame: str = "world",
+    pose_points: bool = False,
 ) -> DiffusionPolicy:
     torch.manual_seed(0)
     hand = LimitsNormalizer(-np.ones(11), np.ones(11))
     pose = LimitsNormalizer(-np.ones(12), np.ones(12))
-    encoder = ObservationEncoder(cameras, use_object, hand, pose, "small", pose_head, pose_frame)
+    encoder = ObservationEncoder(cameras, use_object, hand, pose, "small", pose_head, pose_points)
     inpainting = conditioning == "inpainting"
     rows = 8 if action_steps_only else 10
     width = 7 + (encoder.out_dim if inpainting else 0)
@@ -82,7 +82,7 @@ def test_rotation_is_scipys_and_blind_to_the_sign() -> None:
         {"prediction": "sample"},
         {"cameras": ("agentview", "robot0_eye_in_hand"), "pose_head": True, "use_object": False},
         {"cameras": ("agentview",), "pose_head": True},
-        {"cameras": ("agentview",), "pose_head": True, "pose_frame": "hand"},
+        {"cameras": ("agentview",), "pose_head": True, "pose_points": True},
     ],
     ids=str,
 )
@@ -213,7 +213,7 @@ def test_estimated_pose_needs_no_pose() -> None:
 
 @pytest.mark.parametrize("weight", [0.0, 0.25, 1.0])
 def test_pose_in_the_hands_frame_and_in_the_worlds_are_weighed(weight: float) -> None:
-    encoder = make_policy(("agentview",), pose_head=True, pose_frame="hand").encoder
+    encoder = make_policy(("agentview",), pose_head=True, pose_points=True).encoder
     encoder.object_limits = LimitsNormalizer(-np.full(12, 0.5), np.full(12, 0.7))
     rng = np.random.default_rng(0)
     hand, truth, other = Rotation.random(3, rng=0), Rotation.random(3, rng=1), Rotation.random(3, rng=2)

@@ -8,10 +8,14 @@ import numpy as np
 import pytest
 
 from diffusion_ros import checkpoint
+from diffusion_ros.maze import load_map, maze_named
+from diffusion_ros.planner import Planner
 from diffusion_ros.policy import Policy
 from diffusion_ros.simulation import TASKS, Simulation
 
 CHECKPOINTS = sorted((Path(__file__).resolve().parents[1] / "checkpoints").glob("*.pt"))
+PLANNERS = [path for path in CHECKPOINTS if path.stem.startswith("maze_")]
+POLICIES = [path for path in CHECKPOINTS if path not in PLANNERS]
 
 
 def test_the_default_of_make_sim_ships() -> None:
@@ -24,7 +28,7 @@ def test_all_together_are_small() -> None:
     assert sum(sizes.values()) < 60e6
 
 
-@pytest.mark.parametrize("path", CHECKPOINTS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", POLICIES, ids=lambda path: path.stem)
 def test_checkpoint_fits_its_task(path: Path) -> None:
     task, inputs = path.stem.split("_")[:2]
     policy = Policy(checkpoint.load(path, kind="policy", task=task))
@@ -42,3 +46,18 @@ def test_checkpoint_fits_its_task(path: Path) -> None:
     assert np.all(rows[:4, 2] < 0) and np.all(rows[:4, 6] < -0.5)
     low, high = np.array(spec.workspace_low), np.array(spec.workspace_high)
     assert np.all(frame["robot0_eef_pos"] > low) and np.all(frame["robot0_eef_pos"] < high)
+
+
+@pytest.mark.parametrize("path", PLANNERS, ids=lambda path: path.stem)
+def test_planner_fits_its_maze(path: Path) -> None:
+    planner = Planner(checkpoint.load(path, kind="planner", task=path.stem.split("_")[1]))
+    spec = planner.spec
+    assert spec.training["out"].endswith(path.name) and len(spec.data_hash) == 64 and spec.git_commit
+    task = maze_named(spec.task)
+    assert spec.environment == task.environment
+    maze = load_map(task)
+    start, goal = maze.centre(maze.free_cells[0]), maze.centre(task.goal_cell)
+    plans = planner.plan(np.append(start, [0, 0]), np.append(goal, [0, 0]), candidates=4, seed=0)
+    positions = [plan.part("position") for plan in plans.candidates]
+    assert all(np.allclose(position[[0, -1]], [start, goal], atol=1e-5) for position in positions)
+    assert max(float(maze.wall_distance(position).min()) for position in positions) > 0

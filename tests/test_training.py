@@ -104,6 +104,14 @@ VARIANTS = {
         "batch_size": 8,
         "mixed_precision": "bf16",
     },
+    "pose points": {
+        "observations": "pixels",
+        "pose_head": True,
+        "pose_points": True,
+        "encoder_iterations": 4,
+        "cached_crops": 1,
+        "batch_size": 8,
+    },
 }
 
 
@@ -204,7 +212,7 @@ def test_two_processes_train_one_policy(demonstrations: Path, tmp_path: Path) ->
     [
         ({"n_action_steps": 10}, "n_action_steps 10"),
         ({"pose_head": True}, "for images"),
-        ({"pose_frame": "hand"}, "needs --pose-head"),
+        ({"pose_points": True}, "needs --pose-head"),
         ({"observations": "pixels", "encoder_iterations": 5}, "needs --pose-head"),
         ({"action_steps_only": True, "conditioning": "inpainting"}, "exclude each other"),
         ({"iterations": 0}, "iterations 0: must be at least 1"),

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from diffusion_ros.checkpoint import exported
-from training.networks.encoders import ResNet18Encoder, SmallConvEncoder, centre_offset, crop
+from training.networks.encoders import KeypointEncoder, ResNet18Encoder, SmallConvEncoder, centre_offset, crop
 from training.networks.transformer import DiffusionTransformer
 from training.networks.unet1d import ConditionalUnet1d
 from training.noise_schedule import NoiseSchedule
@@ -24,6 +24,8 @@ LOW_DIM = ("robot0_eef_pos", "robot0_eef_quat", "robot0_gripper_qpos")
 OBJECT = ("object_pos", "object_quat")
 POSE_DIM = 12
 """Of an object's pose: position, 6-D rotation, position relative to the hand."""
+POSE_POINTS = 4
+"""Of an object's frame: its origin and the tips of its axes."""
 HAND_REACH = 0.1
 """Metres: the unit in which the object's position in the hand's frame is estimated."""
 
@@ -60,16 +62,19 @@ class ObservationEncoder(nn.Module):
     key-points of each camera and, with `pose_head`, the object's pose that a small network reads off them: it is
     trained on the poses in the demonstrations and needs none in use. Both: pixels and the true pose.
 
+    With `pose_points`, the first POSE_POINTS key-points of each camera are taught to be the images of the object's
+    frame (:mod:`training.pose_points`), and the pose is read off the key-points alone, in the world's frame and in the
+    hand's, and weighed. The wrist camera shows the object in the hand's frame; where the hand turns, the world's is a
+    product that a small network learns badly. From the hand's pose a network would guess where an expert's hand goes,
+    which is where the object is, and believe a hand that has gone astray. The policy then sees the hand and the pose.
+
     Args:
         cameras: names; each has an encoder of its own.
         use_object: whether the true pose of the object is an input.
         hand_limits, object_limits: normalisers of the two vectors.
         vision: "small" or "resnet18".
         pose_head: whether the pose is estimated from the images.
-        pose_frame: "world", or "hand" to estimate it in the hand's frame as well and weigh the two. The wrist camera
-            shows the object in the hand's frame; where the hand turns, the world's is a product that a small network
-            learns badly. Then the estimate comes from the images alone: from the hand's pose a network would guess
-            where an expert's hand goes, which is where the object is, and believe a hand that has gone astray.
+        pose_points: whether it is estimated from images of the object's frame; for "small".
     """
 
     def __init__(
@@ -80,7 +85,7 @@ class ObservationEncoder(nn.Module):
         object_limits: LimitsNormalizer,
         vision: str = "small",
         pose_head: bool = True,
-        pose_frame: str = "world",
+        pose_points: bool = False,
         image_size: int = 84,
         crop_size: int = 76,
     ) -> None:
@@ -92,18 +97,25 @@ class ObservationEncoder(nn.Module):
         self.crop_size = crop_size
         self.hand_limits = hand_limits
         self.object_limits = object_limits
-        kind = {"small": SmallConvEncoder, "resnet18": ResNet18Encoder}[vision]
-        encoders = [kind(image_size, crop_size) for _ in cameras]
+        self.has_pose_head = pose_head and len(cameras) > 0
+        self.pose_points = pose_points
+        if pose_points and not (self.has_pose_head and vision == "small"):
+            raise ValueError("pose_points needs cameras, a pose head and vision 'small'")
+        encoders: list[KeypointEncoder]
+        if vision == "resnet18":
+            encoders = [ResNet18Encoder(image_size, crop_size) for _ in cameras]
+        elif pose_points:
+            encoders = [SmallConvEncoder(image_size, crop_size, 3 * POSE_POINTS, coarse=True) for _ in cameras]
+        else:
+            encoders = [SmallConvEncoder(image_size, crop_size) for _ in cameras]
         self.vision = nn.ModuleList(encoders)
         keypoints = sum(encoder.out_dim for encoder in encoders)
-        self.out_dim = 11 + keypoints + (POSE_DIM if use_object else 0)
-        self.has_pose_head = pose_head and len(cameras) > 0
+        self.out_dim = 11 + (POSE_DIM if use_object else 0) + (0 if pose_points else keypoints)
         self.pose_head: nn.Module = nn.Identity()
-        self.in_hand_frame = pose_frame == "hand"
         self.hand_reach = HAND_REACH
         if self.has_pose_head:
-            estimates = 9 + 9 + 2 if self.in_hand_frame else POSE_DIM
-            seen = keypoints if self.in_hand_frame else 11 + keypoints
+            estimates = 9 + 9 + 2 if pose_points else POSE_DIM
+            seen = 9 * POSE_POINTS * len(cameras) if pose_points else 11 + keypoints
             self.pose_head = nn.Sequential(
                 nn.Linear(seen, 256), nn.SiLU(), nn.Linear(256, 256), nn.SiLU(), nn.Linear(256, estimates)
             )
@@ -114,25 +126,31 @@ class ObservationEncoder(nn.Module):
 
         The estimated pose, where there is one, is the last POSE_DIM features.
         """
-        parts = [self.hand_limits.normalize(hand_vector(obs))]
+        return self.see(obs, offset)[0]
+
+    def see(self, obs: dict[str, Tensor], offset: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """The features and, with `pose_points`, each camera's logits, (B, 3 POSE_POINTS, h, w)."""
+        hand = self.hand_limits.normalize(hand_vector(obs))
+        known = [hand]
         if self.use_object:
-            parts.append(self.object_limits.normalize(object_vector(obs)))
+            known.append(self.object_limits.normalize(object_vector(obs)))
+        seen: list[Tensor] = []
+        maps: list[Tensor] = []
         for i, encoder in enumerate(self.vision):
             image = obs[self.cameras[i] + "_image"].permute(0, 3, 1, 2)  # channels last stays the layout in memory
             image = crop(image, offset, self.crop_size).float() * (2.0 / 255.0) - 1.0
-            parts.append(encoder(image, offset))
-        features = torch.cat(parts, dim=-1)
-        if self.has_pose_head:
-            seen = features
-            if self.use_object:  # the estimate is to come from the images
-                seen = torch.cat([features[:, :11], features[:, 11 + self.pose_dim :]], dim=-1)
-            if self.in_hand_frame:
-                seen = seen[:, 11:]
-            estimate = self.pose_head(seen).float()
-            if self.in_hand_frame:
-                estimate = self.weigh(estimate, hand_vector(obs))
-            features = torch.cat([features, estimate], dim=-1)
-        return features
+            if self.pose_points:
+                logits = encoder.logits(image)  # type: ignore[operator]
+                maps.append(logits)
+                seen.append(encoder.read(logits, offset))  # type: ignore[operator]
+            else:
+                seen.append(encoder(image, offset))
+        if self.pose_points:
+            estimate = self.weigh(self.pose_head(torch.cat(seen, dim=-1)).float(), hand_vector(obs))
+            return torch.cat(known + [estimate], dim=-1), maps
+        if self.has_pose_head:  # the estimate is to come from the images, whatever is known
+            seen.append(self.pose_head(torch.cat([hand] + seen, dim=-1)).float())
+        return torch.cat(known + seen, dim=-1), maps
 
     def weigh(self, estimates: Tensor, hand: Tensor) -> Tensor:
         """One normalised pose (B, POSE_DIM) of two estimates, (B, 9) each, and their weights (B, 2).

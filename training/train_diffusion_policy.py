@@ -42,6 +42,7 @@ from training.networks.encoders import SmallConvEncoder, crop, random_offset
 from training.networks.transformer import DiffusionTransformer
 from training.noise_schedule import NoiseSchedule
 from training.normalizer import LimitsNormalizer
+from training.pose_points import camera_views, point_loss, project
 from training.rollout import roll_out
 from training.run import ExponentialMovingAverage, git_commit, load_state, save_state, step_generator, warm_cosine
 
@@ -49,6 +50,9 @@ VALIDATION_SEED = 90_000
 """Rollouts while training start here: neither demonstrations' nor evaluation's seeds."""
 WORKSPACE_MARGIN = 0.05
 """Metres beyond where demonstrations have been that a robot may go."""
+
+POINT_WEIGHT = 0.1
+"""Of the cross-entropy of the points that key-points are taught, beside the pose's loss."""
 
 
 @dataclass(frozen=True)
@@ -95,8 +99,8 @@ class Options:
     """Pixels of the crop of an image: random in training, centred in use."""
     pose_head: bool = False
     """From pixels: also estimate the object's pose, and condition on the estimate. Needs poses in the data only."""
-    pose_frame: Literal["world", "hand"] = "world"
-    """Frame of the estimate; "hand": both, weighed. For objects that the hand turns to, as Square's nut."""
+    pose_points: bool = False
+    """Estimate it from where the cameras see the object's frame, which key-points are taught."""
     pose_weight: float = 1.0
     """Weight of the estimate's loss."""
     rotation_weight: float = 1.0
@@ -166,8 +170,10 @@ class Options:
             raise ValueError("pose_head and encoder_iterations are for images, observations is 'state'")
         if self.encoder_iterations and not self.pose_head:
             raise ValueError("encoder_iterations needs --pose-head: the encoders learn from the pose")
-        if self.pose_frame == "hand" and not self.pose_head:
-            raise ValueError("pose_frame 'hand' needs --pose-head: it says how the pose is estimated")
+        if self.pose_points and not (self.pose_head and self.vision == "small"):
+            raise ValueError("pose_points needs --pose-head and --vision small: it says how the pose is estimated")
+        if self.pose_points and not self.encoder_iterations:
+            raise ValueError("pose_points needs --encoder-iterations: key-points are taught in the first phase")
         if self.action_steps_only and self.conditioning == "inpainting":
             raise ValueError("action_steps_only and inpainting exclude each other: observed rows must be generated")
         for name in ("iterations", "batch_size", "noise_draws", "sampler_steps", "cached_crops", "save_every"):
@@ -234,7 +240,7 @@ def build_policy(options: Options, limits: Limits) -> DiffusionPolicy:
         limits.object,
         options.vision,
         options.pose_head,
-        options.pose_frame,
+        options.pose_points,
         crop_size=options.crop,
     )
     inpainting = options.conditioning == "inpainting"
@@ -340,6 +346,7 @@ class Trainer:
         self.ema = ExponentialMovingAverage(self.policy, maximum=options.ema_max_decay)
         self.iteration = 0
         self.encoder_iteration = 0
+        self.views = camera_views(self.data.task, options.cameras, IMAGE_SIZE) if options.pose_points else []
         self.features: Tensor | None = None
         """(crops, N, F) of every step, where the encoder no longer changes."""
         self.main = self.accelerator.is_main_process
@@ -358,6 +365,10 @@ class Trainer:
             name = f"{camera}_image"
             frames[name] = torch.from_numpy(self.data.observations[name][index]).to(self.device)
         return frames
+
+    def poses(self, steps: Tensor) -> dict[str, Tensor]:
+        """What of the observations is not an image."""
+        return {name: value[steps] for name, value in self.low_dim.items()}
 
     def draw(self, windows: Windows, generator: torch.Generator, size: int) -> dict[str, Tensor]:
         """A random batch of windows: what the loss needs but the features."""
@@ -393,7 +404,7 @@ class Trainer:
 
     def pose_loss(self, features: Tensor, observed: Tensor) -> Tensor:
         """Smooth L1 between the estimated and the true pose of the object, both normalised; a scalar."""
-        frames = {name: value[observed] for name, value in self.low_dim.items()}
+        frames = self.poses(observed)
         truth = self.policy.encoder.object_limits.normalize(object_vector(frames).to(self.device))
         loss = F.smooth_l1_loss(features[..., -POSE_DIM:].float(), truth, beta=0.02, reduction="none")
         weight = torch.ones(POSE_DIM, device=self.device)
@@ -665,8 +676,12 @@ class _PoseObjective(nn.Module):
 
     def forward(self, steps: Tensor, offset: Tensor) -> Tensor:
         trainer = self._trainer[0]
-        features = self.encoder(trainer.frames(steps), offset)
-        return trainer.pose_loss(features, steps)
+        features, maps = self.encoder.see(trainer.frames(steps), offset)
+        loss = trainer.pose_loss(features, steps)
+        for view, logits in zip(trainer.views, maps, strict=True):
+            pixels = project(trainer.poses(steps), view).to(trainer.device)
+            loss = loss + POINT_WEIGHT * point_loss(logits, pixels, offset.to(trainer.device), SmallConvEncoder.STRIDE)
+        return loss
 
 
 class _Objective(nn.Module):
