@@ -6,11 +6,11 @@ metre. The robot is a ball pushed by forces (-1 to 1 in x and y), 100 steps a se
 
 from __future__ import annotations
 
-import logging
+import io
 import warnings
 from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, redirect_stderr, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -186,19 +186,15 @@ class WaypointController:
 
 @contextmanager
 def _import_quietly() -> Iterator[None]:
-    """For importing gymnasium-robotics: it brings MuJoCo, and tells every time which other environments have changed.
+    """For importing gymnasium-robotics: it brings MuJoCo, and prints every time which other environments have changed.
 
     A maze draws nothing itself, but MuJoCo binds whatever this process will draw with when it is imported.
     """
     with suppress(OSError):
         choose_render_backend()
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(logging.NOTSET)
+    with redirect_stderr(io.StringIO()), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 def jumped(before: Array, after: Array, seconds: float) -> bool:
