@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from training.diffuser import Diffuser, DiffuserLoss, loss_weights
 from training.noise_schedule import NoiseSchedule
 from training.normalizer import LimitsNormalizer
 from training.train_diffuser import Options, Trainer
+from training.trajectories import load_trajectories
 
 pytestmark = pytest.mark.usefixtures("fresh_accelerate")
 
@@ -300,7 +302,7 @@ def straight_lines(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def options(data: Path, out: Path, **changes: Any) -> Options:
     small = {"horizon": 8, "stride": 3, "widths": (16, 32), "iterations": 20, "save_every": 10, "validation": 0.1}
-    return Options(data=data, out=out, **{**small, **changes})
+    return Options(data=(data,), out=out, **{**small, **changes})
 
 
 def test_a_tiny_planner_learns_straight_lines(straight_lines: Path, tmp_path: Path) -> None:
@@ -355,3 +357,70 @@ def test_options_train_export_and_load(straight_lines: Path, tmp_path: Path, cha
     assert planner.plan(np.zeros(4), np.ones(4) * 0.1).best.rows.shape == (8, 6)
     with pytest.raises(checkpoint.CheckpointError, match="is a planner, a policy is needed"):
         checkpoint.load(out, kind="policy")
+
+
+def write_demonstrations(path: Path, task: str, lengths: tuple[int, ...]) -> Path:
+    """Episodes in robomimic's format: a hand that goes along x, a millimetre a step, on from the one before."""
+    with h5py.File(path, "w") as file:
+        data = file.create_group("data")
+        data.attrs["env_args"] = json.dumps({"env_name": task})
+        at = 0
+        for i, length in enumerate(lengths):
+            x = 0.001 * (at + np.arange(length))
+            at += length
+            obs = data.create_group(f"demo_{i}/obs")
+            obs["robot0_eef_pos"] = np.stack([x, 0 * x, 1 + 0 * x], axis=1)
+            obs["robot0_eef_quat"] = np.tile([1.0, 0, 0, 0], (length, 1))
+            obs["robot0_gripper_qpos"] = np.tile([0.02, -0.03], (length, 1))
+            data[f"demo_{i}/actions"] = np.tile([0.1, 0, 0, 0, 0, 0, -1], (length, 1))
+    return path
+
+
+def test_an_arms_windows_end_anywhere_and_hold_there(tmp_path: Path) -> None:
+    can = write_demonstrations(tmp_path / "can.hdf5", "PickPlaceCan", (40, 60))
+    square = write_demonstrations(tmp_path / "square.hdf5", "NutAssemblySquare", (50,))
+    data = load_trajectories([can, square])
+    assert (data.task, data.environment, len(data)) == ("arm", "PickPlaceCan, NutAssemblySquare", 150)
+    assert data.leg_starts[[0, 39, 40, 99, 100, 149]].tolist() == [0, 0, 40, 40, 100, 100]
+    assert data.leg_ends[[0, 39, 40, 99, 100, 149]].tolist() == [39, 39, 99, 99, 149, 149]
+    generator = torch.Generator().manual_seed(0)
+    batch = data.draw(np.arange(150), 200, generator, horizon=16, stride=2, hold=True).numpy()
+    x, gripper = batch[:, :, 7], batch[:, :, 16]
+    steps = np.diff(x, axis=1) * 1000
+    assert steps.min() > -1e-3 and steps.max() < 2 + 1e-3
+    np.testing.assert_allclose(gripper, 0.05, atol=1e-6)  # held, not zeroed as a velocity is
+    held = steps < 0.5
+    assert (np.diff(held.astype(int), axis=1) >= 0).all()  # once it holds it holds on
+    ends = {round(float(value)) for value in (x[:, -1] - x[:, 0]) * 1000}
+    assert len(ends) > 15
+    over = np.isclose(x[:, 1:], x[:, :-1], atol=1e-7)
+    np.testing.assert_allclose(batch[:, 1:, 0][over & (x[:, 1:] == x[:, -1:])], 0.0, atol=0.0051)
+    assert batch[:, 0, 0] == pytest.approx(0.005)
+    with pytest.raises(ValueError, match="expected one maze, or demonstrations of an arm"):
+        _mixed(can, tmp_path)
+    with pytest.raises(ValueError, match="no such file"):
+        load_trajectories([tmp_path / "nothing.hdf5"])
+
+
+def _mixed(can: Path, folder: Path) -> None:
+    maze = folder / "maze.hdf5"
+    with h5py.File(maze, "w") as file:
+        file["observations"], file["actions"] = np.zeros((9, 4)), np.zeros((9, 2))
+        file["infos/goal"] = np.zeros((9, 2))
+        file["timeouts"], file["terminals"] = np.zeros(9, bool), np.zeros(9, bool)
+        file.attrs["maze"] = "umaze"
+    load_trajectories([can, maze])
+
+
+def test_an_arm_trains_exports_and_plans(tmp_path: Path) -> None:
+    can = write_demonstrations(tmp_path / "can.hdf5", "PickPlaceCan", (40, 60))
+    out = tmp_path / "arm.pt"
+    Trainer(options(can, out, iterations=3)).run()
+    planner = Planner(checkpoint.load(out, kind="planner", task="arm"))
+    assert planner.spec.rate == 20.0
+    assert planner.spec.workspace_high[0] == pytest.approx(0.099 + 0.05)
+    start, goal = np.full(10, np.nan), np.full(10, np.nan)
+    start[:3], goal[:3] = [0, 0, 1], [0.05, 0, 1]
+    rows = planner.plan(start, goal).best.rows
+    assert rows.shape == (8, 17)
+    np.testing.assert_allclose(rows[[0, -1], 7:10], [[0, 0, 1], [0.05, 0, 1]], atol=1e-6)

@@ -85,7 +85,7 @@ def make(ros: Graph, straight: Path, **parameters: Any) -> tuple[PlannerNode, Ro
     robot = ros.add(Robot())
     robot.map.publish(messages.grid_to_msg(WALLS, 0, FRAME))
     robot.show()
-    ros.spin_until(lambda: planner._map is not None and planner._odometry is not None)
+    ros.spin_until(lambda: not planner.domain.missing() and planner.domain.state())
     return planner, robot
 
 
@@ -160,7 +160,7 @@ def test_the_service_plans_refuses_and_is_busy_in_turn(ros: Graph, straight: Pat
 
 def test_before_the_map_and_from_old_odometry_nothing_is_planned(ros: Graph, straight: Path) -> None:
     planner = ros.add(
-        PlannerNode([Parameter("checkpoint", value=str(straight)), Parameter("max_odometry_age", value=0.05)])
+        PlannerNode([Parameter("checkpoint", value=str(straight)), Parameter("max_state_age", value=0.05)])
     )
     robot = ros.add(Robot())
     ros.spin_until(lambda: robot.goal.get_subscription_count())
@@ -168,17 +168,17 @@ def test_before_the_map_and_from_old_odometry_nothing_is_planned(ros: Graph, str
     ros.spin_until(lambda: planner._refused)
     assert planner._refused == "goal: there is no map yet"
     robot.map.publish(messages.grid_to_msg(WALLS, 0, FRAME))
-    ros.spin_until(lambda: planner._map is not None)
+    ros.spin_until(lambda: not planner.domain.missing())
     robot.ask(GOAL)
     ros.spin_until(lambda: planner._refused == "no odom to plan from")
     robot.show()
-    ros.spin_until(lambda: planner._odometry is not None)
+    ros.spin_until(planner.domain.state)
     time.sleep(0.1)
     robot.ask(GOAL)
     ros.spin_until(lambda: "s old, at most 0.05 s expected" in planner._refused)
     robot.show((float("nan"), 0.0))
     ros.spin_until(lambda: "odom: position" in planner._refused)
-    assert planner._odometry is None
+    assert planner.domain.state() is None
     assert not robot.plans
 
 
@@ -196,15 +196,15 @@ def test_it_plans_again_at_its_rate_from_where_the_robot_is(ros: Graph, straight
     ros.spin_until(lambda: robot.plans)
     for x in np.linspace(START[0], 0.0, 16):  # as far at a time as a ball may roll: a jump would end the goal
         robot.show(np.array([x, -1.0]), stamp_ns=2_000_000_000)
-        ros.spin_until(lambda x=x: planner._odometry[1][0] == x)  # type: ignore[index,misc]
+        ros.spin_until(lambda x=x: planner.domain.state()[1][0] == x)
     ros.spin_until(lambda: messages.path_from_msg(robot.plans[-1])[1][0] == 2_000_000_000)
     np.testing.assert_allclose(messages.path_from_msg(robot.plans[-1])[0][0, :2], [0.0, -1.0], atol=1e-6)
 
 
 def test_obstacles_become_guides_and_no_plan_leads_through_one(ros: Graph, straight: Path) -> None:
     planner, robot = make(ros, straight)
-    robot.obstacles.publish(messages.balls_to_msg([[0.0, -1.0, 0.2]], (1.0, 0.0, 0.0, 1.0), "obstacles", FRAME))
-    ros.spin_until(lambda: len(planner._obstacles))
+    robot.obstacles.publish(messages.balls_to_msg([[0.0, -1.0, 0.2, 0.2]], (1.0, 0.0, 0.0, 1.0), "obstacles", FRAME))
+    ros.spin_until(lambda: len(planner.obstacles))
     robot.ask(GOAL)
     ros.spin_until(lambda: planner._refused)
     assert planner._refused == "none of 4 plans can be driven: through an obstacle"

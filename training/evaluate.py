@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from diffusion_ros.whole_file import write_json
 from training import command_line
+from training.evaluate_arm import evaluate_arm
 from training.evaluate_planner import PlannerOptions, evaluate_planner
 
 
@@ -84,8 +85,11 @@ def evaluate(options: Options) -> dict[str, Any]:
     """The summary: task, episodes, seed, success_rate or score, per-episode results, the checkpoint's hash."""
     from diffusion_ros import checkpoint
 
-    if checkpoint.read_spec(options.checkpoint).kind == "planner":
+    spec = checkpoint.read_spec(options.checkpoint)
+    if spec.kind == "planner":
         overrides = {"sampler": options.sampler, "sampler_steps": options.sampler_steps}
+        if spec.task == "arm":
+            return evaluate_arm(options.checkpoint, options.episodes, options.seed, **overrides)
         return evaluate_planner(options.checkpoint, options.episodes, options.seed, options.planner, **overrides)
     loaded = _load(options)
     began = time.monotonic()

@@ -1,4 +1,4 @@
-"""Trains a Diffuser (Janner et al. 2022, arXiv 2205.09991) on a maze's stream and exports it as a planner."""
+"""Trains a Diffuser (Janner et al. 2022, arXiv 2205.09991) on a maze's stream, or on an arm's demonstrations."""
 
 from __future__ import annotations
 
@@ -16,23 +16,26 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-from diffusion_ros import checkpoint
-from diffusion_ros.maze import RATE, load_map, maze_named
+from diffusion_ros import checkpoint, maze, simulation
 from diffusion_ros.spec import CheckpointSpec, TensorSpec
 from training import command_line
 from training.diffuser import Diffuser, DiffuserLoss, loss_weights
 from training.noise_schedule import NoiseSchedule
 from training.normalizer import LimitsNormalizer
 from training.run import ExponentialMovingAverage, git_commit, load_state, save_state, step_generator, warm_cosine
-from training.trajectories import Trajectories, load_maze
+from training.trajectories import Trajectories, load_trajectories
+
+WORKSPACE_MARGIN = 0.05
+"""Metres beyond where demonstrations have been that an arm may go."""
 
 
 @dataclass(frozen=True)
 class Options:
     """Trains a planner and exports it as a checkpoint."""
 
-    data: Path
-    """A maze's stream in D4RL's HDF5 format (training.collect_maze)."""
+    data: tuple[Path, ...]
+    """A maze's stream in D4RL's HDF5 format (training.collect_maze), or an arm's demonstrations in robomimic's, also of
+    several tasks (training.collect_demos)."""
     out: Path
     """The checkpoint to write. The run's folder beside it, <out>.run, holds the log and what --resume needs."""
     horizon: int = 64
@@ -111,23 +114,29 @@ def build_diffuser(options: Options, limits: LimitsNormalizer, action_dim: int, 
 
 def make_spec(options: Options, data: Trajectories, scores: dict[str, Any]) -> CheckpointSpec:
     """What a robot has to know of the planner."""
-    task = maze_named(data.task)
-    width, height = load_map(task).size
     state = [column for column in data.columns if column.name != "action"]
+    if data.task == "arm":
+        rate, limits = simulation.RATE, simulation.ACTION_SCALE
+        visited = data.states[:, : data.position_dim].astype(float)
+        low, high = visited.min(axis=0) - WORKSPACE_MARGIN, visited.max(axis=0) + WORKSPACE_MARGIN
+    else:
+        rate, limits = maze.RATE, np.ones(2)
+        high = np.array([*maze.load_map(maze.maze_named(data.task)).size, 2.0]) / 2
+        low = -high
     return CheckpointSpec(
         kind="planner",
         task=data.task,
-        environment=task.environment,
-        inputs=(*state, TensorSpec("goal", (data.position_dim,), "float32", "m", "map")),
+        environment=data.environment,
+        inputs=(*state, TensorSpec("goal", (data.position_dim,), "float32", "m", state[0].frame)),
         outputs=data.columns,
-        rate=RATE,
+        rate=rate,
         horizon=options.horizon,
         n_obs_steps=1,
         n_action_steps=options.horizon,
-        action_low=(-1.0, -1.0),
-        action_high=(1.0, 1.0),
-        workspace_low=(-width / 2, -height / 2, -1.0),
-        workspace_high=(width / 2, height / 2, 1.0),
+        action_low=tuple((-limits).tolist()),
+        action_high=tuple(limits.tolist()),
+        workspace_low=tuple(low.tolist()),
+        workspace_high=tuple(high.tolist()),
         sampler=options.sampler,
         sampler_steps=options.sampler_steps,
         num_train_timesteps=options.num_train_timesteps,
@@ -147,7 +156,7 @@ class Trainer:
         self.accelerator = Accelerator(mixed_precision=options.mixed_precision, cpu=not torch.cuda.is_available())
         self.device = self.accelerator.device
         torch.manual_seed(options.seed)
-        self.data = load_maze(options.data)
+        self.data = load_trajectories(options.data)
         steps = np.arange(len(self.data))
         if options.windows == "legs":
             steps = steps[self.data.leg_ends >= 0]

@@ -1,10 +1,12 @@
-"""Trajectory windows for the planner, from a maze's stream."""
+"""Trajectory windows for the planner: from a maze's stream, or from demonstrations of an arm."""
 
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -13,7 +15,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from diffusion_ros.maze import maze_named
+from diffusion_ros.simulation import TASKS
 from diffusion_ros.spec import TensorSpec
+from training.datasets import LOW_DIM_SHAPES, load_demonstrations
+from training.diffusion_policy import rotation_6d
 
 START_STEPS = 10
 """Steps from a leg's first that count as its start."""
@@ -27,6 +32,8 @@ class Trajectories:
     """
 
     task: str
+    """A maze's name, or "arm"."""
+    environment: str
     states: NDArray[np.float32]
     """(N, S), position first."""
     actions: NDArray[np.float32]
@@ -40,16 +47,27 @@ class Trajectories:
     position_dim: int
     columns: tuple[TensorSpec, ...]
     data_hash: str
+    any_goal: bool = False
+    """Whether a leg may end anywhere: then `draw` cuts it at a random step, and holds the state from there on."""
 
     def __len__(self) -> int:
         return len(self.states)
 
-    def windows(self, starts: NDArray[np.int64], horizon: int, stride: int, hold: bool) -> NDArray[np.float32]:
+    def windows(
+        self,
+        starts: NDArray[np.int64],
+        horizon: int,
+        stride: int,
+        hold: bool,
+        ends: NDArray[np.int64] | None = None,
+    ) -> NDArray[np.float32]:
         """Trajectories (B, H, D) from the steps `starts` (B) on.
 
-        hold: after the leg's end the state stays as it is there, at rest, without action; otherwise the stream goes on.
+        hold: after the leg's end, or that given as `ends` (B), the state stays as it is there, at rest, without action;
+            otherwise the stream goes on.
         """
-        ends = self.leg_ends[starts] if hold else self.stream_ends[starts]
+        if ends is None:
+            ends = self.leg_ends[starts] if hold else self.stream_ends[starts]
         index = starts[:, None] + stride * np.arange(horizon)
         over = index > ends[:, None]
         index = np.minimum(index, ends[:, None])
@@ -58,8 +76,14 @@ class Trajectories:
         rows = np.concatenate([total / np.maximum(after - index, 1)[..., None], self.states[index]], axis=2)
         width = self.actions.shape[1]
         rows[over, :width] = 0.0
-        rows[over, width + self.position_dim :] = 0.0
+        for column, name in enumerate(self._column_names):
+            if name == "velocity":
+                rows[over, column] = 0.0
         return rows.astype(np.float32)
+
+    @property
+    def _column_names(self) -> list[str]:
+        return [tensor.name for tensor in self.columns for _ in range(tensor.shape[0])]
 
     @property
     def _cumulated(self) -> NDArray[np.float64]:
@@ -74,7 +98,8 @@ class Trajectories:
     ) -> Tensor:
         """A random batch (B, H, D) of windows that begin in `steps`; with `hold` 3 of 10 begin where a leg does.
 
-        A plan is asked for at rest, where a leg begins; among all steps such starts are rare.
+        A plan is asked for at rest, where a leg begins; among all steps such starts are rare. Where any goal will do,
+        they end after a random time, at least START_STEPS and at most what the horizon holds.
         """
         chosen = steps[torch.randint(0, len(steps), (size,), generator=generator).numpy()]
         if hold:
@@ -82,6 +107,12 @@ class Trajectories:
             offset = torch.randint(0, START_STEPS, (size,), generator=generator).numpy()
             beginning = np.minimum(self.leg_starts[chosen] + offset, self.leg_ends[chosen])
             chosen = np.where(first, beginning, chosen)
+            if self.any_goal:
+                most = np.minimum(self.leg_ends[chosen] - chosen, stride * (horizon - 1))
+                part = torch.rand(size, generator=generator).numpy()
+                length = np.minimum(START_STEPS, most) + np.floor(part * np.maximum(most - START_STEPS + 1, 1))
+                ends = chosen + np.minimum(length, most).astype(np.int64)
+                return torch.from_numpy(self.windows(chosen, horizon, stride, hold, ends))
         else:
             chosen = np.minimum(chosen, np.maximum(self.stream_ends[chosen] - stride * (horizon - 1), 0))
         return torch.from_numpy(self.windows(chosen, horizon, stride, hold))
@@ -101,7 +132,7 @@ def load_maze(path: Path) -> Trajectories:
             breaks = np.asarray(file["timeouts"]) | np.asarray(file["terminals"])
     except OSError as error:
         raise ValueError(f"{path}: {error}") from None
-    maze_named(task)
+    maze_named(task)  # a file of another origin ends here
     for name, value, width in (("observations", states, 4), ("actions", actions, 2)):
         if value.ndim != 2 or value.shape != (len(states), width) or not np.isfinite(value).all():
             raise ValueError(f"{path}: {name} is {value.shape}, expected finite (N, {width})")
@@ -116,6 +147,7 @@ def load_maze(path: Path) -> Trajectories:
     keep = complete[leg]
     return Trajectories(
         task,
+        maze_named(task).environment,
         states,
         actions,
         np.where(keep, ends, -1),
@@ -129,3 +161,74 @@ def load_maze(path: Path) -> Trajectories:
         ),
         hashlib.sha256(states.tobytes() + actions.tobytes()).hexdigest(),
     )
+
+
+def load_arm(path: Path) -> Trajectories:
+    """Demonstrations of an arm from a robomimic-format HDF5 file; an episode is a leg, and a stream of its own.
+
+    The state is the hand's position, its rotation as the first two columns of the matrix, and the gripper's opening.
+    """
+    data = load_demonstrations(path, (), use_object=False)
+    observed = {name: torch.from_numpy(data.observations[name]) for name in LOW_DIM_SHAPES}
+    fingers = observed["robot0_gripper_qpos"]
+    opening = fingers[:, :1] - fingers[:, 1:]
+    rotation = rotation_6d(observed["robot0_eef_quat"])
+    states = torch.cat([observed["robot0_eef_pos"], rotation, opening], dim=1).numpy()
+    lengths = np.diff(data.starts)
+    ends = np.repeat(data.starts[1:] - 1, lengths)
+    return Trajectories(
+        "arm",
+        TASKS[data.task].environment,
+        states,
+        data.actions,
+        ends,
+        np.repeat(data.starts[:-1], lengths),
+        ends,
+        3,
+        (
+            TensorSpec("action", (7,), "float32", "m, rad, 1", "world"),
+            TensorSpec("position", (3,), "float32", "m", "world"),
+            TensorSpec("rotation", (6,), "float32", "1", "world"),
+            TensorSpec("gripper", (1,), "float32", "m", ""),
+        ),
+        data.data_hash,
+        any_goal=True,
+    )
+
+
+def load_trajectories(paths: Sequence[Path]) -> Trajectories:
+    """A maze's stream or an arm's demonstrations, whichever the files hold. Raises ValueError, in one line."""
+    parts = [_load(path) for path in paths]
+    if not parts:
+        raise ValueError("data: at least one file is needed")
+    if len(parts) > 1 and any(part.task != "arm" for part in parts):
+        raise ValueError(f"data: {len(parts)} files, expected one maze, or demonstrations of an arm")
+    first = parts[0]
+    if len(parts) == 1:
+        return first
+    offsets = np.cumsum([0] + [len(part) for part in parts])[:-1]
+
+    def joined(name: str, shift: bool = False) -> NDArray[Any]:
+        return np.concatenate([getattr(p, name) + (at if shift else 0) for p, at in zip(parts, offsets, strict=True)])
+
+    return replace(
+        first,
+        environment=", ".join(dict.fromkeys(part.environment for part in parts)),
+        states=joined("states"),
+        actions=joined("actions"),
+        leg_ends=joined("leg_ends", shift=True),
+        leg_starts=joined("leg_starts", shift=True),
+        stream_ends=joined("stream_ends", shift=True),
+        data_hash=hashlib.sha256("".join(part.data_hash for part in parts).encode()).hexdigest(),
+    )
+
+
+def _load(path: Path) -> Trajectories:
+    try:
+        with h5py.File(path, "r") as file:
+            arm = "data" in file
+    except FileNotFoundError:
+        raise ValueError(f"{path}: no such file") from None
+    except OSError as error:
+        raise ValueError(f"{path}: {error}") from None
+    return load_arm(path) if arm else load_maze(path)

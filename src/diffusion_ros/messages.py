@@ -468,6 +468,7 @@ def grid_from_msg(msg: OccupancyGrid) -> NDArray[np.bool_]:
 
 
 STATE_NAMES = ("x", "y", "vx", "vy")
+HAND_NAMES = ("eef_x", "eef_y", "eef_z", "eef_qx", "eef_qy", "eef_qz", "eef_qw", "gripper")
 
 
 def trajectory_to_msg(states: ArrayLike, period_ns: int, time_ns: int, frame_id: str) -> JointTrajectory:
@@ -477,6 +478,15 @@ def trajectory_to_msg(states: ArrayLike, period_ns: int, time_ns: int, frame_id:
         when = duration_to_msg(i * period_ns)
         points.append(JointTrajectoryPoint(positions=state[:2], velocities=state[2:], time_from_start=when))
     return JointTrajectory(header=_header(time_ns, frame_id), joint_names=list(STATE_NAMES[:2]), points=points)
+
+
+def hand_trajectory_to_msg(states: ArrayLike, period_ns: int, time_ns: int, frame_id: str) -> JointTrajectory:
+    """states (N, 8): a hand's position [m], quaternion xyzw, gripper opening [m]; i is due i periods after time_ns."""
+    points = [
+        JointTrajectoryPoint(positions=state, time_from_start=duration_to_msg(i * period_ns))
+        for i, state in enumerate(np.asarray(states, np.float64).reshape(-1, 8).tolist())
+    ]
+    return JointTrajectory(header=_header(time_ns, frame_id), joint_names=list(HAND_NAMES), points=points)
 
 
 def trajectory_from_msg(msg: JointTrajectory) -> tuple[int, int, Array]:
@@ -498,16 +508,20 @@ def trajectory_from_msg(msg: JointTrajectory) -> tuple[int, int, Array]:
 
 
 def lines_to_msg(
-    lines: Sequence[ArrayLike], colours: Sequence[tuple[float, float, float, float]], namespace: str, frame_id: str
+    lines: Sequence[ArrayLike],
+    colours: Sequence[tuple[float, float, float, float]],
+    namespace: str,
+    frame_id: str,
+    width: float = 0.04,
 ) -> MarkerArray:
-    """Each line (N, 2) [m] as a strip of its colour rgba; older ones of the namespace go."""
+    """Each line (N, 3) [m] as a strip of its colour rgba and `width` [m]; older ones of the namespace go."""
     markers = [Marker(header=_header(0, frame_id), ns=namespace, action=Marker.DELETEALL)]
     for i, (line, colour) in enumerate(zip(lines, colours, strict=True)):
         marker = Marker(header=_header(0, frame_id), ns=namespace, id=i, type=Marker.LINE_STRIP, action=Marker.ADD)
         marker.pose = _pose((0.0, 0.0, 0.0), (0.0, 0.0, 0.0, 1.0))
-        marker.scale.x = 0.04
+        marker.scale.x = width
         marker.color.r, marker.color.g, marker.color.b, marker.color.a = (float(c) for c in colour)
-        marker.points = [Point(x=x, y=y, z=0.1) for x, y in np.asarray(line, np.float64).reshape(-1, 2).tolist()]
+        marker.points = [Point(x=x, y=y, z=z) for x, y, z in np.asarray(line, np.float64).reshape(-1, 3).tolist()]
         markers.append(marker)
     return MarkerArray(markers=markers)
 
@@ -515,11 +529,11 @@ def lines_to_msg(
 def balls_to_msg(
     balls: ArrayLike, colour: tuple[float, float, float, float], namespace: str, frame_id: str
 ) -> MarkerArray:
-    """balls (N, 3): x, y and radius [m]."""
+    """balls (N, 4): centre and radius [m]."""
     markers = [Marker(header=_header(0, frame_id), ns=namespace, action=Marker.DELETEALL)]
-    for i, (x, y, radius) in enumerate(np.asarray(balls, np.float64).reshape(-1, 3).tolist()):
+    for i, (*centre, radius) in enumerate(np.asarray(balls, np.float64).reshape(-1, 4).tolist()):
         marker = Marker(header=_header(0, frame_id), ns=namespace, id=i, type=Marker.SPHERE, action=Marker.ADD)
-        marker.pose = _pose((x, y, radius), (0.0, 0.0, 0.0, 1.0))
+        marker.pose = _pose(centre, (0.0, 0.0, 0.0, 1.0))
         marker.scale.x = marker.scale.y = marker.scale.z = 2.0 * radius
         marker.color.r, marker.color.g, marker.color.b, marker.color.a = (float(c) for c in colour)
         markers.append(marker)
@@ -527,13 +541,13 @@ def balls_to_msg(
 
 
 def balls_from_msg(msg: MarkerArray) -> Array:
-    """x, y and radius [m] (N, 3) of the spheres to be added. Raises MessageError for values that are not finite."""
+    """Centre and radius [m] (N, 4) of the spheres to be added. Raises MessageError for values that are not finite."""
     balls = [
-        [m.pose.position.x, m.pose.position.y, m.scale.x / 2]
+        [m.pose.position.x, m.pose.position.y, m.pose.position.z, m.scale.x / 2]
         for m in msg.markers
         if m.type == Marker.SPHERE and m.action == Marker.ADD
     ]
-    values = np.array(balls, np.float64).reshape(-1, 3)
-    if not np.all(np.isfinite(values)) or (values[:, 2:] <= 0).any():
+    values = np.array(balls, np.float64).reshape(-1, 4)
+    if not np.all(np.isfinite(values)) or (values[:, 3:] <= 0).any():
         raise MessageError(f"spheres {values.tolist()}, finite places and radii above 0 expected")
     return values

@@ -41,10 +41,12 @@ class Plan:
     def dense(self, rate: float) -> tuple[Array, Array]:
         """Positions (T, P) and velocities (T, P) at every control step of `rate` Hz, T = (H - 1) stride + 1.
 
-        Cubic Hermite between rows, from the planned positions and velocities.
+        Cubic Hermite between rows, from the planned positions and velocities; where a plan has no velocities, from
+        central differences of the positions.
         """
-        position, velocity = self.part("position"), self.part("velocity")
+        position = self.part("position")
         duration = self.stride / rate
+        velocity = self.part("velocity") if "velocity" in self.columns else np.gradient(position, duration, axis=0)
         u = np.arange(self.stride)[None, :, None] / self.stride
         p0, p1 = position[:-1, None], position[1:, None]
         m0, m1 = velocity[:-1, None] * duration, velocity[1:, None] * duration

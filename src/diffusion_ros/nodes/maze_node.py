@@ -177,14 +177,15 @@ class MazeNode(RunnableNode):
         if self.parameters.obstacle_radius > 0:
             self._obstacles.publish(messages.balls_to_msg(self.obstacle(now), (0.8, 0.1, 0.1, 0.9), "obstacles", FRAME))
         if self._scene.get_subscription_count():
-            robot = np.append(simulation.position, BALL_RADIUS)[None]
+            robot = np.append(simulation.position, [BALL_RADIUS, BALL_RADIUS])[None]
             self._scene.publish(messages.balls_to_msg(robot, (0.1, 0.3, 0.9, 1.0), "robot", FRAME))
 
     def obstacle(self, now: float) -> np.ndarray:
-        """x, y and radius (1, 3) m of the ball that moves to and fro about the middle of the free cells."""
+        """Centre and radius (1, 4) m of the ball that moves to and fro about the middle of the free cells."""
         cells = self.simulation.map.free_cells
         middle = self.simulation.map.centre(cells[len(cells) // 2])
-        return np.array([[*(middle + [0.3 * np.sin(now), 0.0]), self.parameters.obstacle_radius]])
+        radius = self.parameters.obstacle_radius
+        return np.array([[*(middle + [0.3 * np.sin(now), 0.0]), radius, radius]])
 
     def _tell(self, news: dict[str, Any]) -> None:
         self._episode.publish(

@@ -1,6 +1,6 @@
 """planner: a goal in, a plan out: by the service ~/plan, from goal_pose (RViz's goal tool), and again at a set rate.
 
-Callbacks only check and store; a worker thread samples, so that odometry never waits for a plan. Whatever is asked for
+Callbacks only check and store; a worker thread samples, so that no sensor ever waits for a plan. Whatever is asked for
 and cannot be planned is refused with its reason, and the last valid plan stays.
 """
 
@@ -16,18 +16,17 @@ from typing import Any
 import numpy as np
 import torch
 from geometry_msgs.msg import PoseStamped
-from nav_msgs.msg import OccupancyGrid, Odometry, Path
+from nav_msgs.msg import Path
 from nav_msgs.srv import GetPlan
 from rclpy.clock import Clock
 from rclpy.clock_type import ClockType
 from rclpy.parameter import Parameter
 from rclpy.task import Future
-from trajectory_msgs.msg import JointTrajectory
 from visualization_msgs.msg import MarkerArray
 
 from diffusion_ros import checkpoint, messages, topics
 from diffusion_ros.diagnostics import ERROR, OK, WARN, Diagnostics
-from diffusion_ros.maze import BALL_RADIUS, FRAME, MazeMap, jumped
+from diffusion_ros.nodes.planner_domains import domain_of
 from diffusion_ros.nodes.runner import RunnableNode, run
 from diffusion_ros.params import declare, parameter
 from diffusion_ros.planner import Array, Plan, PlanError, Planner, Plans
@@ -57,9 +56,14 @@ class PlannerParameters:
         low=0.0,
         high=1.0,
     )
-    max_odometry_age: float = parameter(0.5, "odometry that is older is not planned from [s]", low=0.0)
-    obstacle_margin: float = parameter(0.15, "kept from obstacles, beside the ball's radius [m]", low=0.0)
+    max_state_age: float = parameter(0.5, "odometry, or an eef_pose, that is older is not planned from [s]", low=0.0)
+    obstacle_margin: float = parameter(
+        0.1, "kept from obstacles, beside the radius of the ball, or of the hand [m]", low=0.0
+    )
     obstacle_weight: float = parameter(1.0, "weight of the obstacles' guide", low=0.0)
+    gripper_joints: tuple[str, ...] = parameter(
+        ("gripper0_right_finger_joint1", "gripper0_right_finger_joint2"), "an arm's: the fingers' names in joint_states"
+    )
 
 
 @dataclass(frozen=True)
@@ -67,17 +71,17 @@ class Request:
     """What the worker is to plan."""
 
     start: Array
-    """(4) m and m/s."""
+    """State (S)."""
     stamp_ns: int
     goal: Array
-    """(2) m."""
+    """State (S)."""
     warm: Plan | None
     answer: Future[Plan | None] | None
     """Of the service that waits for it."""
 
 
 class PlannerNode(RunnableNode):
-    """Subscribes to map, odom, goal_pose and obstacles; publishes plan, planned_trajectory, candidates, denoising."""
+    """Subscribes to goal_pose, obstacles and what its domain needs; publishes plan, candidates and denoising."""
 
     def __init__(self, parameter_overrides: Sequence[Parameter[Any]] = ()) -> None:
         """Raises ValueError (parameters, checkpoint) in one line."""
@@ -94,26 +98,22 @@ class PlannerNode(RunnableNode):
             )
         )
         self._period_ns = round(1e9 * self.planner.spec.stride / self.planner.spec.rate)
-        self._map: MazeMap | None = None
-        self._odometry: tuple[int, Array, float] | None = None
-        """Stamp [ns], state (4), when it came."""
         self._goal: Array | None = None
-        self._obstacles: Array = np.zeros((0, 3))
+        self.obstacles: Array = np.zeros((0, 4))
+        """Centres and radii (N, 4) m."""
         self._seed = p.seed
         self._last: tuple[Plan, int] | None = None
         """The last valid plan and its stamp [ns]."""
         self._refused = ""
 
         self._plan_publisher = self.create_publisher(Path, topics.PLAN, topics.DESCRIPTION_QOS)
-        self._trajectory_publisher = self.create_publisher(
-            JointTrajectory, topics.PLANNED_TRAJECTORY, topics.COMMAND_QOS
-        )
         self._candidates_publisher = self.create_publisher(MarkerArray, topics.CANDIDATES, topics.DESCRIPTION_QOS)
         self._denoising_publisher = self.create_publisher(MarkerArray, topics.DENOISING, topics.DESCRIPTION_QOS)
         self.diagnostics = Diagnostics(self, f"{self.planner.spec.task} planner", self._refresh)
         self.diagnostics.value("checkpoint", p.checkpoint)
         self.diagnostics.value("sha256", self.planner.checkpoint.sha256)
         self.diagnostics.value("sampler", f"{self.planner.spec.sampler} {self.planner.spec.sampler_steps}")
+        self.domain = domain_of(self.planner.spec.task)(self)
 
         self._condition = threading.Condition()
         self._request: Request | None = None
@@ -122,70 +122,55 @@ class PlannerNode(RunnableNode):
         self._worker = threading.Thread(target=self._work, name="planning", daemon=True)
         self._worker.start()
 
-        self.create_subscription(OccupancyGrid, topics.MAP, self._on_map, topics.DESCRIPTION_QOS)
-        self.create_subscription(Odometry, topics.ODOMETRY, self._on_odometry, topics.SENSOR_QOS)
         self.create_subscription(PoseStamped, topics.GOAL, self._on_goal, topics.COMMAND_QOS)
         self.create_subscription(MarkerArray, topics.OBSTACLES, self._on_obstacles, topics.COMMAND_QOS)
         self.create_service(GetPlan, "~/plan", self._on_get_plan)
         period = 1.0 / p.replan_rate if p.replan_rate > 0 else 0.1
         self.create_timer(period, self._replan, clock=Clock(clock_type=ClockType.STEADY_TIME))
 
+    def forget(self) -> None:
+        """The goal was for a robot that is somewhere else now."""
+        self._goal = self._last = None
+
+    def refuse(self, reason: str) -> None:
+        """Says why something was not done; the last valid plan stays."""
+        self._refused = reason
+        self._refresh()
+
     # Callbacks: check and store
-
-    def _on_map(self, msg: OccupancyGrid) -> None:
-        try:
-            self._map = MazeMap(messages.grid_from_msg(msg))
-        except messages.MessageError as error:
-            self._refuse(f"{topics.MAP}: {error}")
-
-    def _on_odometry(self, msg: Odometry) -> None:
-        try:
-            stamp_ns, position, velocity = messages.odometry_from_msg(msg)
-        except messages.MessageError as error:
-            self._odometry = None
-            self._refuse(f"{topics.ODOMETRY}: {error}")
-            return
-        now = time.monotonic()
-        if self._odometry is not None and self._goal is not None:
-            _, state, came = self._odometry
-            if now - came > self.parameters.max_odometry_age or jumped(state[:2], position, now - came):
-                # A new episode, or a robot that somebody has moved: the goal was another one's.
-                self._goal = self._last = None
-        self.diagnostics.tick(topics.ODOMETRY)
-        self._odometry = stamp_ns, np.append(position, velocity), now
 
     def _on_obstacles(self, msg: MarkerArray) -> None:
         try:
-            self._obstacles = messages.balls_from_msg(msg)
+            self.obstacles = messages.balls_from_msg(msg)
         except messages.MessageError as error:
-            self._refuse(f"{topics.OBSTACLES}: {error}")
+            self.refuse(f"{topics.OBSTACLES}: {error}")
 
     def _on_goal(self, msg: PoseStamped) -> None:
         """A new goal takes the place of the last one, if it can be planned to."""
         try:
-            goal = self._position(msg, "goal")
-            request = self._from_odometry(goal, None)
+            goal = self._state_at(msg, "goal")
+            request = self._from_here(goal, None)
         except PlanError as error:
-            self._refuse(str(error))
+            self.refuse(str(error))
             return
         self._goal = goal
         self._last = None
         self._submit(request, waits=True)
 
     async def _on_get_plan(self, request: GetPlan.Request, response: GetPlan.Response) -> GetPlan.Response:
-        """Plans from `start` (from the odometry where its frame is ''), to `goal`; an empty path where it cannot."""
+        """Plans from `start` (from where the robot is where its frame is ''), to `goal`; no path where it cannot."""
         try:
-            goal = self._position(request.goal, "goal")
+            goal = self._state_at(request.goal, "goal")
             if request.start.header.frame_id:
-                start = np.append(self._position(request.start, "start"), [0.0, 0.0])
+                start = self._state_at(request.start, "start")
                 now_ns = self.get_clock().now().nanoseconds
                 asked = Request(start, now_ns, goal, None, Future(executor=self.executor))
             else:
-                asked = self._from_odometry(goal, Future(executor=self.executor))
+                asked = self._from_here(goal, Future(executor=self.executor))
             if not self._submit(asked):
                 raise PlanError("another plan is being made")
         except PlanError as error:
-            self._refuse(str(error))
+            self.refuse(str(error))
             return response
         assert asked.answer is not None
         plan = await asked.answer
@@ -195,12 +180,12 @@ class PlannerNode(RunnableNode):
 
     def _replan(self) -> None:
         p = self.parameters
-        if p.replan_rate == 0 or self._goal is None or self._last is None or self._odometry_age() > p.max_odometry_age:
+        if p.replan_rate == 0 or self._goal is None or self._last is None or self._state_age() > p.max_state_age:
             return
         try:
-            request = self._from_odometry(self._goal, None)
+            request = self._from_here(self._goal, None)
         except PlanError as error:
-            self._refuse(str(error))
+            self.refuse(str(error))
             return
         plan, stamp_ns = self._last
         warm = None
@@ -209,32 +194,27 @@ class PlannerNode(RunnableNode):
             warm = self.planner.shifted(plan, min(max(0, progress), len(plan.rows) - 1))
         self._submit(Request(request.start, request.stamp_ns, request.goal, warm, None))
 
-    def _position(self, pose: PoseStamped, name: str) -> Array:
-        """(2) m in the map. Raises PlanError for what no plan can begin or end at."""
-        if pose.header.frame_id not in ("", FRAME):
-            raise PlanError(f"{name} in frame {pose.header.frame_id!r}: expected {FRAME!r}")
-        if self._map is None:
-            raise PlanError(f"{name}: there is no {topics.MAP} yet")
-        position = np.array([pose.pose.position.x, pose.pose.position.y])
-        problem = self._map.problem(position, margin=BALL_RADIUS)
-        if problem:
-            raise PlanError(f"{name} {problem}")
-        return position
+    def _state_at(self, pose: PoseStamped, name: str) -> Array:
+        """State (S) at rest in a pose. Raises PlanError for what no plan can begin or end at."""
+        if pose.header.frame_id not in ("", self.domain.frame):
+            raise PlanError(f"{name} in frame {pose.header.frame_id!r}: expected {self.domain.frame!r}")
+        return self.domain.state_at(pose, name)
 
-    def _from_odometry(self, goal: Array, answer: Future[Plan | None] | None) -> Request:
-        if self._odometry is None:
-            raise PlanError(f"no {topics.ODOMETRY} to plan from")
-        stamp_ns, state, _ = self._odometry
-        age = self._odometry_age()
-        if age > self.parameters.max_odometry_age:
+    def _from_here(self, goal: Array, answer: Future[Plan | None] | None) -> Request:
+        state = self.domain.state()
+        if state is None:
+            raise PlanError(f"no {self.domain.state_topic} to plan from")
+        age = self._state_age()
+        if age > self.parameters.max_state_age:
             raise PlanError(
-                f"{topics.ODOMETRY} is {age:.2f} s old, at most {self.parameters.max_odometry_age:g} s expected"
+                f"{self.domain.state_topic} is {age:.2f} s old, at most {self.parameters.max_state_age:g} s expected"
             )
-        return Request(state, stamp_ns, goal, None, answer)
+        return Request(state[1], state[0], goal, None, answer)
 
-    def _odometry_age(self) -> float:
+    def _state_age(self) -> float:
         """Seconds since the last one came."""
-        return np.inf if self._odometry is None else time.monotonic() - self._odometry[2]
+        state = self.domain.state()
+        return np.inf if state is None else time.monotonic() - state[2]
 
     def _submit(self, request: Request, waits: bool = False) -> bool:
         """Hands it to the worker; False where that is busy, unless the request may wait (and replace one that does)."""
@@ -246,10 +226,6 @@ class PlannerNode(RunnableNode):
         if replaced is not None and replaced.answer is not None:
             replaced.answer.set_result(None)
         return True
-
-    def _refuse(self, reason: str) -> None:
-        self._refused = reason
-        self._refresh()
 
     # The worker thread
 
@@ -283,15 +259,15 @@ class PlannerNode(RunnableNode):
     def _plan(self, request: Request) -> Plan:
         p = self.parameters
         guides: dict[str, Array] = {}
-        obstacles = self._obstacles
+        obstacles, size = self.obstacles, self._position_dim
         if len(obstacles):
-            radii = obstacles[:, 2:] + BALL_RADIUS + p.obstacle_margin
+            radii = obstacles[:, 3:] + self.domain.radius + p.obstacle_margin
             weights = np.full((len(obstacles), 1), p.obstacle_weight)
-            guides = {"obstacles": np.hstack([obstacles[:, :2], radii, weights]), "iterations": np.array([10.0])}
+            guides = {"obstacles": np.hstack([obstacles[:, :size], radii, weights]), "iterations": np.array([10.0])}
         watched = self._denoising_publisher.get_subscription_count() > 0
         plans = self.planner.plan(
             request.start,
-            np.append(request.goal, [0.0, 0.0]),
+            request.goal,
             guides=guides,
             candidates=p.candidates,
             seed=self._seed,
@@ -303,48 +279,57 @@ class PlannerNode(RunnableNode):
         self._seed += 1
         self.diagnostics.latency("planning", plans.seconds)
         best = self._clear(plans.candidates)
-        if request.answer is None and self._goal is not None and np.array_equal(request.goal, self._goal):
+        if request.answer is None and self._goal is not None and np.array_equal(request.goal, self._goal, True):
             self._last = best, request.stamp_ns
             self._publish(best, plans, request.stamp_ns)
         return best
 
+    @property
+    def _position_dim(self) -> int:
+        column = self.planner.columns["position"]
+        return int(column.stop - column.start)
+
     def _clear(self, candidates: list[Plan]) -> Plan:
-        """The first of them that keeps out of walls and obstacles. Raises PlanError where none does."""
+        """The first of them that can be gone and keeps clear of obstacles. Raises PlanError where none does."""
         reasons = []
+        obstacles, size = self.obstacles, self._position_dim
         for plan in candidates:
             dense, _ = plan.dense(self.planner.spec.rate)
-            assert self._map is not None
-            if float(self._map.wall_distance(dense).min()) <= 0:
-                reasons.append("through a wall")
-                continue
-            away = np.linalg.norm(dense[:, None] - self._obstacles[:, :2], axis=2) - self._obstacles[:, 2]
-            # Where the obstacle is on the robot itself there is no other way than out of it.
-            if len(self._obstacles) and float(away[1:].min()) < min(0.0, float(away[0].min())):
-                reasons.append("through an obstacle")
-                continue
-            return plan
+            reason = self.domain.unfit(dense)
+            if not reason and len(obstacles):
+                away = np.linalg.norm(dense[:, None] - obstacles[:, :size], axis=2) - obstacles[:, 3]
+                away -= self.domain.radius
+                # Where the obstacle is on the robot itself there is no other way than out of it.
+                if float(away[1:].min()) < min(0.0, float(away[0].min())):
+                    reason = "through an obstacle"
+            if not reason:
+                return plan
+            reasons.append(reason)
         raise PlanError(f"none of {len(candidates)} plans can be driven: {', '.join(sorted(set(reasons)))}")
 
     def _publish(self, best: Plan, plans: Plans, stamp_ns: int) -> None:
         self._plan_publisher.publish(self._path(best, stamp_ns))
-        positions, velocities = best.dense(self.planner.spec.rate)
-        step_ns = round(1e9 / self.planner.spec.rate)
-        states = np.hstack([positions, velocities])
-        self._trajectory_publisher.publish(messages.trajectory_to_msg(states, step_ns, stamp_ns, FRAME))
+        self.domain.follow(best, stamp_ns)
         self.diagnostics.tick(topics.PLAN)
-        lines = [plan.part("position") for plan in plans.candidates]
+        frame, width = self.domain.frame, self.domain.line_width
+        lines = [self._points(plan.part("position")) for plan in plans.candidates]
         colours = [_BEST if plan is best else _OTHER for plan in plans.candidates]
-        self._candidates_publisher.publish(messages.lines_to_msg(lines, colours, "candidates", FRAME))
+        self._candidates_publisher.publish(messages.lines_to_msg(lines, colours, "candidates", frame, width))
         if plans.denoising:
             column = self.planner.columns["position"]
-            steps = [estimate[0][:, column] for estimate in plans.denoising]
+            steps = [self._points(estimate[0][:, column]) for estimate in plans.denoising]
             fade = [(*_DENOISING[:3], (i + 1) / len(steps)) for i in range(len(steps))]
-            self._denoising_publisher.publish(messages.lines_to_msg(steps, fade, "denoising", FRAME))
+            self._denoising_publisher.publish(messages.lines_to_msg(steps, fade, "denoising", frame, width))
+
+    @staticmethod
+    def _points(position: Array) -> Array:
+        """(N, 3) of (N, 2) on the ground or (N, 3)."""
+        return np.hstack([position, np.zeros((len(position), 3 - position.shape[1]))])
 
     def _path(self, plan: Plan, stamp_ns: int) -> Path:
         position = plan.part("position")
         stamps = [stamp_ns + i * self._period_ns for i in range(len(position))]
-        return messages.path_to_msg(np.hstack([position, np.zeros((len(position), 1))]), stamps, stamp_ns, FRAME)
+        return messages.path_to_msg(self._points(position), stamps, stamp_ns, self.domain.frame)
 
     # Diagnostics
 
@@ -352,10 +337,10 @@ class PlannerNode(RunnableNode):
         if self._refused:
             kept = "; the last valid plan stays" if self._last is not None else ""
             self.diagnostics.report(ERROR, f"refused: {self._refused}{kept}")
-        elif self._map is None:
-            self.diagnostics.report(WARN, f"no {topics.MAP} yet")
-        elif self._odometry_age() > self.parameters.max_odometry_age:
-            self.diagnostics.report(WARN, f"no {topics.ODOMETRY}, or an old one")
+        elif self.domain.missing():
+            self.diagnostics.report(WARN, f"no {self.domain.missing()} yet")
+        elif self._state_age() > self.parameters.max_state_age:
+            self.diagnostics.report(WARN, f"no {self.domain.state_topic}, or an old one")
         elif self._goal is None:
             self.diagnostics.report(OK, "waiting for a goal")
         else:

@@ -1,0 +1,227 @@
+"""What a planner plans for, a ball in a maze or an arm's hand: whence its state, what may be asked for, who follows.
+
+The planner node has one of these; what is common to both, it does itself.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+from geometry_msgs.msg import PoseStamped
+from nav_msgs.msg import OccupancyGrid, Odometry
+from sensor_msgs.msg import JointState
+from trajectory_msgs.msg import JointTrajectory
+
+from diffusion_ros import messages, topics
+from diffusion_ros.action_chunk import ActionChunk
+from diffusion_ros.arm_plan import HAND_RADIUS, ArmFollower, arm_state, clearance
+from diffusion_ros.maze import BALL_RADIUS, FRAME, MazeMap, jumped
+from diffusion_ros.planner import Array, Plan, PlanError
+
+if TYPE_CHECKING:
+    from diffusion_ros.nodes.planner_node import PlannerNode
+
+_CHUNK_ROWS = 10
+"""Of an arm's plan: beyond the first they only bridge a pose that is late."""
+_SETTLING_SECONDS = 1.0
+"""After the plan's end, in which an arm is still brought to where it ends."""
+
+
+class Domain(Protocol):
+    """Callbacks run on the node's thread, `unfit` and `state_of` on the worker's too."""
+
+    frame: str
+    state_topic: str
+    radius: float
+    """Metres of what moves, about its position."""
+    line_width: float
+    """Metres, of plans in RViz."""
+
+    def missing(self) -> str:
+        """What has not come yet and must, '' when all is there."""
+
+    def state(self) -> tuple[int, Array, float] | None:
+        """Stamp [ns], state (S) and when it came, of the newest; None before the first."""
+
+    def state_at(self, pose: PoseStamped, name: str) -> Array:
+        """State (S) of something at rest in a pose. Raises PlanError for where nothing can be."""
+
+    def unfit(self, positions: Array) -> str:
+        """Why positions (T, P) cannot be gone through, obstacles apart; '' where they can."""
+
+    def follow(self, plan: Plan, stamp_ns: int) -> None:
+        """Passes a new plan on to who drives."""
+
+
+class MazeDomain:
+    """Map and odometry in, planned_trajectory out for the follower node."""
+
+    frame = FRAME
+    state_topic = topics.ODOMETRY
+    radius = BALL_RADIUS
+    line_width = 0.04
+
+    def __init__(self, node: PlannerNode) -> None:
+        self._node = node
+        self.map: MazeMap | None = None
+        self._state: tuple[int, Array, float] | None = None
+        self._trajectory = node.create_publisher(JointTrajectory, topics.PLANNED_TRAJECTORY, topics.COMMAND_QOS)
+        node.create_subscription(OccupancyGrid, topics.MAP, self._on_map, topics.DESCRIPTION_QOS)
+        node.create_subscription(Odometry, topics.ODOMETRY, self._on_odometry, topics.SENSOR_QOS)
+
+    def _on_map(self, msg: OccupancyGrid) -> None:
+        try:
+            self.map = MazeMap(messages.grid_from_msg(msg))
+        except messages.MessageError as error:
+            self._node.refuse(f"{topics.MAP}: {error}")
+
+    def _on_odometry(self, msg: Odometry) -> None:
+        try:
+            stamp_ns, position, velocity = messages.odometry_from_msg(msg)
+        except messages.MessageError as error:
+            self._state = None
+            self._node.refuse(f"{topics.ODOMETRY}: {error}")
+            return
+        now = time.monotonic()
+        if self._state is not None:
+            _, state, came = self._state
+            if now - came > self._node.parameters.max_state_age or jumped(state[:2], position, now - came):
+                # A new episode, or a robot that somebody has moved: the goal was another one's.
+                self._node.forget()
+        self._node.diagnostics.tick(topics.ODOMETRY)
+        self._state = stamp_ns, np.append(position, velocity), now
+
+    def missing(self) -> str:
+        return "" if self.map is not None else topics.MAP
+
+    def state(self) -> tuple[int, Array, float] | None:
+        return self._state
+
+    def state_at(self, pose: PoseStamped, name: str) -> Array:
+        if self.map is None:
+            raise PlanError(f"{name}: there is no {topics.MAP} yet")
+        position = np.array([pose.pose.position.x, pose.pose.position.y])
+        problem = self.map.problem(position, margin=BALL_RADIUS)
+        if problem:
+            raise PlanError(f"{name} {problem}")
+        return np.append(position, [0.0, 0.0])
+
+    def unfit(self, positions: Array) -> str:
+        assert self.map is not None
+        return "through a wall" if float(self.map.wall_distance(positions).min()) <= 0 else ""
+
+    def follow(self, plan: Plan, stamp_ns: int) -> None:
+        rate = self._node.planner.spec.rate
+        states = np.hstack(plan.dense(rate))
+        self._trajectory.publish(messages.trajectory_to_msg(states, round(1e9 / rate), stamp_ns, FRAME))
+
+
+class ArmDomain:
+    """The hand's pose and the fingers in; action_chunk out for the executor, one for every pose while there is a plan.
+
+    A plan ends with its last row and a second to settle, when the hand has been moved by somebody else, or when an
+    obstacle has come in its way: then there are no more chunks, and the executor holds.
+    """
+
+    state_topic = topics.EEF_POSE
+    radius = HAND_RADIUS
+    line_width = 0.008
+
+    def __init__(self, node: PlannerNode) -> None:
+        self._node = node
+        spec = node.planner.spec
+        self.frame = next(tensor.frame for tensor in spec.outputs if tensor.name == "position")
+        self._low, self._high = np.array(spec.workspace_low), np.array(spec.workspace_high)
+        self._state: tuple[int, Array, float] | None = None
+        self._opening = float("nan")
+        self._followed: tuple[ArmFollower, int] | None = None
+        self._chunks = node.create_publisher(JointTrajectory, topics.ACTION_CHUNK, topics.COMMAND_QOS)
+        self._trajectory = node.create_publisher(JointTrajectory, topics.PLANNED_TRAJECTORY, topics.COMMAND_QOS)
+        node.create_subscription(PoseStamped, topics.EEF_POSE, self._on_pose, topics.SENSOR_QOS)
+        node.create_subscription(JointState, topics.JOINT_STATES, self._on_joints, topics.SENSOR_QOS)
+
+    def _on_joints(self, msg: JointState) -> None:
+        """Both fingers, one positive and one negative; where they are not known, the planner thinks of an opening."""
+        names = self._node.parameters.gripper_joints
+        try:
+            _, fingers, _ = messages.joint_state_from_msg(msg, names)
+            self._opening = float(np.abs(fingers).sum())
+        except messages.MessageError:
+            self._opening = float("nan")
+
+    def _on_pose(self, msg: PoseStamped) -> None:
+        try:
+            stamp_ns, position, quaternion = messages.pose_from_msg(msg)
+            if msg.header.frame_id != self.frame:
+                raise messages.MessageError(f"frame {msg.header.frame_id!r}, {self.frame!r} expected")
+        except messages.MessageError as error:
+            self._state = self._followed = None
+            self._node.refuse(f"{topics.EEF_POSE}: {error}")
+            return
+        now = time.monotonic()
+        if self._state is not None:
+            _, state, came = self._state
+            reach = np.linalg.norm(self._high - self._low)
+            if now - came > self._node.parameters.max_state_age or np.linalg.norm(position - state[:3]) > 0.2 * reach:
+                self._followed = None
+                self._node.forget()
+        self._node.diagnostics.tick(topics.EEF_POSE)
+        self._state = stamp_ns, arm_state(position, quaternion, self._opening), now
+        if self._followed is not None:
+            self._publish_chunk(stamp_ns, position, quaternion)
+
+    def _publish_chunk(self, stamp_ns: int, position: Array, quaternion: Array) -> None:
+        assert self._followed is not None
+        follower, began_ns = self._followed
+        period_ns = self._node.planner.spec.period_ns
+        step = max(0, round((stamp_ns - began_ns) / period_ns))
+        balls = self._node.obstacles
+        ahead = follower.positions[min(step, follower.steps) :]
+        if clearance(ahead, balls) < min(0.0, clearance(position[None], balls)):
+            self._followed = None
+            self._node.refuse("an obstacle has come in the way of the plan")
+            return
+        if step > follower.steps + _SETTLING_SECONDS * 1e9 / period_ns:
+            self._followed = None
+            return
+        rows = follower.rows(step, position, quaternion, _CHUNK_ROWS)
+        self._chunks.publish(messages.chunk_to_msg(ActionChunk(stamp_ns, rows, period_ns), self.frame))
+
+    def missing(self) -> str:
+        return ""
+
+    def state(self) -> tuple[int, Array, float] | None:
+        return self._state
+
+    def state_at(self, pose: PoseStamped, name: str) -> Array:
+        try:
+            _, position, quaternion = messages.pose_from_msg(pose)
+        except messages.MessageError as error:
+            raise PlanError(f"{name}: {error}") from None
+        if (position < self._low).any() or (position > self._high).any():
+            raise PlanError(
+                f"{name} {np.round(position, 3).tolist()} lies outside the box that the planner knows,"
+                f" {np.round(self._low, 3).tolist()} to {np.round(self._high, 3).tolist()} m"
+            )
+        return arm_state(position, quaternion)
+
+    def unfit(self, positions: Array) -> str:
+        inside = (positions >= self._low) & (positions <= self._high)
+        return "" if inside.all() else "out of the box that the planner knows"
+
+    def follow(self, plan: Plan, stamp_ns: int) -> None:
+        follower = ArmFollower(plan, self._node.planner.spec.rate)
+        self._followed = follower, stamp_ns
+        period_ns = plan.stride * self._node.planner.spec.period_ns
+        opening = plan.part("gripper")
+        quaternions = follower.rotations.as_quat()
+        states = np.hstack([plan.part("position"), quaternions, opening])
+        self._trajectory.publish(messages.hand_trajectory_to_msg(states, period_ns, stamp_ns, self.frame))
+
+
+def domain_of(task: str) -> Callable[[PlannerNode], Domain]:
+    """The class for a checkpoint's task."""
+    return ArmDomain if task == "arm" else MazeDomain

@@ -1,0 +1,196 @@
+"""Plans of an arm's hand: what they are made of, who follows them, and the whole way through the executor node."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from fake_planner import fake_arm_planner
+from geometry_msgs.msg import PoseStamped
+from nav_msgs.srv import GetPlan
+from rclpy.node import Node
+from rclpy.parameter import Parameter
+from ros_graph import Graph, graph
+from scipy.spatial.transform import Rotation
+from trajectory_msgs.msg import JointTrajectory
+from visualization_msgs.msg import MarkerArray
+
+from diffusion_ros import messages, topics
+from diffusion_ros.arm_plan import HAND_RADIUS, REMAINS, ArmFollower, arm_state, clearance, rotation_of
+from diffusion_ros.nodes.executor_node import ExecutorNode
+from diffusion_ros.nodes.planner_node import PlannerNode
+from diffusion_ros.nodes.simulation_node import SimulationNode
+from diffusion_ros.planner import Plan, Planner
+
+COLUMNS = {"action": slice(0, 7), "position": slice(7, 10), "rotation": slice(10, 16), "gripper": slice(16, 17)}
+DOWN = np.array([1.0, 0.0, 0.0, 0.0])
+
+
+@pytest.fixture(scope="module")
+def planner_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return fake_arm_planner(tmp_path_factory.mktemp("arm") / "arm.pt")
+
+
+@pytest.fixture
+def parameters(planner_path: Path) -> list[Parameter[Any]]:
+    return [Parameter("checkpoint", value=str(planner_path))]
+
+
+def straight(rows: int = 5, stride: int = 2) -> Plan:
+    """0.02 m along x a row, turning 0.1 rad about z a row."""
+    turns = Rotation.from_rotvec([[0, 0, 0.1 * i] for i in range(rows)])
+    values = np.zeros((rows, 17))
+    values[:, 0], values[:, 6] = 0.01, -1.0
+    values[:, 7] = 0.02 * np.arange(rows)
+    values[:, 10:16] = turns.as_matrix()[:, :, :2].transpose(0, 2, 1).reshape(rows, 6)
+    return Plan(values, stride, COLUMNS)
+
+
+def test_planned_rotations_are_the_nearest() -> None:
+    turns = Rotation.random(5, rng=0)
+    columns = turns.as_matrix()[:, :, :2].transpose(0, 2, 1).reshape(5, 6)
+    rough = columns * np.repeat([[1.3, 0.8]], 3, axis=1).reshape(1, 6)
+    np.testing.assert_allclose((rotation_of(rough) * turns.inv()).magnitude(), 0, atol=1e-6)
+    assert arm_state([1, 2, 3], DOWN).tolist()[:9] == [1, 2, 3, 1, 0, 0, 0, -1, 0]
+    assert np.isnan(arm_state([1, 2, 3], DOWN)[9])
+
+
+def test_a_follower_on_its_plan_gives_the_planned_actions() -> None:
+    follower = ArmFollower(straight(), 20.0)
+    assert follower.steps == 8
+    quaternion = Rotation.from_rotvec([0, 0, 0.1]).as_quat()
+    rows = follower.rows(2, np.array([0.02, 0.0, 0.0]), quaternion, 4)
+    np.testing.assert_allclose(rows, [[0.01, 0, 0, 0, 0, 0, -1]] * 4, atol=1e-9)
+
+
+def test_a_follower_makes_up_for_part_of_what_is_off_and_holds_at_the_end() -> None:
+    follower = ArmFollower(straight(), 20.0)
+    rows = follower.rows(2, np.array([0.02, 0.03, 0.0]), Rotation.identity().as_quat(), 2)
+    np.testing.assert_allclose(rows[0], [0.01, -0.03, 0, 0, 0, 0.1, -1], atol=1e-9)
+    np.testing.assert_allclose(rows[1], [0.01, -0.03 * REMAINS, 0, 0, 0, 0.1 * REMAINS, -1], atol=1e-9)
+    rows = follower.rows(50, np.array([0.08, 0.0, 0.02]), Rotation.from_rotvec([0, 0, 0.4]).as_quat(), 3)
+    np.testing.assert_allclose(rows[:, 2], [-0.02, -0.02 * REMAINS, -0.02 * REMAINS**2], atol=1e-9)
+    np.testing.assert_allclose(rows[:, [0, 1, 3, 4, 5, 6]], [[0, 0, 0, 0, 0, -1]] * 3, atol=1e-9)
+
+
+def test_clearance_is_from_the_hands_surface() -> None:
+    balls = np.array([[0.0, 0.0, 0.0, 0.06]])
+    assert clearance(np.array([[0.3, 0.0, 0.0], [0.2, 0.0, 0.0]]), balls) == pytest.approx(0.14 - HAND_RADIUS)
+    assert clearance(np.zeros((1, 3)), balls) < 0
+    assert clearance(np.zeros((1, 3)), np.zeros((0, 4))) == np.inf
+
+
+@pytest.fixture
+def ros() -> Any:
+    with graph() as made:
+        yield made
+
+
+class Robot(Node):
+    """The rest of the graph."""
+
+    def __init__(self, moves: bool = True) -> None:
+        """moves: whether it is the robot as well, which may be there only once."""
+        super().__init__("robot")
+        if moves:
+            self.pose = self.create_publisher(PoseStamped, topics.EEF_POSE, topics.SENSOR_QOS)
+        self.goal = self.create_publisher(PoseStamped, topics.GOAL, topics.COMMAND_QOS)
+        self.obstacles = self.create_publisher(MarkerArray, topics.OBSTACLES, topics.COMMAND_QOS)
+        self.chunks: list[JointTrajectory] = []
+        self.poses: list[PoseStamped] = []
+        self.trajectories: list[JointTrajectory] = []
+        self.create_subscription(JointTrajectory, topics.ACTION_CHUNK, self.chunks.append, topics.COMMAND_QOS)
+        self.create_subscription(PoseStamped, topics.EEF_POSE, self.poses.append, topics.SENSOR_QOS)
+        self.create_subscription(
+            JointTrajectory, topics.PLANNED_TRAJECTORY, self.trajectories.append, topics.COMMAND_QOS
+        )
+
+    def show(self, position: Any, stamp_ns: int = 1_000_000_000) -> None:
+        self.pose.publish(messages.pose_to_msg(position, DOWN, stamp_ns, "world"))
+
+    def ask(self, position: Any, frame: str = "world") -> None:
+        self.goal.publish(messages.pose_to_msg(position, DOWN, 0, frame))
+
+
+def test_a_goal_becomes_chunks_that_answer_every_pose(ros: Graph, parameters: list[Parameter[Any]]) -> None:
+    planner, robot = ros.add(PlannerNode(parameters)), ros.add(Robot())
+    ros.spin_until(lambda: robot.goal.get_subscription_count() and robot.pose.get_subscription_count() > 1)
+    robot.show([0.0, 0.0, 1.0])
+    ros.spin_until(planner.domain.state)
+    robot.ask([0.3, 0.0, 1.0])
+    ros.spin_until(lambda: robot.trajectories)
+    robot.show([0.0, 0.0, 1.0], 1_050_000_000)
+    ros.spin_until(lambda: robot.chunks)
+    chunk = messages.chunk_from_msg(robot.chunks[-1])
+    assert (chunk.stamp_ns, chunk.period_ns) == (1_050_000_000, 50_000_000)
+    np.testing.assert_allclose(chunk.rows[:, 0], 0.01 + 0.01 * REMAINS ** np.arange(10), atol=1e-4)
+    np.testing.assert_allclose(chunk.rows[:, 1:3], 0, atol=1e-6)
+    # Something comes in the way: no more chunks, and the reason is told.
+    robot.obstacles.publish(messages.balls_to_msg([[0.2, 0.0, 1.0, 0.03]], (1.0, 0.0, 0.0, 1.0), "x", "world"))
+    ros.spin_until(lambda: len(planner.obstacles))
+    robot.chunks.clear()
+    robot.show([0.01, 0.0, 1.0], 1_100_000_000)
+    ros.spin_until(lambda: "in the way" in planner.diagnostics.summary)
+    assert not robot.chunks
+    robot.ask([0.3, 0.0, 1.0])
+    ros.spin_until(lambda: "through an obstacle" in planner.diagnostics.summary)
+
+
+@pytest.mark.parametrize(
+    ("goal", "frame", "reason"),
+    [
+        ([0.9, 0.0, 1.0], "world", "lies outside the box that the planner knows"),
+        ([0.1, float("nan"), 1.0], "world", "finite numbers expected"),
+        ([0.1, 0.0, 1.0], "map", "goal in frame 'map': expected 'world'"),
+    ],
+)
+def test_goals_that_are_refused(
+    ros: Graph, parameters: list[Parameter[Any]], goal: Any, frame: str, reason: str
+) -> None:
+    planner, robot = ros.add(PlannerNode(parameters)), ros.add(Robot())
+    ros.spin_until(lambda: robot.goal.get_subscription_count() and robot.pose.get_subscription_count() > 1)
+    robot.ask([0.1, 0.0, 1.0])
+    ros.spin_until(lambda: "no eef_pose to plan from" in planner.diagnostics.summary)
+    robot.show([0.0, 0.0, 1.0])
+    ros.spin_until(planner.domain.state)
+    robot.ask(goal, frame)
+    ros.spin_until(lambda: reason in planner.diagnostics.summary)
+    request = GetPlan.Request()
+    request.goal = messages.pose_to_msg([0.2, 0.0, 1.0], DOWN, 0, "world")
+    positions, _ = messages.path_from_msg(ros.call(robot, GetPlan, "planner/plan", request).plan)
+    np.testing.assert_allclose(positions[[0, -1]], [[0, 0, 1], [0.2, 0, 1]], atol=1e-6)
+    assert not robot.trajectories
+
+
+def test_the_executor_takes_the_simulated_hand_to_the_goal(
+    ros: Graph, parameters: list[Parameter[Any]], planner_path: Path
+) -> None:
+    simulation = ros.add(SimulationNode([Parameter("task", value="lift"), Parameter("seed", value=5)]))
+    planner = ros.add(PlannerNode(parameters))
+    executor = ros.add(ExecutorNode([*parameters, Parameter("enabled", value=True)]))
+    robot = ros.add(Robot(moves=False))
+    ros.spin_until(lambda: robot.poses and planner.domain.state() is not None)
+    start = messages.pose_from_msg(robot.poses[-1])
+    goal = start[1] + [0.05, 0.08, 0.03]
+    robot.goal.publish(messages.pose_to_msg(goal, start[2], 0, "world"))
+
+    def there() -> bool:
+        return bool(np.linalg.norm(messages.pose_from_msg(robot.poses[-1])[1] - goal) < 0.01)
+
+    ros.spin_until(there, 30.0)
+    assert simulation.phase == "running"
+    # The plan ends, and with it the chunks: the executor holds and says so.
+    ros.spin_until(lambda: "holding" in executor.diagnostics.summary, 30.0)
+    assert there()
+
+
+def test_plans_without_velocities_are_dense_too(planner_path: Path) -> None:
+    from diffusion_ros import checkpoint
+
+    planner = Planner(checkpoint.load(planner_path, kind="planner", task="arm"))
+    plan = planner.plan(arm_state([0, 0, 1], DOWN, 0.08), arm_state([0.3, 0, 1], DOWN)).best
+    positions, _ = plan.dense(20.0)
+    assert positions.shape == (31, 3)
+    np.testing.assert_allclose(positions[:, 0], np.linspace(0, 0.3, 31), atol=1e-6)

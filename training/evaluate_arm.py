@@ -1,0 +1,123 @@
+"""An arm's planner in the simulator: plans to goal poses past a ball that no demonstration saw, and their execution."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy.spatial.transform import Rotation
+from tqdm import tqdm
+
+from diffusion_ros import checkpoint
+from diffusion_ros.arm_plan import HAND_RADIUS, ArmFollower, arm_state, clearance
+from diffusion_ros.planner import Array, Plan, Planner
+from diffusion_ros.simulation import TASKS, Simulation
+
+BALL_RADIUS = 0.06
+"""Metres."""
+MARGIN = 0.03
+"""Metres that guidance keeps beyond contact."""
+CANDIDATES = 16
+LEAST_WAY = 0.35
+"""Metres from start to goal, so that neither is in the ball."""
+SETTLING_STEPS = 10
+
+
+def ball_guides(balls: Array) -> dict[str, Array]:
+    """Guides for the planner that keep a hand clear of balls (N, 4: centre, radius in metres)."""
+    if not len(balls):
+        return {}
+    return {
+        "obstacles": np.hstack([balls[:, :3], balls[:, 3:] + HAND_RADIUS + MARGIN, np.ones((len(balls), 1))]),
+        "iterations": np.array([10.0]),
+    }
+
+
+def plan_clear(planner: Planner, start: Array, goal: Array, balls: Array, seed: int) -> Plan | None:
+    """The first of the ranked candidates that is clear of the balls, None where none is."""
+    plans = planner.plan(start, goal, guides=ball_guides(balls), candidates=CANDIDATES, seed=seed)
+    for plan in plans.candidates:
+        if clearance(plan.dense(planner.spec.rate)[0], balls) > 0:
+            return plan
+    return None
+
+
+def evaluate_arm(path: Path, episodes: int, seed: int, **overrides: Any) -> dict[str, Any]:
+    """Contacts of planned and of executed ways with and without guidance, and how near to their goals they end.
+
+    The ball's centre is on the way of the plan without guidance, so nearly all of those plans hit it.
+    """
+    planner = Planner(checkpoint.load(path, kind="planner", task="arm", **overrides))
+    spec = planner.spec
+    names = [name for name, task in TASKS.items() if task.environment in spec.environment.split(", ")]
+    simulations = [Simulation(name) for name in names]
+    low, high = np.array(spec.workspace_low) + 0.1, np.array(spec.workspace_high) - 0.1
+    results = []
+    began = time.monotonic()
+    for index in tqdm(range(episodes), desc="arm", unit="plan"):
+        rng = np.random.default_rng([seed + index, 3])
+        simulation = simulations[index % len(simulations)]
+        simulation.reset(seed + index)
+        hand = simulation.observe(images=False)
+        at, turn = hand["robot0_eef_pos"], Rotation.from_quat(hand["robot0_eef_quat"])
+        opening = float(hand["robot0_gripper_qpos"][0] - hand["robot0_gripper_qpos"][1])
+        to = at
+        while np.linalg.norm(to - at) < LEAST_WAY:
+            to = rng.uniform(low, high)
+        goal_turn = Rotation.from_rotvec([0, 0, rng.uniform(-0.5, 0.5)]) * turn
+        start, goal = arm_state(at, turn.as_quat(), opening), arm_state(to, goal_turn.as_quat())
+        free = planner.plan(start, goal, seed=seed + index).best
+        way = free.dense(spec.rate)[0]
+        travelled = np.concatenate([[0.0], np.cumsum(np.linalg.norm(np.diff(way, axis=0), axis=1))])
+        middle = way[np.searchsorted(travelled, travelled[-1] / 2)]
+        balls = np.append(middle + rng.uniform(-0.03, 0.03, 3), BALL_RADIUS)[None]
+        plan = plan_clear(planner, start, goal, balls, seed + index)
+        result: dict[str, Any] = {
+            "index": index,
+            "seed": seed + index,
+            "free_clearance": clearance(way, balls),
+            "planned": plan is not None,
+        }
+        if plan is not None:
+            executed = _execute(simulation, ArmFollower(plan, spec.rate), np.array([spec.action_low, spec.action_high]))
+            end = simulation.observe(images=False)
+            result |= {
+                "clearance": clearance(plan.dense(spec.rate)[0], balls),
+                "executed_clearance": clearance(executed, balls),
+                "position_error": float(np.linalg.norm(end["robot0_eef_pos"] - to)),
+                "rotation_error": float((goal_turn * Rotation.from_quat(end["robot0_eef_quat"]).inv()).magnitude()),
+            }
+        results.append(result)
+    for simulation in simulations:
+        simulation.close()
+    planned = [r for r in results if r["planned"]]
+    return {
+        "task": "arm",
+        "episodes": episodes,
+        "seed": seed,
+        "planned": len(planned),
+        "contacts_without_guidance": sum(r["free_clearance"] < 0 for r in results),
+        "contacts": sum(r["clearance"] < 0 for r in planned),
+        "executed_contacts": sum(r["executed_clearance"] < 0 for r in planned),
+        "position_error_mm": 1000 * float(np.median([r["position_error"] for r in planned])) if planned else None,
+        "rotation_error_deg": float(np.rad2deg(np.median([r["rotation_error"] for r in planned]))) if planned else None,
+        "sampler": spec.sampler,
+        "sampler_steps": spec.sampler_steps,
+        "checkpoint": str(path),
+        "checkpoint_sha256": planner.checkpoint.sha256,
+        "seconds": round(time.monotonic() - began, 1),
+        "results": results,
+    }
+
+
+def _execute(simulation: Simulation, follower: ArmFollower, limits: Array) -> Array:
+    """Positions (T, 3) m of the hand while it follows the plan and settles at its end."""
+    positions = []
+    for step in range(follower.steps + SETTLING_STEPS):
+        hand = simulation.observe(images=False)
+        positions.append(hand["robot0_eef_pos"])
+        row = follower.rows(step, hand["robot0_eef_pos"], hand["robot0_eef_quat"], 1)[0]
+        simulation.step(np.clip(row, limits[0], limits[1]))
+    return np.array([*positions, simulation.observe(images=False)["robot0_eef_pos"]])
