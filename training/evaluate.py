@@ -87,7 +87,7 @@ def evaluate(options: Options) -> dict[str, Any]:
 
     spec = checkpoint.read_spec(options.checkpoint)
     if spec.kind == "planner":
-        overrides = {"sampler": options.sampler, "sampler_steps": options.sampler_steps}
+        overrides: dict[str, Any] = {"sampler": options.sampler, "sampler_steps": options.sampler_steps}
         if spec.task == "arm":
             return evaluate_arm(options.checkpoint, options.episodes, options.seed, **overrides)
         return evaluate_planner(options.checkpoint, options.episodes, options.seed, options.planner, **overrides)

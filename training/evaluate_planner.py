@@ -31,14 +31,16 @@ class PlannerOptions:
     """Whether a new plan starts from the one before."""
 
 
-def evaluate_planner(path: Path, episodes: int, seed: int, options: PlannerOptions, **overrides: Any) -> dict[str, Any]:
+def evaluate_planner(
+    path: Path, episodes: int, seed: int, options: PlannerOptions, quiet: bool = False, **overrides: Any
+) -> dict[str, Any]:
     """The summary: score, mean_return, per-episode results, and the oracle's; `overrides` are those of `load`."""
     planner = Planner(checkpoint.load(path, kind="planner", **overrides))
     simulation = MazeSimulation(planner.spec.task)
     task = simulation.task
     began = time.monotonic()
     results = []
-    with tqdm(total=episodes, unit="episode", desc=task.name) as bar:
+    with tqdm(total=episodes, unit="episode", desc=task.name, disable=quiet) as bar:
         for index in range(episodes):
             goal = None
             if options.goals == "multi":

@@ -112,6 +112,20 @@ def build_diffuser(options: Options, limits: LimitsNormalizer, action_dim: int, 
     return Diffuser(limits, action_dim, position_dim, schedule, options.widths, options.waves, options.endpoints)
 
 
+def restore_diffuser(path: Path) -> Diffuser:
+    """The eager module of an exported planner, for comparisons. Raises CheckpointError."""
+    spec = checkpoint.read_spec(path)
+    known = {field.name for field in dataclasses.fields(Options)}
+    values = {name: value for name, value in spec.training.items() if name in known}
+    options = Options(**{**values, "data": (), "out": Path(values["out"]), "widths": tuple(values["widths"])})
+    sizes = {tensor.name: tensor.shape[0] for tensor in spec.outputs}
+    width = sum(sizes.values())
+    placeholder = LimitsNormalizer(-np.ones(width), np.ones(width))  # the true ones are among the weights
+    diffuser = build_diffuser(options, placeholder, sizes["action"], sizes["position"])
+    diffuser.load_state_dict(checkpoint.weights(path))
+    return diffuser.eval()
+
+
 def make_spec(options: Options, data: Trajectories, scores: dict[str, Any]) -> CheckpointSpec:
     """What a robot has to know of the planner."""
     state = [column for column in data.columns if column.name != "action"]

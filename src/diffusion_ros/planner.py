@@ -149,7 +149,7 @@ class Planner:
         began = time.monotonic()
         spec = self.spec
         rows = spec.horizon if horizon is None else horizon
-        known, mask = self._known(rows, start, goal, way_points or {})
+        known, mask = self.known(rows, start, goal, way_points or {})
         n_steps = spec.sampler_steps if steps is None else steps
         if candidates < 1 or n_steps < 1 or n_steps > spec.num_train_timesteps:
             raise PlanError(
@@ -221,9 +221,10 @@ class Planner:
         moved[np.arange(rows) + progress > len(plan.rows) - 1, self.columns["action"]] = 0.0
         return Plan(moved, plan.stride, plan.columns)
 
-    def _known(
+    def known(
         self, rows: int, start: Array, goal: Array | None, way_points: Mapping[int, Array]
     ) -> tuple[Array, NDArray[np.bool_]]:
+        """What `plan` writes back, (rows, D), and where, (rows, D). Raises PlanError for states that do not fit."""
         given = {0: np.asarray(start, dtype=np.float64), **way_points}
         if goal is not None:
             given[rows - 1] = np.asarray(goal, dtype=np.float64)
