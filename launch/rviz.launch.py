@@ -1,4 +1,7 @@
-"""RViz with both cameras, the scene, the way of the hand and the predicted chunk, beside a system that runs."""
+"""RViz beside a system that runs: cameras, scene, the hand's way and the predicted chunk, or `system:=planner`.
+
+For a planner: maze, plan, candidates and their denoising, and a tool that sets goals.
+"""
 
 from pathlib import Path
 
@@ -9,11 +12,18 @@ from launch_ros.actions import Node
 
 
 def generate_launch_description() -> LaunchDescription:
-    config = Path(__file__).resolve().parents[1] / "config" / "simulation.rviz"
+    folder = Path(__file__).resolve().parents[1] / "config"
     return LaunchDescription(
         [
             DeclareLaunchArgument("namespace", default_value="", description="of the system to look at"),
-            DeclareLaunchArgument("config", default_value=str(config), description="what to show (.rviz)"),
+            DeclareLaunchArgument(
+                "system", default_value="simulation", description="what runs", choices=["simulation", "planner"]
+            ),
+            DeclareLaunchArgument(
+                "config",
+                default_value=[f"{folder}/", LaunchConfiguration("system"), ".rviz"],
+                description="what to show (.rviz)",
+            ),
             # The topics in the configuration are relative: they are looked for in RViz's own namespace.
             Node(
                 package="rviz2",

@@ -152,10 +152,11 @@ def test_rviz_gets_its_configuration(launch: Callable[..., subprocess.Popen[str]
     rviz.parent.mkdir(parents=True)
     rviz.write_text('#!/bin/sh\necho "called with $@"\n')
     rviz.chmod(0o755)
-    process = launch("rviz.launch.py", "namespace:=left", AMENT_PREFIX_PATH=str(tmp_path / "prefix"))
-    output, _ = process.communicate(timeout=60)
-    assert process.returncode == 0, output
-    assert f"called with -d {ROOT / 'config/simulation.rviz'} --ros-args -r __node:=rviz -r __ns:=/left" in output
+    for argument, name in ((), "simulation"), (("system:=planner",), "planner"):
+        process = launch("rviz.launch.py", "namespace:=left", *argument, AMENT_PREFIX_PATH=str(tmp_path / "prefix"))
+        output, _ = process.communicate(timeout=60)
+        assert process.returncode == 0, output
+        assert f"called with -d {ROOT / 'config' / name}.rviz --ros-args -r __node:=rviz -r __ns:=/left" in output
 
 
 # What needs no launch
@@ -178,8 +179,7 @@ def test_systems_are_complete(system: System) -> None:
         assert mine
         assert set().union(*mine) <= known
         used |= set(node.arguments.values())
-    assert used <= declared
-    assert declared - used <= {"output_dir"}  # where bringup keeps logs, whatever the nodes write
+    assert used == declared
 
 
 def test_arguments_say_what_they_expect() -> None:
@@ -212,6 +212,23 @@ def test_resources_are_found_in_every_installation(tmp_path: Path, monkeypatch: 
         resource_folder()
     monkeypatch.setenv("AMENT_PREFIX_PATH", str(tmp_path / "install"))
     assert resource_folder() == elsewhere
+
+
+def test_rviz_shows_a_planner_and_sets_its_goals() -> None:
+    from diffusion_ros import topics
+    from diffusion_ros.maze import FRAME
+
+    manager = yaml.safe_load((ROOT / "config/planner.rviz").read_text())["Visualization Manager"]
+    assert manager["Global Options"]["Fixed Frame"] == FRAME
+    assert {d["Topic"]["Value"]: d["Class"].split("/")[1] for d in manager["Displays"]} == {
+        topics.MAP: "Map",
+        topics.PLAN: "Path",
+        topics.CANDIDATES: "MarkerArray",
+        topics.DENOISING: "MarkerArray",
+        topics.OBSTACLES: "MarkerArray",
+        topics.SCENE: "MarkerArray",
+    }
+    assert [t["Topic"]["Value"] for t in manager["Tools"] if t["Class"].endswith("SetGoal")] == [topics.GOAL]
 
 
 def test_rviz_shows_what_is_published() -> None:

@@ -526,6 +526,15 @@ def lines_to_msg(
     return MarkerArray(markers=markers)
 
 
+def lines_from_msg(msg: MarkerArray) -> list[Array]:
+    """The points (N, 3) [m] of every strip."""
+    return [
+        np.array([[p.x, p.y, p.z] for p in marker.points], np.float64).reshape(-1, 3)
+        for marker in msg.markers
+        if marker.type == Marker.LINE_STRIP and marker.action == Marker.ADD
+    ]
+
+
 def balls_to_msg(
     balls: ArrayLike, colour: tuple[float, float, float, float], namespace: str, frame_id: str
 ) -> MarkerArray:

@@ -209,7 +209,8 @@ MAZE = System(
         Argument("replan_rate", 0.0, "plans a second, each from the one before; 0: planned once [Hz]"),
         Argument("candidates", 4, "plans that are sampled for each that is driven", minimum=1),
         Argument("obstacle_radius", 0.0, "of a ball that moves in the way; 0: none [m]"),
-        Argument("output_dir", "", "folder for logs; default: runs/<size>-<time>"),
+        Argument("video", True, "whether each episode becomes an MP4: how its plan was denoised, and the drive"),
+        Argument("output_dir", "", "folder for logs and videos; default: runs/<size>-<time>"),
         _SAMPLER_STEPS,
         _DEVICE,
     ),
@@ -218,7 +219,7 @@ MAZE = System(
             "maze",
             "diffusion_ros.nodes.maze_node",
             "maze.yaml",
-            {name: name for name in ("size", "episodes", "seed", "obstacle_radius")},
+            {name: name for name in ("size", "episodes", "seed", "obstacle_radius", "video", "output_dir")},
             required=True,
         ),
         NodeDescription(

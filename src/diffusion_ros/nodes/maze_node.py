@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,7 @@ from visualization_msgs.msg import MarkerArray
 from diffusion_ros import messages, topics
 from diffusion_ros.diagnostics import OK, WARN, Diagnostics
 from diffusion_ros.maze import BALL_RADIUS, FRAME, GOAL_RADIUS, RATE, TASKS, MazeSimulation
+from diffusion_ros.maze_video import Moment, Shown, write_video
 from diffusion_ros.nodes.runner import RunnableNode, run
 from diffusion_ros.params import declare, parameter
 from diffusion_ros.plan_follower import brake
@@ -45,6 +47,8 @@ class MazeParameters:
     obstacle_radius: float = parameter(
         0.0, "of a ball that moves to and fro in the way; 0: none [m]", low=0.0, high=0.4
     )
+    video: bool = parameter(False, "whether every episode becomes an MP4: how its plan was denoised, and the drive")
+    output_dir: str = parameter("", "folder of the videos, '' for the current one")
 
 
 class MazeNode(RunnableNode):
@@ -70,6 +74,9 @@ class MazeNode(RunnableNode):
         self._next_news = 0.0
         self._next_goal = 0.0
         self._stamps: list[int] = []
+        self._shown = Shown()
+        self._first = Shown()
+        self._moments: list[Moment] = []
         self._odometry = self.create_publisher(Odometry, topics.ODOMETRY, topics.SENSOR_QOS)
         self._map = self.create_publisher(OccupancyGrid, topics.MAP, topics.DESCRIPTION_QOS)
         self._goal = self.create_publisher(PoseStamped, topics.GOAL, topics.COMMAND_QOS)
@@ -80,6 +87,10 @@ class MazeNode(RunnableNode):
         self.create_subscription(WrenchStamped, topics.FORCE_COMMAND, self._on_force, topics.COMMAND_QOS)
         self.create_subscription(PoseStamped, topics.GOAL, self._on_goal, topics.COMMAND_QOS)
         self.create_service(Trigger, "~/reset", self._on_reset)
+        if p.video:
+            Path(p.output_dir).mkdir(parents=True, exist_ok=True)
+            self.create_subscription(MarkerArray, topics.CANDIDATES, self._on_candidates, topics.DESCRIPTION_QOS)
+            self.create_subscription(MarkerArray, topics.DENOISING, self._on_denoising, topics.DESCRIPTION_QOS)
         self._begin(0)
         self._map.publish(messages.grid_to_msg(self.simulation.map.walls, 0, FRAME))
         self.create_timer(1.0 / RATE, self._tick, clock=Clock(clock_type=ClockType.STEADY_TIME))
@@ -98,6 +109,14 @@ class MazeNode(RunnableNode):
         if not self.simulation.map.problem(goal):
             self.simulation.goal = goal
 
+    def _on_candidates(self, msg: MarkerArray) -> None:
+        self._shown.candidates = messages.lines_from_msg(msg)
+
+    def _on_denoising(self, msg: MarkerArray) -> None:
+        self._shown.denoising = messages.lines_from_msg(msg)
+        if not self._first.denoising:
+            self._first = Shown(denoising=self._shown.denoising)
+
     def _on_reset(self, request: Any, response: Any) -> Any:
         """Begins the current episode again, from the same seed."""
         self._begin(self.index, pause=True)
@@ -109,6 +128,7 @@ class MazeNode(RunnableNode):
         self.simulation.reset(self.parameters.seed + index)
         self._command = None
         self._stamps = []
+        self._shown, self._first, self._moments = Shown(), Shown(), []
         self._next_goal = time.monotonic() + (_PAUSE_SECONDS if pause else 0.0) + 0.1  # the odometry first
         self.phase = "pausing" if pause else "waiting"
         self._phase_began = time.monotonic()
@@ -136,6 +156,9 @@ class MazeNode(RunnableNode):
                 place = np.append(simulation.goal, 0.0)
                 self._goal.publish(messages.pose_to_msg(place, (0.0, 0.0, 0.0, 1.0), stamp_ns, FRAME))
         if self.phase == "running":
+            if self.parameters.video and self.parameters.episodes:
+                obstacles = self.obstacle(now) if self.parameters.obstacle_radius > 0 else np.zeros((0, 4))
+                self._moments.append(Moment(simulation.position, obstacles, self._shown.candidates, self.score))
             self.missed += not answered
             self.score += simulation.step(force)
             self.step += 1
@@ -149,7 +172,7 @@ class MazeNode(RunnableNode):
 
     def _end(self) -> None:
         task = self.simulation.task
-        result = {
+        result: dict[str, Any] = {
             "index": self.index,
             "seed": self.parameters.seed + self.index,
             "return": self.score,
@@ -159,6 +182,14 @@ class MazeNode(RunnableNode):
             "missed": self.missed,
             "steps": self.step,
         }
+        if self.parameters.video:
+            path = Path(self.parameters.output_dir) / f"episode_{self.index:03d}_seed_{result['seed']}.mp4"
+            try:
+                title = f"{task.name}, seed {result['seed']}"
+                write_video(path, self.simulation.map, self.simulation.goal, self._first, self._moments, title)
+                result["video"] = str(path)
+            except OSError as error:
+                self.get_logger().error(f"no video of episode {self.index}: {error}")
         self._tell({"event": "end", "result": result})
         if self.index + 1 >= self.parameters.episodes:
             self.phase = "done"

@@ -1,0 +1,40 @@
+"""The video of a maze: everything where it is, and a file that plays."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from diffusion_ros.maze import load_map, maze_named
+from diffusion_ros.maze_video import MazePicture, Moment, Shown, write_video
+
+MAP = load_map(maze_named("umaze"))
+
+
+def test_things_are_drawn_where_they_are() -> None:
+    picture = MazePicture(MAP)
+    red = (255, 0, 0)
+    drawn = picture.draw(np.array([1.0, 1.0]), "", balls=[(np.array([-1.0, -1.0]), 0.1, red)])
+    assert drawn.shape[0] % 16 == drawn.shape[1] % 16 == 0
+    rows, columns = np.nonzero((drawn == red).all(axis=2))
+    x = (columns.mean() + 0.5) / picture.scale - 2.5
+    y = 2.5 - (rows.mean() + 0.5) / picture.scale
+    np.testing.assert_allclose([x, y], [-1.0, -1.0], atol=0.01)
+    wall = drawn[picture.scale // 2, picture.scale // 2].tolist()
+    assert drawn[round(2.5 * picture.scale), round(1.5 * picture.scale)].tolist() == wall  # the middle bar of the U
+
+
+def test_a_video_shows_the_denoising_and_the_drive(tmp_path: Path) -> None:
+    lines = [np.array([[-1.0, -1.0, 0.0], [1.0, -1.0, 0.0]])]
+    moments = [Moment(np.array([-1 + 0.02 * i, -1.0]), np.array([[0.0, -1.0, 0.1, 0.1]]), lines, i) for i in range(41)]
+    path = tmp_path / "a.mp4"
+    write_video(path, MAP, np.array([1.0, -1.0]), Shown(denoising=lines * 2), moments, "umaze")
+    video, frames = cv2.VideoCapture(str(path)), []
+    while (read := video.read())[0]:
+        frames.append(read[1])
+    video.release()
+    assert len(frames) == 2 * 12 + 11
+    assert not np.array_equal(frames[0], frames[-1])
+    assert list(tmp_path.iterdir()) == [path]
