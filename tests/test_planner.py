@@ -424,3 +424,48 @@ def test_an_arm_trains_exports_and_plans(tmp_path: Path) -> None:
     rows = planner.plan(start, goal).best.rows
     assert rows.shape == (8, 17)
     np.testing.assert_allclose(rows[[0, -1], 7:10], [[0, 0, 1], [0.05, 0, 1]], atol=1e-6)
+
+
+def test_a_value_function_is_learned_and_guides(straight_lines: Path, tmp_path: Path) -> None:
+    out = tmp_path / "planner.pt"
+    changes = {"value_iterations": 400, "batch_size": 128, "mixed_precision": "no", "iterations": 20}
+    trainer = Trainer(options(straight_lines, out, **changes))
+    rows, *_ = trainer.batch(trainer.held_steps, torch.Generator().manual_seed(0), 256)
+    returns = trainer.returns(rows)
+    # By hand: the share of rows within 0.45 m of where the window ends, each worth 0.99 to the power of its row.
+    by_hand = [
+        np.mean([0.99**i * (np.linalg.norm(row[2:4] - window[-1, 2:4]) < 0.45) for i, row in enumerate(window)])
+        for window in rows.numpy()
+    ]
+    np.testing.assert_allclose(returns, by_hand, atol=1e-6)
+    trainer.run()
+    with torch.no_grad():
+        estimates = trainer.diffuser.value(trainer.diffuser.limits.normalize(rows))
+    assert float((estimates - returns).square().mean()) < 0.2 * float(returns.var())
+    # The guide goes up the estimate, with what is known left alone; the exported planner takes it too.
+    mask = torch.zeros_like(rows, dtype=torch.bool)
+    mask[:, [0, -1]] = True
+    guides = {"value": torch.tensor([0.02])}
+    moved = trainer.diffuser.guide(rows, mask, guides)
+    gained = trainer.diffuser.weighted_return(moved, guides) - trainer.diffuser.weighted_return(rows, guides)
+    assert float((gained > 0).float().mean()) > 0.9
+    assert torch.equal(moved[mask], rows[mask])
+    planner = Planner(checkpoint.load(out, kind="planner"))
+    start, goal = np.array([-0.8, 0, 0, 0]), np.array([0.8, 0, 0, 0])
+    with_value = planner.plan(start, goal, guides={"value": np.array([0.02])}).best.rows
+    assert not np.array_equal(with_value, planner.plan(start, goal).best.rows)
+
+
+def test_a_planner_without_a_value_function_says_so(straight_lines: Path, tmp_path: Path) -> None:
+    out = tmp_path / "planner.pt"
+    Trainer(options(straight_lines, out, iterations=2)).run()
+    planner = Planner(checkpoint.load(out, kind="planner"))
+    with pytest.raises(PlanError, match="guide value: this planner was trained without a value function"):
+        planner.plan(np.zeros(4), guides={"value": np.ones(1)})
+
+
+def test_bad_values(straight_lines: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="a window of the stream has no goal"):
+        options(straight_lines, tmp_path / "x.pt", value_iterations=5, windows="stream")
+    with pytest.raises(ValueError, match="value_discount 0"):
+        options(straight_lines, tmp_path / "x.pt", value_iterations=5, value_discount=0.0)

@@ -152,6 +152,9 @@ class Diffuser(nn.Module):
         value         (1): weight of the learned value function
         iterations    (1): steps along the gradient, 1 where it is missing
         ============= ====================================================================================
+
+        Steps are in the data's units for the first three, which are about metres; along the value function, which
+        sees normalised rows, they are in those: a column that hardly varies in the data would be thrown far out.
         """
         iterations = 1
         if "iterations" in guides:
@@ -159,14 +162,26 @@ class Diffuser(nn.Module):
         free = torch.logical_not(mask)
         for _ in range(iterations):
             moved = plan.detach().requires_grad_(True)
-            gradient = torch.autograd.grad([self.weighted_return(moved, guides).sum()], [moved])[0]
+            gradient = torch.autograd.grad([self.analytic_return(moved, guides).sum()], [moved])[0]
             if gradient is not None:
                 plan = plan + torch.where(free, gradient, torch.zeros_like(gradient))
+            if "value" in guides and self.has_value:
+                rows = self.limits.normalize(plan).detach().requires_grad_(True)
+                gradient = torch.autograd.grad([(guides["value"][0] * self.value(rows)).sum()], [rows])[0]
+                if gradient is not None:
+                    plan = torch.where(free, self.limits.unnormalize(rows + gradient), plan)
         return plan.detach()
 
     @exported
     def weighted_return(self, plan: Tensor, guides: dict[str, Tensor]) -> Tensor:
         """The sum (B,) of the weighted returns of plans (B, H, D); see `guide`."""
+        total = self.analytic_return(plan, guides)
+        if "value" in guides and self.has_value:
+            total = total + guides["value"][0] * self.value(self.limits.normalize(plan))
+        return total
+
+    def analytic_return(self, plan: Tensor, guides: dict[str, Tensor]) -> Tensor:
+        """The part (B,) of it that needs no learning."""
         position = plan[:, :, self.action_dim : self.action_dim + self.position_dim]
         total = 0.0 * position.sum(dim=[1, 2])
         if "obstacles" in guides:
@@ -180,8 +195,6 @@ class Diffuser(nn.Module):
         if "smoothness" in guides:
             bend = position[:, 2:] - 2 * position[:, 1:-1] + position[:, :-2]
             total = total - 0.5 * guides["smoothness"][0] * (bend**2).sum(dim=[1, 2])
-        if "value" in guides and self.has_value:
-            total = total + guides["value"][0] * self.value(self.limits.normalize(plan))
         return total
 
 

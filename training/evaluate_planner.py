@@ -29,6 +29,8 @@ class PlannerOptions:
     """Control steps between plans; 0: planned once."""
     warm: bool = True
     """Whether a new plan starts from the one before."""
+    value: float = 0.0
+    """Weight of the planner's learned value function."""
 
 
 def evaluate_planner(
@@ -75,6 +77,7 @@ def evaluate_planner(
         "follow": options.follow,
         "goals": options.goals,
         "replan": options.replan,
+        "value": options.value,
         "sampler": planner.spec.sampler,
         "sampler_steps": planner.spec.sampler_steps,
         "checkpoint": str(path),
@@ -90,6 +93,7 @@ def _episode(
     simulation.reset(seed, goal=goal)
     end = np.append(simulation.goal, [0.0, 0.0])
     total, reached, seconds = 0.0, -1, []
+    guides = {"value": np.array([options.value])} if options.value else {}
     plan: Plan | None = None
     follower: Follower | None = None
     for step in range(simulation.task.max_steps):
@@ -98,7 +102,7 @@ def _episode(
             warm = None
             if plan is not None and options.warm:
                 warm = planner.shifted(plan, round(options.replan / plan.stride))
-            plans = planner.plan(np.append(position, velocity), end, seed=seed + step, warm=warm)
+            plans = planner.plan(np.append(position, velocity), end, seed=seed + step, warm=warm, guides=guides)
             plan = plans.best
             seconds.append(plans.seconds)
             follower = make_follower(options.follow, plan, RATE)

@@ -20,6 +20,7 @@ from diffusion_ros import checkpoint, maze, simulation
 from diffusion_ros.spec import CheckpointSpec, TensorSpec
 from training import command_line
 from training.diffuser import Diffuser, DiffuserLoss, loss_weights
+from training.networks.value1d import ReturnEstimator
 from training.noise_schedule import NoiseSchedule
 from training.normalizer import LimitsNormalizer
 from training.run import ExponentialMovingAverage, git_commit, load_state, save_state, step_generator, warm_cosine
@@ -74,6 +75,10 @@ class Options:
     """AdamW."""
     ema_decay: float = 0.998
     """Largest decay of the averaged weights."""
+    value_iterations: int = 0
+    """First, so many steps for a value function that guides can then use (`value`): how early a plan is at its goal."""
+    value_discount: float = 0.99
+    """Of the return that it estimates, by row."""
     mixed_precision: Literal["no", "bf16", "fp16"] = "bf16"
     """Of the training; checkpoints are in single precision."""
     half_weights: bool = True
@@ -97,6 +102,13 @@ class Options:
                 raise ValueError(f"{name} {getattr(self, name)}: must be at least 1")
         if self.horizon < 4:
             raise ValueError(f"horizon {self.horizon}: must be at least 4")
+        if self.value_iterations < 0 or not 0 < self.value_discount <= 1:
+            raise ValueError(
+                f"value_iterations {self.value_iterations}, value_discount {self.value_discount}:"
+                " must be at least 0, and above 0 and at most 1"
+            )
+        if self.value_iterations and self.windows == "stream":
+            raise ValueError("value_iterations needs windows 'legs': a window of the stream has no goal")
         if not 0 < self.validation < 1:
             raise ValueError(f"validation {self.validation}: must lie between 0 and 1")
 
@@ -109,7 +121,8 @@ class Options:
 def build_diffuser(options: Options, limits: LimitsNormalizer, action_dim: int, position_dim: int) -> Diffuser:
     """An untrained planner."""
     schedule = NoiseSchedule(options.num_train_timesteps, options.beta_schedule, options.prediction)
-    return Diffuser(limits, action_dim, position_dim, schedule, options.widths, options.waves, options.endpoints)
+    value = ReturnEstimator(int(limits.scale.shape[0])) if options.value_iterations else None
+    return Diffuser(limits, action_dim, position_dim, schedule, options.widths, options.waves, options.endpoints, value)
 
 
 def restore_diffuser(path: Path) -> Diffuser:
@@ -222,6 +235,9 @@ class Trainer:
             self.ema.restore(state["ema"])
             optimizer.load_state_dict(state["optimizer"])
             self.iteration = int(state["iteration"])
+        elif options.value_iterations:
+            self._train_value()
+            self.ema = ExponentialMovingAverage(self.diffuser, maximum=options.ema_decay)
         objective: Any = _Objective(self.loss)  # never the module itself: Accelerate replaces its forward
         objective, optimizer = self.accelerator.prepare(objective, optimizer)
         bar = tqdm(
@@ -266,6 +282,41 @@ class Trainer:
                 checkpoint.save(self.diffuser.cpu(), spec, options.out, options.half_weights)
             print(f"wrote {options.out}")
 
+    def returns(self, rows: Tensor) -> Tensor:
+        """(B,) discounted shares of the rows (B, H, D) that are at the goal, which is where a window ends."""
+        first = self.diffuser.action_dim
+        position = rows[:, :, first : first + self.diffuser.position_dim]
+        there = (position - position[:, -1:]).norm(dim=2) < self.data.goal_radius
+        discount = torch.tensor(self.options.value_discount) ** torch.arange(rows.shape[1])
+        returns: Tensor = (there * discount.to(rows.device)).mean(dim=1)
+        return returns
+
+    def _train_value(self) -> None:
+        """Before the rest, and anew when a run is stopped in it: it is short."""
+        options = self.options
+        value: Any = self.diffuser.value
+        optimizer: Any = torch.optim.AdamW(value.parameters(), options.learning_rate, weight_decay=options.weight_decay)
+        objective: Any = _ValueObjective(value)
+        objective, optimizer = self.accelerator.prepare(objective, optimizer)
+        bar = tqdm(total=options.value_iterations, desc="value", disable=not self.main, mininterval=2.0, unit="it")
+        for iteration in range(options.value_iterations):
+            generator = step_generator(options.seed, 5, iteration, self.accelerator.process_index)
+            for group in optimizer.param_groups:
+                group["lr"] = options.learning_rate * warm_cosine(
+                    iteration, options.value_iterations, min(200, options.value_iterations // 10)
+                )
+            rows = self.batch(self.train_steps, generator, options.batch_size)[0]
+            loss = objective(self.diffuser.limits.normalize(rows), self.returns(rows))
+            optimizer.zero_grad(set_to_none=True)
+            self.accelerator.backward(loss)
+            optimizer.step()
+            bar.update()
+            if iteration % 100 == 99:
+                bar.set_postfix(loss=f"{loss.item():.5f}", refresh=False)
+                if self.log is not None:
+                    self.log.add_scalar("value/loss", loss.item(), iteration + 1)
+        bar.close()
+
     @torch.no_grad()
     def _validate(self) -> None:
         """Loss of the averaged weights on the held-out end of the stream, with the same noise each time."""
@@ -305,6 +356,17 @@ class _Objective(torch.nn.Module):
     def forward(self, rows: Tensor, mask: Tensor, noise: Tensor, t: Tensor) -> Tensor:
         result: Tensor = self.loss(rows, mask, noise, t)
         return result
+
+
+class _ValueObjective(torch.nn.Module):
+    """Mean squared error of the value function."""
+
+    def __init__(self, value: torch.nn.Module) -> None:
+        super().__init__()
+        self.value = value
+
+    def forward(self, rows: Tensor, returns: Tensor) -> Tensor:
+        return torch.nn.functional.mse_loss(self.value(rows), returns)
 
 
 def _identity(options: Options) -> dict[str, Any]:

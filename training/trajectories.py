@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from diffusion_ros.maze import maze_named
+from diffusion_ros.maze import GOAL_RADIUS, maze_named
 from diffusion_ros.simulation import TASKS
 from diffusion_ros.spec import TensorSpec
 from training.datasets import LOW_DIM_SHAPES, load_demonstrations
@@ -47,6 +47,8 @@ class Trajectories:
     position_dim: int
     columns: tuple[TensorSpec, ...]
     data_hash: str
+    goal_radius: float
+    """Metres from where a leg ends within which a position counts as there."""
     any_goal: bool = False
     """Whether a leg may end anywhere: then `draw` cuts it at a random step, and holds the state from there on."""
 
@@ -160,6 +162,7 @@ def load_maze(path: Path) -> Trajectories:
             TensorSpec("velocity", (2,), "float32", "m/s", "map"),
         ),
         hashlib.sha256(states.tobytes() + actions.tobytes()).hexdigest(),
+        GOAL_RADIUS,
     )
 
 
@@ -192,6 +195,7 @@ def load_arm(path: Path) -> Trajectories:
             TensorSpec("gripper", (1,), "float32", "m", ""),
         ),
         data.data_hash,
+        0.02,
         any_goal=True,
     )
 

@@ -261,6 +261,8 @@ class Planner:
                 raise PlanError(f"unknown guide {name!r}: expected one of obstacles, {', '.join(expected)}")
             elif shape != expected[name]:
                 raise PlanError(f"guide {name} has shape {shape}, expected {expected[name]}")
+            if name == "value" and not self.spec.training.get("value_iterations"):
+                raise PlanError("guide value: this planner was trained without a value function")
             if not bool(value.isfinite().all()):
                 raise PlanError(f"guide {name} has NaN or infinite values")
 
