@@ -207,6 +207,24 @@ def test_two_processes_train_one_policy(demonstrations: Path, tmp_path: Path) ->
     checkpoint.load(out)
 
 
+def test_a_run_may_start_from_another_ones_encoders(demonstrations: Path, tmp_path: Path) -> None:
+    first, second = tmp_path / "first.pt", tmp_path / "second.pt"
+    changes: dict[str, object] = {**VARIANTS["pose points"], "iterations": 2, "rollouts": 0}
+    Trainer(options(demonstrations, first, **changes)).run()
+    trainer = Trainer(options(demonstrations, second, **{**changes, "start_from": first, "crop": 84}))
+    trainer._take_vision(first)
+    theirs = checkpoint.weights(first)
+    taken = [n for n, v in trainer.policy.encoder.state_dict().items() if torch.equal(v, theirs[f"encoder.{n}"])]
+    assert len(taken) >= len([name for name in theirs if name.startswith(("encoder.vision", "encoder.pose_head"))])
+    trainer.run()
+    checkpoint.load(second)
+    other = Trainer(
+        options(demonstrations, tmp_path / "third.pt", **{**changes, "pose_points": False, "start_from": first})
+    )
+    with pytest.raises(ValueError, match="its image encoders or pose head are others than these, as vision"):
+        other.run()
+
+
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [

@@ -107,6 +107,8 @@ class Options:
     """Weight of the rotation in it. Small for an object that looks alike from all sides: its yaw is only memorised."""
     encoder_iterations: int = 0
     """Two phases: iterations of the first one, which trains encoders and pose head alone. 0: end to end."""
+    start_from: Path | None = None
+    """A checkpoint of the same kind whose image encoders and pose head the training begins with."""
     cached_crops: int = 4
     """Two phases: random crops of every image that features are computed for."""
     num_train_timesteps: int = 100
@@ -423,7 +425,10 @@ class Trainer:
                 raise ValueError(f"{state_path}: was begun with other options than these")
         elif self.data.observations.keys() & {f"{camera}_image" for camera in CAMERAS}:
             state = None
-            self._initialise_vision()
+            if options.start_from is None:
+                self._initialise_vision()
+            else:
+                self._take_vision(options.start_from)
         else:
             state = None
         if state is not None:
@@ -442,6 +447,15 @@ class Trainer:
             self._train_denoiser(state)
         if self.main:
             self._export()
+
+    def _take_vision(self, path: Path) -> None:
+        encoder = self.policy.encoder
+        theirs = {name.removeprefix("encoder."): value for name, value in checkpoint.weights(path).items()}
+        mine = {n: v for n, v in encoder.state_dict().items() if n.startswith(("vision.", "pose_head."))}
+        unfit = [name for name, value in mine.items() if name not in theirs or theirs[name].shape != value.shape]
+        if unfit:
+            raise ValueError(f"{path}: its image encoders or pose head are others than these, as {unfit[0]}")
+        encoder.load_state_dict({name: theirs[name] for name in mine}, strict=False)
 
     def _initialise_vision(self) -> None:
         steps = np.random.default_rng(self.options.seed).choice(len(self.data), min(64, len(self.data)), replace=False)
@@ -515,7 +529,8 @@ class Trainer:
         """
         options = self.options
         encoder = self.policy.encoder.eval()
-        variants = 1 + options.cached_crops if options.cameras else 1
+        crops = options.cameras and encoder.crop_size < encoder.image_size
+        variants = 1 + options.cached_crops if crops else 1
         steps = torch.arange(len(self.data))
         self.features = torch.empty((variants, len(steps), encoder.out_dim))
         bar = self._bar("features", 0, variants * len(steps))
