@@ -23,6 +23,7 @@ from diffusion_ros.nodes.executor_node import ExecutorNode
 from diffusion_ros.nodes.planner_node import PlannerNode
 from diffusion_ros.nodes.simulation_node import SimulationNode
 from diffusion_ros.planner import Plan, Planner
+from diffusion_ros.simulation import Simulation
 
 COLUMNS = {"action": slice(0, 7), "position": slice(7, 10), "rotation": slice(10, 16), "gripper": slice(16, 17)}
 DOWN = np.array([1.0, 0.0, 0.0, 0.0])
@@ -167,6 +168,10 @@ def test_goals_that_are_refused(
 def test_the_executor_takes_the_simulated_hand_to_the_goal(
     ros: Graph, parameters: list[Parameter[Any]], planner_path: Path
 ) -> None:
+    # Its first step compiles for seconds on a fresh machine; all nodes share this process, and nobody waits for that.
+    first = Simulation("lift")
+    first.step(np.zeros(7))
+    first.close()
     simulation = ros.add(SimulationNode([Parameter("task", value="lift"), Parameter("seed", value=5)]))
     planner = ros.add(PlannerNode(parameters))
     executor = ros.add(ExecutorNode([*parameters, Parameter("enabled", value=True)]))
