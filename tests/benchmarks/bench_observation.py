@@ -7,6 +7,7 @@ to the same core, in turns.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import statistics
 import subprocess
@@ -54,6 +55,7 @@ def _time(name: str) -> None:
     """Prints the seconds of each observation, and of each control step and observation."""
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})  # Mesa would draw on all cores
     choose_render_backend()
+    logging.getLogger("robosuite_logs").addFilter(lambda record: False)  # what optional parts it lacks
     step, observe = {"ours": _ours, "robosuite": _robosuite}[name]()
     steps, observations = [], []
     for _ in range(FRAMES):
