@@ -18,11 +18,11 @@ from trajectory_msgs.msg import JointTrajectory
 from visualization_msgs.msg import MarkerArray
 
 from diffusion_ros import messages, topics
-from diffusion_ros.arm_plan import HAND_RADIUS, REMAINS, ArmFollower, arm_state, clearance, rotation_of
+from diffusion_ros.arm_plan import HAND_RADIUS, REMAINS, ArmFollower, arm_state, rotation_of
 from diffusion_ros.nodes.executor_node import ExecutorNode
 from diffusion_ros.nodes.planner_node import PlannerNode
 from diffusion_ros.nodes.simulation_node import SimulationNode
-from diffusion_ros.planner import Plan, Planner
+from diffusion_ros.planner import Plan, Planner, clearance, leads_into
 from diffusion_ros.simulation import Simulation
 
 COLUMNS = {"action": slice(0, 7), "position": slice(7, 10), "rotation": slice(10, 16), "gripper": slice(16, 17)}
@@ -78,9 +78,15 @@ def test_a_follower_makes_up_for_part_of_what_is_off_and_holds_at_the_end() -> N
 
 def test_clearance_is_from_the_hands_surface() -> None:
     balls = np.array([[0.0, 0.0, 0.0, 0.06]])
-    assert clearance(np.array([[0.3, 0.0, 0.0], [0.2, 0.0, 0.0]]), balls) == pytest.approx(0.14 - HAND_RADIUS)
-    assert clearance(np.zeros((1, 3)), balls) < 0
-    assert clearance(np.zeros((1, 3)), np.zeros((0, 4))) == np.inf
+    way = np.array([[0.3, 0.0, 0.0], [0.2, 0.0, 0.0]])
+    np.testing.assert_allclose(clearance(way, balls, HAND_RADIUS), [0.24 - HAND_RADIUS, 0.14 - HAND_RADIUS])
+    np.testing.assert_allclose(clearance(way[:, :2], balls, 0.0), [0.24, 0.14])
+    assert clearance(np.zeros((2, 3)), np.zeros((0, 4)), 0.1).tolist() == [np.inf, np.inf]
+    assert not leads_into(clearance(way, balls, HAND_RADIUS))
+    assert leads_into(np.array([0.1, -0.01]))
+    assert leads_into(np.array([-0.01, -0.02]))
+    assert not leads_into(np.array([-0.02, -0.01, 0.1]))  # out of a ball
+    assert not leads_into(np.full(3, np.inf))
 
 
 @pytest.fixture

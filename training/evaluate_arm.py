@@ -11,8 +11,8 @@ from scipy.spatial.transform import Rotation
 from tqdm import tqdm
 
 from diffusion_ros import checkpoint
-from diffusion_ros.arm_plan import HAND_RADIUS, ArmFollower, arm_state, clearance
-from diffusion_ros.planner import Array, Plan, Planner
+from diffusion_ros.arm_plan import HAND_RADIUS, ArmFollower, arm_state
+from diffusion_ros.planner import Array, Plan, Planner, clearance, obstacle_guides
 from diffusion_ros.simulation import TASKS, Simulation
 
 BALL_RADIUS = 0.06
@@ -25,21 +25,18 @@ LEAST_WAY = 0.35
 SETTLING_STEPS = 10
 
 
-def ball_guides(balls: Array) -> dict[str, Array]:
-    """Guides for the planner that keep a hand clear of balls (N, 4: centre, radius in metres)."""
-    if not len(balls):
-        return {}
-    return {
-        "obstacles": np.hstack([balls[:, :3], balls[:, 3:] + HAND_RADIUS + MARGIN, np.ones((len(balls), 1))]),
-        "iterations": np.array([10.0]),
-    }
+def least(positions: Array, balls: Array) -> float:
+    """The hand's least clearance [m] along positions (T, 3)."""
+    return float(clearance(positions, balls, HAND_RADIUS).min())
 
 
 def plan_clear(planner: Planner, start: Array, goal: Array, balls: Array, seed: int) -> Plan | None:
     """The first of the ranked candidates that is clear of the balls, None where none is."""
-    plans = planner.plan(start, goal, guides=ball_guides(balls), candidates=CANDIDATES, seed=seed)
+    plans = planner.plan(
+        start, goal, guides=obstacle_guides(balls, 3, HAND_RADIUS + MARGIN), candidates=CANDIDATES, seed=seed
+    )
     for plan in plans.candidates:
-        if clearance(plan.dense(planner.spec.rate)[0], balls) > 0:
+        if least(plan.dense(planner.spec.rate)[0], balls) > 0:
             return plan
     return None
 
@@ -77,15 +74,15 @@ def evaluate_arm(path: Path, episodes: int, seed: int, **overrides: Any) -> dict
         result: dict[str, Any] = {
             "index": index,
             "seed": seed + index,
-            "free_clearance": clearance(way, balls),
+            "free_clearance": least(way, balls),
             "planned": plan is not None,
         }
         if plan is not None:
             executed = _execute(simulation, ArmFollower(plan, spec.rate), np.array([spec.action_low, spec.action_high]))
             end = simulation.observe(images=False)
             result |= {
-                "clearance": clearance(plan.dense(spec.rate)[0], balls),
-                "executed_clearance": clearance(executed, balls),
+                "clearance": least(plan.dense(spec.rate)[0], balls),
+                "executed_clearance": least(executed, balls),
                 "position_error": float(np.linalg.norm(end["robot0_eef_pos"] - to)),
                 "rotation_error": float((goal_turn * Rotation.from_quat(end["robot0_eef_quat"]).inv()).magnitude()),
             }

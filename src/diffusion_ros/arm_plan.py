@@ -70,14 +70,3 @@ class ArmFollower:
         )
         rows[:, :6] += REMAINS ** np.arange(n)[:, None] * back
         return rows
-
-
-def clearance(positions: Array, balls: Array) -> float:
-    """Least distance [m] of a hand along positions (T, 3) from balls (N, 4: centre, radius); inf for none.
-
-    Negative: contact.
-    """
-    if not len(balls):
-        return float("inf")
-    away = np.linalg.norm(positions[:, None] - balls[:, :3], axis=2) - balls[:, 3] - HAND_RADIUS
-    return float(away.min())

@@ -85,6 +85,31 @@ class Plans:
         return self.candidates[0]
 
 
+def clearance(positions: Array, balls: Array, radius: float) -> Array:
+    """Metres (T) between something of `radius` at positions (T, P) and balls (N, 4: centre, radius).
+
+    Negative: contact. Infinite where there are no balls. On the ground (P = 2) the centres' heights do not count.
+    """
+    away = np.linalg.norm(positions[:, None] - balls[:, : positions.shape[1]], axis=2) - balls[:, 3] - radius
+    return np.asarray(away.min(axis=1, initial=np.inf))
+
+
+def leads_into(clear: Array) -> bool:
+    """Whether a way whose clearance (T) is given touches a ball. One that begins in a ball may lead out of it."""
+    return float(clear.min()) < min(0.0, float(clear[0]))
+
+
+def obstacle_guides(balls: Array, position_dim: int, margin: float, weight: float = 1.0) -> dict[str, Array]:
+    """Guides that keep positions (P) `margin` metres away from the surfaces of balls (N, 4: centre, radius)."""
+    if not len(balls):
+        return {}
+    weights = np.full((len(balls), 1), weight)
+    return {
+        "obstacles": np.hstack([balls[:, :position_dim], balls[:, 3:] + margin, weights]),
+        "iterations": np.array([10.0]),
+    }
+
+
 def trailing_timesteps(first: int, n: int) -> list[int]:
     """n steps in falling order that begin at `first` and are evenly spread above 0 (Lin et al. 2023, arXiv 2305.08891).
 
@@ -237,7 +262,7 @@ class Planner:
                 raise PlanError(f"way-point in row {row}: expected 0 to {rows - 1}")
             if state.shape != (width,):
                 raise PlanError(f"{name} has shape {state.shape}, expected ({width},)")
-            if np.isinf(state).any() or np.isnan(state[: self._position_dim]).any():
+            if np.isinf(state).any() or np.isnan(state[: self.position_dim]).any():
                 raise PlanError(f"{name} {state.tolist()}: its position must be finite")
             there = ~np.isnan(state)
             known[row, self.state][there] = state[there]
@@ -245,12 +270,13 @@ class Planner:
         return known, mask
 
     @property
-    def _position_dim(self) -> int:
+    def position_dim(self) -> int:
+        """Numbers in a position."""
         column = self.columns["position"]
         return int(column.stop - column.start)
 
     def _check_guides(self, guides: Mapping[str, torch.Tensor]) -> None:
-        p = self._position_dim
+        p = self.position_dim
         expected = {"goal": (p + 1,), "smoothness": (1,), "value": (1,), "iterations": (1,)}
         for name, value in guides.items():
             shape = tuple(value.shape)

@@ -17,9 +17,9 @@ from trajectory_msgs.msg import JointTrajectory
 
 from diffusion_ros import messages, topics
 from diffusion_ros.action_chunk import ActionChunk
-from diffusion_ros.arm_plan import HAND_RADIUS, ArmFollower, arm_state, clearance
+from diffusion_ros.arm_plan import HAND_RADIUS, ArmFollower, arm_state
 from diffusion_ros.maze import BALL_RADIUS, FRAME, MazeMap, jumped
-from diffusion_ros.planner import Array, Plan, PlanError
+from diffusion_ros.planner import Array, Plan, PlanError, clearance, leads_into
 
 if TYPE_CHECKING:
     from diffusion_ros.nodes.planner_node import PlannerNode
@@ -179,8 +179,8 @@ class ArmDomain:
         period_ns = self._node.planner.spec.period_ns
         step = max(0, round((stamp_ns - began_ns) / period_ns))
         balls = self._node.obstacles
-        ahead = follower.positions[min(step, follower.steps) :]
-        if clearance(ahead, balls) < min(0.0, clearance(position[None], balls)):
+        ahead = np.vstack([position, follower.positions[min(step, follower.steps) :]])
+        if leads_into(clearance(ahead, balls, HAND_RADIUS)):
             self._followed = None
             self._node.refuse("an obstacle has come in the way of the plan")
             return

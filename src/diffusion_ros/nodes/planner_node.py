@@ -29,7 +29,16 @@ from diffusion_ros.diagnostics import ERROR, OK, WARN, Diagnostics
 from diffusion_ros.nodes.planner_domains import domain_of
 from diffusion_ros.nodes.runner import RunnableNode, run
 from diffusion_ros.params import declare, parameter
-from diffusion_ros.planner import Array, Plan, PlanError, Planner, Plans
+from diffusion_ros.planner import (
+    Array,
+    Plan,
+    PlanError,
+    Planner,
+    Plans,
+    clearance,
+    leads_into,
+    obstacle_guides,
+)
 from diffusion_ros.spec import SAMPLERS
 
 _BEST = (0.1, 0.7, 0.2, 1.0)
@@ -258,12 +267,8 @@ class PlannerNode(RunnableNode):
 
     def _plan(self, request: Request) -> Plan:
         p = self.parameters
-        guides: dict[str, Array] = {}
-        obstacles, size = self.obstacles, self._position_dim
-        if len(obstacles):
-            radii = obstacles[:, 3:] + self.domain.radius + p.obstacle_margin
-            weights = np.full((len(obstacles), 1), p.obstacle_weight)
-            guides = {"obstacles": np.hstack([obstacles[:, :size], radii, weights]), "iterations": np.array([10.0])}
+        margin = self.domain.radius + p.obstacle_margin
+        guides = obstacle_guides(self.obstacles, self.planner.position_dim, margin, p.obstacle_weight)
         watched = self._denoising_publisher.get_subscription_count() > 0
         plans = self.planner.plan(
             request.start,
@@ -284,24 +289,15 @@ class PlannerNode(RunnableNode):
             self._publish(best, plans, request.stamp_ns)
         return best
 
-    @property
-    def _position_dim(self) -> int:
-        column = self.planner.columns["position"]
-        return int(column.stop - column.start)
-
     def _clear(self, candidates: list[Plan]) -> Plan:
         """The first of them that can be gone and keeps clear of obstacles. Raises PlanError where none does."""
         reasons = []
-        obstacles, size = self.obstacles, self._position_dim
+        obstacles = self.obstacles
         for plan in candidates:
             dense, _ = plan.dense(self.planner.spec.rate)
             reason = self.domain.unfit(dense)
-            if not reason and len(obstacles):
-                away = np.linalg.norm(dense[:, None] - obstacles[:, :size], axis=2) - obstacles[:, 3]
-                away -= self.domain.radius
-                # Where the obstacle is on the robot itself there is no other way than out of it.
-                if float(away[1:].min()) < min(0.0, float(away[0].min())):
-                    reason = "through an obstacle"
+            if not reason and leads_into(clearance(dense, obstacles, self.domain.radius)):
+                reason = "through an obstacle"
             if not reason:
                 return plan
             reasons.append(reason)
