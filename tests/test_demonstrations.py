@@ -9,12 +9,15 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import cast
 
 import h5py
 import numpy as np
 import pytest
 
+from diffusion_ros.policy import Policy
 from diffusion_ros.simulation import ACTION_SCALE, Simulation
+from training import collect_demos
 from training.collect_demos import Options, collect, record_episode
 from training.datasets import load_demonstrations, make_windows, split_episodes
 from training.experts import EXPERTS, View
@@ -86,6 +89,31 @@ def test_wandering_hand_is_told_the_way_of_the_expert(tmp_path: Path) -> None:
     assert not np.array_equal(wandered["states"][1], plain["states"][1])
     assert len(wandered["actions"]) > len(plain["actions"])
     assert wandered["rewards"][-1] == 1
+
+
+def test_expert_takes_over_where_the_policy_has_not_succeeded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drove: list[tuple[int, int]] = []
+
+    def roll_out(
+        policy: object, simulation: Simulation, *_: object, max_steps: int, first: int, **__: object
+    ) -> list[int]:
+        drove.append((first, max_steps))
+        if len(drove) < 3:  # this policy solves the first two scenes
+            view = View.of(simulation)
+            expert = EXPERTS["lift"](view)
+            while not simulation.success:
+                simulation.step(next(expert))
+                view.look(simulation)
+        return []
+
+    monkeypatch.setattr(collect_demos, "roll_out", roll_out)
+    options = small(tmp_path / "x", images=False, policy=Path("policy.pt"), lead=50, takeover=80)
+    episode = record_episode(Simulation("lift", ()), options, 4, cast(Policy, object()))
+    scenes = [scene for scene, _ in drove]
+    assert scenes[0] == 4 and len(set(scenes)) == 3 and all(50 <= steps < 80 for _, steps in drove)
+    assert episode["rewards"][0] == 0 and episode["rewards"][-1] == 1
+    with pytest.raises(ValueError, match="lead 80, takeover 80: 0 <= lead < takeover is expected"):
+        small(tmp_path / "x", policy=Path("policy.pt"), lead=80, takeover=80)
 
 
 def test_loading(lift_file: Path) -> None:

@@ -36,6 +36,13 @@ WANDER_LOW = np.array([-0.4, -0.4, -0.3, 0, 0, -0.3, -1])
 WANDER_HIGH = np.array([0.4, 0.4, 0.2, 0, 0, 0.3, -1])
 """... and up to here."""
 
+TRIES = 8
+"""Of an episode until the expert counts as unable."""
+SCENES = 200
+"""That a policy is tried in, to find one where it is stuck."""
+SCENE_SEEDS = 80_000
+"""Such scenes are drawn from the seeds below; validation has its own above."""
+
 
 @dataclass(frozen=True)
 class Options:
@@ -63,7 +70,10 @@ class Options:
     """A checkpoint that drives first; the expert takes over at a random step and only its part is recorded. So
     the data shows the way out of the situations that this policy gets into (Ross et al. 2011, arXiv 1011.0686)."""
     takeover: int = 200
-    """With a policy: the expert takes over at a step drawn from U(0, takeover)."""
+    """With a policy: the expert takes over at a step drawn from U(lead, takeover)."""
+    lead: int = 0
+    """With a policy: it drives for at least so many steps, and where it succeeds before the expert takes over, another
+    scene is drawn; so the data shows the way out where the policy is stuck."""
     include: Path | None = None
     """A file whose demonstrations come first in the new one."""
     workers: int = 2
@@ -75,8 +85,8 @@ class Options:
             raise ValueError(f"episodes {self.episodes}, workers {self.workers}: both must be at least 1")
         if self.seed < 0 or self.seed + self.episodes > EVALUATION_SEEDS:
             raise ValueError(f"seeds {self.seed} to {self.seed + self.episodes - 1}: must lie in 0 to 99999")
-        if self.policy is not None and self.takeover < 1:
-            raise ValueError(f"takeover {self.takeover}: must be at least 1")
+        if self.policy is not None and not 0 <= self.lead < self.takeover:
+            raise ValueError(f"lead {self.lead}, takeover {self.takeover}: 0 <= lead < takeover is expected")
         if self.wander < 0:
             raise ValueError(f"wander {self.wander}: must not be negative")
         if not 0 <= self.noise <= 1:
@@ -84,25 +94,32 @@ class Options:
 
 
 def record_episode(simulation: Simulation, options: Options, seed: int, policy: Policy | None = None) -> dict[str, Any]:
-    """One successful demonstration as robomimic's arrays; a try that fails is repeated with half the noise and lead.
+    """One successful demonstration as robomimic's arrays; a try that fails is repeated with half the noise and lead,
+    or with `lead` in another scene.
 
-    Raises RuntimeError if the expert fails without any noise as well.
+    Raises RuntimeError if the expert fails without any noise as well, or if the policy succeeds in every scene.
     """
     rng = np.random.default_rng([seed, 1])
     sigma = rng.uniform(0, options.noise)
-    takeover = options.takeover
-    for _ in range(8):
-        simulation.reset(seed)
+    takeover, scene = options.takeover, seed
+    for _ in range(SCENES if options.lead else TRIES):
+        simulation.reset(scene)
         if policy is not None:
-            lead = int(rng.integers(takeover))
-            for _ in roll_out(policy, simulation, seed + 1, 0, max_steps=lead, policy_seed=seed, first=seed):
+            steps = int(rng.integers(options.lead, takeover))
+            for _ in roll_out(policy, simulation, scene + 1, 0, max_steps=steps, policy_seed=seed, first=scene):
                 pass
         if not simulation.success:
             episode = _attempt(simulation, options, sigma, rng)
             if episode is not None:
                 return episode
             sigma = sigma / 2 if sigma > 0.05 else 0.0
-        takeover = (takeover + 1) // 2  # the policy had succeeded, or left what no expert can mend
+        # The policy had succeeded, or left what no expert can mend.
+        if options.lead:
+            scene = int(rng.integers(SCENE_SEEDS))
+        else:
+            takeover = (takeover + 1) // 2
+    if options.lead:
+        raise RuntimeError(f"{options.policy} succeeds in {SCENES} scenes of seed {seed}; a lower lead is needed")
     raise RuntimeError(f"the {options.task} expert fails on seed {seed}")
 
 
