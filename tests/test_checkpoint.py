@@ -90,6 +90,23 @@ def test_half_precision_halves_the_file_and_computes_in_single(tmp_path: Path) -
     assert all(p.dtype == torch.float32 for p in loaded.module.parameters())
 
 
+def test_scores_are_added_and_nothing_else_changes(tmp_path: Path) -> None:
+    path = tmp_path / "policy.pt"
+    checkpoint.save(FakePolicy(spec().input_names, spec().n_rows), spec(), path, half=True)
+    before = checkpoint.load(path)
+    size = path.stat().st_size
+    checkpoint.record_scores(path, {"evaluation": {"success_rate": 0.5}})
+    checkpoint.record_scores(path, {"more": 1})
+    after = checkpoint.load(path)
+    assert after.spec == dataclasses.replace(
+        spec(), scores={**spec().scores, "evaluation": {"success_rate": 0.5}, "more": 1}
+    )
+    assert after.sha256 != before.sha256 and path.stat().st_size < size + 1000
+    first, second = ([policy.encode(frame())] * 2 for policy in map(Policy, (before, after)))
+    np.testing.assert_array_equal(Policy(before).sample(first, 7), Policy(after).sample(second, 7))
+    assert [p.name for p in tmp_path.iterdir()] == ["policy.pt"]
+
+
 def test_missing_truncated_and_foreign_files(path: Path, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="no such checkpoint"):
         checkpoint.load(tmp_path / "none.pt")

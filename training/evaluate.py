@@ -20,6 +20,9 @@ from training import command_line
 from training.evaluate_arm import evaluate_arm
 from training.evaluate_planner import PlannerOptions, evaluate_planner
 
+IDENTITY = ("checkpoint", "checkpoint_sha256")
+"""Of a summary: which file it is about."""
+
 
 @dataclass(frozen=True)
 class Options:
@@ -33,6 +36,8 @@ class Options:
     """First seed. Evaluation uses 100,000 to 199,999; below are demonstrations."""
     json: Path | None = None
     """Where the summary goes; printed either way."""
+    record: bool = False
+    """Write the scores into the checkpoint's specification too."""
     sampler: str | None = None
     """ddim or ddpm instead of the checkpoint's."""
     sampler_steps: int | None = None
@@ -139,7 +144,13 @@ def main() -> None:
 
 
 def _report(options: Options) -> None:
+    from diffusion_ros import checkpoint
+
     summary = evaluate(options)
+    if options.record:
+        scores = {name: value for name, value in summary.items() if name not in ("results", *IDENTITY)}
+        checkpoint.record_scores(options.checkpoint, {"evaluation": scores})
+        summary["checkpoint_sha256"] = checkpoint.file_sha256(options.checkpoint)
     if options.json is not None:
         write_json(options.json, summary)
     print(json.dumps({key: value for key, value in summary.items() if key != "results"}))

@@ -10,7 +10,7 @@ import dataclasses
 import hashlib
 import warnings
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -109,6 +109,18 @@ def read_spec(path: Path | str) -> CheckpointSpec:
         raise CheckpointError(f"{path}: {error}") from None
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read: {error.strerror or error}") from None
+
+
+def record_scores(path: Path | str, scores: Mapping[str, Any]) -> None:
+    """Adds measured scores to the specification in the file; the module stays as it is. Raises CheckpointError."""
+    import torch
+
+    path = Path(path)
+    spec = read_spec(path)
+    with whole_file(path) as temporary, _quiet():
+        module = torch.jit.load(str(path), map_location="cpu")
+        spec = dataclasses.replace(spec, scores={**spec.scores, **scores})
+        torch.jit.save(module, str(temporary), _extra_files={SPEC_FILE: spec.to_json().encode()})
 
 
 def weights(path: Path | str) -> dict[str, torch.Tensor]:
