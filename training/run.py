@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import math
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
+from accelerate import Accelerator
 from torch import Tensor, nn
+from torch.utils.tensorboard import SummaryWriter
+from tqdm import tqdm
 
 from diffusion_ros.whole_file import whole_file
 
@@ -103,6 +108,83 @@ def warm_cosine(step: int, steps: int, warm_up: int) -> float:
     if step < warm_up:
         return (step + 1) / warm_up
     return 0.5 * (1 + math.cos(math.pi * (step - warm_up) / max(1, steps - warm_up)))
+
+
+class RunOptions(Protocol):
+    """What a run reads of its options, a dataclass."""
+
+    @property
+    def run_folder(self) -> Path: ...
+    @property
+    def mixed_precision(self) -> str: ...
+    @property
+    def seed(self) -> int: ...
+    @property
+    def resume(self) -> bool: ...
+
+
+def options_json(options: RunOptions) -> dict[str, Any]:
+    """All options as JSON has them, for the specification of what comes out."""
+    values: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(options), default=str))  # type: ignore[call-overload]
+    return values
+
+
+class Run:
+    """The bookkeeping of one training: processes, progress, TensorBoard, and what --resume goes on from."""
+
+    def __init__(self, options: RunOptions, defaults: RunOptions, free: Collection[str]) -> None:
+        """defaults: the options where only what has no default is given, for those that a saved run did not know yet.
+        free: the names of those that do not change the weights."""
+        self.accelerator = Accelerator(mixed_precision=options.mixed_precision, cpu=not torch.cuda.is_available())
+        self.device = self.accelerator.device
+        self.main = self.accelerator.is_main_process
+        torch.manual_seed(options.seed)
+        self._options, self._defaults, self._free = options, defaults, {"resume", "out", "threads", *free}
+        self._state_path = options.run_folder / "state.pt"
+        self._log: SummaryWriter | None = None
+        if self.main:
+            options.run_folder.mkdir(parents=True, exist_ok=True)
+            self._log = SummaryWriter(str(options.run_folder))
+
+    def _identity(self, options: RunOptions) -> dict[str, Any]:
+        """The options that decide the weights."""
+        return {name: value for name, value in options_json(options).items() if name not in self._free}
+
+    def saved(self) -> dict[str, Any] | None:
+        """What the run to resume has saved, None for a new one. Raises ValueError, in one line, if that was another."""
+        if not self._options.resume:
+            return None
+        state = load_state(self._state_path)
+        if self._identity(self._defaults) | json.loads(state["options"]) != self._identity(self._options):
+            raise ValueError(f"{self._state_path}: was begun with other options than these")
+        return state
+
+    def save(self, **state: Any) -> None:
+        """Saves it, once all processes are here."""
+        self.accelerator.wait_for_everyone()
+        if self.main:
+            save_state(self._state_path, {"options": json.dumps(self._identity(self._options)), **state})
+
+    def bar(self, name: str, done: int, total: int) -> tqdm[Any]:
+        """A progress bar in the main process."""
+        return tqdm(total=total, initial=done, desc=name, disable=not self.main, mininterval=2.0, unit="it")
+
+    def record(self, name: str, value: float, iteration: int) -> None:
+        """To TensorBoard."""
+        if self._log is not None:
+            self._log.add_scalar(name, value, iteration)
+
+    def update(self, loss: Tensor, optimizer: Any) -> None:
+        """One step down the gradient."""
+        optimizer.zero_grad(set_to_none=True)
+        self.accelerator.backward(loss)
+        optimizer.step()
+
+
+def set_rates(optimizer: Any, rates: Collection[float], factor: float) -> None:
+    """Learning rates of the optimiser's groups: `rates` times `factor`."""
+    for group, rate in zip(optimizer.param_groups, rates, strict=True):
+        group["lr"] = rate * factor
 
 
 def git_commit() -> str:

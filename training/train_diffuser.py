@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,10 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from accelerate import Accelerator
 from torch import Tensor
-from torch.utils.tensorboard import SummaryWriter
-from tqdm import tqdm
 
 from diffusion_ros import checkpoint, maze, simulation
 from diffusion_ros.spec import CheckpointSpec, TensorSpec
@@ -23,11 +19,21 @@ from training.diffuser import Diffuser, DiffuserLoss, loss_weights
 from training.networks.value1d import ReturnEstimator
 from training.noise_schedule import NoiseSchedule
 from training.normalizer import LimitsNormalizer
-from training.run import ExponentialMovingAverage, git_commit, load_state, save_state, step_generator, warm_cosine
+from training.run import (
+    ExponentialMovingAverage,
+    Run,
+    git_commit,
+    options_json,
+    set_rates,
+    step_generator,
+    warm_cosine,
+)
 from training.trajectories import Trajectories, load_trajectories
 
 WORKSPACE_MARGIN = 0.05
 """Metres beyond where demonstrations have been that an arm may go."""
+FREE = ("save_every", "validate_every", "sampler", "sampler_steps", "half_weights")
+"""Options that do not change the weights."""
 
 
 @dataclass(frozen=True)
@@ -170,7 +176,7 @@ def make_spec(options: Options, data: Trajectories, scores: dict[str, Any]) -> C
         stride=options.stride,
         git_commit=git_commit(),
         data_hash=data.data_hash,
-        training=json.loads(json.dumps(dataclasses.asdict(options), default=str)),
+        training=options_json(options),
         scores=scores,
     )
 
@@ -180,9 +186,8 @@ class Trainer:
 
     def __init__(self, options: Options) -> None:
         self.options = options
-        self.accelerator = Accelerator(mixed_precision=options.mixed_precision, cpu=not torch.cuda.is_available())
-        self.device = self.accelerator.device
-        torch.manual_seed(options.seed)
+        self.bookkeeping = Run(options, Options(options.data, options.out), FREE)
+        self.accelerator, self.device = self.bookkeeping.accelerator, self.bookkeeping.device
         self.data = load_trajectories(options.data)
         steps = np.arange(len(self.data))
         if options.windows == "legs":
@@ -201,12 +206,7 @@ class Trainer:
         self.loss = DiffuserLoss(self.diffuser, weights).to(self.device)
         self.ema = ExponentialMovingAverage(self.diffuser, maximum=options.ema_decay)
         self.iteration = 0
-        self.main = self.accelerator.is_main_process
-        self.log: SummaryWriter | None = None
         self.held_out = float("nan")
-        if self.main:
-            options.run_folder.mkdir(parents=True, exist_ok=True)
-            self.log = SummaryWriter(str(options.run_folder))
 
     def batch(self, steps: np.ndarray, generator: torch.Generator, size: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Rows, mask, noise and t of a random batch: start and goal are known, the actions there are not."""
@@ -226,11 +226,8 @@ class Trainer:
         optimizer: Any = torch.optim.AdamW(
             self.diffuser.parameters(), options.learning_rate, weight_decay=options.weight_decay, fused=True
         )
-        if options.resume:
-            state_path = options.run_folder / "state.pt"
-            state = load_state(state_path)
-            if json.loads(state["options"]) != _identity(options):
-                raise ValueError(f"{state_path}: was begun with other options than these")
+        state = self.bookkeeping.saved()
+        if state is not None:
             self.diffuser.load_state_dict(state["diffuser"])
             self.ema.restore(state["ema"])
             optimizer.load_state_dict(state["optimizer"])
@@ -240,33 +237,22 @@ class Trainer:
             self.ema = ExponentialMovingAverage(self.diffuser, maximum=options.ema_decay)
         objective: Any = _Objective(self.loss)  # never the module itself: Accelerate replaces its forward
         objective, optimizer = self.accelerator.prepare(objective, optimizer)
-        bar = tqdm(
-            total=options.iterations,
-            initial=self.iteration,
-            desc=f"{self.data.task} planner",
-            disable=not self.main,
-            mininterval=2.0,
-            unit="it",
-        )
+        bar = self.bookkeeping.bar(f"{self.data.task} planner", self.iteration, options.iterations)
         mean = 0.0
         while self.iteration < options.iterations:
             generator = step_generator(options.seed, 3, self.iteration, self.accelerator.process_index)
             factor = warm_cosine(self.iteration, options.iterations, min(200, options.iterations // 10))
-            for group in optimizer.param_groups:
-                group["lr"] = options.learning_rate * factor
+            set_rates(optimizer, [options.learning_rate], factor)
             batch = self.batch(self.train_steps, generator, options.batch_size)
             with self.accelerator.autocast():
                 loss = objective(*batch)
-            optimizer.zero_grad(set_to_none=True)
-            self.accelerator.backward(loss)
-            optimizer.step()
+            self.bookkeeping.update(loss, optimizer)
             self.ema.update()
             self.iteration += 1
             mean += loss.item()
             bar.update()
             if self.iteration % 100 == 0:
-                if self.log is not None:
-                    self.log.add_scalar("train/loss", mean / 100, self.iteration)
+                self.bookkeeping.record("train/loss", mean / 100, self.iteration)
                 bar.set_postfix(loss=f"{mean / 100:.4f}", held_out=f"{self.held_out:.4f}", refresh=False)
                 mean = 0.0
             if self.iteration % options.validate_every == 0:
@@ -275,7 +261,7 @@ class Trainer:
                 self._save(optimizer)
         bar.close()
         self._save(optimizer)
-        if self.main:
+        if self.bookkeeping.main:
             with self.ema.applied():
                 scores = {} if np.isnan(self.held_out) else {"validation_loss": self.held_out}
                 spec = make_spec(options, self.data, scores)
@@ -298,29 +284,24 @@ class Trainer:
         optimizer: Any = torch.optim.AdamW(value.parameters(), options.learning_rate, weight_decay=options.weight_decay)
         objective: Any = _ValueObjective(value)
         objective, optimizer = self.accelerator.prepare(objective, optimizer)
-        bar = tqdm(total=options.value_iterations, desc="value", disable=not self.main, mininterval=2.0, unit="it")
+        bar = self.bookkeeping.bar("value", 0, options.value_iterations)
         for iteration in range(options.value_iterations):
             generator = step_generator(options.seed, 5, iteration, self.accelerator.process_index)
-            for group in optimizer.param_groups:
-                group["lr"] = options.learning_rate * warm_cosine(
-                    iteration, options.value_iterations, min(200, options.value_iterations // 10)
-                )
+            factor = warm_cosine(iteration, options.value_iterations, min(200, options.value_iterations // 10))
+            set_rates(optimizer, [options.learning_rate], factor)
             rows = self.batch(self.train_steps, generator, options.batch_size)[0]
             loss = objective(self.diffuser.limits.normalize(rows), self.returns(rows))
-            optimizer.zero_grad(set_to_none=True)
-            self.accelerator.backward(loss)
-            optimizer.step()
+            self.bookkeeping.update(loss, optimizer)
             bar.update()
             if iteration % 100 == 99:
                 bar.set_postfix(loss=f"{loss.item():.5f}", refresh=False)
-                if self.log is not None:
-                    self.log.add_scalar("value/loss", loss.item(), iteration + 1)
+                self.bookkeeping.record("value/loss", loss.item(), iteration + 1)
         bar.close()
 
     @torch.no_grad()
     def _validate(self) -> None:
         """Loss of the averaged weights on the held-out end of the stream, with the same noise each time."""
-        if not self.main:
+        if not self.bookkeeping.main:
             return
         with self.ema.applied():
             losses = [
@@ -328,22 +309,15 @@ class Trainer:
                 for i in range(4)
             ]
         self.held_out = float(np.mean(losses))
-        assert self.log is not None
-        self.log.add_scalar("validation/loss", self.held_out, self.iteration)
+        self.bookkeeping.record("validation/loss", self.held_out, self.iteration)
 
     def _save(self, optimizer: Any) -> None:
-        self.accelerator.wait_for_everyone()
-        if self.main:
-            save_state(
-                self.options.run_folder / "state.pt",
-                {
-                    "options": json.dumps(_identity(self.options)),
-                    "diffuser": self.diffuser.state_dict(),
-                    "ema": self.ema.state(),
-                    "optimizer": optimizer.state_dict(),
-                    "iteration": self.iteration,
-                },
-            )
+        self.bookkeeping.save(
+            diffuser=self.diffuser.state_dict(),
+            ema=self.ema.state(),
+            optimizer=optimizer.state_dict(),
+            iteration=self.iteration,
+        )
 
 
 class _Objective(torch.nn.Module):
@@ -369,21 +343,13 @@ class _ValueObjective(torch.nn.Module):
         return torch.nn.functional.mse_loss(self.value(rows), returns)
 
 
-def _identity(options: Options) -> dict[str, Any]:
-    """The options that decide the weights, as JSON has them."""
-    free = {"resume", "out", "save_every", "validate_every", "threads", "sampler", "sampler_steps", "half_weights"}
-    values = {name: value for name, value in dataclasses.asdict(options).items() if name not in free}
-    identity: dict[str, Any] = json.loads(json.dumps(values, default=str))
-    return identity
-
-
 def train(options: Options) -> None:
     """Trains and exports. ValueError, in one line, for data or options that do not fit."""
     torch.set_num_threads(options.threads)
     began = time.monotonic()
     trainer = Trainer(options)
     trainer.run()
-    if trainer.main:
+    if trainer.bookkeeping.main:
         print(f"took {(time.monotonic() - began) / 60:.1f} minutes")
 
 

@@ -8,7 +8,6 @@ as they are and the denoiser is trained on their features, computed once for a f
 from __future__ import annotations
 
 import dataclasses
-import json
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,10 +16,8 @@ from typing import Any, Literal
 import numpy as np
 import torch
 import torch.nn.functional as F
-from accelerate import Accelerator
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from diffusion_ros import checkpoint
@@ -44,13 +41,23 @@ from training.noise_schedule import NoiseSchedule
 from training.normalizer import LimitsNormalizer
 from training.pose_points import camera_views, point_loss, project
 from training.rollout import roll_out
-from training.run import ExponentialMovingAverage, git_commit, load_state, save_state, step_generator, warm_cosine
+from training.run import (
+    ExponentialMovingAverage,
+    Run,
+    git_commit,
+    options_json,
+    set_rates,
+    step_generator,
+    warm_cosine,
+)
 
 VALIDATION_SEED = 90_000
 """Rollouts while training start here: neither demonstrations' nor evaluation's seeds."""
 WORKSPACE_MARGIN = 0.05
 """Metres beyond where demonstrations have been that a robot may go."""
 
+FREE = ("save_every", "rollouts", "rollout_every", "validate_every")
+"""Options that do not change the weights."""
 POINT_WEIGHT = 0.1
 """Of the cross-entropy of the points that key-points are taught, beside the pose's loss."""
 
@@ -322,7 +329,7 @@ def make_spec(options: Options, data: Demonstrations, scores: dict[str, Any]) ->
         num_train_timesteps=options.num_train_timesteps,
         git_commit=git_commit(),
         data_hash=data.data_hash,
-        training=json.loads(json.dumps(dataclasses.asdict(options), default=str)),
+        training=options_json(options),
         scores=scores,
     )
 
@@ -332,9 +339,8 @@ class Trainer:
 
     def __init__(self, options: Options) -> None:
         self.options = options
-        self.accelerator = Accelerator(mixed_precision=options.mixed_precision, cpu=not torch.cuda.is_available())
-        self.device = self.accelerator.device
-        torch.manual_seed(options.seed)
+        self.bookkeeping = Run(options, Options(options.data, options.out), FREE)
+        self.accelerator, self.device = self.bookkeeping.accelerator, self.bookkeeping.device
         needs_pose = options.use_object or options.pose_head
         self.data = load_demonstrations(options.data, options.cameras, needs_pose, options.demonstrations)
         train, held = split_episodes(self.data.episodes, options.validation, options.seed)
@@ -351,11 +357,6 @@ class Trainer:
         self.views = camera_views(self.data.task, options.cameras, IMAGE_SIZE) if options.pose_points else []
         self.features: Tensor | None = None
         """(crops, N, F) of every step, where the encoder no longer changes."""
-        self.main = self.accelerator.is_main_process
-        self.log: SummaryWriter | None = None
-        if self.main:
-            options.run_folder.mkdir(parents=True, exist_ok=True)
-            self.log = SummaryWriter(str(options.run_folder))
 
     # -- batches ----------------------------------------------------------------------------------------------------
 
@@ -418,19 +419,12 @@ class Trainer:
     def run(self) -> None:
         """Trains from where it is to the end and exports."""
         options = self.options
-        state_path = options.run_folder / "state.pt"
-        if options.resume:
-            state = load_state(state_path)
-            if not _same_run(state["options"], options):
-                raise ValueError(f"{state_path}: was begun with other options than these")
-        elif self.data.observations.keys() & {f"{camera}_image" for camera in CAMERAS}:
-            state = None
+        state = self.bookkeeping.saved()
+        if state is None and options.cameras:
             if options.start_from is None:
                 self._initialise_vision()
             else:
                 self._take_vision(options.start_from)
-        else:
-            state = None
         if state is not None:
             self.policy.load_state_dict(state["policy"])
             self.ema.restore(state["ema"])
@@ -445,7 +439,7 @@ class Trainer:
                 if self.iteration == 0:
                     self.ema = ExponentialMovingAverage(self.policy, maximum=options.ema_max_decay)
             self._train_denoiser(state)
-        if self.main:
+        if self.bookkeeping.main:
             self._export()
 
     def _take_vision(self, path: Path) -> None:
@@ -479,20 +473,17 @@ class Trainer:
         objective: nn.Module = _PoseObjective(self)
         objective, optimizer = self.accelerator.prepare(objective, optimizer)
         steps = torch.from_numpy(np.unique(self.train.observed))
-        bar = self._bar("encoder", self.encoder_iteration, options.encoder_iterations)
+        bar = self.bookkeeping.bar("encoder", self.encoder_iteration, options.encoder_iterations)
         size = options.batch_size * options.n_obs_steps
         while self.encoder_iteration < options.encoder_iterations:
             generator = step_generator(options.seed, 1, self.encoder_iteration, self.accelerator.process_index)
-            self._set_rate(
-                optimizer, [options.encoder_learning_rate], self.encoder_iteration, options.encoder_iterations
-            )
+            factor = self._factor(self.encoder_iteration, options.encoder_iterations)
+            set_rates(optimizer, [options.encoder_learning_rate], factor)
             chosen = steps[torch.randint(0, len(steps), (size,), generator=generator)]
             offset = random_offset(size, self.policy.encoder.image_size, self.policy.encoder.crop_size, generator)
             with self.accelerator.autocast():
                 loss = objective(chosen, offset)
-            optimizer.zero_grad(set_to_none=True)
-            self.accelerator.backward(loss)
-            optimizer.step()
+            self.bookkeeping.update(loss, optimizer)
             self.encoder_iteration += 1
             bar.update()
             if self.encoder_iteration % 50 == 0:
@@ -501,12 +492,11 @@ class Trainer:
                 self._save(optimizer)
         bar.close()
         self.ema = ExponentialMovingAverage(self.policy, maximum=options.ema_max_decay)
-        if self.main:
+        if self.bookkeeping.main:
             held = torch.from_numpy(np.unique(self.held.observed))
             error = self._pose_error(held)
             print(f"pose error on held-out frames: {error * 1000:.1f} mm")
-            assert self.log is not None
-            self.log.add_scalar("encoder/held_out_mm", error * 1000, self.encoder_iteration)
+            self.bookkeeping.record("encoder/held_out_mm", error * 1000, self.encoder_iteration)
 
     @torch.no_grad()
     def _pose_error(self, steps: Tensor) -> float:
@@ -533,7 +523,7 @@ class Trainer:
         variants = 1 + options.cached_crops if crops else 1
         steps = torch.arange(len(self.data))
         self.features = torch.empty((variants, len(steps), encoder.out_dim))
-        bar = self._bar("features", 0, variants * len(steps))
+        bar = self.bookkeeping.bar("features", 0, variants * len(steps))
         for variant in range(variants):
             offset = torch.full((self.data.episodes, 2), (encoder.image_size - encoder.crop_size) // 2)
             if variant:
@@ -566,20 +556,18 @@ class Trainer:
             optimizer.load_state_dict(state["optimizer"])
         objective: nn.Module = _Objective(self)
         objective, optimizer = self.accelerator.prepare(objective, optimizer)
-        bar = self._bar("denoiser", self.iteration, options.iterations)
+        bar = self.bookkeeping.bar("denoiser", self.iteration, options.iterations)
         self.policy.train()
         mean = 0.0
         while self.iteration < options.iterations:
             generator = step_generator(options.seed, 3, self.iteration, self.accelerator.process_index)
             # Dropout draws from torch's own generator: seeded by the step too, a resumed run repeats it.
             torch.manual_seed(int(torch.randint(0, 2**62, (1,), generator=generator)))
-            self._set_rate(optimizer, rates, self.iteration, options.iterations)
+            set_rates(optimizer, rates, self._factor(self.iteration, options.iterations))
             batch = self.draw(self.train, generator, options.batch_size)
             with self.accelerator.autocast():
                 loss = objective(batch, generator)
-            optimizer.zero_grad(set_to_none=True)
-            self.accelerator.backward(loss)
-            optimizer.step()
+            self.bookkeeping.update(loss, optimizer)
             self.ema.update()
             self.iteration += 1
             mean += loss.item()
@@ -589,7 +577,7 @@ class Trainer:
                 mean = 0.0
             if self.iteration % options.validate_every == 0:
                 self._validate()
-            if options.rollout_every and self.iteration % options.rollout_every == 0 and self.main:
+            if options.rollout_every and self.iteration % options.rollout_every == 0 and self.bookkeeping.main:
                 self._roll_out(self.iteration)
             if self.iteration % options.save_every == 0:
                 self._save(optimizer)
@@ -598,7 +586,7 @@ class Trainer:
     @torch.no_grad()
     def _validate(self) -> None:
         """Loss of the averaged weights on held-out demonstrations, with the same noise each time."""
-        if not self.main:
+        if not self.bookkeeping.main:
             return
         with self.ema.applied():
             self.policy.eval()
@@ -607,8 +595,7 @@ class Trainer:
                 generator = step_generator(self.options.seed, 4, i)
                 losses.append(float(_Objective(self)(self.draw(self.held, generator, 256), None)))
             self.policy.train()
-        assert self.log is not None
-        self.log.add_scalar("validation/loss", float(np.mean(losses)), self.iteration)
+        self.bookkeeping.record("validation/loss", float(np.mean(losses)), self.iteration)
 
     def _roll_out(self, iteration: int) -> dict[str, Any]:
         """Success on validation seeds with the averaged weights, through an exported checkpoint."""
@@ -623,8 +610,7 @@ class Trainer:
         simulation.close()
         successes = sum(episode.success for episode in episodes)
         print(f"iteration {iteration}: {successes} of {options.rollouts} validation episodes succeed", flush=True)
-        assert self.log is not None
-        self.log.add_scalar("validation/success_rate", successes / options.rollouts, iteration)
+        self.bookkeeping.record("validation/success_rate", successes / options.rollouts, iteration)
         return {"validation_success_rate": successes / options.rollouts, "validation_episodes": options.rollouts}
 
     def _export(self) -> None:
@@ -637,35 +623,22 @@ class Trainer:
     # -- bookkeeping ------------------------------------------------------------------------------------------------
 
     def _save(self, optimizer: Any) -> None:
-        self.accelerator.wait_for_everyone()
-        if not self.main:
-            return
-        save_state(
-            self.options.run_folder / "state.pt",
-            {
-                "options": json.dumps(_identity(self.options)),
-                "policy": self.policy.state_dict(),
-                "ema": self.ema.state(),
-                "optimizer": optimizer.state_dict(),
-                "iteration": self.iteration,
-                "encoder_iteration": self.encoder_iteration,
-            },
+        self.bookkeeping.save(
+            policy=self.policy.state_dict(),
+            ema=self.ema.state(),
+            optimizer=optimizer.state_dict(),
+            iteration=self.iteration,
+            encoder_iteration=self.encoder_iteration,
         )
 
-    def _bar(self, name: str, done: int, total: int) -> tqdm[Any]:
-        return tqdm(total=total, initial=done, desc=name, disable=not self.main, mininterval=2.0, unit="it")
-
     def _report(self, bar: tqdm[Any], phase: str, iteration: int, **values: float) -> None:
-        if self.log is not None:
-            for name, value in values.items():
-                self.log.add_scalar(f"{phase}/{name}", value, iteration)
-            bar.set_postfix({name: f"{value:.4f}" for name, value in values.items()}, refresh=False)
+        for name, value in values.items():
+            self.bookkeeping.record(f"{phase}/{name}", value, iteration)
+        bar.set_postfix({name: f"{value:.4f}" for name, value in values.items()}, refresh=False)
 
     @staticmethod
-    def _set_rate(optimizer: Any, rates: list[float], step: int, steps: int) -> None:
-        factor = warm_cosine(step, steps, min(500, steps // 10))
-        for group, rate in zip(optimizer.param_groups, rates, strict=True):
-            group["lr"] = rate * factor
+    def _factor(step: int, steps: int) -> float:
+        return warm_cosine(step, steps, min(500, steps // 10))
 
 
 def train(options: Options) -> None:
@@ -674,7 +647,7 @@ def train(options: Options) -> None:
     began = time.monotonic()
     trainer = Trainer(options)
     trainer.run()
-    if trainer.main:
+    if trainer.bookkeeping.main:
         print(f"took {(time.monotonic() - began) / 60:.1f} minutes")
 
 
@@ -714,21 +687,6 @@ class _Objective(nn.Module):
         if trainer.features is None and trainer.policy.encoder.has_pose_head:
             loss = loss + trainer.options.pose_weight * trainer.pose_loss(features, batch["observed"])
         return loss
-
-
-def _identity(options: Options) -> dict[str, Any]:
-    """The options that decide the weights, as JSON has them."""
-    free = {"resume", "out", "save_every", "rollouts", "rollout_every", "validate_every", "threads"}
-    values = {name: value for name, value in dataclasses.asdict(options).items() if name not in free}
-    identity: dict[str, Any] = json.loads(json.dumps(values, default=str))
-    return identity
-
-
-def _same_run(saved: str, options: Options) -> bool:
-    """Whether a run saved with other options gives the weights of these; an option it did not know had its default."""
-    defaults = _identity(Options(data=options.data, out=options.out))
-    known: dict[str, Any] = defaults | json.loads(saved)
-    return known == _identity(options)
 
 
 def main() -> None:
