@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
-from diffusion_ros.spec import CheckpointSpec, SpecError
+from diffusion_ros.spec import REACTIVE_KINDS, CheckpointSpec, SpecError
 from diffusion_ros.whole_file import whole_file
 
 if TYPE_CHECKING:
@@ -25,8 +25,16 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 R = TypeVar("R")
 SPEC_FILE = "spec.json"
-ENTRY_POINTS = {"policy": ("encode", "sample"), "planner": ("noised", "step", "weighted_return")}
-"""The methods, by kind, that a module has besides forward."""
+ENTRY_POINTS = {
+    "policy": ("encode", "sample"),
+    "planner": ("noised", "step", "weighted_return"),
+    "discrete policy": ("values",),
+}
+"""The methods, by kind, that a module has besides forward.
+
+A discrete policy's forward takes observation (B, n) float32 and gives action (B,) int64; its values(observation) are
+(B, actions) float32. A continuous policy's forward gives action (B, m) float32 within the environment's limits.
+"""
 
 
 class CheckpointError(ValueError):
@@ -141,7 +149,7 @@ def file_sha256(path: Path | str) -> str:
 def load(
     path: Path | str,
     device: torch.device | str = "cpu",
-    kind: str | None = None,
+    kind: str | tuple[str, ...] | None = None,
     task: str | None = None,
     sampler: str | None = None,
     sampler_steps: int | None = None,
@@ -155,8 +163,9 @@ def load(
 
     path = Path(path)
     spec = read_spec(path)
-    if kind is not None and spec.kind != kind:
-        raise CheckpointError(f"{path}: is a {spec.kind}, a {kind} is needed")
+    kinds = (kind,) if isinstance(kind, str) else kind
+    if kinds is not None and spec.kind not in kinds:
+        raise CheckpointError(f"{path}: is a {spec.kind}, a {' or a '.join(kinds)} is needed")
     if task is not None and spec.task != task:
         raise CheckpointError(f"{path}: was trained on the task {spec.task}, {task} is needed")
     changes: dict[str, Any] = {}
@@ -217,6 +226,43 @@ def _dry_run(checkpoint: Checkpoint) -> str:
         return _dry_run_policy(checkpoint)
     if checkpoint.spec.kind == "planner":
         return _dry_run_planner(checkpoint)
+    if checkpoint.spec.kind in REACTIVE_KINDS:
+        return _dry_run_reactive(checkpoint)
+    return ""
+
+
+def _dry_run_reactive(checkpoint: Checkpoint) -> str:
+    import torch
+
+    spec = checkpoint.spec
+    discrete = spec.kind == "discrete policy"
+    # Far from what any task shows, too: the limits must hold everywhere.
+    levels = torch.tensor([0.0, 1.0, -1.0, 100.0, -100.0], device=checkpoint.device)
+    observation = levels[:, None].repeat(1, spec.inputs[0].shape[0])
+    with torch.inference_mode():
+        answers = {"actions": checkpoint.module(observation)}
+        if discrete:
+            answers["values"] = checkpoint.module.values(observation)
+    n = len(levels)
+    expected = {"actions": (torch.float32, (n, *spec.outputs[0].shape))}
+    if discrete:
+        expected = {
+            "actions": (torch.int64, (n,)),
+            "values": (torch.float32, (n, int(spec.action_high[0]) + 1)),
+        }
+    for name, answer in answers.items():
+        dtype, shape = expected[name]
+        if answer.dtype != dtype or tuple(answer.shape) != shape:
+            return (
+                f"gives {name} {str(answer.dtype).removeprefix('torch.')} {tuple(answer.shape)},"
+                f" its specification says {str(dtype).removeprefix('torch.')} {shape}"
+            )
+        if not bool(answer.isfinite().all()):
+            return f"gives {name} that are NaN or infinite"
+    low, high = (torch.tensor(limits, device=checkpoint.device) for limits in (spec.action_low, spec.action_high))
+    actions = answers["actions"].reshape(n, -1)
+    if bool((actions < low).any()) or bool((actions > high).any()):
+        return f"gives actions beyond its limits, {list(spec.action_low)} to {list(spec.action_high)}"
     return ""
 
 

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 KINDS = ("policy", "planner", "discrete policy", "continuous policy", "image model")
+REACTIVE_KINDS = ("discrete policy", "continuous policy")
+"""Policies from reinforcement learning: one action for one observation, without a sampler."""
 SAMPLERS = ("ddim", "ddpm")
 ACTION_SIZE = 7
 """dx dy dz, drx dry drz, gripper."""
@@ -27,7 +29,7 @@ class TensorSpec:
     name: str
     shape: tuple[int, ...]
     dtype: str
-    """'uint8' for images (H, W, 3), else 'float32'."""
+    """'uint8' for images (H, W, 3), 'int64' for discrete actions, else 'float32'."""
     unit: str
     """'m', 'rad', '1', 'rgb', ..."""
     frame: str
@@ -38,8 +40,8 @@ class TensorSpec:
             raise SpecError("spec: a tensor has no name")
         if not self.shape or any(isinstance(n, bool) or not isinstance(n, int) or n < 1 for n in self.shape):
             raise SpecError(f"spec: {self.name}: shape {list(self.shape)}, positive integers expected")
-        if self.dtype not in ("uint8", "float32"):
-            raise SpecError(f"spec: {self.name}: dtype {self.dtype!r}, 'uint8' or 'float32' expected")
+        if self.dtype not in ("uint8", "int64", "float32"):
+            raise SpecError(f"spec: {self.name}: dtype {self.dtype!r}, 'uint8', 'int64' or 'float32' expected")
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,10 @@ class CheckpointSpec:
         generated    x   x   x   x   x   x   x   x   x   x     horizon rows
         published        0   1   2   3   4   5   6   7   8     n_rows = horizon - n_obs_steps + 1
         executed         0   1   2   3   4   5   6   7         n_action_steps; the rest bridges a late next chunk
+
+    A discrete or a continuous policy answers one `observation` (n) by one `action`: all horizons are 1, and it has
+    neither sampler nor workspace. A discrete action is a number from 0 to n - 1, of shape (1,); its limits say 0 and
+    n - 1.
     """
 
     kind: str
@@ -68,14 +74,14 @@ class CheckpointSpec:
     n_obs_steps: int
     n_action_steps: int
     action_low: tuple[float, ...]
-    """Least command of one control step (7): m, rad, gripper."""
+    """Least command of one control step: of a policy (7) m, rad, gripper; else as long as the action."""
     action_high: tuple[float, ...]
-    workspace_low: tuple[float, ...]
+    workspace_low: tuple[float, ...] = ()
     """Corner of the box that the end effector stays in (3) [m], in the frame of eef_pose."""
-    workspace_high: tuple[float, ...]
-    sampler: str
-    sampler_steps: int
-    num_train_timesteps: int
+    workspace_high: tuple[float, ...] = ()
+    sampler: str = ""
+    sampler_steps: int = 0
+    num_train_timesteps: int = 0
     stride: int = 1
     """Control steps between two rows; more than 1 for planners."""
     git_commit: str = ""
@@ -97,8 +103,50 @@ class CheckpointSpec:
             ):
                 raise SpecError(f"spec: {tensor.name}: {tensor.dtype} {list(tensor.shape)}, uint8 (H, W, 3) expected")
         _positive("rate", self.rate)
-        for name in ("horizon", "n_obs_steps", "n_action_steps", "sampler_steps", "num_train_timesteps", "stride"):
+        for name in ("horizon", "n_obs_steps", "n_action_steps", "stride"):
             _positive(name, getattr(self, name))
+        if self.kind in REACTIVE_KINDS:
+            self._check_reactive()
+        else:
+            self._check_sampled()
+
+    def _check_reactive(self) -> None:
+        """What holds for one action after one observation."""
+        names = ("horizon", "n_obs_steps", "n_action_steps", "stride")
+        for name, expected in (*((name, 1) for name in names), ("sampler_steps", 0), ("num_train_timesteps", 0)):
+            if getattr(self, name) != expected:
+                raise SpecError(f"spec: {name} {getattr(self, name)}, {expected} expected in a {self.kind}")
+        for name in ("sampler", "workspace_low", "workspace_high"):
+            if getattr(self, name):
+                raise SpecError(f"spec: {name} {getattr(self, name)!r}, none expected in a {self.kind}")
+        if self.input_names != ("observation",):
+            raise SpecError(f"spec: inputs {', '.join(self.input_names)}, observation alone expected")
+        observation = self.inputs[0]
+        if observation.dtype != "float32" or len(observation.shape) != 1:
+            raise SpecError(
+                f"spec: observation: {observation.dtype} {list(observation.shape)}, float32 of one axis expected"
+            )
+        if [tensor.name for tensor in self.outputs] != ["action"]:
+            raise SpecError(f"spec: outputs {', '.join(t.name for t in self.outputs)}, action alone expected")
+        action = self.outputs[0]
+        dtype = "int64" if self.kind == "discrete policy" else "float32"
+        if action.dtype != dtype or len(action.shape) != 1:
+            raise SpecError(f"spec: action: {action.dtype} {list(action.shape)}, {dtype} of one axis expected")
+        _box("action", self.action_low, self.action_high, action.shape[0])
+        if self.kind == "discrete policy" and (
+            action.shape != (1,) or self.action_low[0] != 0 or self.action_high[0] != int(self.action_high[0])
+        ):
+            raise SpecError(
+                f"spec: action of shape {list(action.shape)} from {list(self.action_low)} to {list(self.action_high)},"
+                " one number from 0 to a whole number expected in a discrete policy"
+            )
+
+    def _check_sampled(self) -> None:
+        """What holds for chunks and trajectories that a sampler makes."""
+        for name in ("sampler_steps", "num_train_timesteps"):
+            _positive(name, getattr(self, name))
+        if any(tensor.dtype == "int64" for tensor in (*self.inputs, *self.outputs)):
+            raise SpecError(f"spec: dtype 'int64', none expected in a {self.kind}")
         if self.n_obs_steps > self.horizon:
             raise SpecError(f"spec: n_obs_steps {self.n_obs_steps}, at most the horizon {self.horizon} expected")
         if self.n_action_steps > self.n_rows:
@@ -171,7 +219,7 @@ class CheckpointSpec:
         for name in ("inputs", "outputs"):
             values[name] = _tensors(name, fields[name])
         for name in ("action_low", "action_high", "workspace_low", "workspace_high"):
-            values[name] = _numbers(name, fields[name])
+            values[name] = _numbers(name, fields.get(name, []))
         for name in ("kind", "task", "environment", "sampler", "git_commit", "data_hash"):
             if not isinstance(values.get(name, ""), str):
                 raise SpecError(f"spec: {name} {values[name]!r}, a string expected")
