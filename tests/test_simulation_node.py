@@ -26,7 +26,7 @@ from visualization_msgs.msg import MarkerArray
 
 from diffusion_ros import messages, topics
 from diffusion_ros.episode import Episode
-from diffusion_ros.nodes import simulation_node
+from diffusion_ros.nodes import episode_node, simulation_node
 from diffusion_ros.nodes.simulation_node import SimulationNode
 from diffusion_ros.simulation import CAMERAS, Simulation, episode_stamp_ns
 
@@ -278,7 +278,7 @@ def test_publisher_that_was_killed_does_not_count(graph: ros_graph.Graph, monkey
     other.destroy_publisher(publisher)
     graph.spin_until(lambda: node.phase == "waiting", 10)
     graph.remove(node)
-    monkeypatch.setattr(simulation_node, "_LEASE_SECONDS", 1.0)
+    monkeypatch.setattr(episode_node, "_LEASE_SECONDS", 1.0)
     other.create_publisher(PoseStamped, topics.EEF_POSE, topics.SENSOR_QOS)
     node = simulator(graph)
     graph.spin_until(lambda: node.exit_status == 2, 10)

@@ -78,9 +78,9 @@ def task_named(name: str) -> Task:
     return TASKS[name]
 
 
-def episode_stamp_ns(episode_index: int, step: int) -> int:
-    """Lockstep time of observation `step` (0 is the reset) of an episode, in nanoseconds from 1 s on."""
-    return 1_000_000_000 + episode_index * EPISODE_SPACING_NS + step * round(1e9 / RATE)
+def episode_stamp_ns(episode_index: int, step: int, rate: float = RATE) -> int:
+    """Lockstep time of observation `step` (0 is the reset) of an episode, in nanoseconds from 1 s on; rate in Hz."""
+    return 1_000_000_000 + episode_index * EPISODE_SPACING_NS + step * round(1e9 / rate)
 
 
 def _make_robosuite(environment: str) -> Any:
