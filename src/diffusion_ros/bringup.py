@@ -35,6 +35,7 @@ from std_msgs.msg import String
 
 from diffusion_ros import messages, topics
 from diffusion_ros.checkpoint import CheckpointError, file_sha256, read_spec
+from diffusion_ros.spec import GUARD_KIND
 from diffusion_ros.supervisor import Ended, Supervisor, describe_status
 from diffusion_ros.systems import ENVIRONMENT, SYSTEMS, System, Value, resource_folder
 from diffusion_ros.whole_file import write_json
@@ -100,6 +101,13 @@ def parse(arguments: Sequence[str]) -> Request:
     if spec.task != subject:
         raise UsageError(f"{checkpoint}: was trained on the {system.subject} {spec.task}, {subject} is needed")
     values["checkpoint"] = str(checkpoint)
+    if values.get("guard"):
+        guard = Path(str(values["guard"])).absolute()
+        if read_spec(guard).kind != GUARD_KIND:
+            raise UsageError(f"{guard}: is a {read_spec(guard).kind}, a {GUARD_KIND} is needed")
+        if values["mode"] == "lockstep":
+            raise UsageError("--guard: for --mode realtime; in lockstep no result may depend on the time that it takes")
+        values["guard"] = str(guard)
 
     when = time.strftime("%Y%m%d-%H%M%S")
     output_dir = Path(str(values["output_dir"]) or f"runs/{subject}-{when}-{os.getpid()}").absolute()
@@ -305,7 +313,7 @@ class Failed(Exception):
 
 def command(request: Request, index: int) -> list[str]:
     """The command line of node `index`; its chosen parameters go through a file that stays in the run's folder."""
-    node = request.system.nodes[index]
+    node = request.system.started(request.values)[index]
     chosen = request.output_dir / f"{node.name}.yaml"
     parameters = request.system.parameters(node, request.values)
     chosen.write_text(yaml.safe_dump({"/**": {"ros__parameters": parameters}}))
@@ -338,7 +346,7 @@ def run_system(request: Request, screen: Screen, stop: Sequence[int]) -> dict[st
         stack.callback(executor.shutdown)
         executor.add_node(node)
         supervisor = stack.enter_context(Supervisor(request.output_dir, environment, screen.show))
-        for index, description in enumerate(request.system.nodes):
+        for index, description in enumerate(request.system.started(request.values)):
             supervisor.start(description.name, command(request, index), description.restarts)
         required = {description.name for description in request.system.nodes if description.required}
         finished = False

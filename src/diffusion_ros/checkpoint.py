@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
-from diffusion_ros.spec import REACTIVE_KINDS, CheckpointSpec, SpecError
+from diffusion_ros.spec import GUARD_KIND, REACTIVE_KINDS, CheckpointSpec, SpecError
 from diffusion_ros.whole_file import whole_file
 
 if TYPE_CHECKING:
@@ -29,11 +29,14 @@ ENTRY_POINTS = {
     "policy": ("encode", "sample"),
     "planner": ("noised", "step", "weighted_return"),
     "discrete policy": ("values",),
+    GUARD_KIND: ("score",),
 }
 """The methods, by kind, that a module has besides forward.
 
 A discrete policy's forward takes observation (B, n) float32 and gives action (B,) int64; its values(observation) are
 (B, actions) float32. A continuous policy's forward gives action (B, m) float32 within the environment's limits.
+A camera guard's score(images (B, H, W, 3) uint8, camera), camera a place among its inputs, gives scores (B,) float32,
+above 1 for what that camera should not show, and where, (B, h, w) float32.
 """
 
 
@@ -228,6 +231,23 @@ def _dry_run(checkpoint: Checkpoint) -> str:
         return _dry_run_planner(checkpoint)
     if checkpoint.spec.kind in REACTIVE_KINDS:
         return _dry_run_reactive(checkpoint)
+    if checkpoint.spec.kind == GUARD_KIND:
+        return _dry_run_guard(checkpoint)
+    return ""
+
+
+def _dry_run_guard(checkpoint: Checkpoint) -> str:
+    import torch
+
+    for camera, tensor in enumerate(checkpoint.spec.inputs):
+        images = torch.zeros((2, *tensor.shape), dtype=torch.uint8, device=checkpoint.device)
+        images[1] = 255
+        with torch.inference_mode():
+            score, heat = checkpoint.module.score(images, camera)
+        if tuple(score.shape) != (2,) or heat.ndim != 3 or len(heat) != 2:
+            return f"gives scores {tuple(score.shape)} and heat {tuple(heat.shape)}, (2,) and (2, h, w) expected"
+        if not bool(score.isfinite().all()) or not bool(heat.isfinite().all()):
+            return f"gives scores of {tensor.name} that are NaN or infinite"
     return ""
 
 

@@ -43,6 +43,8 @@ def _nodes(system: System, resources: Path, context: LaunchContext) -> list[Any]
     values = {a.name: a.parse(texts[a.name]) for a in system.arguments}
     checkpoint = Path(texts["checkpoint"] or system.default_checkpoint(values, resources))
     values["checkpoint"] = str(checkpoint.absolute())
+    if values.get("guard"):
+        values["guard"] = str(Path(texts["guard"]).absolute())
     return [
         Node(
             executable=sys.executable,
@@ -64,5 +66,5 @@ def _nodes(system: System, resources: Path, context: LaunchContext) -> list[Any]
             respawn_max_retries=node.restarts,
             on_exit=Shutdown() if node.required else None,
         )
-        for node in system.nodes
+        for node in system.started(values)
     ]

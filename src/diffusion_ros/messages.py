@@ -264,33 +264,27 @@ class Status:
     values: Mapping[str, str]
 
 
-def diagnostics_to_msg(statuses: Sequence[Status], time_ns: int) -> DiagnosticArray:
-    return DiagnosticArray(
-        header=_header(time_ns, ""),
-        status=[
-            DiagnosticStatus(
-                level=bytes([status.level]),  # a byte in Python, not an int
-                name=status.name,
-                message=status.summary,
-                hardware_id=status.hardware_id,
-                values=[KeyValue(key=str(k), value=str(v)) for k, v in status.values.items()],
-            )
-            for status in statuses
-        ],
+def status_to_msg(status: Status) -> DiagnosticStatus:
+    return DiagnosticStatus(
+        level=bytes([status.level]),  # a byte in Python, not an int
+        name=status.name,
+        message=status.summary,
+        hardware_id=status.hardware_id,
+        values=[KeyValue(key=str(k), value=str(v)) for k, v in status.values.items()],
     )
 
 
+def status_from_msg(msg: DiagnosticStatus) -> Status:
+    level = msg.level[0] if isinstance(msg.level, bytes) else int(msg.level)
+    return Status(msg.name, msg.hardware_id, level, msg.message, {pair.key: pair.value for pair in msg.values})
+
+
+def diagnostics_to_msg(statuses: Sequence[Status], time_ns: int) -> DiagnosticArray:
+    return DiagnosticArray(header=_header(time_ns, ""), status=[status_to_msg(status) for status in statuses])
+
+
 def diagnostics_from_msg(msg: DiagnosticArray) -> list[Status]:
-    return [
-        Status(
-            status.name,
-            status.hardware_id,
-            status.level[0] if isinstance(status.level, bytes) else int(status.level),
-            status.message,
-            {pair.key: pair.value for pair in status.values},
-        )
-        for status in msg.status
-    ]
+    return [status_from_msg(status) for status in msg.status]
 
 
 # For RViz

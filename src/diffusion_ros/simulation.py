@@ -11,6 +11,7 @@ import hashlib
 import logging
 import warnings
 import weakref
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +38,12 @@ ROTATION_SCALE = 0.5
 ACTION_SCALE: Array = np.array([TRANSLATION_SCALE] * 3 + [ROTATION_SCALE] * 3 + [1.0])
 MESH_CELL = 0.006
 """Metres: detail of the robot's meshes that the cameras are shown; see :func:`_thin_out_meshes`."""
+_VIEW_SETTINGS = (
+    "cam_quat",
+    *(f"light_{part}" for part in ("ambient", "diffuse", "specular")),
+    *(f"vis.headlight.{part}" for part in ("ambient", "diffuse", "specular")),
+)
+"""Of the model: where cameras look, and what their pictures are lit by."""
 EPISODE_SPACING_NS = 1_000 * 1_000_000_000
 """Simulated time from the start of one lockstep episode to the start of the next: no episode lasts so long."""
 
@@ -211,6 +218,8 @@ class Simulation:
         self._finalizer = weakref.finalize(self, _close_all, self._renderers)
         self._options = mujoco.MjvOption()
         self._options.geomgroup[0] = 0  # collision geometry
+        self._undisturbed = {name: np.array(self._view_setting(name)) for name in _VIEW_SETTINGS}
+        self._shapes: tuple[SceneGeom, ...] = ()
         self._body = self.model.body(self.task.body).id
         robot = self.env.robots[0]
         self._grip_site = int(robot.eef_site_id["right"])
@@ -281,6 +290,31 @@ class Simulation:
     def joint_velocities(self) -> Array:
         """(9,) radians and metres per second."""
         return np.array(self.data.qvel[self._qvel])
+
+    def disturb_view(
+        self, turned: Mapping[str, Array] | None = None, brightness: float = 1.0, shapes: Sequence[SceneGeom] = ()
+    ) -> None:
+        """Changes what the cameras see, and nothing else; each call takes the place of the one before.
+
+        turned: camera -> rotation vector (3) rad in the camera's own axes (x right, y up, looking along -z).
+        brightness: of all lights, 1 as they are. shapes: spheres, boxes, cylinders that are only seen.
+        """
+        for name, values in self._undisturbed.items():
+            self._view_setting(name)[...] = values if name == "cam_quat" else brightness * values
+        for camera, vector in (turned or {}).items():
+            index = self.model.camera(camera).id
+            turn, turned_quaternion = np.zeros(4), np.zeros(4)
+            angle = float(np.linalg.norm(vector))
+            self._mj.mju_axisAngle2Quat(turn, np.asarray(vector, np.float64) / max(angle, 1e-12), angle)
+            self._mj.mju_mulQuat(turned_quaternion, self._undisturbed["cam_quat"][index], turn)
+            self.model.cam_quat[index] = turned_quaternion
+        self._shapes = tuple(shapes)
+
+    def _view_setting(self, name: str) -> Array:
+        values: Array = self.model
+        for part in name.split("."):
+            values = getattr(values, part)
+        return values
 
     def render(self, camera: str, height: int, width: int, qpos: Array | None = None) -> Image:
         """(height, width, 3) rgb of the current state, or of the positions `qpos` recorded from `data.qpos`."""
@@ -384,6 +418,14 @@ class Simulation:
             for flag in ("REFLECTION", "SKYBOX", "SHADOW", "HAZE", "FOG"):  # all dear on a CPU
                 renderer.scene.flags[getattr(self._mj.mjtRndFlag, f"mjRND_{flag}")] = 0
         renderer.update_scene(view, camera, self._options)
+        for shape in self._shapes:
+            scene = renderer.scene
+            kind = getattr(self._mj.mjtGeom, f"mjGEOM_{shape.type.upper()}")
+            matrix = np.zeros(9)
+            self._mj.mju_quat2Mat(matrix, shape.quaternion[[3, 0, 1, 2]])
+            rgba = np.array(shape.rgba, np.float32)
+            self._mj.mjv_initGeom(scene.geoms[scene.ngeom], kind, np.array(shape.size), shape.position, matrix, rgba)
+            scene.ngeom += 1
         return np.ascontiguousarray(renderer.render())
 
 

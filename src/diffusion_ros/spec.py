@@ -9,9 +9,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-KINDS = ("policy", "planner", "discrete policy", "continuous policy", "image model")
+KINDS = ("policy", "planner", "discrete policy", "continuous policy", "image model", "camera guard")
 REACTIVE_KINDS = ("discrete policy", "continuous policy")
 """Policies from reinforcement learning: one action for one observation, without a sampler."""
+GUARD_KIND = "camera guard"
 SAMPLERS = ("ddim", "ddpm")
 ACTION_SIZE = 7
 """dx dy dz, drx dry drz, gripper."""
@@ -60,6 +61,9 @@ class CheckpointSpec:
     A discrete or a continuous policy answers one `observation` (n) by one `action`: all horizons are 1, and it has
     neither sampler nor workspace. A discrete action is a number from 0 to n - 1, of shape (1,); its limits say 0 and
     n - 1.
+
+    A camera guard's inputs are the images of the cameras that it knows, its output is `score` (1): all horizons are 1,
+    and it has neither actions nor sampler.
     """
 
     kind: str
@@ -107,18 +111,32 @@ class CheckpointSpec:
             _positive(name, getattr(self, name))
         if self.kind in REACTIVE_KINDS:
             self._check_reactive()
+        elif self.kind == GUARD_KIND:
+            self._check_guard()
         else:
             self._check_sampled()
 
-    def _check_reactive(self) -> None:
-        """What holds for one action after one observation."""
+    def _check_single(self, absent: tuple[str, ...]) -> None:
+        """What holds for one answer to one observation; `absent`: what there is none of."""
         names = ("horizon", "n_obs_steps", "n_action_steps", "stride")
         for name, expected in (*((name, 1) for name in names), ("sampler_steps", 0), ("num_train_timesteps", 0)):
             if getattr(self, name) != expected:
                 raise SpecError(f"spec: {name} {getattr(self, name)}, {expected} expected in a {self.kind}")
-        for name in ("sampler", "workspace_low", "workspace_high"):
+        for name in ("sampler", *absent):
             if getattr(self, name):
                 raise SpecError(f"spec: {name} {getattr(self, name)!r}, none expected in a {self.kind}")
+
+    def _check_guard(self) -> None:
+        """What holds for a guard of cameras."""
+        self._check_single(("action_low", "action_high", "workspace_low", "workspace_high"))
+        if len(self.cameras) != len(self.inputs):
+            raise SpecError(f"spec: inputs {', '.join(self.input_names)}, images alone expected in a {self.kind}")
+        if [(tensor.name, tensor.shape) for tensor in self.outputs] != [("score", (1,))]:
+            raise SpecError(f"spec: outputs {', '.join(t.name for t in self.outputs)}, score (1) alone expected")
+
+    def _check_reactive(self) -> None:
+        """What holds for one action after one observation."""
+        self._check_single(("workspace_low", "workspace_high"))
         if self.input_names != ("observation",):
             raise SpecError(f"spec: inputs {', '.join(self.input_names)}, observation alone expected")
         observation = self.inputs[0]

@@ -60,6 +60,8 @@ class NodeDescription:
     """How often it is started again when it ends before the system does."""
     required: bool = False
     """Whether the system ends when it does."""
+    needs: str = ""
+    """An argument without which it is not started, '' for none."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,10 @@ class System:
         """The parameters that `values` (all arguments by name) give to a node, by the node's names for them."""
         return {parameter: values[argument] for parameter, argument in node.arguments.items()}
 
+    def started(self, values: Mapping[str, Value]) -> tuple[NodeDescription, ...]:
+        """The nodes that these arguments call for."""
+        return tuple(node for node in self.nodes if not node.needs or values[node.needs])
+
     def default_checkpoint(self, values: Mapping[str, Value], resources: Path) -> Path:
         """The shipped checkpoint. Raises ValueError where there is none."""
         if not self.checkpoint:
@@ -95,6 +101,16 @@ VIEWS = ("frontview", "agentview", "birdview", "robot0_robotview", "robot0_eye_i
 _CHECKPOINT = Argument("checkpoint", "", "the policy (.pt); default: checkpoints/<task>_pixels.pt")
 _DEVICE = Argument("device", "cpu", "torch device of the policy")
 _SAMPLER_STEPS = Argument("sampler_steps", 0, "denoising steps of a chunk; 0: the checkpoint's own", minimum=0)
+
+_GUARD = Argument("guard", "", "a camera guard's checkpoint (.pt) that the robot obeys in real time; none: no guard")
+_GUARD_NODE = NodeDescription(
+    "camera_guard",
+    "diffusion_ros.nodes.camera_guard_node",
+    "camera_guard.yaml",
+    {"checkpoint": "guard", "device": "device"},
+    restarts=3,
+    needs="guard",
+)
 
 SIMULATION = System(
     name="simulation",
@@ -116,6 +132,7 @@ SIMULATION = System(
         Argument("view", "", "camera of the larger view of a video; none: no video", choices=("", *VIEWS)),
         Argument("output_dir", "", "folder for logs and videos; default: runs/<task>-<time>"),
         Argument("policy_seed", 0, "of the sampling noise", minimum=0),
+        _GUARD,
         _SAMPLER_STEPS,
         _DEVICE,
     ),
@@ -150,9 +167,10 @@ SIMULATION = System(
             "executor",
             "diffusion_ros.nodes.executor_node",
             "executor.yaml",
-            {"checkpoint": "checkpoint", "mode": "mode"},
+            {"checkpoint": "checkpoint", "mode": "mode", "guard": "guard"},
             restarts=3,
         ),
+        _GUARD_NODE,
     ),
 )
 
@@ -161,6 +179,7 @@ REAL_ROBOT = System(
     arguments=(
         Argument("checkpoint", "", "the policy (.pt)"),
         Argument("enabled", False, "whether the robot moves at once, or only after the service executor/set_enabled"),
+        _GUARD,
         _SAMPLER_STEPS,
         _DEVICE,
         Argument("agentview_image", "agentview/image_raw", "topic of the camera that sees the scene"),
@@ -182,8 +201,9 @@ REAL_ROBOT = System(
             "executor",
             "diffusion_ros.nodes.executor_node",
             "real_robot.yaml",
-            {"checkpoint": "checkpoint", "enabled": "enabled"},
+            {"checkpoint": "checkpoint", "enabled": "enabled", "guard": "guard"},
         ),
+        _GUARD_NODE,
     ),
     topics={
         "agentview/image_raw": "agentview_image",

@@ -28,6 +28,9 @@ PLANNED_TRAJECTORY = "planned_trajectory"
 CANDIDATES = "plan_candidates"
 DENOISING = "plan_denoising"
 OBSTACLES = "obstacles"
+CAMERA_GUARD = "camera_guard"
+CAMERA_FAULT = "camera_fault"
+"""Simulation only: what is to go wrong with a camera."""
 CLOCK = "/clock"
 TF = "/tf"
 DIAGNOSTICS = "/diagnostics"
@@ -84,6 +87,11 @@ def image(camera: str) -> str:
 
 def camera_info(camera: str) -> str:
     return f"{camera}/camera_info"
+
+
+def guard_heat(camera: str) -> str:
+    """Where a camera does not show what it should, over its picture."""
+    return f"{camera}/guard_heat"
 
 
 def optical_frame(camera: str) -> str:

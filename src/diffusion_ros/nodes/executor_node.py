@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from diagnostic_msgs.msg import DiagnosticStatus
 from geometry_msgs.msg import PoseStamped
 from nav_msgs.msg import Path
 from numpy.typing import NDArray
@@ -61,6 +62,14 @@ class ExecutorParameters:
     max_observation_age: float = parameter(
         0.25, "realtime: eef_pose older than this, or silent for longer, is a reason to hold [s]", low=0.01
     )
+    guard: str = parameter("", "realtime: the camera guard's checkpoint; '': none. With one, its verdict is obeyed")
+    max_guard_age: float = parameter(1.0, "a camera guard that is silent for longer is a reason to hold [s]", low=0.05)
+
+    def __post_init__(self) -> None:
+        if self.guard and self.mode == "lockstep":
+            raise ValueError(
+                "parameter guard: expected '' in lockstep, where no result may depend on the time it takes"
+            )
 
 
 class ExecutorNode(RunnableNode):
@@ -81,6 +90,8 @@ class ExecutorNode(RunnableNode):
         """What was wrong with the last eef_pose message."""
         self._refused = ""
         """Why the last chunk was refused."""
+        self._guard: tuple[float, messages.Status] | None = None
+        """The camera guard's last verdict, and when it came."""
         self._path: deque[tuple[int, NDArray[np.float64]]] = deque(maxlen=_PATH_POINTS)
         self._counts = {"acted": 0, "held": 0, "clipped": 0, "chunks refused": 0}
 
@@ -88,6 +99,8 @@ class ExecutorNode(RunnableNode):
         self._path_publisher = self.create_publisher(Path, topics.EEF_PATH, topics.COMMAND_QOS)
         pose = self.create_subscription(PoseStamped, topics.EEF_POSE, self._on_pose, topics.SENSOR_QOS)
         chunk = self.create_subscription(JointTrajectory, topics.ACTION_CHUNK, self._on_chunk, topics.COMMAND_QOS)
+        if self.parameters.guard:
+            self.create_subscription(DiagnosticStatus, topics.CAMERA_GUARD, self._on_guard, topics.COMMAND_QOS)
         self._pose_sources = SourceWatch(self, pose.topic_name)
         self._chunk_sources = SourceWatch(self, chunk.topic_name)
         self.create_service(SetBool, "~/set_enabled", self._on_set_enabled)
@@ -139,6 +152,10 @@ class ExecutorNode(RunnableNode):
         if self._pending_ns is not None:
             self._answer(chunk_came=True)
 
+    def _on_guard(self, msg: DiagnosticStatus) -> None:
+        self._guard = time.monotonic(), messages.status_from_msg(msg)
+        self.diagnostics.tick(topics.CAMERA_GUARD)
+
     def _answer(self, chunk_came: bool = False) -> None:
         """Answers the pending observation, as far as that can be done now."""
         stamp_ns = self._pending_ns
@@ -159,8 +176,23 @@ class ExecutorNode(RunnableNode):
         if self.executor_logic.estop_reason or not self.executor_logic.enabled:
             return self.executor_logic.stopped()
         return (
-            self._pose_sources.reason() or self._chunk_sources.reason() or self._fault or self.executor_logic.stopped()
+            self._pose_sources.reason()
+            or self._chunk_sources.reason()
+            or self._fault
+            or self._guard_reason()
+            or self.executor_logic.stopped()
         )
+
+    def _guard_reason(self) -> str:
+        if not self.parameters.guard:
+            return ""
+        if self._guard is None:
+            return "no word from the camera guard"
+        came, verdict = self._guard
+        silent = time.monotonic() - came
+        if silent > self.parameters.max_guard_age:
+            return f"{topics.CAMERA_GUARD}: silent for {silent:.2f} s"
+        return "" if verdict.level == OK else f"{topics.CAMERA_GUARD}: {verdict.summary}"
 
     def _watch(self) -> None:
         """Realtime: a robot whose pose is not heard any more is told to hold; none ever heard is told nothing."""

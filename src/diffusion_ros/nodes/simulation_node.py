@@ -17,11 +17,13 @@ from numpy.typing import NDArray
 from rclpy.parameter import Parameter
 from rclpy.subscription import MessageInfo
 from sensor_msgs.msg import CameraInfo, Image, JointState
+from std_msgs.msg import String
 from trajectory_msgs.msg import JointTrajectory
 from visualization_msgs.msg import MarkerArray
 
 from diffusion_ros import messages, topics
 from diffusion_ros.action_chunk import ACTION_SIZE, ActionChunk
+from diffusion_ros.camera_faults import CameraFault
 from diffusion_ros.episode import Episode, RecordedStep, pictures
 from diffusion_ros.nodes import episode_node
 from diffusion_ros.nodes.runner import run
@@ -62,10 +64,12 @@ class SimulationNode(episode_node.EpisodeNode):
         self._chunk: ActionChunk | None = None
         self._executor_says = ""
         self._recorded: list[RecordedStep] = []
+        self._camera_fault: CameraFault | None = None
         command = self.take_commands(JointTrajectory, topics.EEF_COMMAND, self._on_command)
         chunk = self.create_subscription(JointTrajectory, topics.ACTION_CHUNK, self._on_chunk, topics.COMMAND_QOS)
         self.create_subscription(DiagnosticArray, topics.DIAGNOSTICS, self._on_diagnostics, topics.DIAGNOSTICS_QOS)
         # As they are called after remapping, which questions about the graph do not follow.
+        self.create_subscription(String, topics.CAMERA_FAULT, self._on_camera_fault, topics.COMMAND_QOS)
         self._command_topic, self._chunk_topic = command.topic_name, chunk.topic_name
         self.start("robosuite", (PoseStamped, topics.EEF_POSE))
 
@@ -113,6 +117,21 @@ class SimulationNode(episode_node.EpisodeNode):
             if status.hardware_id == "executor":
                 self._executor_says = status.summary
 
+    def _on_camera_fault(self, msg: String) -> None:
+        """Lets a camera fail from now on, '<fault> <camera>', or ends that, ''."""
+        fault, _, camera = msg.data.rpartition(" ")
+        try:
+            if msg.data and camera not in self.simulation.cameras:
+                raise ValueError(f"camera {camera!r}: expected one of {', '.join(self.simulation.cameras)}")
+            self._camera_fault = CameraFault(fault, camera, self.episode.seed) if msg.data else None
+        except ValueError as error:
+            self.get_logger().error(f"{topics.CAMERA_FAULT} {msg.data!r}: {error}")
+            return
+        if self._camera_fault is None:
+            self.simulation.disturb_view()
+        else:
+            self._camera_fault.set_scene(self.simulation)
+
     def peers(self) -> bool:
         """Policy and executor. Our own subscription to eef_pose does not count."""
         return (
@@ -152,6 +171,9 @@ class SimulationNode(episode_node.EpisodeNode):
         )
         began = time.monotonic()
         frame = simulation.observe(images=watched)
+        fault = self._camera_fault
+        if fault is not None and watched:
+            frame[f"{fault.camera}_image"] = fault.picture(frame[f"{fault.camera}_image"])
         drawn = time.monotonic()
         self._frame = frame
         for camera in simulation.cameras if watched else ():

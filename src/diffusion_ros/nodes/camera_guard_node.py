@@ -1,0 +1,200 @@
+"""camera_guard: tells the executor to hold while a camera does not show what the policy was trained on.
+
+Callbacks only check and store; a worker thread scores the newest picture of each camera in turn, so that no sensor
+waits for it. Frozen cameras are found by all pictures, the others by those that are scored.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from diagnostic_msgs.msg import DiagnosticStatus
+from geometry_msgs.msg import PoseStamped
+from numpy.typing import NDArray
+from rclpy.clock import Clock
+from rclpy.clock_type import ClockType
+from rclpy.parameter import Parameter
+from sensor_msgs.msg import Image
+
+from diffusion_ros import checkpoint, messages, topics
+from diffusion_ros.camera_guard import CameraGuard, Judgement, View
+from diffusion_ros.diagnostics import ERROR, OK, WARN, Diagnostics
+from diffusion_ros.nodes.runner import RunnableNode, run
+from diffusion_ros.observation import FrozenCameras
+from diffusion_ros.params import declare, parameter
+from diffusion_ros.policy import FrameError
+from diffusion_ros.spec import GUARD_KIND
+
+
+@dataclass(frozen=True)
+class CameraGuardParameters:
+    """Parameters of the camera guard node."""
+
+    checkpoint: str = parameter(description="path of a guard checkpoint (.pt)")
+    device: str = parameter("cpu", "torch device that the guard runs on")
+    threads: int = parameter(1, "torch threads; more than one spin against other busy processes", low=1)
+    rate: float = parameter(5.0, "pictures a second of each camera that are scored [Hz]", low=0.1, high=100.0)
+    good_frames: int = parameter(3, "good pictures in a row after which an alarm ends", low=1)
+    max_frozen: float = parameter(
+        0.25, "how long a camera may show the same picture while the robot moves [s]; 0: for ever", low=0.0
+    )
+    max_image_age: float = parameter(0.5, "a camera that is silent for longer is an alarm [s]", low=0.05)
+
+
+class CameraGuardNode(RunnableNode):
+    """Subscribes to the cameras that its checkpoint knows; publishes camera_guard (a DiagnosticStatus: the verdict, and
+    the scores), <camera>/guard_heat (what is wrong, in red over the picture) and diagnostics."""
+
+    def __init__(self, parameter_overrides: Sequence[Parameter[Any]] = ()) -> None:
+        """Raises ValueError (parameters, checkpoint) in one line."""
+        super().__init__("camera_guard", parameter_overrides)
+        self.parameters = p = declare(self, CameraGuardParameters)
+        torch.set_num_threads(p.threads)
+        self.guard = CameraGuard(checkpoint.load(p.checkpoint, p.device, kind=GUARD_KIND))
+        self._judgements = {camera: Judgement(p.good_frames) for camera in self.guard.cameras}
+        self._faults: dict[str, str] = {}
+        """By camera: why its last picture could not be used."""
+        self._frozen = FrozenCameras(round(p.max_frozen * 1e9))
+
+        self._publisher = self.create_publisher(DiagnosticStatus, topics.CAMERA_GUARD, topics.COMMAND_QOS)
+        self._heat_publishers = {
+            camera: self.create_publisher(Image, topics.guard_heat(camera), topics.SENSOR_QOS)
+            for camera in self.guard.cameras
+        }
+        self.diagnostics = Diagnostics(self, "camera guard", self._refresh)
+        self.diagnostics.value("checkpoint", p.checkpoint)
+        self.diagnostics.value("sha256", self.guard.checkpoint.sha256)
+        for camera in self.guard.cameras:
+            self.create_subscription(Image, topics.image(camera), partial(self._on_image, camera), topics.SENSOR_QOS)
+        self.create_subscription(PoseStamped, topics.EEF_POSE, self._on_pose, topics.SENSOR_QOS)
+
+        self._condition = threading.Condition()
+        self._newest: dict[str, tuple[int, NDArray[np.uint8]]] = {}
+        self._due: list[str] = []
+        self._closing = False
+        self._worker = threading.Thread(target=self._work, name="scoring", daemon=True)
+        self._worker.start()
+        self.create_timer(1.0 / p.rate, self._on_timer, clock=Clock(clock_type=ClockType.STEADY_TIME))
+
+    # Callbacks: check and store
+
+    def _on_image(self, camera: str, msg: Image) -> None:
+        try:
+            stamp_ns, image = messages.image_from_msg(msg)
+        except messages.MessageError as error:
+            self._faults[camera] = f"{topics.image(camera)}: {error}"
+            return
+        self.diagnostics.tick(topics.image(camera))
+        self._frozen.image(camera, stamp_ns, image)
+        with self._condition:
+            self._newest[camera] = stamp_ns, image
+        if self._frozen.reasons():
+            self._tell()
+
+    def _on_pose(self, msg: PoseStamped) -> None:
+        try:
+            stamp_ns, position, _ = messages.pose_from_msg(msg)
+        except messages.MessageError:
+            return  # the executor says what is wrong with it
+        self._frozen.position(stamp_ns, position)
+
+    def _on_timer(self) -> None:
+        """Asks for the newest picture of each camera to be scored; where none came since, the verdict says so."""
+        with self._condition:
+            self._due = [camera for camera in self.guard.cameras if camera in self._newest]
+            if self._due:
+                self._condition.notify()
+                return
+        self._tell()
+
+    # The worker thread
+
+    def _work(self) -> None:
+        while True:
+            with self._condition:
+                self._condition.wait_for(lambda: self._due or self._closing)
+                if self._closing:
+                    return
+                camera = self._due.pop(0)
+                stamp_ns, image = self._newest.pop(camera)
+            try:
+                began = time.monotonic()
+                view = self.guard.look(camera, image)
+                self.diagnostics.latency(f"{camera} scoring", time.monotonic() - began)
+                self._faults.pop(camera, None)
+                self._judgements[camera].add(view.score)
+                self._show(camera, stamp_ns, image, view)
+            except FrameError as error:
+                self._faults[camera] = str(error)
+            except Exception as error:
+                # A guard that dies silently in its thread would look like one that sees nothing wrong.
+                if camera not in self._faults:
+                    self.get_logger().error(traceback.format_exc())
+                self._faults[camera] = f"{camera}: scoring failed: {' '.join(str(error).split())[-300:]}"
+            self._tell()
+
+    def _show(self, camera: str, stamp_ns: int, image: NDArray[np.uint8], view: View) -> None:
+        publisher = self._heat_publishers[camera]
+        if publisher.get_subscription_count() == 0:
+            return
+        height, width = image.shape[:2]
+        heat = np.clip(cv2.resize(view.heat, (width, height), interpolation=cv2.INTER_LINEAR) / 2, 0, 1)[..., None]
+        red = np.array([255, 0, 0])
+        picture = ((1 - heat) * image + heat * red).astype(np.uint8)
+        publisher.publish(messages.image_to_msg(picture, stamp_ns, topics.optical_frame(camera)))
+
+    # The verdict
+
+    def reasons(self) -> tuple[int, list[str]]:
+        """Level, and why the robot should hold, a line each; none when all is well."""
+        reasons = list(self._faults.values())
+        waits = []
+        for camera, judgement in list(self._judgements.items()):
+            age = self.diagnostics.age(topics.image(camera))
+            if age is None:
+                waits.append(f"{topics.image(camera)}: nothing received")
+            elif age > self.parameters.max_image_age:
+                reasons.append(f"{topics.image(camera)}: silent for {age:.2f} s")
+            elif np.isnan(judgement.score) and camera not in self._faults:
+                waits.append(f"{camera}: not scored yet")
+            elif judgement.alarm:
+                reasons.append(f"{camera} does not show what it was trained on, score {judgement.score:.2f} of 1")
+        reasons += self._frozen.reasons()
+        return (ERROR if reasons else WARN if waits else OK), reasons + waits
+
+    def _tell(self) -> None:
+        level, reasons = self.reasons()
+        name = self.get_fully_qualified_name().removeprefix("/")
+        scores = {f"{camera} score": f"{judgement.score:.4f}" for camera, judgement in self._judgements.items()}
+        status = messages.Status(name, "camera guard", level, "; ".join(reasons) or "views are good", scores)
+        self._publisher.publish(messages.status_to_msg(status))
+        self.diagnostics.tick(topics.CAMERA_GUARD)
+
+    def _refresh(self) -> None:
+        level, reasons = self.reasons()
+        for camera, judgement in self._judgements.items():
+            self.diagnostics.value(f"{camera} score", f"{judgement.score:.4f}")
+        self.diagnostics.report(level, "; ".join(reasons) or "views are good")
+
+    def close(self) -> None:
+        with self._condition:
+            self._closing = True
+            self._condition.notify()
+        self._worker.join(timeout=5.0)
+
+
+def main() -> int:
+    return run(CameraGuardNode)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
