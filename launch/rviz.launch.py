@@ -1,6 +1,6 @@
-"""RViz beside a system that runs: cameras, scene, the hand's way and the predicted chunk, or `system:=planner`.
+"""RViz beside a system that runs: cameras, scene, the hand's way and the predicted chunk, or `system:=planner|rl`.
 
-For a planner: maze, plan, candidates and their denoising, and a tool that sets goals.
+For a planner: maze, plan, candidates and their denoising, and a tool that sets goals. For rl: the cart and its pole.
 """
 
 from pathlib import Path
@@ -17,7 +17,7 @@ def generate_launch_description() -> LaunchDescription:
         [
             DeclareLaunchArgument("namespace", default_value="", description="of the system to look at"),
             DeclareLaunchArgument(
-                "system", default_value="simulation", description="what runs", choices=["simulation", "planner"]
+                "system", default_value="simulation", description="what runs", choices=["simulation", "planner", "rl"]
             ),
             DeclareLaunchArgument(
                 "config",

@@ -510,7 +510,7 @@ def test_two_publishers_are_one_too_many(bench, topic):
 
 def test_a_publisher_that_was_replaced_is_no_second_one():
     time_ = [0.0]
-    watch = SourceWatch(node=None, topic="/x", clock=lambda: time_[0])
+    watch = SourceWatch(None, "/x", clock=lambda: time_[0])
 
     def hear(publisher: bytes) -> str:
         watch.heard({"publisher_gid": {"data": publisher}})

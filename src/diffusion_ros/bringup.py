@@ -23,7 +23,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import Any, NoReturn
+from typing import Any, ClassVar, NoReturn
 
 import rclpy
 import yaml
@@ -66,6 +66,11 @@ class Request:
     domain_id: int
     checkpoint_sha256: str
 
+    @property
+    def task(self) -> str:
+        """What the checkpoint was trained on."""
+        return self.system.trained_on(self.values)
+
 
 def parse(arguments: Sequence[str]) -> Request:
     """Raises UsageError or CheckpointError, before anything is started or written."""
@@ -93,13 +98,14 @@ def parse(arguments: Sequence[str]) -> Request:
     except ValueError as error:
         raise UsageError(f"--{error}") from None
 
-    subject = str(values[system.subject])
+    task = system.trained_on(values)
     checkpoint = Path(str(values["checkpoint"]) or system.default_checkpoint(values, resource_folder())).absolute()
     spec = read_spec(checkpoint)
     if spec.kind != system.kind:
         raise UsageError(f"{checkpoint}: is a {spec.kind}, a {system.kind} is needed")
-    if spec.task != subject:
-        raise UsageError(f"{checkpoint}: was trained on the {system.subject} {spec.task}, {subject} is needed")
+    if spec.task != task:
+        subject = system.subject or "task"
+        raise UsageError(f"{checkpoint}: was trained on the {subject} {spec.task}, {task} is needed")
     values["checkpoint"] = str(checkpoint)
     if values.get("guard"):
         guard = Path(str(values["guard"])).absolute()
@@ -110,7 +116,7 @@ def parse(arguments: Sequence[str]) -> Request:
         values["guard"] = str(guard)
 
     when = time.strftime("%Y%m%d-%H%M%S")
-    output_dir = Path(str(values["output_dir"]) or f"runs/{subject}-{when}-{os.getpid()}").absolute()
+    output_dir = Path(str(values["output_dir"]) or f"runs/{task}-{when}-{os.getpid()}").absolute()
     values["output_dir"] = str(output_dir)
     result = Path(given.json).absolute() if given.json else output_dir / "summary.json"
     if result.is_dir():
@@ -172,6 +178,9 @@ class Observer:
     results: dict[int, dict[str, Any]] = field(default_factory=dict)
     news: dict[str, Any] = field(default_factory=dict)
     executor: str = "starting"
+    """What the node that acts says of itself."""
+    actor: ClassVar[str] = "executor"
+    """The hardware id under which it does."""
 
     def subscribe(self, node: Node) -> None:
         node.create_subscription(String, topics.EPISODE, self._on_episode, topics.EPISODE_QOS)
@@ -188,7 +197,7 @@ class Observer:
 
     def _on_diagnostics(self, msg: DiagnosticArray) -> None:
         for status in messages.diagnostics_from_msg(msg):
-            if status.hardware_id == "executor":
+            if status.hardware_id == self.actor:
                 self.executor = status.summary
 
     def line(self) -> str:
@@ -197,8 +206,6 @@ class Observer:
 
     def _line(self) -> str:
         news = self.news
-        done = [result["success"] for result in self.results.values()]
-        score = f"  {sum(done)} of {len(done)} succeeded" if done else ""
         phase, pace = news["event"], ""
         if phase == "running":
             latency = f"  latency {news['latency_ms']:.0f} ms" if news["latency_ms"] is not None else ""
@@ -216,8 +223,12 @@ class Observer:
             }[phase]
         return (
             f"{self.task}  episode {news['index'] + 1}/{self.episodes}  step {news['step']:3d}/{news['max_steps']}"
-            f"{pace}  {state}{score}"
+            f"{pace}  {state}{self._score()}"
         )
+
+    def _score(self) -> str:
+        done = [result["success"] for result in self.results.values()]
+        return f"  {sum(done)} of {len(done)} succeeded" if done else ""
 
     def summary(self) -> dict[str, Any]:
         """What the results come to."""
@@ -271,7 +282,33 @@ class MazeObserver(Observer):
         return f"{self.task}: score {summary['score']:.1f}, mean of {self.episodes}"
 
 
-OBSERVERS = {"simulation": Observer, "maze": MazeObserver}
+class BalanceObserver(Observer):
+    """The same for a Gymnasium task, whose episodes have a return."""
+
+    actor = "rl_policy"
+
+    def _score(self) -> str:
+        returns = [result["return"] for result in self.results.values()]
+        return f"  return {statistics.mean(returns):.1f} in {len(returns)}" if returns else ""
+
+    def summary(self) -> dict[str, Any]:
+        summary = super().summary()
+        returns = [result["return"] for result in summary["results"]]
+        return {"mean_return": statistics.mean(returns), "std_return": statistics.pstdev(returns), **summary}
+
+    def outcome(self, summary: Mapping[str, Any]) -> str:
+        return (
+            f"{self.task}: return {summary['mean_return']:.1f} +- {summary['std_return']:.1f},"
+            f" length {summary['mean_length']:.1f}, mean of {self.episodes}"
+        )
+
+
+OBSERVERS = {
+    "simulation": Observer,
+    "maze": MazeObserver,
+    "cartpole": BalanceObserver,
+    "double_pendulum": BalanceObserver,
+}
 
 
 class Screen:
@@ -332,8 +369,7 @@ def run_system(request: Request, screen: Screen, stop: Sequence[int]) -> dict[st
     environment.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
     environment.setdefault("ROS_LOG_DIR", str(request.output_dir / "ros"))
     os.environ.update(environment)  # our own observer reads them there too
-    subject = str(request.values[request.system.subject])
-    observer = OBSERVERS[request.system.name](subject, int(request.values["episodes"]))
+    observer = OBSERVERS[request.system.name](request.task, int(request.values["episodes"]))
     with ExitStack() as stack:
         context = Context()
         rclpy.init(args=[], context=context, domain_id=request.domain_id)
@@ -372,7 +408,7 @@ def run_system(request: Request, screen: Screen, stop: Sequence[int]) -> dict[st
         name: value for name, value in request.values.items() if name not in ("output_dir", request.system.subject)
     }
     return {
-        "task": subject,
+        "task": request.task,
         **summary,
         **chosen,
         "checkpoint_sha256": request.checkpoint_sha256,

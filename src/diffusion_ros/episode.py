@@ -76,6 +76,30 @@ class Episode:
         }
 
 
+@dataclass
+class BalanceEpisode(Episode):
+    """An episode of a Gymnasium task: it ends when the task fails, or succeeds with step `max_steps`."""
+
+    total: float = 0.0
+    """The return: the sum of the rewards."""
+    terminated: bool = False
+    """Whether the task has failed."""
+
+    def rewarded(self, reward: float, terminated: bool) -> None:
+        """What the step brought that was just counted by `executed`."""
+        self.total += reward
+        self.terminated = terminated
+        self.success = self.steps >= self.max_steps and not terminated
+
+    @property
+    def over(self) -> bool:
+        return self.terminated or self.steps >= self.max_steps
+
+    def result(self, state_sha256: str) -> dict[str, Any]:
+        """What is reported of a finished episode."""
+        return {**super().result(state_sha256), "return": self.total, "terminated": self.terminated}
+
+
 def milliseconds(seconds: Sequence[float]) -> dict[str, float]:
     """Median, 99th percentile and maximum of at least one duration, in milliseconds."""
     median, p99, largest = np.percentile(seconds, [50, 99, 100])

@@ -24,7 +24,7 @@ Array = NDArray[np.float64]
 Image = NDArray[np.uint8]
 
 IMAGE_SHAPE = (240, 320)
-"""Height and width [px] of what `render` draws."""
+"""Height and width [px]."""
 _MARGIN = 0.5
 """Metres beyond either end of the rail that a picture shows."""
 _LEVEL = 0.68
@@ -113,9 +113,9 @@ class GymTask:
         ends: Array = np.array([positions[0], 0.0]) + np.vstack([np.zeros(2), np.cumsum(steps, axis=0)])
         return ends
 
-    def draw(self, positions: Array, effort: float = 0.0) -> Image:
-        """(240, 320, 3) rgb of the cart and its links from the side, with an arrow for the effort on the cart."""
-        height, width = IMAGE_SHAPE
+    def draw(self, positions: Array, effort: float = 0.0, shape: tuple[int, int] = IMAGE_SHAPE) -> Image:
+        """(*shape, 3) rgb of the cart and its links from the side, with an arrow for the effort on the cart."""
+        height, width = shape
         scale = width / (2 * (self.reach + _MARGIN))
         picture = np.full((height, width, 3), _SKY, dtype=np.uint8)
         fraction = 4  # bits of a pixel that the drawing routines take
@@ -129,16 +129,23 @@ class GymTask:
             cv2.line(picture, pixel(*start), pixel(*end), colour, thickness, cv2.LINE_AA, fraction)
 
         x = float(positions[0])
-        line((-self.reach, 0.0), (self.reach, 0.0), _RAIL, 2)
+        line((-self.reach, 0.0), (self.reach, 0.0), _RAIL, width // 160)
         cv2.rectangle(picture, pixel(x - 0.2, 0.1), pixel(x + 0.2, -0.1), _CART, -1, cv2.LINE_AA, fraction)
         ends = self.ends(positions)
         for start, end, colour in zip(ends, ends[1:], _POLES, strict=False):
-            line(start, end, colour, 5)
-        cv2.circle(picture, pixel(*ends[0]), 3 * 2**fraction, _RAIL, -1, cv2.LINE_AA, fraction)
+            line(start, end, colour, width // 64)
+        cv2.circle(picture, pixel(*ends[0]), width * 2**fraction // 107, _RAIL, -1, cv2.LINE_AA, fraction)
         if effort:
             tip = x + 0.6 * effort / max(abs(e) for e in self.efforts)
             cv2.arrowedLine(
-                picture, pixel(x, -0.25), pixel(tip, -0.25), (200, 60, 60), 2, cv2.LINE_AA, fraction, tipLength=0.25
+                picture,
+                pixel(x, -0.25),
+                pixel(tip, -0.25),
+                (200, 60, 60),
+                width // 160,
+                cv2.LINE_AA,
+                fraction,
+                tipLength=0.25,
             )
         return picture
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,23 @@ from diffusion_ros.systems import ENVIRONMENT, System
 
 def describe(system: System, resources: Path) -> LaunchDescription:
     """The system with its arguments, and `namespace`; `resources` is the folder that holds config/ and checkpoints/."""
+    return LaunchDescription([*_declared(system), OpaqueFunction(function=partial(_nodes, system, resources))])
+
+
+def describe_one_of(systems: Sequence[System], resources: Path) -> LaunchDescription:
+    """The system that the argument `system` names, the first by default; all have the same arguments."""
+    by_name = {system.name: system for system in systems}
+    chosen = DeclareLaunchArgument(
+        "system", default_value=systems[0].name, description="what is started", choices=list(by_name)
+    )
+
+    def nodes(context: LaunchContext) -> list[Any]:
+        return _nodes(by_name[LaunchConfiguration("system").perform(context)], resources, context)
+
+    return LaunchDescription([chosen, *_declared(systems[0]), OpaqueFunction(function=nodes)])
+
+
+def _declared(system: System) -> list[DeclareLaunchArgument]:
     declared = [
         DeclareLaunchArgument(
             argument.name,
@@ -33,8 +51,7 @@ def describe(system: System, resources: Path) -> LaunchDescription:
         )
         for argument in system.arguments
     ]
-    namespace = DeclareLaunchArgument("namespace", default_value="", description="of all nodes and topics")
-    return LaunchDescription([*declared, namespace, OpaqueFunction(function=partial(_nodes, system, resources))])
+    return [*declared, DeclareLaunchArgument("namespace", default_value="", description="of all nodes and topics")]
 
 
 def _nodes(system: System, resources: Path, context: LaunchContext) -> list[Any]:

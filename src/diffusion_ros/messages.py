@@ -22,7 +22,7 @@ from numpy.typing import ArrayLike, NDArray
 from rclpy.serialization import serialize_message
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CameraInfo, Image, JointState
-from std_msgs.msg import Header, String
+from std_msgs.msg import Float64, Header, Int64, String
 from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 from visualization_msgs.msg import Marker, MarkerArray
 
@@ -128,12 +128,19 @@ def camera_info_from_msg(msg: CameraInfo) -> tuple[int, Array, int, int]:
 
 
 def joint_state_to_msg(
-    names: Sequence[str], positions: ArrayLike, velocities: ArrayLike, time_ns: int, frame_id: str = ""
+    names: Sequence[str],
+    positions: ArrayLike,
+    velocities: ArrayLike,
+    time_ns: int,
+    frame_id: str = "",
+    efforts: ArrayLike = (),
 ) -> JointState:
-    """positions, velocities (len(names)): rad or m, and the same per second."""
+    """positions, velocities (len(names)): rad or m, and the same per second; efforts: N or N m, none or as many."""
     msg = JointState(header=_header(time_ns, frame_id), name=list(names))
     msg.position = _floats(positions, len(names), "positions")
     msg.velocity = _floats(velocities, len(names), "velocities")
+    if np.size(efforts):
+        msg.effort = _floats(efforts, len(names), "efforts")
     return msg
 
 
@@ -158,6 +165,60 @@ def joint_state_from_msg(msg: JointState, names: Sequence[str] | None = None) ->
         if not math.isfinite(position):
             raise MessageError(f"joint {name} at {position}, a finite number expected")
     return stamp_ns(msg.header.stamp), positions, velocities
+
+
+def joint_motion_from_msg(msg: JointState, names: Sequence[str], efforts: bool) -> tuple[int, Array, Array, Array]:
+    """Stamp [ns], positions, velocities and efforts of `names`; (0) efforts unless they are asked for.
+
+    Raises MessageError for what is missing or not finite, velocities and efforts included.
+    """
+    time_ns, positions, velocities = joint_state_from_msg(msg, names)
+    forces = np.zeros(0)
+    if efforts:
+        if len(msg.effort) != len(msg.name):
+            raise MessageError(f"{len(msg.effort)} efforts for {len(msg.name)} joints")
+        forces = np.array(msg.effort, np.float64)[[list(msg.name).index(name) for name in names]]
+    for what, values in (("velocity", velocities), ("effort", forces)):
+        if not np.all(np.isfinite(values)):
+            raise MessageError(f"{what} {values.tolist()} of {', '.join(names)}, finite numbers expected")
+    return time_ns, positions, velocities, forces
+
+
+def joint_command_to_msg(joint: str, effort: float, time_ns: int) -> JointState:
+    """effort of one joint; time_ns: the stamp of the joint states that it answers."""
+    return JointState(header=_header(time_ns, ""), name=[joint], effort=[float(effort)])
+
+
+def joint_command_from_msg(msg: JointState, joint: str) -> tuple[int, float]:
+    """Stamp [ns] of the joint states that it answers, and the joint's effort."""
+    if list(msg.name) != [joint] or len(msg.effort) != 1 or len(msg.position) or len(msg.velocity):
+        raise MessageError(
+            f"{len(msg.effort)} efforts, {len(msg.position)} positions and {len(msg.velocity)} velocities for"
+            f" {', '.join(msg.name) or 'no joint'}, one effort for {joint} expected"
+        )
+    return stamp_ns(msg.header.stamp), _finite("effort", msg.effort[0])
+
+
+def effort_to_msg(effort: float) -> Float64:
+    return Float64(data=float(effort))
+
+
+def effort_from_msg(msg: Float64) -> float:
+    return _finite("effort", msg.data)
+
+
+def discrete_action_to_msg(action: int) -> Int64:
+    return Int64(data=int(action))
+
+
+def discrete_action_from_msg(msg: Int64) -> int:
+    return int(msg.data)
+
+
+def _finite(name: str, value: float) -> float:
+    if not math.isfinite(value):
+        raise MessageError(f"{name} {value}, a finite number expected")
+    return float(value)
 
 
 def pose_to_msg(position: ArrayLike, quaternion: ArrayLike, time_ns: int, frame_id: str) -> PoseStamped:

@@ -10,7 +10,7 @@ from rclpy.node import Node
 
 
 class SourceWatch:
-    """Notices a second live publisher of a topic.
+    """Notices a second live publisher of a topic, or of several that one source must have alone.
 
     By the publishers that were heard and not by the graph: a process that was killed stays in the graph for up to
     20 s (FastDDS's lease), and the one that replaces it must not be refused for so long.
@@ -18,10 +18,10 @@ class SourceWatch:
 
     WINDOW_SECONDS = 2.0
 
-    def __init__(self, node: Node, topic: str, clock: Callable[[], float] = time.monotonic) -> None:
-        """topic: its full name after remapping, as in Subscription.topic_name."""
+    def __init__(self, node: Node, *topics: str, clock: Callable[[], float] = time.monotonic) -> None:
+        """topics: their full names after remapping, as in Subscription.topic_name."""
         self._node = node
-        self._topic = topic
+        self._topics = topics
         self._clock = clock
         self._heard: dict[bytes, float] = {}
         self._anonymous = False
@@ -40,7 +40,7 @@ class SourceWatch:
         """'' or what is wrong."""
         now = self._clock()
         if self._anonymous:
-            publishers = self._node.count_publishers(self._topic)
+            publishers = sum(self._node.count_publishers(topic) for topic in self._topics)
         else:
             publishers = sum(now - t < self.WINDOW_SECONDS for t in self._heard.values())
-        return f"{publishers} publishers on {self._topic}, one expected" if publishers > 1 else ""
+        return f"{publishers} publishers on {' and '.join(self._topics)}, one expected" if publishers > 1 else ""

@@ -56,6 +56,8 @@ class NodeDescription:
     config: str
     arguments: Mapping[str, str]
     """Parameter of the node -> name of the argument that gives it."""
+    given: Mapping[str, Value] = field(default_factory=dict)
+    """Parameters of the node that make it this system's, whatever is chosen."""
     restarts: int = 0
     """How often it is started again when it ends before the system does."""
     required: bool = False
@@ -75,14 +77,20 @@ class System:
     """Of the checkpoint."""
     subject: str = ""
     """The argument that names what the checkpoint must have been trained on, '' for none."""
+    task: str = ""
+    """What it must have been trained on where no argument names it."""
     checkpoint: str = ""
-    """The shipped checkpoint, with the subject's value in place of {}."""
+    """The shipped checkpoint, with the task in place of {}."""
     topics: Mapping[str, str] = field(default_factory=dict)
     """Topic of the nodes -> name of the argument that says what it is called here."""
 
     def parameters(self, node: NodeDescription, values: Mapping[str, Value]) -> dict[str, Value]:
         """The parameters that `values` (all arguments by name) give to a node, by the node's names for them."""
-        return {parameter: values[argument] for parameter, argument in node.arguments.items()}
+        return {**node.given, **{parameter: values[argument] for parameter, argument in node.arguments.items()}}
+
+    def trained_on(self, values: Mapping[str, Value]) -> str:
+        """What the checkpoint must have been trained on, '' for anything."""
+        return str(values[self.subject]) if self.subject else self.task
 
     def started(self, values: Mapping[str, Value]) -> tuple[NodeDescription, ...]:
         """The nodes that these arguments call for."""
@@ -92,7 +100,7 @@ class System:
         """The shipped checkpoint. Raises ValueError where there is none."""
         if not self.checkpoint:
             raise ValueError(f"checkpoint '': expected the path of a {self.kind} (.pt)")
-        return resources / "checkpoints" / self.checkpoint.format(values[self.subject])
+        return resources / "checkpoints" / self.checkpoint.format(self.trained_on(values))
 
 
 VIEWS = ("frontview", "agentview", "birdview", "robot0_robotview", "robot0_eye_in_hand")
@@ -255,7 +263,55 @@ MAZE = System(
     ),
 )
 
-SYSTEMS = {system.name: system for system in (SIMULATION, MAZE)}
+
+def _balancing(task: str, kind: str, checkpoint: str) -> System:
+    """A Gymnasium task and a policy from reinforcement learning."""
+    return System(
+        name=task,
+        kind=kind,
+        task=task,
+        checkpoint=checkpoint,
+        arguments=(
+            Argument("checkpoint", "", f"the policy (.pt); default: checkpoints/{checkpoint.format('<task>')}"),
+            Argument("episodes", 3, "how many; episode i is drawn from seed + i", minimum=1),
+            Argument("seed", 100_000, "of the first episode (evaluation: 100000 to 199999)", minimum=0),
+            Argument(
+                "mode",
+                "realtime",
+                "realtime: the task's rate whatever the policy does; lockstep: the simulator waits, and results can be"
+                " repeated",
+                choices=("lockstep", "realtime"),
+            ),
+            Argument("max_steps", 0, "length of an episode; 0: Gymnasium's time limit", minimum=0),
+            Argument("video", False, "whether each episode becomes an MP4"),
+            Argument("output_dir", "", "folder for logs and videos; default: runs/<task>-<time>"),
+            _DEVICE,
+        ),
+        nodes=(
+            NodeDescription(
+                "gym_simulation",
+                "diffusion_ros.nodes.gym_simulation_node",
+                "gym_simulation.yaml",
+                {name: name for name in ("mode", "episodes", "seed", "max_steps", "video", "output_dir")},
+                given={"task": task},
+                required=True,
+            ),
+            NodeDescription(
+                "rl_policy",
+                "diffusion_ros.nodes.rl_policy_node",
+                "rl_policy.yaml",
+                {name: name for name in ("checkpoint", "mode", "device")},
+                given={"task": task},
+                restarts=3,
+            ),
+        ),
+    )
+
+
+CARTPOLE = _balancing("cartpole", "discrete policy", "{}_rainbow.pt")
+DOUBLE_PENDULUM = _balancing("double_pendulum", "continuous policy", "{}_ppo.pt")
+
+SYSTEMS = {system.name: system for system in (SIMULATION, MAZE, CARTPOLE, DOUBLE_PENDULUM)}
 """Those that bringup starts; a real robot is for launch files."""
 
 

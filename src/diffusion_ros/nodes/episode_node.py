@@ -95,6 +95,8 @@ class EpisodeNode(RunnableNode):
         self._next_scene = 0.0
         self._fault = ""
         """Why the simulator holds by itself, '' when it does not."""
+        self._refused = ""
+        """Why the last command of this period cannot be used."""
         # The observation that is out, and what came back.
         self._stamp_ns = 0
         self._stamped_at = 0.0
@@ -176,6 +178,10 @@ class EpisodeNode(RunnableNode):
         raise NotImplementedError
 
     # What comes in
+
+    def refuse(self, reason: str) -> None:
+        """A command came that cannot be used."""
+        self._fault = self._refused = reason
 
     def commanded(self, stamp_ns: int, row: Array) -> None:
         """A command that can be used, with the stamp of the observation that it answers."""
@@ -285,8 +291,9 @@ class EpisodeNode(RunnableNode):
             self._enter("running")  # nothing is lost while the policy starts
         if self.phase == "running":
             self.episode.overruns += late
-            self._fault = "no command in this period" if command is None else ""
+            self._fault = (self._refused or "no command in this period") if command is None else ""
             self._step(self.hold if command is None or self.conflict() else command, missed=command is None)
+        self._refused = ""
         self._go_on(stamp_ns, now)
 
     def _take_waiting_commands(self) -> None:

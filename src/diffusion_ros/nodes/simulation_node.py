@@ -101,7 +101,7 @@ class SimulationNode(episode_node.EpisodeNode):
         try:
             stamp_ns, row = messages.command_from_msg(msg)
         except messages.MessageError as error:
-            self._fault = f"{topics.EEF_COMMAND} refused: {error}"
+            self.refuse(f"{topics.EEF_COMMAND} refused: {error}")
             return
         self.diagnostics.tick(topics.EEF_COMMAND)
         self.commanded(stamp_ns, row)

@@ -1,0 +1,12 @@
+"""A Gymnasium task and the policy that acts in it: `ros2 launch diffusion_ros rl.launch.py system:=double_pendulum`."""
+
+from pathlib import Path
+
+from launch import LaunchDescription
+
+from diffusion_ros.launch_description import describe_one_of
+from diffusion_ros.systems import CARTPOLE, DOUBLE_PENDULUM
+
+
+def generate_launch_description() -> LaunchDescription:
+    return describe_one_of((CARTPOLE, DOUBLE_PENDULUM), Path(__file__).resolve().parents[1])

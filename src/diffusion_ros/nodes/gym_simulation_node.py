@@ -1,0 +1,221 @@
+"""gym_simulation: CartPole or the inverted double pendulum as a robot driver. Joint states out, efforts in.
+
+Its two clocks, lockstep and real time, are in episode_node.py. In real time a command counts if it answers the joint
+states of the period that ends; where there is none the step is done with no force. CartPole has no action for that, so
+none of its trained policies knows it: the honest thing is that the pole falls unless somebody balances it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from rclpy.parameter import Parameter
+from rclpy.subscription import MessageInfo
+from sensor_msgs.msg import Image, JointState
+from std_msgs.msg import Float64, Int64
+from visualization_msgs.msg import MarkerArray
+
+from diffusion_ros import messages, topics, video
+from diffusion_ros.episode import BalanceEpisode
+from diffusion_ros.gym_simulation import TASKS, GymSimulation
+from diffusion_ros.nodes import episode_node
+from diffusion_ros.nodes.runner import run
+from diffusion_ros.params import parameter
+from diffusion_ros.sources import SourceWatch
+
+Array = NDArray[np.float64]
+
+_VIDEO_SHAPE = (video.VIEW_SIZE, video.VIEW_SIZE * 4 // 3)
+
+
+@dataclass(frozen=True)
+class GymSimulationParameters(episode_node.EpisodeParameters):
+    """Parameters of the gym_simulation node."""
+
+    task: str = parameter("cartpole", "what is to be balanced", choices=tuple(TASKS))
+    video: bool = parameter(False, "whether every episode becomes an MP4")
+
+
+@dataclass(frozen=True)
+class RecordedStep:
+    """What one picture of the video is made from."""
+
+    positions: Array
+    effort: float
+    step: int
+    state: tuple[str, tuple[int, int, int]]
+    """Text and colour."""
+
+
+class GymSimulationNode(episode_node.EpisodeNode):
+    """Publishes joint_states, image_raw, scene and episode.
+
+    Takes joint_command, which carries the stamp of the joint states that it answers, and for scripts discrete_action or
+    effort_command, which have none and answer those that are out.
+    """
+
+    hold = np.zeros(1)
+    parameters: GymSimulationParameters
+    episode: BalanceEpisode
+
+    def __init__(self, parameter_overrides: Sequence[Parameter[Any]] = ()) -> None:
+        """Raises ValueError (parameters) or OSError (no folder) in one line."""
+        super().__init__("gym_simulation", GymSimulationParameters, parameter_overrides)
+        self.simulation = GymSimulation(self.parameters.task)
+        self.task = self.simulation.task
+        self.rate = self.task.rate
+        self.records = self.parameters.video
+        self._recorded: list[RecordedStep] = []
+        self._stepped_at: float | None = None
+        stamped = self.take_commands(JointState, topics.JOINT_COMMAND, self._on_joint_command)
+        unstamped = (
+            self.take_commands(Int64, topics.DISCRETE_ACTION, self._on_discrete_action)
+            if self.task.discrete
+            else self.take_commands(Float64, topics.EFFORT_COMMAND, self._on_effort)
+        )
+        self._command_topics = (stamped.topic_name, unstamped.topic_name)
+        self._command_sources = SourceWatch(self, *self._command_topics)
+        self.start("gymnasium", (JointState, topics.JOINT_STATES))
+
+    def advertise(self) -> None:
+        self._joint_publisher = self.create_publisher(JointState, topics.JOINT_STATES, topics.SENSOR_QOS)
+        self._image_publisher = self.create_publisher(Image, topics.IMAGE, topics.SENSOR_QOS)
+        self._scene_publisher = self.create_publisher(MarkerArray, topics.SCENE, topics.DESCRIPTION_QOS)
+
+    # What comes in
+
+    def _on_joint_command(self, msg: JointState, info: MessageInfo) -> None:
+        def read() -> tuple[int, float]:
+            stamp_ns, effort = messages.joint_command_from_msg(msg, self.task.joints[0])
+            self.task.action(effort)
+            return stamp_ns, effort
+
+        self._on_command(topics.JOINT_COMMAND, info, read)
+
+    def _on_effort(self, msg: Float64, info: MessageInfo) -> None:
+        def read() -> tuple[int, float]:
+            return self._stamp_ns, self.task.effort(messages.effort_from_msg(msg))
+
+        self._on_command(topics.EFFORT_COMMAND, info, read)
+
+    def _on_discrete_action(self, msg: Int64, info: MessageInfo) -> None:
+        def read() -> tuple[int, float]:
+            return self._stamp_ns, self.task.effort(messages.discrete_action_from_msg(msg))
+
+        self._on_command(topics.DISCRETE_ACTION, info, read)
+
+    def _on_command(self, topic: str, info: MessageInfo, read: Callable[[], tuple[int, float]]) -> None:
+        if self.phase not in ("waiting", "running"):
+            return
+        self._command_sources.heard(info)
+        try:
+            stamp_ns, effort = read()
+        except ValueError as error:
+            self._command = None  # nor one that came before it
+            self.refuse(f"{topic} refused: {error}")
+            return
+        self.diagnostics.tick(topic)
+        if not self._lockstep and stamp_ns != self._stamp_ns:
+            self.refuse(
+                f"{topic} too late: it answers joint_states of {(self._stamp_ns - stamp_ns) / 1e6:.0f} ms before"
+            )
+            return
+        self.commanded(stamp_ns, np.array([effort]))
+
+    def starts(self, row: Array) -> bool:
+        return True  # an effort of 0 is a command like any other
+
+    def peers(self) -> bool:
+        """Somebody who listens, beside ourselves, and somebody who commands."""
+        return self.count_subscribers(self._sensor_topic) > 1 and any(
+            self.count_publishers(topic) for topic in self._command_topics
+        )
+
+    def conflict(self) -> str:
+        return super().conflict() or self._command_sources.reason()
+
+    # Episodes
+
+    def _new_episode(self, index: int) -> BalanceEpisode:
+        p = self.parameters
+        return BalanceEpisode(index, p.seed + index, p.max_steps or self.task.max_steps)
+
+    def reset_simulator(self) -> None:
+        self.simulation.reset(self.episode.seed)
+        self._recorded = []
+        self._stepped_at = None
+
+    def execute(self, row: Array, missed: bool) -> None:
+        now = time.monotonic()
+        if self._stepped_at is not None:
+            self.episode.took("period", now - self._stepped_at)
+        self._stepped_at = now
+        reward = self.simulation.step(float(row[0]))
+        self.episode.executed(row, False, missed)
+        self.episode.rewarded(reward, self.simulation.terminated)
+
+    def state_hash(self) -> str:
+        return self.simulation.state_hash()
+
+    def news(self) -> dict[str, Any]:
+        return {"reward": self.episode.total}
+
+    # What goes out
+
+    def publish_observation(self, stamp_ns: int) -> None:
+        """A picture that nobody looks at is not drawn."""
+        simulation = self.simulation
+        if self._image_publisher.get_subscription_count() > 0:
+            picture = self.task.draw(simulation.joint_positions)
+            self._image_publisher.publish(messages.image_to_msg(picture, stamp_ns, topics.WORLD_FRAME))
+        # Last, because the policy answers it at once.
+        self._joint_publisher.publish(
+            messages.joint_state_to_msg(
+                self.task.joints,
+                simulation.joint_positions,
+                simulation.joint_velocities,
+                stamp_ns,
+                efforts=simulation.joint_efforts,
+            )
+        )
+        self.diagnostics.tick(topics.JOINT_STATES)
+
+    def publish_scene(self) -> None:
+        if self._scene_publisher.get_subscription_count() > 0:
+            geoms = self.task.scene(self.simulation.joint_positions)
+            self._scene_publisher.publish(messages.scene_to_msg(geoms, 0, topics.WORLD_FRAME))
+
+    # The video
+
+    def record(self, row: Array | None, missed: bool) -> None:
+        if missed:
+            state = (f"holding: {self._fault}", video.AMBER)
+        elif row is not None:
+            state = ("acting", video.WHITE)
+        else:
+            state = ("the end", video.GREEN) if self.episode.success else ("failed", video.AMBER)
+        effort = 0.0 if row is None else float(row[0])
+        self._recorded.append(RecordedStep(self.simulation.joint_positions, effort, self.episode.steps, state))
+
+    def pictures(self) -> Iterator[NDArray[np.uint8]]:
+        for step in self._recorded:
+            title = f"{self.task.environment}  seed {self.episode.seed}  step {step.step}"
+            view = self.task.draw(step.positions, step.effort, _VIDEO_SHAPE)
+            yield video.compose((), view, [(title, video.WHITE), step.state])
+
+    def close(self) -> None:
+        super().close()
+        self.simulation.close()
+
+
+def main() -> int:
+    return run(GymSimulationNode)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,125 @@
+"""rl_policy: joint states in, a command for each out, from a discrete or continuous policy of reinforcement learning.
+
+A state that is stale, not finite or of two sources gets no command: the robot then holds by itself. The node keeps
+nothing from one state to the next, so one that died and was started again goes on as if nothing had been.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from rclpy.parameter import Parameter
+from rclpy.subscription import MessageInfo
+from sensor_msgs.msg import JointState
+
+from diffusion_ros import checkpoint, messages, topics
+from diffusion_ros.diagnostics import ERROR, OK, WARN, Diagnostics
+from diffusion_ros.gym_simulation import TASKS
+from diffusion_ros.nodes.runner import RunnableNode, run
+from diffusion_ros.params import declare, parameter
+from diffusion_ros.rl_policy import RlPolicy, RlPolicyError
+from diffusion_ros.sources import SourceWatch
+from diffusion_ros.spec import REACTIVE_KINDS
+
+_SILENT_SECONDS = 2.0
+"""Longer than the silence between two episodes."""
+
+
+@dataclass(frozen=True)
+class RlPolicyParameters:
+    """Parameters of the rl_policy node."""
+
+    checkpoint: str = parameter(description="path of a discrete or continuous policy's checkpoint (.pt)")
+    task: str = parameter("", "what it must have been trained on, '' for anything known", choices=("", *TASKS))
+    mode: str = parameter(
+        "realtime",
+        "lockstep: the robot waits for each command; realtime: it does not, and old states get none",
+        choices=("realtime", "lockstep"),
+    )
+    device: str = parameter("cpu", "torch device that the policy runs on")
+    threads: int = parameter(1, "torch threads; more than one spin against other busy processes", low=1)
+    max_state_age: float = parameter(0.1, "realtime: a state that is older gets no command [s]", low=0.001)
+
+
+class RlPolicyNode(RunnableNode):
+    """Subscribes to joint_states; publishes joint_command and diagnostics."""
+
+    def __init__(self, parameter_overrides: Sequence[Parameter[Any]] = ()) -> None:
+        """Raises ValueError (parameters, checkpoint) in one line."""
+        super().__init__("rl_policy", parameter_overrides)
+        self.parameters = p = declare(self, RlPolicyParameters)
+        torch.set_num_threads(p.threads)
+        loaded = checkpoint.load(p.checkpoint, p.device, kind=REACTIVE_KINDS, task=p.task or None)
+        try:
+            self.policy = RlPolicy(loaded)
+        except RlPolicyError as error:
+            raise ValueError(f"{p.checkpoint}: {error}") from None
+        self._task = self.policy.task
+        self._fault = ""
+        """Why the last state got no command."""
+        self._publisher = self.create_publisher(JointState, topics.JOINT_COMMAND, topics.COMMAND_QOS)
+        states = self.create_subscription(JointState, topics.JOINT_STATES, self._on_joint_states, topics.SENSOR_QOS)
+        self._sources = SourceWatch(self, states.topic_name)
+        self.diagnostics = Diagnostics(self, "rl_policy", self._refresh)
+        for name, value in {
+            "checkpoint": p.checkpoint,
+            "sha256": loaded.sha256,
+            "task": self._task.name,
+            "kind": loaded.spec.kind,
+            "mode": p.mode,
+            "device": p.device,
+            "threads": torch.get_num_threads(),
+        }.items():
+            self.diagnostics.value(name, value)
+
+    def _on_joint_states(self, msg: JointState, info: MessageInfo) -> None:
+        began = time.monotonic()
+        self._sources.heard(info)
+        self.diagnostics.tick(topics.JOINT_STATES)
+        try:
+            stamp_ns, *state = messages.joint_motion_from_msg(msg, self._task.joints, self._task.has_efforts)
+            self._check(stamp_ns)
+            effort = self.policy.effort(*state)
+        except (messages.MessageError, RlPolicyError) as error:
+            self._fault = f"{topics.JOINT_STATES}: {error}" if isinstance(error, messages.MessageError) else str(error)
+            self._refresh()
+            return
+        self._fault = ""
+        self._publisher.publish(messages.joint_command_to_msg(self._task.joints[0], effort, stamp_ns))
+        self.diagnostics.tick(topics.JOINT_COMMAND)
+        self.diagnostics.latency("state to command", time.monotonic() - began)
+
+    def _check(self, stamp_ns: int) -> None:
+        """Raises MessageError for a state that must not be answered."""
+        conflict = self._sources.reason()
+        if conflict:
+            raise messages.MessageError(conflict)
+        if self.parameters.mode == "lockstep":
+            return  # its stamps are no times of this machine
+        age = (self.get_clock().now().nanoseconds - stamp_ns) / 1e9
+        if abs(age) > self.parameters.max_state_age:
+            when = f"{age:.3f} s old" if age > 0 else f"{-age:.3f} s in the future"
+            raise messages.MessageError(f"{when}, at most {self.parameters.max_state_age:g} s expected")
+
+    def _refresh(self) -> None:
+        age = self.diagnostics.age(topics.JOINT_STATES)
+        if self._fault:
+            self.diagnostics.report(ERROR, f"holding: {self._fault}")
+        elif age is None:
+            self.diagnostics.report(WARN, f"holding: {topics.JOINT_STATES}: nothing received")
+        elif self.parameters.mode == "realtime" and age > _SILENT_SECONDS:
+            self.diagnostics.report(WARN, f"holding: {topics.JOINT_STATES}: silent for {age:.2f} s")
+        else:
+            self.diagnostics.report(OK, "publishing commands")
+
+
+def main() -> int:
+    return run(RlPolicyNode)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
