@@ -15,9 +15,11 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from diffusion_ros.spec import REACTIVE_KINDS
 from diffusion_ros.whole_file import write_json
 from training import command_line
 from training.evaluate_arm import evaluate_arm
+from training.evaluate_gym import evaluate_gym
 from training.evaluate_planner import PlannerOptions, evaluate_planner
 
 IDENTITY = ("checkpoint", "checkpoint_sha256")
@@ -29,7 +31,7 @@ class Options:
     """Rolls a checkpoint out in the task it was trained on and writes a JSON summary."""
 
     checkpoint: Path
-    """A checkpoint of a policy or a planner."""
+    """A checkpoint of a policy or a planner, or of a policy of a Gymnasium task."""
     episodes: int = 100
     """How many; episode i resets with seed + i."""
     seed: int = 100_000
@@ -87,7 +89,8 @@ def _load(options: Options) -> Any:
 
 
 def evaluate(options: Options) -> dict[str, Any]:
-    """The summary: task, episodes, seed, success_rate or score, per-episode results, the checkpoint's hash."""
+    """The summary: task, episodes, seed, success_rate, score or mean_return, per-episode results, the
+    checkpoint's hash."""
     from diffusion_ros import checkpoint
 
     spec = checkpoint.read_spec(options.checkpoint)
@@ -96,6 +99,8 @@ def evaluate(options: Options) -> dict[str, Any]:
         if spec.task == "arm":
             return evaluate_arm(options.checkpoint, options.episodes, options.seed, **overrides)
         return evaluate_planner(options.checkpoint, options.episodes, options.seed, options.planner, **overrides)
+    if spec.kind in REACTIVE_KINDS:
+        return evaluate_gym(options.checkpoint, options.episodes, options.seed, options.max_steps)
     loaded = _load(options)
     began = time.monotonic()
     context = multiprocessing.get_context("spawn")

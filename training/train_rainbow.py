@@ -1,0 +1,352 @@
+"""Trains DQN with any of the six additions of Rainbow (Hessel et al. 2018, arXiv 1710.02298) on a Gymnasium task."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from diffusion_ros import checkpoint
+from diffusion_ros.whole_file import write_json
+from training import command_line
+from training.evaluate_gym import evaluate_gym
+from training.gymnasium_task import (
+    FIRST_VALIDATION_SEED,
+    EpisodeLog,
+    discrete_task,
+    first_episodes,
+    policy_spec,
+    training_seed,
+)
+from training.networks.mlp import QNetwork
+from training.rainbow import DiscretePolicy, Learner
+from training.replay import NStepReturns, Replay
+from training.run import Run, options_json, step_generator
+from training.side_by_side import side_by_side
+
+Array = NDArray[Any]
+SWITCHES = ("double", "prioritised", "dueling", "noisy", "categorical", "n_step")
+"""The additions to DQN."""
+FREE = ("seeds", "workers", "evaluation_episodes")
+"""Options that do not change the weights."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """Trains a policy, keeps the weights that do best on validation episodes, exports and evaluates them."""
+
+    out: Path
+    """The checkpoint to write. The run's folder beside it, <out>.run, holds the log and what --resume needs."""
+    environment: str = "CartPole-v1"
+    """A Gymnasium task with discrete actions."""
+    steps: int = 30_000
+    """Environment steps, of all environments together."""
+    double: bool = True
+    """Double DQN: the network chooses the next action, the target network evaluates it."""
+    prioritised: bool = True
+    """Prioritised replay."""
+    dueling: bool = True
+    """Dueling network."""
+    noisy: bool = True
+    """Noisy layers explore; without them, epsilon-greedy."""
+    categorical: bool = True
+    """C51: distributions of the return instead of its mean."""
+    n_step: bool = True
+    """Returns over n_steps instead of 1."""
+    widths: tuple[int, ...] = (64, 64)
+    """Hidden layers."""
+    environments: int = 8
+    """Stepped as one."""
+    gamma: float = 0.99
+    """Discount of a step."""
+    learning_rate: float = 1e-3
+    """Adam."""
+    batch_size: int = 64
+    """Transitions an update."""
+    updates_per_step: float = 0.5
+    """Updates for each environment step."""
+    learning_starts: int = 1000
+    """Environment steps before the first update."""
+    capacity: int = 50_000
+    """Transitions that are kept for replay."""
+    target_every: int = 100
+    """Updates between copies of the network to the target network."""
+    epsilon_end: float = 0.04
+    """Share of random actions, from 1 down to this... (not if noisy)"""
+    epsilon_fraction: float = 0.2
+    """... over this share of the steps."""
+    alpha: float = 0.5
+    """How much priorities count (if prioritised)."""
+    beta: float = 0.4
+    """Importance weights: how much of the bias they take back at the start; all of it at the end (if prioritised)."""
+    atoms: int = 51
+    """Of the distributions (if categorical)."""
+    v_min: float = 0.0
+    """The least return on their support (if categorical)."""
+    v_max: float = 100.0
+    """The greatest (if categorical); CartPole's is 1 / (1 - gamma)."""
+    n_steps: int = 3
+    """Of the returns (if n_step)."""
+    validate_every: int = 1000
+    """Environment steps between validations."""
+    validation_episodes: int = 100
+    """Of each validation."""
+    evaluation_episodes: int = 100
+    """Of the exported checkpoint, from seed 100,000 on; 0 for none."""
+    save_every: int = 5000
+    """Environment steps between saves of what --resume needs. Episodes are cut there, as by a time limit."""
+    resume: bool = False
+    """Go on with the run of the same --out, to the same weights as if it had not been stopped."""
+    seed: int = 0
+    """Of everything random."""
+    seeds: tuple[int, ...] = ()
+    """Train with each of these, side by side; the checkpoints are <out>_seed<n>.pt."""
+    workers: int = 2
+    """Processes (with --seeds)."""
+    threads: int = 1
+    """CPU threads of torch."""
+
+    def __post_init__(self) -> None:
+        for name in (
+            *("steps", "environments", "batch_size", "capacity", "target_every", "n_steps", "validate_every"),
+            *("validation_episodes", "save_every", "workers"),
+        ):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} {getattr(self, name)}: must be at least 1")
+        if not self.widths or min(self.widths) < 1:
+            raise ValueError(f"widths {self.widths}: at least one hidden layer, each at least 1 wide, is needed")
+        for name in ("gamma", "epsilon_end", "epsilon_fraction", "alpha", "beta"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} {getattr(self, name)}: must lie between 0 and 1")
+        for name in ("learning_rate", "updates_per_step"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(f"{name} {getattr(self, name)}: must be above 0")
+        if self.learning_starts < self.batch_size:
+            raise ValueError(f"learning_starts {self.learning_starts}: at least a batch, {self.batch_size}, is needed")
+        if self.categorical and (self.atoms < 2 or not self.v_min < self.v_max):
+            raise ValueError(
+                f"atoms {self.atoms} from v_min {self.v_min} to v_max {self.v_max}: at least two, ascending, are needed"
+            )
+
+    @property
+    def run_folder(self) -> Path:
+        return self.out.with_name(self.out.name + ".run")
+
+    @property
+    def mixed_precision(self) -> str:
+        """Networks this small gain nothing from it."""
+        return "no"
+
+
+class Trainer:
+    """One run. It consists of segments of save_every steps; each starts new episodes and streams of random numbers
+    from its own number, so that a resumed run needs neither the environments' state nor the generators'."""
+
+    def __init__(self, options: Options) -> None:
+        self.options = options
+        self.task = discrete_task(options.environment)
+        self.bookkeeping = Run(options, Options(options.out), FREE)
+        self.network = QNetwork(
+            self.task.observation_size,
+            self.task.n_actions,
+            options.widths,
+            options.noisy,
+            options.dueling,
+            options.atoms if options.categorical else 1,
+            options.v_min,
+            options.v_max,
+        )
+        checkpoint.script(DiscretePolicy(self.network))  # what cannot be exported must fail now
+        self.learner = Learner(self.network, options.double, options.noisy, options.learning_rate, options.target_every)
+        alpha = options.alpha if options.prioritised else None
+        self.replay = Replay(options.capacity, self.task.observation_size, alpha)
+        self.environments = self.task.environments(options.environments)
+        self.validation = self.task.environments(options.validation_episodes)
+        self.steps = 0
+        self.curve: list[tuple[int, float]] = []
+        """(steps, mean return) of the validations."""
+        self.best_return = -math.inf
+        self.best = self._weights()
+
+    def run(self) -> None:
+        """Trains from where it is to the end and exports the best."""
+        state = self.bookkeeping.saved()
+        if state is not None:
+            self._restore(state)
+        bar = self.bookkeeping.bar(self.task.name, self.steps, self.options.steps)
+        while self.steps < self.options.steps:
+            self._segment(bar)
+            self._save()
+        bar.close()
+        self.environments.close()
+        self.validation.close()
+        self.network.load_state_dict(self.best)
+        spec = policy_spec(self.task, options_json(self.options), {"validation_return": self.best_return})
+        checkpoint.save(DiscretePolicy(self.network), spec, self.options.out)
+
+    def _segment(self, bar: Any) -> None:
+        options = self.options
+        segment = self.steps // options.save_every
+        end = min((segment + 1) * options.save_every, options.steps)
+        generator, rng = step_generator(options.seed, 1, segment), np.random.default_rng([options.seed, 2, segment])
+        returns = NStepReturns(
+            options.n_steps if options.n_step else 1, options.gamma, options.environments, self.task.observation_size
+        )
+        episodes = EpisodeLog(options.environments)
+        observation = self._reset(segment)
+        valid = np.ones(options.environments, np.bool_)
+        while self.steps < end:
+            action = self._explore(observation, generator, rng)
+            next_observation, reward, terminated, truncated, _ = self.environments.step(action)
+            next_observation = next_observation.astype(np.float32, copy=False)
+            self.replay.add(returns.add(observation, action, reward, next_observation, terminated, truncated, valid))
+            episodes.add(reward, terminated | truncated, valid)
+            taken, before = int(valid.sum()), self.steps
+            self.steps += taken
+            observation, valid = next_observation, ~(terminated | truncated)
+            self._learn(generator, rng)
+            if self.steps // options.validate_every > before // options.validate_every:
+                self._validate(*episodes.take())
+                bar.set_postfix(validation=f"{self.curve[-1][1]:.1f}", best=f"{self.best_return:.1f}", refresh=False)
+            bar.update(taken)
+        self.replay.add(returns.cut(observation))
+
+    def _reset(self, segment: int) -> Array:
+        observation, _ = self.environments.reset(seed=training_seed(self.options.seed, segment))
+        return observation.astype(np.float32, copy=False)
+
+    def _explore(self, observation: Array, generator: torch.Generator, rng: np.random.Generator) -> Array:
+        """Actions (E,) int64 at observations (E, n): by noisy weights, or greedy but for a random share."""
+        action = self.learner.act(torch.from_numpy(observation), generator).numpy()
+        if self.options.noisy:
+            return action
+        progress = self.steps / (self.options.epsilon_fraction * self.options.steps + 1e-9)
+        epsilon = max(self.options.epsilon_end, 1 - progress * (1 - self.options.epsilon_end))
+        random = rng.integers(self.task.n_actions, size=len(action))
+        return np.where(rng.random(len(action)) < epsilon, random, action)
+
+    def _learn(self, generator: torch.Generator, rng: np.random.Generator) -> None:
+        """The updates that are due; their minibatches are drawn together, their priorities written together."""
+        options = self.options
+        due = int((self.steps - options.learning_starts) * options.updates_per_step) - self.learner.updates
+        if due < 1 or len(self.replay) < options.batch_size:
+            return
+        beta = options.beta + (1 - options.beta) * min(1.0, self.steps / options.steps)
+        batches = self.replay.sample(due, options.batch_size, beta, rng)
+        priorities = []
+        for k in range(due):
+            loss, priority = self.learner.update(
+                batches.observation[k],
+                batches.action[k],
+                batches.returns[k],
+                batches.discount[k],
+                batches.next_observation[k],
+                batches.weights[k],
+                generator,
+            )
+            priorities.append(priority)
+            if self.learner.updates % 500 == 0:
+                self.bookkeeping.record("train/loss", loss.item(), self.steps)
+        self.replay.set_priorities(batches.indices, torch.stack(priorities).numpy())
+
+    def _validate(self, train_return: float, train_length: float) -> None:
+        """Greedy episodes with the mean weights; of equals the later counts as better."""
+        self.network.eval()
+        seed = FIRST_VALIDATION_SEED + 1000 * (len(self.curve) % 10)
+        episodes = first_episodes(self.validation, self._greedy, seed, max_steps=10_000)
+        self.network.train()
+        mean = float(episodes.returns.mean())
+        self.curve.append((self.steps, mean))
+        self.bookkeeping.record("validation/return", mean, self.steps)
+        if not math.isnan(train_return):
+            self.bookkeeping.record("train/return", train_return, self.steps)
+            self.bookkeeping.record("train/length", train_length, self.steps)
+        if mean >= self.best_return:
+            self.best_return, self.best = mean, self._weights()
+
+    @torch.no_grad()
+    def _greedy(self, observation: Array) -> Array:
+        outputs = self.network(torch.from_numpy(observation.astype(np.float32, copy=False)))
+        action: Array = self.network.expectation(outputs).argmax(dim=1).numpy()
+        return action
+
+    def _weights(self) -> dict[str, torch.Tensor]:
+        return {name: value.clone() for name, value in self.network.state_dict().items()}
+
+    def _save(self) -> None:
+        self.bookkeeping.save(
+            steps=self.steps,
+            learner=self.learner.state(),
+            replay=self.replay.state(),
+            curve=self.curve,
+            best=self.best,
+            best_return=self.best_return,
+        )
+
+    def _restore(self, state: dict[str, Any]) -> None:
+        self.steps = int(state["steps"])
+        self.learner.restore(state["learner"])
+        self.replay.restore(state["replay"])
+        self.curve = [(int(step), float(mean)) for step, mean in state["curve"]]
+        self.best, self.best_return = state["best"], float(state["best_return"])
+
+
+def steps_to(curve: list[tuple[int, float]], threshold: float) -> int | None:
+    """Environment steps until the first validation of at least `threshold`, None where there is none."""
+    return next((step for step, mean in curve if mean >= threshold), None)
+
+
+def train_one(options: Options) -> dict[str, Any]:
+    """Trains, exports and evaluates one seed; returns what result.json in the run's folder has then."""
+    torch.set_num_threads(options.threads)
+    trainer = Trainer(options)
+    trainer.run()
+    result: dict[str, Any] = {
+        "seed": options.seed,
+        "curve": trainer.curve,
+        "validation_return": trainer.best_return,
+        "steps_to_475": steps_to(trainer.curve, 475),
+    }
+    if options.evaluation_episodes:
+        summary = evaluate_gym(options.out, options.evaluation_episodes, 100_000)
+        result["evaluation"] = {name: summary[name] for name in ("episodes", "seed", "mean_return", "min_return")}
+        checkpoint.record_scores(options.out, {"evaluation": result["evaluation"]})
+    write_json(options.run_folder / "result.json", result)
+    return result
+
+
+def of_seed(options: Options, seed: int) -> Options:
+    """The run of one of several seeds."""
+    out = options.out.with_name(f"{options.out.stem}_seed{seed}{options.out.suffix}")
+    return dataclasses.replace(options, out=out, seed=seed, seeds=())
+
+
+def train(options: Options) -> None:
+    """Trains and exports. ValueError, in one line, for a task or options that do not fit."""
+    discrete_task(options.environment)
+    if not options.seeds:
+        _report(train_one(options), options.out)
+        return
+    runs = [of_seed(options, seed) for seed in options.seeds]
+    for result in side_by_side(train_one, runs, options.workers, options.environment):
+        _report(result, of_seed(options, result["seed"]).out)
+
+
+def _report(result: dict[str, Any], out: Path) -> None:
+    evaluation = result.get("evaluation")
+    scored = f", {evaluation['episodes']} evaluation episodes {evaluation['mean_return']:.1f}" if evaluation else ""
+    print(f"wrote {out}: validation {result['validation_return']:.1f}{scored}")
+
+
+def main() -> None:
+    command_line.run(Options, train, __doc__, "stopped; --resume goes on from the last save")
+
+
+if __name__ == "__main__":
+    main()
