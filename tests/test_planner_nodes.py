@@ -191,7 +191,7 @@ def test_a_budget_that_is_too_short_is_refused(ros: Graph, straight: Path) -> No
 
 
 def test_it_plans_again_at_its_rate_from_where_the_robot_is(ros: Graph, straight: Path) -> None:
-    planner, robot = make(ros, straight, replan_rate=20.0)
+    planner, robot = make(ros, straight, replan_rate=20.0, max_state_age=5.0)
     robot.ask(GOAL)
     ros.spin_until(lambda: robot.plans)
     for x in np.linspace(START[0], 0.0, 16):  # as far at a time as a ball may roll: a jump would end the goal
