@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from diffusion_ros import checkpoint
 from diffusion_ros.spec import REACTIVE_KINDS
+from diffusion_ros.video import Mp4Writer
 
 
 def evaluate_gym(path: Path, episodes: int, seed: int, max_steps: int | None = None) -> dict[str, Any]:
@@ -55,3 +56,29 @@ def evaluate_gym(path: Path, episodes: int, seed: int, max_steps: int | None = N
         "seconds": round(time.monotonic() - began, 1),
         "results": results,
     }
+
+
+def evaluate_and_record(path: Path, episodes: int, max_steps: int | None = None) -> dict[str, Any]:
+    """What a trainer says of what it exported: scores from seed 100,000 on, which go into the specification too."""
+    summary = evaluate_gym(path, episodes, 100_000, max_steps)
+    names = ("episodes", "seed", "mean_return", "std_return", "min_return", "mean_length")
+    scores = {name: summary[name] for name in names}
+    checkpoint.record_scores(path, {"evaluation": scores})
+    return scores
+
+
+def record_video(path: Path, video: Path, seed: int, max_steps: int) -> int:
+    """One episode of the checkpoint as an H.264 file in real time; returns the steps that it lasted."""
+    loaded = checkpoint.load(path, kind=REACTIVE_KINDS)
+    environment = gymnasium.make(loaded.spec.environment, render_mode="rgb_array", disable_env_checker=True)
+    observation, _ = environment.reset(seed=seed)
+    steps, done = 0, False
+    with Mp4Writer(video, loaded.spec.rate) as writer, torch.inference_mode():
+        while not done and steps < max_steps:
+            writer.write(np.asarray(environment.render(), np.uint8))
+            batch = torch.from_numpy(np.asarray(observation, np.float32)[None])
+            observation, _, terminated, truncated, _ = environment.step(loaded.module(batch)[0].numpy())
+            done = terminated or truncated
+            steps += 1
+    environment.close()
+    return steps

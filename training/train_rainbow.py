@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ from numpy.typing import NDArray
 from diffusion_ros import checkpoint
 from diffusion_ros.whole_file import write_json
 from training import command_line
-from training.evaluate_gym import evaluate_gym
+from training.evaluate_gym import evaluate_and_record
 from training.gymnasium_task import (
     FIRST_VALIDATION_SEED,
     EpisodeLog,
@@ -28,7 +27,7 @@ from training.networks.mlp import QNetwork
 from training.rainbow import DiscretePolicy, Learner
 from training.replay import NStepReturns, Replay
 from training.run import Run, options_json, step_generator
-from training.side_by_side import side_by_side
+from training.side_by_side import train_seeds
 
 Array = NDArray[Any]
 SWITCHES = ("double", "prioritised", "dueling", "noisy", "categorical", "n_step")
@@ -308,40 +307,22 @@ def train_one(options: Options) -> dict[str, Any]:
     trainer = Trainer(options)
     trainer.run()
     result: dict[str, Any] = {
-        "seed": options.seed,
+        "out": str(options.out),
+        "options": options_json(options),
         "curve": trainer.curve,
         "validation_return": trainer.best_return,
         "steps_to_475": steps_to(trainer.curve, 475),
     }
     if options.evaluation_episodes:
-        summary = evaluate_gym(options.out, options.evaluation_episodes, 100_000)
-        result["evaluation"] = {name: summary[name] for name in ("episodes", "seed", "mean_return", "min_return")}
-        checkpoint.record_scores(options.out, {"evaluation": result["evaluation"]})
+        result["evaluation"] = evaluate_and_record(options.out, options.evaluation_episodes)
     write_json(options.run_folder / "result.json", result)
     return result
 
 
-def of_seed(options: Options, seed: int) -> Options:
-    """The run of one of several seeds."""
-    out = options.out.with_name(f"{options.out.stem}_seed{seed}{options.out.suffix}")
-    return dataclasses.replace(options, out=out, seed=seed, seeds=())
-
-
 def train(options: Options) -> None:
     """Trains and exports. ValueError, in one line, for a task or options that do not fit."""
-    discrete_task(options.environment)
-    if not options.seeds:
-        _report(train_one(options), options.out)
-        return
-    runs = [of_seed(options, seed) for seed in options.seeds]
-    for result in side_by_side(train_one, runs, options.workers, options.environment):
-        _report(result, of_seed(options, result["seed"]).out)
-
-
-def _report(result: dict[str, Any], out: Path) -> None:
-    evaluation = result.get("evaluation")
-    scored = f", {evaluation['episodes']} evaluation episodes {evaluation['mean_return']:.1f}" if evaluation else ""
-    print(f"wrote {out}: validation {result['validation_return']:.1f}{scored}")
+    discrete_task(options.environment)  # before any process is started
+    train_seeds(train_one, options)
 
 
 def main() -> None:

@@ -1,0 +1,288 @@
+"""Rainbow's parts against slow, obvious ones; the trainer's switches, its resuming and what it refuses."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from diffusion_ros import checkpoint
+from training import command_line, train_rainbow
+from training.ablate_rainbow import quartiles_to_threshold, table, variants
+from training.gymnasium_task import discrete_task, first_episodes
+from training.networks.mlp import NoisyLinear, QNetwork, factorised_noise
+from training.rainbow import DiscretePolicy, Learner, project
+from training.train_rainbow import SWITCHES, Options, Trainer, steps_to
+
+pytestmark = pytest.mark.usefixtures("fresh_accelerate")
+
+
+def slow_projection(probabilities: np.ndarray, support: np.ndarray, r: float, discount: float) -> np.ndarray:
+    """Algorithm 1 of Bellemare et al. 2017, an atom at a time."""
+    gap = support[1] - support[0]
+    result = np.zeros(len(support))
+    for p, z in zip(probabilities, support, strict=True):
+        b = (min(max(r + discount * z, support[0]), support[-1]) - support[0]) / gap
+        lower, upper = int(np.floor(b)), int(np.ceil(b))
+        if lower == upper:
+            result[lower] += p
+        else:
+            result[lower] += p * (upper - b)
+            result[upper] += p * (b - lower)
+    return result
+
+
+def test_projection_is_the_slow_one() -> None:
+    rng = np.random.default_rng(0)
+    support = np.linspace(-2, 6, 9)
+    returns = np.concatenate([[0, 0, 1, 100, -100, 6, -2], rng.normal(size=200)])
+    discount = np.concatenate([[0, 1, 1, 1, 1, 0, 0], rng.random(200)])
+    probabilities = rng.dirichlet(np.ones(9), size=len(returns))
+    found = project(*(torch.tensor(x) for x in (probabilities, support, returns, discount))).numpy()
+    expected = [slow_projection(*row) for row in zip(probabilities, [support] * 207, returns, discount, strict=True)]
+    assert np.allclose(found, expected, atol=1e-12)
+    assert np.allclose(found.sum(axis=1), 1)
+    mean = returns + discount * (probabilities @ support)
+    moved = returns[:, None] + discount[:, None] * support
+    inside = (moved >= -2).all(axis=1) & (moved <= 6).all(axis=1)
+    assert inside.any() and np.allclose((found @ support)[inside], mean[inside])  # nothing is lost of the mean
+
+
+def test_noise_is_factorised_and_has_its_distribution() -> None:
+    noise = factorised_noise((200_000,), torch.Generator().manual_seed(0))
+    # f(x) = sign(x) sqrt(|x|) of a standard normal: E f = 0, E f^2 = E |x| = sqrt(2 / pi), E f^4 = E x^2 = 1.
+    assert abs(noise.mean()) < 0.01
+    assert abs(noise.square().mean() - (2 / np.pi) ** 0.5) < 0.01
+    assert abs(noise.pow(4).mean() - 1) < 0.02
+
+
+def test_noisy_layer_is_a_linear_layer_of_noisy_weights() -> None:
+    torch.manual_seed(0)
+    layer = NoisyLinear(3, 2)
+    assert torch.allclose(layer.weight_sigma, torch.tensor(0.5 / 3**0.5))
+    inputs, outputs = torch.tensor([[1.0, -2.0, 0.5]]), torch.tensor([[0.3, -1.5]])
+    layer.input_noise, layer.output_noise = inputs, outputs
+    x = torch.randn(5, 3)
+    weight = layer.weight + layer.weight_sigma * (outputs.T @ inputs)
+    bias = layer.bias + layer.bias_sigma * outputs[0]
+    assert torch.allclose(layer(x), x @ weight.T + bias, atol=1e-6)
+    layer.eval()
+    assert torch.allclose(layer(x), x @ layer.weight.T + layer.bias, atol=1e-6)
+
+
+def test_rows_may_have_noise_of_their_own() -> None:
+    torch.manual_seed(1)
+    network = QNetwork(4, 2, (8, 8), noisy=True, dueling=True, atoms=3)
+    noise = factorised_noise((6, network.noise_size()), torch.Generator().manual_seed(2))
+    x = torch.randn(6, 4)
+    network.set_noise(noise)
+    together = network(x)
+    for i in range(6):
+        network.set_noise(noise[i : i + 1])
+        assert torch.allclose(network(x[i : i + 1]), together[i : i + 1], atol=1e-6)
+    assert (together[0] - together[1]).abs().max() > 0
+
+
+def test_dueling_takes_the_mean_off_the_advantages() -> None:
+    torch.manual_seed(3)
+    network = QNetwork(4, 3, (8, 8), dueling=True)
+    x = torch.randn(5, 4)
+    values = network.expectation(network(x))
+    hidden = x
+    for layer in network.hidden:
+        hidden = layer(hidden).relu()
+    value, advantage = network.value(hidden[:, :8]), network.advantage(hidden[:, 8:])
+    assert torch.allclose(values.mean(dim=1, keepdim=True), value, atol=1e-6)
+    assert torch.allclose(values - values[:, :1], advantage - advantage[:, :1], atol=1e-6)
+
+
+class Fixed(QNetwork):
+    """A Q-network with given values in every state, which can be learnt nonetheless."""
+
+    def __init__(self, values: list[float]) -> None:
+        super().__init__(1, len(values), (1,))
+        with torch.no_grad():
+            self.advantage.weight.zero_()
+            self.advantage.bias.copy_(torch.tensor(values))
+
+
+@pytest.mark.parametrize(("double", "target"), [(False, 1 + 0.5 * 8), (True, 1 + 0.5 * 3)])
+def test_double_lets_the_network_choose_and_the_target_network_evaluate(double: bool, target: float) -> None:
+    learner = Learner(Fixed([5.0, 1.0]), double, False, 1e-3, target_every=100)
+    with torch.no_grad():
+        learner.target.advantage.bias.copy_(torch.tensor([3.0, 8.0]))
+    one = torch.ones(1)
+    _, priority = learner.update(
+        one[:, None], torch.tensor([1]), one, one / 2, one[:, None], one, torch.Generator().manual_seed(0)
+    )
+    assert priority.item() == pytest.approx(abs(1.0 - target))
+
+
+@pytest.mark.parametrize("atoms", [1, 51])
+def test_learner_finds_the_value_of_a_step_that_repeats(atoms: int) -> None:
+    """Reward 1, discount 0.9: the value is 1 / (1 - 0.9) = 10, and 1 where the step is terminal."""
+    torch.manual_seed(0)
+    network = QNetwork(1, 2, (16,), atoms=atoms, v_min=0.0, v_max=20.0)
+    learner = Learner(network, True, False, 1e-2, target_every=10)
+    generator = torch.Generator().manual_seed(0)
+    observation = torch.tensor([[0.0], [1.0]]).repeat(8, 1)
+    discount = torch.tensor([0.9, 0.0]).repeat(8)
+    action = torch.arange(16) // 2 % 2
+    for _ in range(600):
+        learner.update(observation, action, torch.ones(16), discount, observation, torch.ones(16), generator)
+    values = network.expectation(network(observation[:2]))
+    assert torch.allclose(values[0], torch.tensor(10.0), atol=0.3)
+    assert torch.allclose(values[1], torch.tensor(1.0), atol=0.1)
+
+
+def test_target_network_is_copied_every_so_many_updates() -> None:
+    learner = Learner(Fixed([0.0, 0.0]), False, False, 1e-2, target_every=3)
+    one = torch.ones(1)
+    same = []
+    for _ in range(6):
+        learner.update(one[:, None], torch.tensor([0]), one, one, one[:, None], one, torch.Generator().manual_seed(0))
+        same.append(torch.equal(learner.network.advantage.bias, learner.target.advantage.bias))
+    assert same == [False, False, True, False, False, True]
+
+
+def small(out: Path, **changes: Any) -> Options:
+    options = Options(
+        out=out,
+        steps=400,
+        widths=(16, 16),
+        environments=4,
+        learning_starts=64,
+        batch_size=16,
+        updates_per_step=0.1,
+        validate_every=100,
+        validation_episodes=4,
+        evaluation_episodes=0,
+        save_every=200,
+        seed=3,
+    )
+    return dataclasses.replace(options, **changes)
+
+
+@pytest.mark.parametrize(
+    "on", list(itertools.product((False, True), repeat=6)), ids=lambda on: "".join("01"[x] for x in on)
+)
+def test_every_subset_of_the_switches_trains(on: tuple[bool, ...], tmp_path: Path) -> None:
+    switches = dict(zip(SWITCHES, on, strict=True))
+    trainer = Trainer(small(tmp_path / "p.pt", steps=100, save_every=100, **switches))
+    before = trainer.network.advantage.weight.clone()
+    trainer._segment(trainer.bookkeeping.bar("", 0, 1))
+    assert trainer.learner.updates > 0
+    assert not torch.equal(before, trainer.network.advantage.weight)
+    assert isinstance(trainer.network.advantage, NoisyLinear) == switches["noisy"]
+    assert trainer.network.dueling == switches["dueling"] and (trainer.network.atoms > 1) == switches["categorical"]
+
+
+def test_resumed_run_is_the_uninterrupted_one_bit_for_bit(tmp_path: Path) -> None:
+    whole, parts = tmp_path / "whole.pt", tmp_path / "parts.pt"
+    train_rainbow.train_one(small(whole))
+    stopped = Trainer(small(parts))
+    save, saves = stopped._save, []
+
+    def save_and_stop() -> None:
+        save()
+        saves.append(stopped.steps)
+        raise KeyboardInterrupt
+
+    stopped._save = save_and_stop  # type: ignore[method-assign]
+    with pytest.raises(KeyboardInterrupt):
+        stopped.run()
+    assert 200 <= saves[0] < 400 and not parts.exists()
+    train_rainbow.train_one(small(parts, resume=True))
+    one, other = checkpoint.weights(whole), checkpoint.weights(parts)
+    assert list(one) == list(other) and all(torch.equal(one[name], other[name]) for name in one)
+    scores = [checkpoint.read_spec(path).scores for path in (whole, parts)]
+    assert scores[0] == scores[1]
+    with pytest.raises(ValueError, match="other options"):
+        Trainer(small(parts, resume=True, gamma=0.9)).run()
+
+
+def test_seed_decides_the_run(tmp_path: Path) -> None:
+    weights = []
+    for name, seed in (("a", 3), ("b", 3), ("c", 4)):
+        train_rainbow.train_one(small(tmp_path / f"{name}.pt", steps=150, seed=seed))
+        weights.append(checkpoint.weights(tmp_path / f"{name}.pt")["network.advantage.weight"])
+    assert torch.equal(weights[0], weights[1]) and not torch.equal(weights[0], weights[2])
+
+
+def test_checkpoint_fits_its_contract(tmp_path: Path) -> None:
+    out = tmp_path / "p.pt"
+    result = train_rainbow.train_one(small(out, evaluation_episodes=2))
+    loaded = checkpoint.load(out, kind="discrete policy", task="cartpole")
+    spec = loaded.spec
+    assert (spec.environment, spec.rate, spec.action_low, spec.action_high) == ("CartPole-v1", 50.0, (0.0,), (1.0,))
+    assert spec.inputs[0].shape == (4,) and spec.scores["evaluation"] == result["evaluation"]
+    observation = torch.randn(7, 4)
+    values = loaded.module.values(observation)
+    assert values.shape == (7, 2) and torch.equal(loaded.module(observation), values.argmax(dim=1))
+    # Exported are the mean weights: the same answer each time.
+    assert torch.equal(loaded.module.values(observation), values)
+
+
+def test_noise_is_not_exported() -> None:
+    torch.manual_seed(0)
+    network = QNetwork(4, 2, (8, 8), noisy=True)
+    network.set_noise(factorised_noise((1, network.noise_size()), torch.Generator().manual_seed(0)))
+    policy = checkpoint.script(DiscretePolicy(network).eval())
+    plain = network.eval()
+    x = torch.randn(3, 4)
+    assert torch.equal(policy.values(x), plain.expectation(plain(x)))
+
+
+def test_episodes_of_a_vector_are_the_first_of_each() -> None:
+    environments = discrete_task("CartPole-v1").environments(3)
+    episodes = first_episodes(environments, lambda observation: np.ones(3, np.int64), seed=5, max_steps=50)
+    # Always to the right, the pole falls in about ten steps, and the vector has gone on with the others by then.
+    assert ((episodes.lengths >= 8) & (episodes.lengths <= 11)).all()
+    assert np.array_equal(episodes.returns, episodes.lengths)
+    environments.close()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--environment", "InvertedDoublePendulum-v5"], "its actions are continuous"),
+        (["--environment", "NoSuchTask-v0"], "NoSuchTask"),
+        (["--v-max", "-1"], "v_max -1.0"),
+        (["--steps", "0"], "steps 0"),
+        (["--resume"], "nothing to resume from"),
+    ],
+)
+def test_bad_options_are_one_line(
+    arguments: list[str], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "p.pt"
+    monkeypatch.setattr(sys, "argv", ["train_rainbow", "--out", str(out), *arguments])
+    with pytest.raises(SystemExit) as end:
+        command_line.run(Options, train_rainbow.train, None)
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert end.value.code == 2 and len(lines) == 1 and said in lines[0]
+    assert not out.exists()
+
+
+def test_steps_to_a_threshold() -> None:
+    assert steps_to([(500, 10.0), (1000, 480.0), (1500, 300.0)], 475) == 1000
+    assert steps_to([(500, 10.0)], 475) is None
+
+
+def test_ablation_has_every_variant_and_counts_runs_that_never_got_there() -> None:
+    found = variants()
+    assert len(found) == 14 and sum(found["DQN"].values()) == 0 and sum(found["Rainbow"].values()) == 6
+    assert all(sum(found[f"DQN + {name.replace('_', '-')}"].values()) == 1 for name in SWITCHES)
+    assert all(not found[f"Rainbow - {name.replace('_', '-')}"][name] for name in SWITCHES)
+    runs: list[dict[str, Any]] = [
+        {"steps_to_475": steps, "evaluation": {"mean_return": 500.0, "min_return": 500.0}}
+        for steps in (1000, 2000, None, None)
+    ]
+    assert quartiles_to_threshold(runs).tolist() == [2000.0, np.inf, np.inf]
+    assert "| DQN | > 9,000 | 2,000 to > 9,000 | 2 of 4 | 500.0 | 4 of 4 |" in table({"DQN": runs}, 9000)

@@ -1,0 +1,190 @@
+"""What each of Rainbow's six additions does: DQN, each alone, Rainbow, Rainbow less each, over several seeds."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from diffusion_ros.whole_file import whole_file
+from training import command_line
+from training.gymnasium_task import discrete_task
+from training.run import options_json
+from training.side_by_side import of_seed, side_by_side
+from training.train_rainbow import SWITCHES, train_one
+from training.train_rainbow import Options as RainbowOptions
+
+THRESHOLD = 475
+"""Return at which CartPole-v1 counts as solved."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """Trains what is missing of the 14 variants and draws them. Stopped, it goes on when it is started again."""
+
+    folder: Path = Path("runs/ablation")
+    """Where the runs are kept; those that are there are not trained again."""
+    figure: Path = Path("media/rainbow_ablation.png")
+    """Learning curves and steps to 475, medians and quartiles."""
+    table: Path = Path("runs/ablation/table.md")
+    """The same as a Markdown table."""
+    environment: str = "CartPole-v1"
+    """A Gymnasium task with discrete actions."""
+    steps: int = 30_000
+    """Environment steps of each run."""
+    validate_every: int = 500
+    """Environment steps between validations, whose mean returns are the learning curve."""
+    seeds: tuple[int, ...] = tuple(range(10))
+    """Of each variant."""
+    workers: int = 2
+    """Processes."""
+
+    def __post_init__(self) -> None:
+        if not self.seeds or self.workers < 1:
+            raise ValueError(f"seeds {self.seeds}, workers {self.workers}: at least one of each is needed")
+
+
+def variants() -> dict[str, dict[str, bool]]:
+    """The switches of each variant by its name."""
+    none, every = dict.fromkeys(SWITCHES, False), dict.fromkeys(SWITCHES, True)
+    return {
+        "DQN": none,
+        **{f"DQN + {_label(name)}": {**none, name: True} for name in SWITCHES},
+        "Rainbow": every,
+        **{f"Rainbow - {_label(name)}": {**every, name: False} for name in SWITCHES},
+    }
+
+
+def _label(switch: str) -> str:
+    return switch.replace("_", "-")
+
+
+def run_options(options: Options, variant: str, seed: int) -> RainbowOptions:
+    """The run of a variant with a seed."""
+    base = RainbowOptions(
+        out=options.folder / f"{variant.lower().replace(' ', '')}.pt",
+        environment=options.environment,
+        steps=options.steps,
+        validate_every=options.validate_every,
+        **variants()[variant],  # type: ignore[arg-type]
+    )
+    return of_seed(base, seed)
+
+
+def finished(run: RainbowOptions) -> dict[str, Any] | None:
+    """What a run has left, None if it is still to be trained. ValueError if it was made with other options."""
+    path = run.run_folder / "result.json"
+    if not path.exists():
+        return None
+    result: dict[str, Any] = json.loads(path.read_text())
+    if result["options"] != options_json(run):
+        raise ValueError(f"{path}: was made with other options than these; --folder names another place")
+    return result
+
+
+def ablate(options: Options) -> None:
+    """Trains what is missing, then writes the figure and the table."""
+    discrete_task(options.environment)
+    runs = {(name, seed): run_options(options, name, seed) for seed in options.seeds for name in variants()}
+    missing = [run for run in runs.values() if finished(run) is None]
+    for _ in side_by_side(train_one, missing, options.workers, "ablation"):
+        pass
+    results: dict[str, list[dict[str, Any]]] = {name: [] for name in variants()}
+    for (name, _), run in runs.items():
+        result = finished(run)
+        assert result is not None
+        results[name].append(result)
+    text = table(results, options.steps)
+    with whole_file(options.table) as temporary:
+        temporary.write_text(text)
+    draw(results, options)
+    print(text)
+
+
+def curves(results: Sequence[Mapping[str, Any]], steps: int, every: int) -> tuple[np.ndarray, np.ndarray]:
+    """Steps (T,) and the validation returns of all runs at them (runs, T)."""
+    grid = np.arange(every, steps + 1, every)
+    rows = [np.interp(grid, *np.array(result["curve"], float).T) for result in results]
+    return grid, np.array(rows)
+
+
+def quartiles_to_threshold(results: Sequence[Mapping[str, Any]]) -> np.ndarray:
+    """First quartile, median and third (3,) of the steps to 475; infinite where that many runs have not got there.
+
+    Each is one of the runs' own (the nearest above), so that runs without an answer can be counted in.
+    """
+    steps = [math.inf if result["steps_to_475"] is None else float(result["steps_to_475"]) for result in results]
+    return np.quantile(steps, (0.25, 0.5, 0.75), method="higher")
+
+
+def table(results: Mapping[str, Sequence[Mapping[str, Any]]], budget: int) -> str:
+    """Markdown: for each variant how soon and how surely it balances."""
+
+    def show(value: float) -> str:
+        return f"{value:,.0f}" if math.isfinite(value) else f"> {budget:,}"
+
+    lines = [
+        "| variant | steps to 475: median | quartiles | seeds at 475 | evaluation, mean | 500 in all episodes |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, runs in results.items():
+        low, median, high = quartiles_to_threshold(runs)
+        reached = sum(run["steps_to_475"] is not None for run in runs)
+        evaluations = [run["evaluation"] for run in runs]
+        mean = float(np.mean([evaluation["mean_return"] for evaluation in evaluations]))
+        perfect = sum(evaluation["min_return"] >= 500 for evaluation in evaluations)
+        lines.append(
+            f"| {name} | {show(median)} | {show(low)} to {show(high)} | {reached} of {len(runs)} | {mean:.1f}"
+            f" | {perfect} of {len(runs)} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def draw(results: Mapping[str, Sequence[Mapping[str, Any]]], options: Options) -> None:
+    """Learning curves of the additions and of the removals, and steps to 475 of all."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(1, 3, figsize=(14, 4.4), layout="constrained", width_ratios=(1, 1, 0.9))
+    colours = ["black", *(f"C{i}" for i in range(len(SWITCHES)))]
+    names = list(results)
+    half = len(names) // 2
+    for axis, group in ((axes[0], names[:half]), (axes[1], names[half:])):
+        for name, colour in zip(group, colours, strict=True):
+            grid, rows = curves(results[name], options.steps, options.validate_every)
+            low, median, high = np.quantile(rows, (0.25, 0.5, 0.75), axis=0)
+            axis.plot(grid, median, color=colour, label=name, linewidth=2 if name in ("DQN", "Rainbow") else 1.3)
+            axis.fill_between(grid, low, high, color=colour, alpha=0.1, linewidth=0)
+        axis.set(xlabel="environment steps", ylabel="return of 100 validation episodes", ylim=(0, 515))
+        axis.grid(alpha=0.3)
+        axis.legend(fontsize=8)
+    for row, name in enumerate(names):
+        low, median, high = np.minimum(quartiles_to_threshold(results[name]), 1.05 * options.steps)
+        colour = colours[row % half]
+        axes[2].plot([low, high], [row, row], color=colour, linewidth=3, alpha=0.4)
+        axes[2].plot(median, row, "o", color=colour)
+    axes[2].axvline(options.steps, color="grey", linestyle=":")
+    axes[2].set_yticks(range(len(names)), names, fontsize=8)
+    axes[2].invert_yaxis()
+    axes[2].set(xlabel=f"environment steps to {THRESHOLD}; right of the dots: not within the run")
+    axes[2].grid(alpha=0.3)
+    seeds = len(options.seeds)
+    figure.suptitle(f"{options.environment}: medians and quartiles of {seeds} seeds")
+    with whole_file(options.figure) as temporary:
+        figure.savefig(temporary, dpi=110, format="png")
+    pyplot.close(figure)
+
+
+def main() -> None:
+    command_line.run(Options, ablate, __doc__, "stopped; started again it goes on with the runs that are missing")
+
+
+if __name__ == "__main__":
+    main()
