@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import signal
@@ -14,10 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import fake_policy
+import fake_rl
 import pytest
 import rclpy
 import ros_graph
 from fake_planner import fake_planner
+from gym_rollouts import gym_rollouts
 from rclpy.node import Node
 from std_msgs.msg import String
 
@@ -65,6 +68,13 @@ def files(folder: Path) -> set[Path]:
         (["simulation", "--task", "lift", "--domain-id", "300"], "ROS_DOMAIN_ID '300': expected 0 to 232"),
         (["simulation", "--task", "lift", "--namespace", "a-b"], "--namespace 'a-b': expected names"),
         (["simulation", "--episode", "3"], "unrecognized arguments: --episode 3"),
+        (["cartpole", "--checkpoint", "policy.pt"], "policy.pt: is a policy, a discrete policy is needed"),
+        (
+            ["double_pendulum", "--checkpoint", "cart.pt"],
+            "cart.pt: is a discrete policy, a continuous policy is needed",
+        ),
+        (["cartpole", "--checkpoint", "other.pt"], "other.pt: was trained on the task Acrobot-v1, cartpole is needed"),
+        (["cartpole", "--checkpoint", "nowhere.pt"], "nowhere.pt: no such checkpoint"),
         (["fly"], "invalid choice: 'fly'"),
         ([], "arguments are required"),
     ],
@@ -82,6 +92,8 @@ def test_bad_input_is_one_line_and_starts_nothing(
     Path("foreign.pt").write_text("not a policy")
     Path("truncated.pt").write_bytes(checkpoint.read_bytes()[:2000])
     fake_planner(Path("planner.pt"))
+    fake_rl.save(Path("cart.pt"))
+    fake_rl.save(Path("other.pt"), spec_=dataclasses.replace(fake_rl.spec(), task="Acrobot-v1"))
     Path("folder").mkdir()
     Path("result.json").write_text("{}")
     before = files(tmp_path)
@@ -164,6 +176,16 @@ def test_progress_of_a_maze_is_one_line() -> None:
     assert "  waiting for a plan  return 41  no force yet" in observer.line()
 
 
+def test_progress_of_balancing_is_one_line() -> None:
+    observer = bringup.BalanceObserver("cartpole", episodes=2)
+    observer.results = {0: {"return": 480.0}}
+    news = {"event": "running", "index": 1, "step": 90, "max_steps": 500, "rate": 50.04, "latency_ms": 2.0, "missed": 1}
+    observer.news = {**news, "acting": True, "fault": "", "success": False}
+    assert observer.line() == (
+        "cartpole  episode 2/2  step  90/500  50.0 Hz  latency 2 ms  missed 1  acting  return 480.0 in 1"
+    )
+
+
 # Whole runs
 
 
@@ -173,7 +195,8 @@ def start(tmp_path: Path, checkpoint: Path) -> Iterator[Callable[..., subprocess
     started = []
 
     def popen(*arguments: str) -> subprocess.Popen[str]:
-        system = [] if arguments[0] == "maze" else ["simulation", "--task", "lift", "--checkpoint", str(checkpoint)]
+        own = arguments[0] in ("maze", "cartpole", "double_pendulum")
+        system = [] if own else ["simulation", "--task", "lift", "--checkpoint", str(checkpoint)]
         process = subprocess.Popen(
             [sys.executable, "-m", "diffusion_ros.bringup", *system, *arguments]
             + ["--json", "result.json", "--output-dir", "run"],
@@ -205,7 +228,7 @@ def nodes_of(folder: Path) -> dict[str, int]:
             words = (entry / "cmdline").read_text().split("\0") if entry.name.isdecimal() else []
         except OSError:
             continue
-        for name in ("simulation", "policy", "executor", "maze", "planner", "follower"):
+        for name in ("simulation", "policy", "executor", "maze", "planner", "follower", "gym_simulation", "rl_policy"):
             if f"{folder}/run/{name}.yaml" in words:
                 found[name] = int(entry.name)
     return found
@@ -257,6 +280,38 @@ def test_maze_run_writes_its_result(start: Callable[..., subprocess.Popen[str]],
     assert (result["task"], result["follow"], result["restarted"]) == ("umaze", "pursuit", {})
     assert (episode["index"], episode["seed"], episode["score"]) == (0, 100001, result["score"])
     assert result["reached"] == episode["reached"]
+
+
+def test_policy_that_is_killed_while_balancing_is_started_again(
+    start: Callable[..., subprocess.Popen[str]], tmp_path: Path
+) -> None:
+    """In lockstep nothing is lost: the result is that of an undisturbed run."""
+    policy = fake_rl.save(tmp_path / "up.pt", fake_rl.EveryBitContinuous(), fake_rl.spec("double_pendulum"))
+    arguments = ["double_pendulum", "--checkpoint", str(policy), "--mode", "lockstep", "--episodes", "1"]
+    process = start(*arguments, "--max-steps", "3000")
+    rclpy.init()
+    graph = ros_graph.Graph()
+    try:
+        news: list[dict[str, Any]] = []
+        observer = graph.add(Node("observer"))
+        observer.create_subscription(
+            String, topics.EPISODE, lambda msg: news.append(messages.episode_from_msg(msg)), topics.EPISODE_QOS
+        )
+        graph.spin_until(lambda: news and news[-1]["step"] > 20, 90)
+        os.kill(nodes_of(tmp_path)["rl_policy"], signal.SIGKILL)
+    finally:
+        graph.close()
+        rclpy.try_shutdown()
+    output, errors = process.communicate(timeout=200)
+    assert process.returncode == 0, errors
+    assert "rl_policy was killed by SIGKILL: starting it again" in errors
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert result["restarted"] == {"rl_policy": 1}
+    (episode,) = result["results"]
+    assert output.startswith(f"double_pendulum: return {episode['return']:.1f} +- 0.0, length {episode['steps']:.1f}")
+    assert (result["success_rate"], episode["steps"]) == (1.0, 3000)
+    (plain,) = gym_rollouts(policy, 1, 100_000, 3000)
+    assert plain == {name: episode[name] for name in plain}
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

@@ -11,12 +11,24 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import fake_policy
+import fake_rl
 import pytest
 import ros_graph
 import yaml
 from fake_planner import fake_planner
 
-from diffusion_ros.systems import MAZE, REAL_ROBOT, SIMULATION, VIEWS, Argument, System, resource_folder
+from diffusion_ros.gym_simulation import TASKS
+from diffusion_ros.systems import (
+    CARTPOLE,
+    DOUBLE_PENDULUM,
+    MAZE,
+    REAL_ROBOT,
+    SIMULATION,
+    VIEWS,
+    Argument,
+    System,
+    resource_folder,
+)
 
 ROOT = Path(__file__).parents[1]
 LAUNCH = """
@@ -132,6 +144,24 @@ def test_maze_runs_to_its_end(launch: Callable[..., subprocess.Popen[str]], tmp_
     assert output.count("process has finished cleanly") == 3, output
 
 
+def test_gymnasium_tasks_run_to_their_end(launch: Callable[..., subprocess.Popen[str]], tmp_path: Path) -> None:
+    paths = [fake_rl.save(tmp_path / f"{task}.pt", spec_=fake_rl.spec(task)) for task in TASKS]
+    for arguments in ((f"checkpoint:={paths[0]}",), (f"checkpoint:={paths[1]}", "system:=double_pendulum")):
+        process = launch("rl.launch.py", *arguments, "mode:=lockstep", "episodes:=1", "max_steps:=20")
+        output, _ = process.communicate(timeout=120)
+        assert process.returncode == 0, output
+        assert output.count("process has finished cleanly") == 2, output
+    # The other task's: the node that refuses it says so.
+    process = launch("rl.launch.py", f"checkpoint:={paths[1]}")
+    assert process.stdout is not None
+    refusal = "was trained on the task double_pendulum, cartpole is needed"
+    deadline = time.monotonic() + 60
+    while refusal not in process.stdout.readline():
+        assert time.monotonic() < deadline
+    os.killpg(process.pid, signal.SIGINT)
+    process.communicate(timeout=30)
+
+
 def test_bad_arguments_are_refused(launch: Callable[..., subprocess.Popen[str]]) -> None:
     process = launch("simulation.launch.py", "episodes:=none")
     output, _ = process.communicate(timeout=60)
@@ -152,7 +182,7 @@ def test_rviz_gets_its_configuration(launch: Callable[..., subprocess.Popen[str]
     rviz.parent.mkdir(parents=True)
     rviz.write_text('#!/bin/sh\necho "called with $@"\n')
     rviz.chmod(0o755)
-    for argument, name in ((), "simulation"), (("system:=planner",), "planner"):
+    for argument, name in ((), "simulation"), (("system:=planner",), "planner"), (("system:=rl",), "rl"):
         process = launch("rviz.launch.py", "namespace:=left", *argument, AMENT_PREFIX_PATH=str(tmp_path / "prefix"))
         output, _ = process.communicate(timeout=60)
         assert process.returncode == 0, output
@@ -162,7 +192,9 @@ def test_rviz_gets_its_configuration(launch: Callable[..., subprocess.Popen[str]
 # What needs no launch
 
 
-@pytest.mark.parametrize("system", [SIMULATION, REAL_ROBOT, MAZE], ids=lambda system: system.name)
+@pytest.mark.parametrize(
+    "system", [SIMULATION, REAL_ROBOT, MAZE, CARTPOLE, DOUBLE_PENDULUM], ids=lambda system: system.name
+)
 def test_systems_are_complete(system: System) -> None:
     """Every parameter that a system sets is one of its node, and every argument is used."""
     import importlib
@@ -173,7 +205,7 @@ def test_systems_are_complete(system: System) -> None:
         module = importlib.import_module(node.module)
         (parameters,) = (value for name, value in vars(module).items() if name.endswith("Parameters"))
         known = set(parameters.__dataclass_fields__)
-        assert set(node.arguments) <= known
+        assert {*node.arguments, *node.given} <= known
         sections = yaml.safe_load((ROOT / "config" / node.config).read_text())
         mine = [sections[key]["ros__parameters"] for key in ("/**", f"/**/{node.name}") if key in sections]
         assert mine

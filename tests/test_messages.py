@@ -105,6 +105,32 @@ def test_joint_states_are_exact_and_read_by_name(rng):
     assert np.isnan(messages.joint_state_from_msg(message)[2]).all()
 
 
+def test_joint_motion_is_exact_and_complete(rng):
+    names, values = ["slider", "hinge", "hinge2"], rng.standard_normal((3, 3))
+    message = wire(messages.joint_state_to_msg(names, values[0], values[1], STAMP, efforts=values[2]))
+    stamp, *back = messages.joint_motion_from_msg(message, names[::-1], efforts=True)
+    assert stamp == STAMP and np.stack(back).tobytes() == values[:, ::-1].tobytes()
+    assert messages.joint_motion_from_msg(message, names, efforts=False)[3].shape == (0,)
+    with pytest.raises(MessageError, match="2 efforts, 3 expected"):
+        messages.joint_state_to_msg(names, values[0], values[1], STAMP, efforts=values[2, :2])
+    message.velocity[1] = float("nan")
+    with pytest.raises(MessageError, match=r"velocity \[.*nan.*\] of slider, hinge, hinge2, finite numbers expected"):
+        messages.joint_motion_from_msg(message, names, efforts=False)
+
+
+def test_joint_commands_carry_the_stamp_that_they_answer():
+    effort = float(np.float32(0.1))
+    message = wire(messages.joint_command_to_msg("slider", effort, STAMP))
+    assert messages.joint_command_from_msg(message, "slider") == (STAMP, effort)
+    with pytest.raises(MessageError, match="1 efforts, 0 positions and 0 velocities for slider, one effort for cart"):
+        messages.joint_command_from_msg(message, "cart")
+    message.effort[0] = float("inf")
+    with pytest.raises(MessageError, match="effort inf, a finite number expected"):
+        messages.joint_command_from_msg(message, "slider")
+    assert messages.effort_from_msg(wire(messages.effort_to_msg(np.float32(0.1)))) == effort
+    assert messages.discrete_action_from_msg(wire(messages.discrete_action_to_msg(np.int64(1)))) == 1
+
+
 def test_joint_states_with_holes_are_refused():
     message = messages.joint_state_to_msg(["a", "b"], [0.0, np.nan], [0.0, 0.0], STAMP)
     with pytest.raises(MessageError, match="joint b at nan"):

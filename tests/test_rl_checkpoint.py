@@ -132,3 +132,13 @@ def test_a_module_must_do_what_its_spec_says(module: nn.Module, task: str, expec
     with pytest.raises(CheckpointError, match=expected) as error:
         checkpoint.load(path)
     assert "\n" not in str(error.value)
+
+
+def test_made_up_policies_see_the_last_bits() -> None:
+    """What the tests of ROS against no ROS rely on."""
+    observation = torch.linspace(0.1, 0.9, 9)
+    for i in range(9):
+        other = observation.clone()
+        other[i] = torch.nextafter(other[i], torch.tensor(1.0))
+        bits = fake_rl.last_bits(torch.stack([observation, other]))
+        assert abs(bits[0] - bits[1]) > 1e-5

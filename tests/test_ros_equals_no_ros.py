@@ -8,8 +8,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import fake_rl
 import pytest
+import torch
 from fake_policy import LOW_DIM, OBJECT, save, spec
+from gym_rollouts import gym_rollouts
 from ros_graph import own_domain
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -27,6 +30,15 @@ def run(module: str, *words: object) -> None:
         command = [sys.executable, "-m", module, *map(str, words)]
         result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr[-3000:]
+
+
+def balanced(checkpoint: Path, task: str, episodes: int, folder: Path, *more: object) -> list[dict]:
+    """Episodes of a Gymnasium task through the graph, reduced to what Gymnasium itself gives."""
+    run("diffusion_ros.bringup", task, "--mode", "lockstep", "--checkpoint", checkpoint, "--episodes", episodes,
+        "--seed", 100_000, "--json", folder / "graph.json", "--output-dir", folder / "run", *more)  # fmt: skip
+    results = json.loads((folder / "graph.json").read_text())["results"]
+    names = ("index", "seed", "steps", "return", "terminated", "actions_sha256", "state_sha256")
+    return [{name: result[name] for name in names} for result in results]
 
 
 def both(checkpoint: Path, task: str, episodes: int, folder: Path, *more: object) -> tuple[list[dict], list[dict]]:
@@ -56,6 +68,29 @@ def test_from_state_too(tmp_path: Path) -> None:
     path = save(tmp_path / "lift.pt", spec((*LOW_DIM, *OBJECT), task="lift", environment="Lift"))
     graph, plain = both(path, "lift", 2, tmp_path, "--max-steps", 25)
     assert graph == plain
+
+
+@pytest.mark.parametrize(
+    ("task", "module"),
+    [("cartpole", fake_rl.EveryBitDiscrete()), ("double_pendulum", fake_rl.EveryBitContinuous())],
+)
+def test_gymnasium_tasks(task: str, module: torch.nn.Module, tmp_path: Path) -> None:
+    """Made-up policies whose every action depends on the last bits of every number observed, in Gymnasium itself."""
+    path = fake_rl.save(tmp_path / "policy.pt", module, fake_rl.spec(task))
+    plain = gym_rollouts(path, 3, 100_000, 120)
+    assert balanced(path, task, 3, tmp_path, "--max-steps", 120) == plain
+    assert len({episode["state_sha256"] for episode in plain}) == 3
+    assert max(episode["steps"] for episode in plain) > 50
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("name", ["cartpole_rainbow", "double_pendulum_ppo"])
+def test_shipped_policies_of_gymnasium_tasks(name: str, tmp_path: Path) -> None:
+    path = CHECKPOINTS / f"{name}.pt"
+    if not path.exists():
+        pytest.skip(f"{path} is not there yet")
+    assert balanced(path, name.rpartition("_")[0], 20, tmp_path) == gym_rollouts(path, 20, 100_000)
 
 
 @pytest.mark.slow
