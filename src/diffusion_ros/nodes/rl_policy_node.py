@@ -59,8 +59,8 @@ class RlPolicyNode(RunnableNode):
         except RlPolicyError as error:
             raise ValueError(f"{p.checkpoint}: {error}") from None
         self._task = self.policy.task
-        self._fault = ""
-        """Why the last state got no command."""
+        self._fault, self._level = "", OK
+        """Why the last state got no command, and how bad that is."""
         self._publisher = self.create_publisher(JointState, topics.JOINT_COMMAND, topics.COMMAND_QOS)
         states = self.create_subscription(JointState, topics.JOINT_STATES, self._on_joint_states, topics.SENSOR_QOS)
         self._sources = SourceWatch(self, states.topic_name)
@@ -82,33 +82,39 @@ class RlPolicyNode(RunnableNode):
         self.diagnostics.tick(topics.JOINT_STATES)
         try:
             stamp_ns, *state = messages.joint_motion_from_msg(msg, self._task.joints, self._task.has_efforts)
-            self._check(stamp_ns)
+        except messages.MessageError as error:
+            self._hold(f"{topics.JOINT_STATES}: {error}", ERROR)
+            return
+        conflict, stale = self._sources.reason(), self._stale(stamp_ns)
+        if conflict or stale:
+            self._hold(conflict or f"{topics.JOINT_STATES}: {stale}", ERROR if conflict else WARN)
+            return
+        try:
             effort = self.policy.effort(*state)
-        except (messages.MessageError, RlPolicyError) as error:
-            self._fault = f"{topics.JOINT_STATES}: {error}" if isinstance(error, messages.MessageError) else str(error)
-            self._refresh()
+        except RlPolicyError as error:
+            self._hold(str(error), ERROR)
             return
         self._fault = ""
         self._publisher.publish(messages.joint_command_to_msg(self._task.joints[0], effort, stamp_ns))
         self.diagnostics.tick(topics.JOINT_COMMAND)
         self.diagnostics.latency("state to command", time.monotonic() - began)
 
-    def _check(self, stamp_ns: int) -> None:
-        """Raises MessageError for a state that must not be answered."""
-        conflict = self._sources.reason()
-        if conflict:
-            raise messages.MessageError(conflict)
-        if self.parameters.mode == "lockstep":
-            return  # its stamps are no times of this machine
+    def _stale(self, stamp_ns: int) -> str:
+        """'' or what is wrong with the time of a state. In lockstep stamps are no times of this machine."""
         age = (self.get_clock().now().nanoseconds - stamp_ns) / 1e9
-        if abs(age) > self.parameters.max_state_age:
-            when = f"{age:.3f} s old" if age > 0 else f"{-age:.3f} s in the future"
-            raise messages.MessageError(f"{when}, at most {self.parameters.max_state_age:g} s expected")
+        if self.parameters.mode == "lockstep" or abs(age) <= self.parameters.max_state_age:
+            return ""
+        when = f"{age:.3f} s old" if age > 0 else f"{-age:.3f} s in the future"
+        return f"{when}, at most {self.parameters.max_state_age:g} s expected"
+
+    def _hold(self, reason: str, level: int) -> None:
+        self._fault, self._level = reason, level
+        self._refresh()
 
     def _refresh(self) -> None:
         age = self.diagnostics.age(topics.JOINT_STATES)
         if self._fault:
-            self.diagnostics.report(ERROR, f"holding: {self._fault}")
+            self.diagnostics.report(self._level, f"holding: {self._fault}")
         elif age is None:
             self.diagnostics.report(WARN, f"holding: {topics.JOINT_STATES}: nothing received")
         elif self.parameters.mode == "realtime" and age > _SILENT_SECONDS:
