@@ -130,7 +130,7 @@ class Target(gymnasium.Env[np.ndarray, np.ndarray]):
 
     observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (2,), np.float64)
     action_space = gymnasium.spaces.Box(-2.0, 2.0, (1,), np.float32)
-    metadata = {"render_fps": 25}
+    metadata = {"render_modes": [], "render_fps": 25}
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict]:
         super().reset(seed=seed)
