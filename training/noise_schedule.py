@@ -11,10 +11,12 @@ import itertools
 import math
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 BETA_SCHEDULES = ("linear", "quadratic", "sigmoid", "squaredcos_cap_v2")
 PREDICTIONS = ("epsilon", "sample")
+LOSSES = ("l1", "l2", "huber")
 
 
 def make_betas(
@@ -46,6 +48,25 @@ def make_betas(
         alpha_bar = [math.cos((u + 0.008) / 1.008 * math.pi / 2) ** 2 for u in edges]
         return torch.tensor([min(1 - after / before, max_beta) for before, after in itertools.pairwise(alpha_bar)])
     raise ValueError(f"beta schedule is {schedule!r}: it must be one of {', '.join(BETA_SCHEDULES)}")
+
+
+def denoising_loss(output: Tensor, target: Tensor, loss: str) -> Tensor:
+    """The mean () error of what the network predicts (B, ...) against its target (B, ...).
+
+    Args:
+        loss: "l1"; "l2", the squared error of Ho et al. 2020; or "huber", half the squared error below 1 and the
+            absolute error less a half above.
+
+    Raises:
+        ValueError: an unknown loss.
+    """
+    if loss == "l1":
+        return F.l1_loss(output, target)
+    if loss == "l2":
+        return F.mse_loss(output, target)
+    if loss == "huber":
+        return F.huber_loss(output, target)
+    raise ValueError(f"loss is {loss!r}: it must be one of {', '.join(LOSSES)}")
 
 
 class NoiseSchedule(nn.Module):
@@ -89,6 +110,17 @@ class NoiseSchedule(nn.Module):
             raise ValueError(f"sampling steps are {n}: they must be 1 to {self.num_train_timesteps}")
         stride = self.num_train_timesteps // n
         return [i * stride for i in range(n - 1, -1, -1)]
+
+    def trailing_timesteps(self, n: int) -> list[int]:
+        """Another choice of n steps, the first of them T - 1, the last T / n - 1 ("trailing" spacing).
+
+        Sampling starts from pure noise, and x is nearest to that at T - 1: with few steps it matters (Lin et al. 2023,
+        arXiv 2305.08891).
+        """
+        if n < 1 or n > self.num_train_timesteps:
+            raise ValueError(f"sampling steps are {n}: they must be 1 to {self.num_train_timesteps}")
+        # Half a step is rounded to the even neighbour, as numpy does; TorchScript's round gives a float.
+        return [int(round(self.num_train_timesteps * (n - i) / n)) - 1 for i in range(n)]  # noqa: RUF046
 
     def q_sample(self, x0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
         """Noise clean samples: x_t = sqrt(abar_t) x_0 + sqrt(1 - abar_t) epsilon (DDPM, equation 4).

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
-from diffusion_ros.spec import GUARD_KIND, REACTIVE_KINDS, CheckpointSpec, SpecError
+from diffusion_ros.spec import GUARD_KIND, IMAGE_KIND, REACTIVE_KINDS, CheckpointSpec, SpecError
 from diffusion_ros.whole_file import whole_file
 
 if TYPE_CHECKING:
@@ -29,12 +29,15 @@ ENTRY_POINTS = {
     "policy": ("encode", "sample"),
     "planner": ("noised", "step", "weighted_return"),
     "discrete policy": ("values",),
+    IMAGE_KIND: ("sample", "denoised"),
     GUARD_KIND: ("score",),
 }
 """The methods, by kind, that a module has besides forward.
 
 A discrete policy's forward takes observation (B, n) float32 and gives action (B,) int64; its values(observation) are
 (B, actions) float32. A continuous policy's forward gives action (B, m) float32 within the environment's limits.
+An image model's sample(seed, count, steps) is uint8 (count, H, W, C), its denoised(seed, count, steps) uint8
+(steps + 1, count, H, W, C): noise first, the images last.
 A camera guard's score(images (B, H, W, 3) uint8, camera), camera a place among its inputs, gives scores (B,) float32,
 above 1 for what that camera should not show, and where, (B, h, w) float32.
 """
@@ -78,6 +81,18 @@ def script(module: torch.nn.Module) -> Any:
 
     with _quiet():
         return torch.jit.script(module)
+
+
+def foreign(path: Path | str) -> Any:
+    """A TorchScript module that is none of our checkpoints. Raises CheckpointError, in one line."""
+    import torch
+
+    with _quiet():
+        try:
+            return torch.jit.load(str(path), map_location="cpu").eval()
+        except (RuntimeError, ValueError, OSError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise CheckpointError(f"{path}: truncated, or not a TorchScript file ({reason})") from None
 
 
 def save(module: torch.nn.Module, spec: CheckpointSpec, path: Path | str, half: bool = False) -> None:
@@ -233,6 +248,8 @@ def _dry_run(checkpoint: Checkpoint) -> str:
         return _dry_run_reactive(checkpoint)
     if checkpoint.spec.kind == GUARD_KIND:
         return _dry_run_guard(checkpoint)
+    if checkpoint.spec.kind == IMAGE_KIND:
+        return _dry_run_images(checkpoint)
     return ""
 
 
@@ -248,6 +265,21 @@ def _dry_run_guard(checkpoint: Checkpoint) -> str:
             return f"gives scores {tuple(score.shape)} and heat {tuple(heat.shape)}, (2,) and (2, h, w) expected"
         if not bool(score.isfinite().all()) or not bool(heat.isfinite().all()):
             return f"gives scores of {tensor.name} that are NaN or infinite"
+    return ""
+
+
+def _dry_run_images(checkpoint: Checkpoint) -> str:
+    import torch
+
+    spec = checkpoint.spec
+    steps = min(2, spec.num_train_timesteps)
+    expected = (steps + 1, 1, *spec.outputs[0].shape)
+    with torch.inference_mode():
+        images, path = checkpoint.module.sample(0, 1, steps), checkpoint.module.denoised(0, 1, steps)
+    for answer, shape in ((images, expected[1:]), (path, expected)):
+        if answer.dtype != torch.uint8 or tuple(answer.shape) != shape:
+            found = f"{str(answer.dtype).removeprefix('torch.')} {tuple(answer.shape)}"
+            return f"gives images {found}, its specification says uint8 {shape}"
     return ""
 
 

@@ -12,6 +12,7 @@ from typing import Any
 KINDS = ("policy", "planner", "discrete policy", "continuous policy", "image model", "camera guard")
 REACTIVE_KINDS = ("discrete policy", "continuous policy")
 """Policies from reinforcement learning: one action for one observation, without a sampler."""
+IMAGE_KIND = "image model"
 GUARD_KIND = "camera guard"
 SAMPLERS = ("ddim", "ddpm")
 ACTION_SIZE = 7
@@ -62,6 +63,9 @@ class CheckpointSpec:
     neither sampler nor workspace. A discrete action is a number from 0 to n - 1, of shape (1,); its limits say 0 and
     n - 1.
 
+    An image model makes one output, `image` (H, W, C) with C 1 or 3, from a seed; it has a sampler and nothing of a
+    robot: its rate is 0, its horizons are 1. Inputs are empty, or the images that it can be compared with.
+
     A camera guard's inputs are the images of the cameras that it knows, its output is `score` (1): all horizons are 1,
     and it has neither actions nor sampler.
     """
@@ -73,7 +77,7 @@ class CheckpointSpec:
     """What one observation frame must contain, in the order that the module was trained with."""
     outputs: tuple[TensorSpec, ...]
     rate: float
-    """Control steps a second [Hz]."""
+    """Control steps a second [Hz]; 0 of an image model."""
     horizon: int
     n_obs_steps: int
     n_action_steps: int
@@ -97,10 +101,13 @@ class CheckpointSpec:
         if self.kind not in KINDS:
             raise SpecError(f"spec: kind {self.kind!r}, one of {', '.join(KINDS)} expected")
         names = self.input_names
-        if not names:
+        if not names and self.kind != IMAGE_KIND:
             raise SpecError("spec: inputs is empty, at least one observation expected")
         if len(set(names)) != len(names):
             raise SpecError(f"spec: inputs {', '.join(names)}: every name may appear once")
+        if self.kind == IMAGE_KIND:
+            self._check_images()
+            return
         for tensor in self.inputs:
             if tensor.name.endswith(IMAGE_SUFFIX) and (
                 tensor.dtype != "uint8" or len(tensor.shape) != 3 or tensor.shape[2] != 3
@@ -159,10 +166,25 @@ class CheckpointSpec:
                 " one number from 0 to a whole number expected in a discrete policy"
             )
 
+    def _check_images(self) -> None:
+        """What holds for a model of images."""
+        for name, expected in (("rate", 0), ("horizon", 1), ("n_obs_steps", 1), ("n_action_steps", 1), ("stride", 1)):
+            if getattr(self, name) != expected:
+                raise SpecError(f"spec: {name} {getattr(self, name)}, {expected} expected in an {self.kind}")
+        for name in ("action_low", "action_high", "workspace_low", "workspace_high"):
+            if getattr(self, name):
+                raise SpecError(f"spec: {name} {list(getattr(self, name))}, none expected in an {self.kind}")
+        if [tensor.name for tensor in self.outputs] != ["image"]:
+            raise SpecError(f"spec: outputs {', '.join(t.name for t in self.outputs) or 'none'}, image alone expected")
+        for tensor in (*self.inputs, *self.outputs):
+            if tensor.dtype != "uint8" or len(tensor.shape) != 3 or tensor.shape[2] not in (1, 3):
+                raise SpecError(
+                    f"spec: {tensor.name}: {tensor.dtype} {list(tensor.shape)}, uint8 (H, W, 1) or (H, W, 3) expected"
+                )
+        self._check_sampler()
+
     def _check_sampled(self) -> None:
         """What holds for chunks and trajectories that a sampler makes."""
-        for name in ("sampler_steps", "num_train_timesteps"):
-            _positive(name, getattr(self, name))
         if any(tensor.dtype == "int64" for tensor in (*self.inputs, *self.outputs)):
             raise SpecError(f"spec: dtype 'int64', none expected in a {self.kind}")
         if self.n_obs_steps > self.horizon:
@@ -172,13 +194,7 @@ class CheckpointSpec:
                 f"spec: n_action_steps {self.n_action_steps}, at most {self.n_rows} expected"
                 " (horizon - n_obs_steps + 1)"
             )
-        if self.sampler not in SAMPLERS:
-            raise SpecError(f"spec: sampler {self.sampler!r}, one of {', '.join(SAMPLERS)} expected")
-        if self.sampler_steps > self.num_train_timesteps:
-            raise SpecError(
-                f"spec: sampler_steps {self.sampler_steps}, at most num_train_timesteps"
-                f" {self.num_train_timesteps} expected"
-            )
+        self._check_sampler()
         action = ACTION_SIZE
         if self.kind == "planner":
             action = next((t.shape[0] for t in self.outputs if t.name == "action"), 0)
@@ -186,6 +202,17 @@ class CheckpointSpec:
                 raise SpecError(f"spec: outputs {', '.join(t.name for t in self.outputs)}: an action expected")
         _box("action", self.action_low, self.action_high, action)
         _box("workspace", self.workspace_low, self.workspace_high, 3)
+
+    def _check_sampler(self) -> None:
+        for name in ("sampler_steps", "num_train_timesteps"):
+            _positive(name, getattr(self, name))
+        if self.sampler not in SAMPLERS:
+            raise SpecError(f"spec: sampler {self.sampler!r}, one of {', '.join(SAMPLERS)} expected")
+        if self.sampler_steps > self.num_train_timesteps:
+            raise SpecError(
+                f"spec: sampler_steps {self.sampler_steps}, at most num_train_timesteps"
+                f" {self.num_train_timesteps} expected"
+            )
 
     @property
     def input_names(self) -> tuple[str, ...]:

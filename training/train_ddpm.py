@@ -1,0 +1,487 @@
+"""Trains a diffusion model of images (Ho et al. 2020, arXiv 2006.11239) and shows what it has learnt.
+
+Data are scikit-learn's digits, which come with it, or files that you have: Fashion-MNIST, CIFAR-10, any folder of
+images, the cameras of demonstrations. The run's folder holds the log, samples while training, and the figures.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.tensorboard import SummaryWriter
+from tqdm import tqdm
+
+from diffusion_ros import checkpoint
+from diffusion_ros.spec import CheckpointSpec, TensorSpec
+from diffusion_ros.whole_file import write_json
+from training import command_line, image_figures
+from training.frechet import Autoencoder, Extractor, feature_distance, inception, stand_in, train_stand_in
+from training.image_datasets import MAX_NAMED, ImageData, load_images
+from training.image_diffusion import ImageDiffusion, ImageDiffusionLoss, to_float, to_uint8
+from training.networks.unet2d import Unet2d
+from training.noise_schedule import NoiseSchedule
+from training.run import ExponentialMovingAverage, git_commit, load_state, save_state, step_generator, warm_cosine
+
+SCHEDULES = {"linear": "linear", "cosine": "squaredcos_cap_v2", "quadratic": "quadratic", "sigmoid": "sigmoid"}
+"""How the options call the schedules of training/noise_schedule.py."""
+SAMPLE_BATCH = 256
+"""Images that are generated at once."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """Trains a diffusion model of images and exports it as a checkpoint."""
+
+    data: str
+    """digits, fashion-mnist:DIR, cifar10:DIR, folder:DIR or demos:FILE:CAMERA."""
+    out: Path
+    """The checkpoint to write. The run's folder beside it, <out>.run, holds the log, samples, figures and what --resume
+    needs."""
+    image_size: int | None = None
+    """Height and width that images are brought to (their middle square); by default they stay as they are."""
+    limit: int | None = None
+    """Use at most so many images, evenly spaced."""
+    flip: bool | None = None
+    """Mirror images at random; by default where the data allow it: not digits, nor a robot's cameras."""
+    dim: int = 32
+    """U-Net: channels at the first level."""
+    dim_mults: tuple[int, ...] = (1, 2, 4)
+    """U-Net: channels of each level, as multiples of dim; each level but the last halves height and width."""
+    groups: int = 4
+    """U-Net: groups of the group norms."""
+    heads: int = 4
+    """U-Net: attention heads."""
+    head_dim: int = 32
+    """U-Net: features of a head."""
+    patch: int = 1
+    """U-Net: squares of so many pixels enter as channels: for large images."""
+    self_conditioning: bool = False
+    """U-Net: also told its estimate of the clean image from the step before."""
+    num_train_timesteps: int = 300
+    """Diffusion steps in training."""
+    beta_schedule: Literal["linear", "cosine", "quadratic", "sigmoid"] = "linear"
+    """Noise schedule."""
+    prediction: Literal["epsilon", "sample"] = "epsilon"
+    """What the network predicts: the noise or the clean image."""
+    loss: Literal["l1", "l2", "huber"] = "huber"
+    """Of the prediction."""
+    sampler: Literal["ddim", "ddpm"] = "ddpm"
+    """Sampler of the exported checkpoint; can be changed when it is loaded."""
+    sampler_steps: int | None = None
+    """Its steps; can be changed when it is loaded. By default all of them for ddpm, 25 for ddim."""
+    iterations: int = 10_000
+    """Optimiser steps."""
+    batch_size: int = 128
+    """Images a step and process."""
+    learning_rate: float = 1e-3
+    """AdamW, with 200 steps of warm-up and a cosine to zero."""
+    weight_decay: float = 1e-4
+    """AdamW."""
+    clip_norm: float = 1.0
+    """Of the gradient."""
+    ema_decay: float = 0.999
+    """Largest decay of the averaged weights."""
+    mixed_precision: Literal["no", "bf16", "fp16"] = "no"
+    """Of the training; checkpoints are in single precision."""
+    half_weights: bool = True
+    """Store the checkpoint's weights in half precision."""
+    inception: Path | None = None
+    """TorchScript Inception network whose features the distance is computed with, which is then FID. Without it: an
+    autoencoder trained here, and the figures say so."""
+    evaluation_images: int = 1000
+    """Generated at the end, at most as many as the test set has."""
+    validate_every: int = 500
+    """Iterations between validation losses."""
+    sample_every: int = 1000
+    """Iterations between pictures of samples."""
+    save_every: int = 500
+    """Iterations between saves of what --resume needs."""
+    resume: bool = False
+    """Go on with the run of the same --out, to the same weights as if it had not been stopped."""
+    seed: int = 0
+    """Of everything random."""
+    threads: int = 1
+    """CPU threads of torch."""
+
+    def __post_init__(self) -> None:
+        names = ("num_train_timesteps", "iterations", "batch_size", "validate_every", "sample_every", "save_every")
+        for name in (*names, "threads", "groups", "heads", "head_dim"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} {getattr(self, name)}: must be at least 1")
+        for name, least in (("limit", 3), ("image_size", 4), ("evaluation_images", 2)):
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise ValueError(f"{name} {value}: must be at least {least}")
+        if not 1 <= self.steps <= self.num_train_timesteps:
+            raise ValueError(
+                f"sampler_steps {self.steps}: must be 1 to num_train_timesteps, {self.num_train_timesteps}"
+            )
+
+    @property
+    def steps(self) -> int:
+        """Steps of the exported sampler."""
+        if self.sampler_steps is not None:
+            return self.sampler_steps
+        return self.num_train_timesteps if self.sampler == "ddpm" else min(25, self.num_train_timesteps)
+
+    @property
+    def run_folder(self) -> Path:
+        """Log, samples, figures and resumable state."""
+        return self.out.with_name(self.out.name + ".run")
+
+
+def build_diffusion(options: Options, shape: tuple[int, int, int]) -> ImageDiffusion:
+    """An untrained model of images of `shape` (height, width, channels)."""
+    height, width, channels = shape
+    denoiser = Unet2d(
+        channels,
+        options.dim,
+        options.dim_mults,
+        groups=options.groups,
+        self_conditioning=options.self_conditioning,
+        heads=options.heads,
+        head_dim=options.head_dim,
+        patch=options.patch,
+    )
+    schedule = NoiseSchedule(options.num_train_timesteps, SCHEDULES[options.beta_schedule], options.prediction)
+    return ImageDiffusion(denoiser, schedule, height, width, options.sampler)
+
+
+def restore_diffusion(path: Path) -> ImageDiffusion:
+    """The eager module of an exported image model, for comparisons. Raises CheckpointError."""
+    spec = checkpoint.read_spec(path)
+    known = {field.name for field in dataclasses.fields(Options)}
+    values = {name: value for name, value in spec.training.items() if name in known}
+    options = Options(**{**values, "out": Path(values["out"]), "dim_mults": tuple(values["dim_mults"])})
+    height, width, channels = spec.outputs[0].shape
+    diffusion = build_diffusion(options, (height, width, channels))
+    diffusion.load_state_dict(checkpoint.weights(path))
+    return diffusion.eval()
+
+
+def make_spec(options: Options, data: ImageData, scores: dict[str, Any]) -> CheckpointSpec:
+    """What a node has to know of the model."""
+    unit = "rgb" if data.shape[2] == 3 else "grey"
+    return CheckpointSpec(
+        kind="image model",
+        task=data.name,
+        environment="",
+        inputs=(),
+        outputs=(TensorSpec("image", data.shape, "uint8", unit, ""),),
+        rate=0.0,
+        horizon=1,
+        n_obs_steps=1,
+        n_action_steps=1,
+        action_low=(),
+        action_high=(),
+        sampler=options.sampler,
+        sampler_steps=options.steps,
+        num_train_timesteps=options.num_train_timesteps,
+        git_commit=git_commit(),
+        data_hash=data.data_hash,
+        training=json.loads(json.dumps(dataclasses.asdict(options), default=str)),
+        scores=scores,
+    )
+
+
+class Trainer:
+    """One run: batches, validation, samples, saving, and the figures at the end."""
+
+    def __init__(self, options: Options) -> None:
+        self.options = options
+        self.accelerator = Accelerator(mixed_precision=options.mixed_precision, cpu=not torch.cuda.is_available())
+        self.device = self.accelerator.device
+        self.main = self.accelerator.is_main_process
+        torch.manual_seed(options.seed)
+        self.data = load_images(options.data, options.image_size, options.limit, options.seed)
+        if self.main:
+            report_corrupt(self.data)
+        self.flip = self.data.flip if options.flip is None else options.flip
+        # Read now: a wrong file must be known before hours of training.
+        self.inception = inception(options.inception) if options.inception is not None and self.main else None
+        self.diffusion = build_diffusion(options, self.data.shape).to(self.device)
+        checkpoint.script(self.diffusion)  # and so must what cannot be exported
+        self.loss = ImageDiffusionLoss(self.diffusion, options.loss)
+        self.ema = ExponentialMovingAverage(self.diffusion, maximum=options.ema_decay)
+        self.iteration = 0
+        self.train_curve: list[tuple[float, float]] = []
+        self.validation_curve: list[tuple[float, float]] = []
+        self.log: SummaryWriter | None = None
+        if self.main:
+            options.run_folder.mkdir(parents=True, exist_ok=True)
+            self.log = SummaryWriter(str(options.run_folder))
+
+    def batch(self, images: NDArray[np.uint8], generator: torch.Generator, size: int) -> tuple[Tensor, Tensor, Tensor]:
+        """x_0 in [-1, 1], noise (B, C, H, W) and t (B,): half of the images mirrored, where that is wanted."""
+        chosen = torch.randint(0, len(images), (size,), generator=generator)
+        x = to_float(torch.from_numpy(images[chosen.numpy()]))
+        mirrored = torch.rand(size, generator=generator) < 0.5
+        if self.flip:
+            x = torch.where(mirrored[:, None, None, None], x.flip(3), x)
+        noise = torch.randn(x.shape, generator=generator)
+        t = torch.randint(0, self.options.num_train_timesteps, (size,), generator=generator)
+        return x.to(self.device), noise.to(self.device), t.to(self.device)
+
+    def run(self) -> None:
+        """Trains from where it is to the end, exports, and draws the figures."""
+        options = self.options
+        optimizer: Any = torch.optim.AdamW(
+            self.diffusion.parameters(), options.learning_rate, weight_decay=options.weight_decay, fused=True
+        )
+        if options.resume:
+            self._resume(optimizer)
+        objective: Any = self.loss
+        objective, optimizer = self.accelerator.prepare(objective, optimizer)
+        bar = tqdm(
+            total=options.iterations,
+            initial=self.iteration,
+            desc=f"{self.data.name} images",
+            disable=not self.main,
+            mininterval=2.0,
+            unit="it",
+        )
+        recent: list[float] = []
+        while self.iteration < options.iterations:
+            generator = step_generator(options.seed, 3, self.iteration, self.accelerator.process_index)
+            factor = warm_cosine(self.iteration, options.iterations, max(1, min(200, options.iterations // 10)))
+            for group in optimizer.param_groups:
+                group["lr"] = options.learning_rate * factor
+            batch = self.batch(self.data.train, generator, options.batch_size)
+            condition = options.self_conditioning and bool(torch.rand((), generator=generator) < 0.5)
+            with self.accelerator.autocast():
+                loss = objective(*batch, condition)
+            optimizer.zero_grad(set_to_none=True)
+            self.accelerator.backward(loss)
+            self.accelerator.clip_grad_norm_(self.diffusion.parameters(), options.clip_norm)
+            optimizer.step()
+            self.ema.update()
+            self.iteration += 1
+            recent.append(loss.item())
+            bar.update()
+            if self.iteration % 100 == 0 or self.iteration == options.iterations:
+                self._note("train", self.train_curve, float(np.mean(recent)))
+                recent = []
+                held = f"{self.validation_curve[-1][1]:.4f}" if self.validation_curve else "-"
+                bar.set_postfix(loss=f"{self.train_curve[-1][1]:.4f}", held_out=held, refresh=False)
+            if self.iteration % options.validate_every == 0 or self.iteration == options.iterations:
+                self._validate()
+            if self.iteration % options.sample_every == 0:
+                self._show_samples()
+            if self.iteration % options.save_every == 0 or self.iteration == options.iterations:
+                self._save(optimizer)
+        bar.close()
+        if self.main:
+            with self.ema.applied():
+                self._finish()
+
+    def _note(self, name: str, curve: list[tuple[float, float]], loss: float) -> None:
+        curve.append((float(self.iteration), loss))
+        if self.log is not None:
+            self.log.add_scalar(f"{name}/loss", loss, self.iteration)
+
+    @torch.no_grad()
+    def _validate(self) -> None:
+        """Loss of the averaged weights on the validation images, with the same noise each time."""
+        if not self.main:
+            return
+        with self.ema.applied():
+            size = min(256, len(self.data.validation))
+            losses = [
+                float(self.loss(*self.batch(self.data.validation, step_generator(self.options.seed, 4, i), size)))
+                for i in range(4)
+            ]
+        self._note("validation", self.validation_curve, float(np.mean(losses)))
+
+    def generate(self, count: int, seed: int, steps: int | None = None) -> NDArray[np.uint8]:
+        """Images (count, H, W, C) of the weights that the model has now."""
+        steps = self.options.steps if steps is None else steps
+        parts = []
+        with torch.inference_mode():
+            for done in range(0, count, SAMPLE_BATCH):
+                parts.append(self.diffusion.sample(seed + done, min(SAMPLE_BATCH, count - done), steps).cpu().numpy())
+        return np.concatenate(parts)
+
+    def _show_samples(self) -> None:
+        if not self.main:
+            return
+        with self.ema.applied():
+            picture = image_figures.grid(self.generate(32, self.options.seed), 8)
+        image_figures.write_picture(self.options.run_folder / "samples" / f"{self.iteration:07d}.png", picture)
+        assert self.log is not None
+        self.log.add_image("samples", picture, self.iteration, dataformats="HWC")
+
+    def _extractor(self) -> Extractor:
+        """Inception's features, or those of an autoencoder, which is trained once for a run."""
+        if self.inception is not None:
+            return self.inception
+        path = self.options.run_folder / "autoencoder.pt"
+        network = Autoencoder(*self.data.shape)
+        if path.exists():
+            state = load_state(path)
+            if state.get("data_hash") == self.data.data_hash:
+                network.load_state_dict(state["autoencoder"])
+                return stand_in(network.eval())
+        with tqdm(total=1500, desc="autoencoder for the distance", mininterval=2.0, unit="it") as bar:
+            network = train_stand_in(self.data.train, seed=self.options.seed, report=lambda _: bar.update())
+        save_state(path, {"data_hash": self.data.data_hash, "autoencoder": network.state_dict()})
+        return stand_in(network)
+
+    def _finish(self) -> None:
+        """The checkpoint and the figures, from the averaged weights."""
+        options, data = self.options, self.data
+        folder = options.run_folder
+        count = min(options.evaluation_images, len(data.test), len(data.train))
+        generated = self.generate(count, options.seed + 1)
+        curves, scores = compare(self._extractor(), generated, data)
+        if self.validation_curve:
+            scores["validation_loss"] = self.validation_curve[-1][1]
+        scores = image_figures.as_scores(scores)
+        checkpoint.save(self.diffusion.cpu(), make_spec(options, data, scores), options.out, options.half_weights)
+        write_json(folder / "scores.json", scores)
+        losses = {"training": self.train_curve, "validation, averaged weights": self.validation_curve}
+        image_figures.write_curves(folder / "loss.png", losses, "iterations", f"{options.loss} loss")
+        if self.log is not None:
+            self.log.add_scalar("test/distance", scores["distance"], self.iteration)
+        name = str(scores["features"])
+        image_figures.write_curves(folder / "distance.png", curves, "images compared", name, log=True, x_log=True)
+        draw(self.diffusion, data, generated, folder, options)
+        print(f"wrote {options.out} and figures in {folder}")
+        ratio = scores["distance"] / max(1e-12, scores["distance_of_held_out_images"])
+        print(
+            f"{name} of {count} generated images to the test set {scores['distance']:.4g}, of as many real ones"
+            f" {scores['distance_of_held_out_images']:.4g}: {ratio:.2f} times"
+        )
+
+    def _save(self, optimizer: Any) -> None:
+        self.accelerator.wait_for_everyone()
+        if self.main:
+            save_state(
+                self.options.run_folder / "state.pt",
+                {
+                    "options": json.dumps(_identity(self.options, self.data)),
+                    "diffusion": self.diffusion.state_dict(),
+                    "ema": self.ema.state(),
+                    "optimizer": optimizer.state_dict(),
+                    "iteration": self.iteration,
+                    "train_curve": self.train_curve,
+                    "validation_curve": self.validation_curve,
+                },
+            )
+
+    def _resume(self, optimizer: Any) -> None:
+        path = self.options.run_folder / "state.pt"
+        state = load_state(path)
+        begun, mine = json.loads(state["options"]), _identity(self.options, self.data)
+        other = [
+            f"{name} {begun.get(name)!r}, now {mine.get(name)!r}" for name in mine if begun.get(name) != mine[name]
+        ]
+        if other:
+            raise ValueError(f"{path}: was begun with other options than these: {'; '.join(other)}")
+        self.diffusion.load_state_dict(state["diffusion"])
+        self.ema.restore(state["ema"])
+        optimizer.load_state_dict(state["optimizer"])
+        self.iteration = int(state["iteration"])
+        self.train_curve = [(float(x), float(y)) for x, y in state["train_curve"]]
+        self.validation_curve = [(float(x), float(y)) for x, y in state["validation_curve"]]
+
+
+def report_corrupt(data: ImageData) -> None:
+    """Names on stderr the files that were skipped."""
+    for name in data.corrupt[:MAX_NAMED]:
+        print(f"{name}: cannot be read as an image, skipped", file=sys.stderr)
+    if data.corrupt:
+        read = len(data.train) + len(data.validation) + len(data.test)
+        print(f"{data.name}: {len(data.corrupt)} corrupt files skipped, {read} images read", file=sys.stderr)
+
+
+def compare(
+    extractor: Extractor, generated: NDArray[np.uint8], data: ImageData
+) -> tuple[dict[str, list[tuple[float, float]]], dict[str, Any]]:
+    """The distance to the test set against the number of images: of generated ones, and of real ones held out from it.
+
+    Returns the curves and the scores, which are the distances of the largest number that both have. The real ones are
+    of the validation set, and of the training set where that has too few.
+    """
+    count = min(len(generated), len(data.validation) + len(data.train))
+    real = np.concatenate([data.validation, data.train[: max(0, count - len(data.validation))]])[:count]
+    test, made, held = extractor(data.test), extractor(generated[:count]), extractor(real)
+    numbers = sorted({*(2**k for k in range(4, 20) if 2**k < count), count})
+    curves: dict[str, list[tuple[float, float]]] = {"generated": [], "real, held out": []}
+    for n in numbers:
+        for name, features in (("generated", made), ("real, held out", held)):
+            curves[name].append((float(n), feature_distance(features[:n], test)))
+    distances = {name: curve[-1][1] for name, curve in curves.items()}
+    return curves, {
+        "features": extractor.name,
+        "images": count,
+        "test_images": len(test),
+        "distance": distances["generated"],
+        "distance_of_held_out_images": distances["real, held out"],
+    }
+
+
+def draw(
+    diffusion: ImageDiffusion, data: ImageData, generated: NDArray[np.uint8], folder: Path, options: Options
+) -> None:
+    """The figures that show images: forward, reverse, real beside generated, and the animation."""
+    shown = image_figures.shown_steps(options.num_train_timesteps)
+    device = diffusion.schedule.alphas_cumprod.device
+    x0 = to_float(torch.from_numpy(data.test[:6])).to(device)
+    generator = torch.Generator().manual_seed(options.seed)
+    noise = torch.randn(x0.shape, generator=generator).to(device)
+    panels = []
+    for t in shown:
+        steps = torch.full((len(x0),), t, dtype=torch.int64, device=device)
+        pictures = to_uint8(diffusion.schedule.q_sample(x0, noise, steps)).cpu().numpy()
+        panels.append((f"t = {t}", image_figures.grid(pictures, 1)))
+    image_figures.write_picture(folder / "forward.png", image_figures.captioned(panels, len(panels)))
+    with torch.inference_mode():
+        path = diffusion.denoised(options.seed + 2, 16, options.num_train_timesteps).cpu().numpy()
+    # path[k] is x at t = T - 1 - k, and the last what x_0 comes out as.
+    panels = []
+    for t in reversed(shown):
+        k = options.num_train_timesteps - 1 - t if t else -1
+        panels.append((f"t = {t}", image_figures.grid(path[k][:6], 1)))
+    image_figures.write_picture(folder / "reverse.png", image_figures.captioned(panels, len(panels)))
+    frames = [image_figures.grid(path[k], 4) for k in np.linspace(0, len(path) - 1, min(60, len(path))).astype(int)]
+    image_figures.write_animation(folder / "denoising", frames, fps=20)
+    beside = [("real", image_figures.grid(data.test[:32], 8)), ("generated", image_figures.grid(generated[:32], 8))]
+    image_figures.write_picture(folder / "real_beside_generated.png", image_figures.captioned(beside, 2))
+
+
+def _identity(options: Options, data: ImageData) -> dict[str, Any]:
+    """The options and data that decide the weights, as JSON has them."""
+    free = {"resume", "out", "save_every", "validate_every", "sample_every", "threads", "sampler", "sampler_steps"}
+    free |= {"half_weights", "inception", "evaluation_images"}
+    values = {name: value for name, value in dataclasses.asdict(options).items() if name not in free}
+    identity: dict[str, Any] = json.loads(json.dumps({**values, "data_hash": data.data_hash}, default=str))
+    return identity
+
+
+def train(options: Options) -> None:
+    """Trains and exports. ValueError, in one line, for data or options that do not fit."""
+    torch.set_num_threads(options.threads)
+    began = time.monotonic()
+    trainer = Trainer(options)
+    trainer.run()
+    if trainer.main:
+        print(f"took {(time.monotonic() - began) / 60:.1f} minutes")
+
+
+def main() -> None:
+    command_line.run(Options, train, __doc__, "stopped; --resume goes on from the last save")
+
+
+if __name__ == "__main__":
+    main()
