@@ -15,10 +15,11 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from diffusion_ros.spec import REACTIVE_KINDS
+from diffusion_ros.spec import GUARD_KIND, REACTIVE_KINDS
 from diffusion_ros.whole_file import write_json
 from training import command_line
 from training.evaluate_arm import evaluate_arm
+from training.evaluate_guard import evaluate_guard
 from training.evaluate_gym import evaluate_gym
 from training.evaluate_planner import PlannerOptions, evaluate_planner
 
@@ -94,6 +95,8 @@ def evaluate(options: Options) -> dict[str, Any]:
     from diffusion_ros import checkpoint
 
     spec = checkpoint.read_spec(options.checkpoint)
+    if spec.kind == GUARD_KIND:
+        return evaluate_guard(options.checkpoint, options.episodes, options.seed)
     if spec.kind == "planner":
         overrides: dict[str, Any] = {"sampler": options.sampler, "sampler_steps": options.sampler_steps}
         if spec.task == "arm":

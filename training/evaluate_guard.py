@@ -1,0 +1,155 @@
+"""What a camera guard lets pass and what it stops, on episodes that neither training nor calibration have seen."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import mannwhitneyu
+from tqdm import tqdm
+
+from diffusion_ros import checkpoint
+from diffusion_ros.camera_faults import FAULTS, CameraFault
+from diffusion_ros.camera_guard import CameraGuard, Judgement
+from diffusion_ros.observation import FrozenCameras
+from diffusion_ros.simulation import ACTION_SCALE, RATE, Simulation, episode_stamp_ns
+from diffusion_ros.spec import GUARD_KIND
+from training.experts import EXPERTS, View
+
+FRAMES = 5
+"""Scored pictures within which a fault is to be caught."""
+NOISE = 0.3
+"""Greatest of the experts' noise, in parts of the full command."""
+MAX_FROZEN_NS = 250_000_000
+
+
+def evaluate_guard(path: Path, episodes: int, seed: int) -> dict[str, Any]:
+    """Per camera: false alarms on good frames, and for each fault the AUROC of single frames and the share caught.
+
+    An expert with noise drives; pictures are scored at the guard's rate. Two spells of each fault begin at random in
+    every episode, with extents of their own.
+    """
+    guard = CameraGuard(checkpoint.load(path, kind=GUARD_KIND))
+    spec = guard.spec
+    simulation = Simulation(spec.task, guard.cameras)
+    stride = max(1, round(RATE / spec.rate))
+    good: dict[str, list[float]] = defaultdict(list)
+    alarms: dict[str, list[bool]] = defaultdict(list)
+    bad: dict[tuple[str, str], list[float]] = defaultdict(list)
+    caught: dict[tuple[str, str], list[int]] = defaultdict(list)
+    scoring: list[float] = []
+
+    def look(camera: str, image: NDArray[np.uint8]) -> float:
+        began = time.perf_counter()
+        score = guard.look(camera, image).score
+        scoring.append(time.perf_counter() - began)
+        return score
+
+    began = time.monotonic()
+    for index in tqdm(range(episodes), desc=f"{spec.task} guard", unit="episode"):
+        rng = np.random.default_rng([seed + index, 4])
+        way, hands = _drive(simulation, seed + index, rng)
+        for camera in guard.cameras:
+            judgement = Judgement()
+            for step in range(int(rng.integers(stride)), len(way), stride):
+                score = look(camera, _picture(simulation, camera, way[step]))
+                good[camera].append(score)
+                alarms[camera].append(judgement.add(score))
+            for fault in FAULTS:
+                for _ in range(2):
+                    made = CameraFault(fault, camera, int(rng.integers(2**31)))
+                    first = int(rng.integers(max(1, len(way) - stride * FRAMES)))
+                    made.set_scene(simulation)
+                    if fault == "frozen":
+                        frames = _until_frozen(simulation, made, way[first:], hands[first:], stride)
+                    else:
+                        frames, score = _until_alarm(simulation, made, way[first::stride], look)
+                        bad[camera, fault].append(score)
+                    caught[camera, fault].append(frames)
+                    simulation.disturb_view()
+    simulation.close()
+    cameras: dict[str, dict[str, Any]] = {}
+    for camera in guard.cameras:
+        faults: dict[str, dict[str, float]] = {}
+        for fault in FAULTS:
+            spells = np.array(caught[camera, fault])
+            faults[fault] = {"caught": float(np.mean((spells > 0) & (spells <= FRAMES))), "spells": len(spells)}
+            if fault != "frozen":
+                ranks = mannwhitneyu(bad[camera, fault], good[camera])
+                faults[fault]["auroc"] = float(ranks.statistic / (len(bad[camera, fault]) * len(good[camera])))
+        cameras[camera] = {
+            "good_frames": len(good[camera]),
+            "false_alarms": float(np.mean(np.array(good[camera]) > 1)),
+            "frames_under_alarm": float(np.mean(alarms[camera])),
+            "faults": faults,
+        }
+    return {
+        "task": spec.task,
+        "episodes": episodes,
+        "seed": seed,
+        "score": float(np.mean([f["caught"] for camera in cameras.values() for f in camera["faults"].values()])),
+        "cameras": cameras,
+        "scoring_ms": 1000 * float(np.median(scoring)),
+        "checkpoint": str(path),
+        "checkpoint_sha256": guard.checkpoint.sha256,
+        "seconds": round(time.monotonic() - began, 1),
+        "results": [],
+    }
+
+
+def _drive(
+    simulation: Simulation, seed: int, rng: np.random.Generator
+) -> tuple[list[NDArray[np.float64]], list[NDArray[np.float64]]]:
+    """Joint positions and the hand's positions (3) m of an expert's episode, a control step apart."""
+    simulation.reset(seed)
+    view = View.of(simulation)
+    expert = EXPERTS[simulation.task_name](view)
+    spread = ACTION_SCALE * rng.uniform(0, NOISE) * np.array([1, 1, 1, 0.3, 0.3, 0.3, 0])
+    way: list[NDArray[np.float64]] = []
+    hands: list[NDArray[np.float64]] = []
+    while not simulation.success and len(way) < simulation.task.max_steps:
+        way.append(simulation.data.qpos.copy())
+        hands.append(view.hand.copy())
+        simulation.step(next(expert) + spread * rng.standard_normal(7))
+        view.look(simulation)
+    return way, hands
+
+
+def _picture(simulation: Simulation, camera: str, qpos: NDArray[np.float64]) -> NDArray[np.uint8]:
+    return simulation.render(camera, simulation.image_size, simulation.image_size, qpos)
+
+
+def _until_alarm(
+    simulation: Simulation, fault: CameraFault, way: list[NDArray[np.float64]], look: Any
+) -> tuple[int, float]:
+    """Pictures until the alarm, 0 where none comes within FRAMES; and the first one's score."""
+    judgement = Judgement()
+    first = float("nan")
+    for i, qpos in enumerate(way[:FRAMES]):
+        score = look(fault.camera, fault.picture(_picture(simulation, fault.camera, qpos)))
+        first = score if i == 0 else first
+        if judgement.add(score):
+            return i + 1, first
+    return 0, first
+
+
+def _until_frozen(
+    simulation: Simulation,
+    fault: CameraFault,
+    way: list[NDArray[np.float64]],
+    hands: list[NDArray[np.float64]],
+    stride: int,
+) -> int:
+    """The same by all pictures of the camera, of which every `stride`-th would be scored."""
+    watch = FrozenCameras(MAX_FROZEN_NS)
+    for step in range(min(len(way), stride * FRAMES)):
+        stamp_ns = episode_stamp_ns(0, step)
+        watch.image(fault.camera, stamp_ns, fault.picture(_picture(simulation, fault.camera, way[step])))
+        watch.position(stamp_ns, hands[step])
+        if watch.reasons():
+            return step // stride + 1
+    return 0
