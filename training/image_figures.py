@@ -9,8 +9,9 @@ from typing import Any
 import cv2
 import matplotlib
 import numpy as np
-from numpy.typing import NDArray
 
+from diffusion_ros.image_generator import Images
+from diffusion_ros.image_generator import grid as grid
 from diffusion_ros.video import Mp4Writer
 from diffusion_ros.whole_file import whole_file
 
@@ -18,22 +19,8 @@ matplotlib.use("agg")
 
 from matplotlib import pyplot as plt
 
-Images = NDArray[np.uint8]
 Curve = Sequence[tuple[float, float]]
 PAPER = 255
-
-
-def grid(images: Images, columns: int, height: int = 48, gap: int = 4) -> Images:
-    """Images (N, H, W, C) side by side and below each other, each `height` pixels high: one picture (H, W, 3) rgb."""
-    scale = max(1, round(height / images.shape[1]))
-    tile = (images.shape[1] * scale, images.shape[2] * scale)
-    rows = -(-len(images) // columns)
-    picture = np.full((rows * (tile[0] + gap) + gap, columns * (tile[1] + gap) + gap, 3), PAPER, np.uint8)
-    for i, image in enumerate(images):
-        top, left = (gap + place * (length + gap) for place, length in zip(divmod(i, columns), tile, strict=True))
-        large = np.repeat(np.repeat(image, scale, axis=0), scale, axis=1)
-        picture[top : top + tile[0], left : left + tile[1]] = large
-    return picture
 
 
 def captioned(panels: Sequence[tuple[str, Images]], row: int = 4) -> Images:

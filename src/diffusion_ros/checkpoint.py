@@ -183,7 +183,9 @@ def load(
     spec = read_spec(path)
     kinds = (kind,) if isinstance(kind, str) else kind
     if kinds is not None and spec.kind not in kinds:
-        raise CheckpointError(f"{path}: is a {spec.kind}, a {' or a '.join(kinds)} is needed")
+        raise CheckpointError(
+            f"{path}: is {with_article(spec.kind)}, {' or '.join(map(with_article, kinds))} is needed"
+        )
     if task is not None and spec.task != task:
         raise CheckpointError(f"{path}: was trained on the task {spec.task}, {task} is needed")
     changes: dict[str, Any] = {}
@@ -225,6 +227,11 @@ def load(
     if problem:
         raise CheckpointError(f"{path}: {problem}")
     return checkpoint
+
+
+def with_article(kind: str) -> str:
+    """A kind as it stands in a sentence."""
+    return f"{'an' if kind[0] in 'aeiou' else 'a'} {kind}"
 
 
 def _bad_weights(module: Any) -> str:

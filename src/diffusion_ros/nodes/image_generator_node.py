@@ -1,0 +1,142 @@
+"""image_generator: samples of an image model on request, and how they were denoised as a stream that RViz shows."""
+
+from __future__ import annotations
+
+import threading
+import time
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from rclpy.clock import Clock
+from rclpy.clock_type import ClockType
+from rclpy.parameter import Parameter
+from sensor_msgs.msg import Image
+from std_srvs.srv import Trigger
+
+from diffusion_ros import checkpoint, messages, topics
+from diffusion_ros.diagnostics import ERROR, OK, Diagnostics
+from diffusion_ros.image_generator import ImageGenerator, Images, grid
+from diffusion_ros.nodes.runner import RunnableNode, run
+from diffusion_ros.params import declare, parameter
+from diffusion_ros.spec import IMAGE_KIND, SAMPLERS
+
+_FRAME_ID = "generated"
+
+
+@dataclass(frozen=True)
+class ImageGeneratorParameters:
+    """Parameters of the image generator node."""
+
+    checkpoint: str = parameter(description="path of an image model's checkpoint (.pt)")
+    device: str = parameter("cpu", "torch device that the model runs on")
+    threads: int = parameter(1, "torch threads; more than one spin against other busy processes", low=1)
+    seed: int = parameter(0, "seed of the first samples; each further request has the next", low=0)
+    count: int = parameter(16, "samples a request", low=1, high=256)
+    columns: int = parameter(4, "of the picture that they are shown in", low=1)
+    sampler: str = parameter("", "'' for the checkpoint's own", choices=("", *SAMPLERS))
+    sampler_steps: int = parameter(0, "denoising steps, 0 for the checkpoint's own", low=0)
+    rate: float = parameter(10.0, "pictures a second of the stream of the denoising [Hz]", low=0.1, high=100.0)
+
+
+class ImageGeneratorNode(RunnableNode):
+    """Serves ~/generate; publishes generated/image_raw (the samples) and denoising/image_raw (the way there)."""
+
+    def __init__(self, parameter_overrides: Sequence[Parameter[Any]] = ()) -> None:
+        """Raises ValueError (parameters, checkpoint) in one line."""
+        super().__init__("image_generator", parameter_overrides)
+        self.parameters = p = declare(self, ImageGeneratorParameters)
+        torch.set_num_threads(p.threads)
+        self.generator = ImageGenerator(
+            checkpoint.load(
+                p.checkpoint,
+                p.device,
+                kind=IMAGE_KIND,
+                sampler=p.sampler or None,
+                sampler_steps=p.sampler_steps or None,
+            )
+        )
+        self._seed = p.seed
+        self._fault = ""
+        self._frames: list[Images] = []
+        """Pictures of the denoising that are still to be shown."""
+        self._samples = self.create_publisher(Image, topics.image("generated"), topics.DESCRIPTION_QOS)
+        self._denoising = self.create_publisher(Image, topics.image("denoising"), topics.SENSOR_QOS)
+        self.diagnostics = Diagnostics(self, "image generator", self._refresh)
+        self.diagnostics.value("checkpoint", p.checkpoint)
+        self.diagnostics.value("sha256", self.generator.checkpoint.sha256)
+        self._condition = threading.Condition()
+        self._wanted = False
+        self._busy = False
+        self._closing = False
+        self._worker = threading.Thread(target=self._work, name="sampling", daemon=True)
+        self._worker.start()
+        self.create_service(Trigger, "~/generate", self._on_generate)
+        self.create_timer(1.0 / p.rate, self._show, clock=Clock(clock_type=ClockType.STEADY_TIME))
+
+    def _on_generate(self, request: Any, response: Any) -> Any:
+        with self._condition:
+            response.success = not self._busy and not self._wanted
+            if response.success:
+                self._wanted = True
+                self._condition.notify()
+        p = self.parameters
+        response.message = f"{p.count} samples, seed {self._seed}" if response.success else "others are being made"
+        return response
+
+    def _work(self) -> None:
+        while True:
+            with self._condition:
+                self._condition.wait_for(lambda: self._wanted or self._closing)
+                if self._closing:
+                    return
+                self._wanted, self._busy = False, True
+            try:
+                began = time.monotonic()
+                path = self.generator.denoised(self._seed, self.parameters.count)
+                self.diagnostics.latency("sampling", time.monotonic() - began)
+                pictures = [grid(images, self.parameters.columns) for images in path]
+                self._samples.publish(self._message(pictures[-1]))
+                self._fault = ""
+                with self._condition:
+                    self._frames = pictures
+            except Exception as error:
+                # A thread that dies silently would look like one that is sampling.
+                self.get_logger().error(traceback.format_exc())
+                self._fault = f"sampling failed: {' '.join(str(error).split())[-300:]}"
+            finally:
+                with self._condition:
+                    self._seed += 1
+                    self._busy = False
+
+    def _show(self) -> None:
+        """The next picture of the denoising."""
+        with self._condition:
+            picture = self._frames.pop(0) if self._frames else None
+        if picture is not None:
+            self._denoising.publish(self._message(picture))
+
+    def _message(self, picture: Images) -> Image:
+        return messages.image_to_msg(np.ascontiguousarray(picture), self.get_clock().now().nanoseconds, _FRAME_ID)
+
+    def _refresh(self) -> None:
+        state = "sampling" if self._busy else "showing the denoising" if self._frames else "waiting for ~/generate"
+        self.diagnostics.value("next seed", self._seed)
+        self.diagnostics.report(ERROR if self._fault else OK, self._fault or state)
+
+    def close(self) -> None:
+        with self._condition:
+            self._closing = True
+            self._condition.notify()
+        self._worker.join(timeout=30.0)
+
+
+def main() -> int:
+    return run(ImageGeneratorNode)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
