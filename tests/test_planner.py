@@ -385,17 +385,28 @@ def test_an_arms_windows_end_anywhere_and_hold_there(tmp_path: Path) -> None:
     assert data.leg_ends[[0, 39, 40, 99, 100, 149]].tolist() == [39, 39, 99, 99, 149, 149]
     generator = torch.Generator().manual_seed(0)
     batch = data.draw(np.arange(150), 200, generator, horizon=16, stride=2, hold=True).numpy()
-    x, gripper = batch[:, :, 7], batch[:, :, 16]
-    steps = np.diff(x, axis=1) * 1000
-    assert steps.min() > -1e-3 and steps.max() < 2 + 1e-3
+    # Each is turned about the vertical and moved: its actions still point where it goes.
+    way, action, gripper = batch[:, :, 7:9], batch[:, :, 0:2], batch[:, :, 16]
+    steps = np.linalg.norm(np.diff(way, axis=1), axis=2) * 1000
+    assert steps.max() < 2 + 1e-3
+    angle = np.arctan2(action[:, 0, 1], action[:, 0, 0])
+    assert np.ptp(angle) > 6 and len(np.unique(way[:, 0, 0].round(6))) > 190
+    moved = np.diff(way, axis=1)
+    crossed = action[:, :-1, 0] * moved[:, :, 1] - action[:, :-1, 1] * moved[:, :, 0]
+    np.testing.assert_allclose(crossed, 0, atol=1e-8)
+    assert ((action[:, :-1] * moved).sum(2) > -1e-8).all()
+    for first in (10, 13):  # the rotation's columns turn with it
+        turned = np.arctan2(batch[:, :, first + 1], batch[:, :, first])
+        flat = np.linalg.norm(batch[:, :, first : first + 2], axis=2) > 0.5
+        assert np.ptp(turned[flat]) > 6 if flat.any() else True
+    x = np.linalg.norm(way - way[:, :1], axis=2)
     np.testing.assert_allclose(gripper, 0.05, atol=1e-6)  # held, not zeroed as a velocity is
     held = steps < 0.5
     assert (np.diff(held.astype(int), axis=1) >= 0).all()  # once it holds it holds on
     ends = {round(float(value)) for value in (x[:, -1] - x[:, 0]) * 1000}
     assert len(ends) > 15
-    over = np.isclose(x[:, 1:], x[:, :-1], atol=1e-7)
-    np.testing.assert_allclose(batch[:, 1:, 0][over & (x[:, 1:] == x[:, -1:])], 0.0, atol=0.0051)
-    assert batch[:, 0, 0] == pytest.approx(0.005)
+    assert np.linalg.norm(action[:, 0], axis=1) == pytest.approx(0.005)
+    np.testing.assert_allclose(action[:, 1:][held], 0.0, atol=0.0051)
     with pytest.raises(ValueError, match="expected one maze, or demonstrations of an arm"):
         _mixed(can, tmp_path)
     with pytest.raises(ValueError, match="no such file"):

@@ -22,6 +22,10 @@ MARGIN = 0.03
 CANDIDATES = 16
 LEAST_WAY = 0.35
 """Metres from start to goal, so that neither is in the ball."""
+LEAST_HEIGHT = 0.95
+"""Metres of a goal: the tasks' bins and pegs end below."""
+REACH = 0.7
+"""Metres from the robot's base, horizontally, within which a hand that points down can be."""
 SETTLING_STEPS = 10
 
 
@@ -51,6 +55,7 @@ def evaluate_arm(path: Path, episodes: int, seed: int, **overrides: Any) -> dict
     names = [name for name, task in TASKS.items() if task.environment in spec.environment.split(", ")]
     simulations = [Simulation(name) for name in names]
     low, high = np.array(spec.workspace_low) + 0.1, np.array(spec.workspace_high) - 0.1
+    low[2] = LEAST_HEIGHT
     results = []
     began = time.monotonic()
     for index in tqdm(range(episodes), desc="arm", unit="plan"):
@@ -60,8 +65,8 @@ def evaluate_arm(path: Path, episodes: int, seed: int, **overrides: Any) -> dict
         hand = simulation.observe(images=False)
         at, turn = hand["robot0_eef_pos"], Rotation.from_quat(hand["robot0_eef_quat"])
         opening = float(hand["robot0_gripper_qpos"][0] - hand["robot0_gripper_qpos"][1])
-        to = at
-        while np.linalg.norm(to - at) < LEAST_WAY:
+        to, base = at, simulation.base_position()
+        while np.linalg.norm(to - at) < LEAST_WAY or np.linalg.norm((to - base)[:2]) > REACH:
             to = rng.uniform(low, high)
         goal_turn = Rotation.from_rotvec([0, 0, rng.uniform(-0.5, 0.5)]) * turn
         start, goal = arm_state(at, turn.as_quat(), opening), arm_state(to, goal_turn.as_quat())

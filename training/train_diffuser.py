@@ -194,10 +194,10 @@ class Trainer:
             steps = steps[self.data.leg_ends >= 0]
         cut = int(len(steps) * (1 - options.validation))
         self.train_steps, self.held_steps = steps[:cut], steps[cut:]
-        rows = np.concatenate([self.data.actions, self.data.states], axis=1)
-        self.width = rows.shape[1]
+        extremes = self.data.extremes()
+        self.width = extremes.shape[1]
         self.diffuser = build_diffuser(
-            options, LimitsNormalizer.from_data(rows), self.data.actions.shape[1], self.data.position_dim
+            options, LimitsNormalizer.from_data(extremes), self.data.actions.shape[1], self.data.position_dim
         ).to(self.device)
         checkpoint.script(self.diffuser)  # what cannot be exported must fail now, not after hours
         weights = loss_weights(

@@ -283,6 +283,10 @@ class Simulation:
         """Rotation (3, 3) of the grip site in the world: x is the closing axis, z the approach."""
         return np.array(self._look(self.data.qpos).site_xmat[self._grip_site]).reshape(3, 3)
 
+    def base_position(self) -> Array:
+        """Where the robot stands in the world (3) m."""
+        return np.array(self._look(self.data.qpos).xpos[self.model.body("robot0_base").id])
+
     def joint_positions(self) -> Array:
         """(9,) radians for the arm, metres for the fingers, in the order of `joint_names`."""
         return np.array(self.data.qpos[self._qpos])
