@@ -78,7 +78,12 @@ def test_gymnasium_tasks(task: str, module: torch.nn.Module, tmp_path: Path) -> 
     """Made-up policies whose every action depends on the last bits of every number observed, in Gymnasium itself."""
     path = fake_rl.save(tmp_path / "policy.pt", module, fake_rl.spec(task))
     plain = gym_rollouts(path, 3, 100_000, 120)
-    assert balanced(path, task, 3, tmp_path, "--max-steps", 120) == plain
+    graph = balanced(path, task, 3, tmp_path, "--max-steps", 120)
+    assert graph == plain
+    run("training.evaluate", "--checkpoint", path, "--episodes", 3, "--seed", 100_000, "--max-steps", 120,
+        "--json", tmp_path / "plain.json")  # fmt: skip
+    evaluated = json.loads((tmp_path / "plain.json").read_text())["results"]
+    assert [{name: episode[name] for name in evaluated[0]} for episode in graph] == evaluated
     assert len({episode["state_sha256"] for episode in plain}) == 3
     assert max(episode["steps"] for episode in plain) > 50
 
