@@ -69,7 +69,8 @@ class Learner:
         self.categorical = network.atoms > 1
         self.optimizer = torch.optim.Adam(network.parameters(), learning_rate, eps=1e-5, fused=True)
         self.updates = 0
-        self._weights, self._target_weights = list(network.parameters()), list(self.target.parameters())
+        self._weights: list[Tensor] = list(network.parameters())
+        self._target_weights: list[Tensor] = list(self.target.parameters())
 
     @torch.no_grad()
     def act(self, observation: Tensor, generator: torch.Generator) -> Tensor:
@@ -119,7 +120,7 @@ class Learner:
             priorities = (predicted.detach() - target).abs()
         loss = torch.dot(losses, weights) / len(weights)
         self.optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         self.optimizer.step()
         self.updates += 1
         if self.updates % self.target_every == 0:

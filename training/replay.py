@@ -33,7 +33,8 @@ class SumTree:
 
     def get(self, indices: Array) -> Array:
         """The numbers (N,) at indices (N,)."""
-        return self.sums[indices + self.leaves]
+        numbers: Array = self.sums[indices + self.leaves]
+        return numbers
 
     def set(self, indices: Array, values: Array | float) -> None:
         """Writes values (N,) at indices (N,); of an index that comes twice the last counts."""

@@ -263,7 +263,7 @@ class Trainer:
                 if options.entropy_weight:
                     loss = loss - options.entropy_weight * self.network.entropy()
                 self.optimizer.zero_grad()
-                loss.backward()  # type: ignore[no-untyped-call]
+                loss.backward()
                 torch.nn.utils.clip_grad_norm_(weights, options.max_grad_norm)
                 self.optimizer.step()
         self.policy = self._policy()

@@ -30,8 +30,8 @@ class NoisyLinear(nn.Module):
         self.bias = nn.Parameter(torch.empty(out_features).uniform_(-bound, bound))
         self.weight_sigma = nn.Parameter(torch.full((out_features, in_features), sigma0 * bound))
         self.bias_sigma = nn.Parameter(torch.full((out_features,), sigma0 * bound))
-        self.input_noise = nn.Buffer(torch.zeros(1, in_features), persistent=False)
-        self.output_noise = nn.Buffer(torch.zeros(1, out_features), persistent=False)
+        self.input_noise: Tensor = nn.Buffer(torch.zeros(1, in_features), persistent=False)
+        self.output_noise: Tensor = nn.Buffer(torch.zeros(1, out_features), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """x (B, p); returns (B, q)."""
@@ -95,7 +95,8 @@ class QNetwork(nn.Module):
             return advantage.view(-1, self.n_actions, self.atoms)
         value = self.value(x[:, : self.last_width]).view(-1, 1, self.atoms)
         advantage = self.advantage(x[:, self.last_width :]).view(-1, self.n_actions, self.atoms)
-        return value + advantage - advantage.mean(dim=1, keepdim=True)
+        combined: Tensor = value + advantage - advantage.mean(dim=1, keepdim=True)
+        return combined
 
     def expectation(self, outputs: Tensor) -> Tensor:
         """What :meth:`forward` returned, (B, A, atoms); returns the action values (B, A), in units of return."""
