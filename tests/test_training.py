@@ -178,6 +178,12 @@ def test_resume_refuses_other_options_and_nothing(demonstrations: Path, tmp_path
     Trainer(options(demonstrations, out, iterations=4, save_every=2)).run()
     with pytest.raises(ValueError, match="other options"):
         Trainer(options(demonstrations, out, iterations=6, resume=True)).run()
+    # What the weights do not depend on may be changed.
+    weights = checkpoint.weights(out)
+    Trainer(options(demonstrations, out, iterations=4, n_action_steps=3, sampler_steps=5, resume=True)).run()
+    spec = checkpoint.read_spec(out)
+    assert (spec.n_action_steps, spec.sampler_steps) == (3, 5)
+    assert all(torch.equal(value, weights[name]) for name, value in checkpoint.weights(out).items())
 
 
 def test_two_processes_train_one_policy(demonstrations: Path, tmp_path: Path) -> None:

@@ -155,7 +155,8 @@ class Run:
         if not self._options.resume:
             return None
         state = load_state(self._state_path)
-        if self._identity(self._defaults) | json.loads(state["options"]) != self._identity(self._options):
+        then = {name: value for name, value in json.loads(state["options"]).items() if name not in self._free}
+        if self._identity(self._defaults) | then != self._identity(self._options):
             raise ValueError(f"{self._state_path}: was begun with other options than these")
         return state
 

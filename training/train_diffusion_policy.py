@@ -56,8 +56,8 @@ VALIDATION_SEED = 90_000
 WORKSPACE_MARGIN = 0.05
 """Metres beyond where demonstrations have been that a robot may go."""
 
-FREE = ("save_every", "rollouts", "rollout_every", "validate_every")
-"""Options that do not change the weights."""
+FREE = ("save_every", "rollouts", "rollout_every", "validate_every", "sampler", "sampler_steps", "half_weights")
+"""Options that do not change the weights; nor does n_action_steps, where whole chunks are generated."""
 POINT_WEIGHT = 0.1
 """Of the cross-entropy of the points that key-points are taught, beside the pose's loss."""
 
@@ -85,7 +85,7 @@ class Options:
     n_obs_steps: int = 2
     """Frames of observation."""
     n_action_steps: int = 8
-    """Rows that are executed before the next chunk."""
+    """Rows that are executed before the next chunk; can be changed afterwards, by --resume."""
     layers: int = 8
     """Transformer: decoder layers."""
     heads: int = 4
@@ -339,7 +339,8 @@ class Trainer:
 
     def __init__(self, options: Options) -> None:
         self.options = options
-        self.bookkeeping = Run(options, Options(options.data, options.out), FREE)
+        free = FREE if options.action_steps_only else (*FREE, "n_action_steps")
+        self.bookkeeping = Run(options, Options(options.data, options.out), free)
         self.accelerator, self.device = self.bookkeeping.accelerator, self.bookkeeping.device
         needs_pose = options.use_object or options.pose_head
         self.data = load_demonstrations(options.data, options.cameras, needs_pose, options.demonstrations)
