@@ -12,7 +12,7 @@ from diffusers import DDPMScheduler as _DDPMScheduler
 from torch import Tensor, nn
 
 from diffusion_ros.checkpoint import script
-from training.noise_schedule import BETA_SCHEDULES, NoiseSchedule, make_betas
+from training.noise_schedule import BETA_SCHEDULES, LOSSES, NoiseSchedule, denoising_loss, make_betas
 
 # diffusers has no types.
 DDIMScheduler: Any = _DDIMScheduler
@@ -105,6 +105,65 @@ def test_ddim_equals_diffusers(name: str, prediction: str, n: int, rederive: boo
         assert torch.equal(ours, theirs), t
 
 
+@pytest.mark.parametrize("n", [1, 2, 10, 25, 50, 300])
+def test_trailing_timesteps_equal_diffusers(n: int) -> None:
+    oracle = DDIMScheduler(num_train_timesteps=300, timestep_spacing="trailing")
+    oracle.set_timesteps(n)
+    assert NoiseSchedule(300, "linear").trailing_timesteps(n) == oracle.timesteps.tolist()
+
+
+@pytest.mark.parametrize("name", ["linear", "quadratic", "squaredcos_cap_v2"])  # its DDIM has no sigmoid
+@pytest.mark.parametrize("n", [10, 25, 50])
+def test_trailing_ddim_of_300_steps_equals_diffusers(name: str, n: int) -> None:
+    settings = {**arguments(name, "epsilon"), "num_train_timesteps": 300, "timestep_spacing": "trailing"}
+    oracle = DDIMScheduler(**settings, set_alpha_to_one=True)
+    oracle.set_timesteps(n)
+    schedule = NoiseSchedule(300, name)
+    steps = schedule.trailing_timesteps(n)
+    ours = theirs = noises(1)[0]
+    for t, t_previous in zip(steps, [*steps[1:], -1], strict=True):
+        ours = schedule.ddim_step(network(ours, t), ours, t, t_previous, True)
+        theirs = oracle.step(network(theirs, t), t, theirs, use_clipped_model_output=True).prev_sample
+        torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", BETA_SCHEDULES)
+def test_forward_process_is_its_steps_one_after_the_other(name: str) -> None:
+    """x_t = sqrt(1 - beta_t) x_(t-1) + sqrt(beta_t) epsilon, t times, has the mean and variance of equation 4."""
+    mean, variance = 1.0, 0.0
+    schedule = NoiseSchedule(300, name)
+    for t, beta in enumerate(make_betas(name, 300).double().tolist()):
+        mean, variance = math.sqrt(1 - beta) * mean, (1 - beta) * variance + beta
+        if t in (0, 100, 200, 299):
+            one, step = torch.ones(1, 1), torch.tensor([t])
+            assert float(schedule.q_sample(one, torch.zeros(1, 1), step)) == pytest.approx(mean, abs=1e-4)
+            assert float(schedule.q_sample(0 * one, one, step)) == pytest.approx(math.sqrt(variance), abs=1e-4)
+
+
+@pytest.mark.parametrize(("t", "t_previous"), [(299, 298), (299, 200), (150, 149), (1, 0)])
+def test_posterior_is_the_product_of_its_two_gaussians(t: int, t_previous: int) -> None:
+    """q(x_s | x_t, x_0) by Bayes: x_s given x_0, times x_t given x_s."""
+    schedule = NoiseSchedule(300, "linear", "sample")
+    now, before = (float(schedule.alphas_cumprod.double()[i]) for i in (t, t_previous))
+    x0, x = 0.4, -0.9
+    alpha = now / before
+    precision = 1 / (1 - before) + alpha / (1 - alpha)
+    mean = (math.sqrt(before) * x0 / (1 - before) + math.sqrt(alpha) * x / (1 - alpha)) / precision
+    ours, variance = schedule.posterior(torch.full((1, 1), x0), torch.full((1, 1), x), t, t_previous)
+    assert float(ours) == pytest.approx(mean, rel=2e-3)
+    assert float(variance) == pytest.approx(1 / precision, rel=2e-3)
+
+
+def test_losses_closed_form() -> None:
+    output, target = torch.tensor([0.5, -2.0]), torch.zeros(2)
+    expected = {"l1": 1.25, "l2": (0.25 + 4) / 2, "huber": (0.125 + 1.5) / 2}
+    assert set(expected) == set(LOSSES)
+    for name, value in expected.items():
+        assert float(denoising_loss(output, target, name)) == pytest.approx(value)
+    with pytest.raises(ValueError, match="'l3'"):
+        denoising_loss(output, target, "l3")
+
+
 def test_rederived_noise_differs_when_clipped() -> None:
     schedule = NoiseSchedule()
     x = noises(1)[0]
@@ -192,5 +251,6 @@ def test_bad_configuration_names_the_value(keywords: dict[str, Any], value: str)
 
 @pytest.mark.parametrize("n", [0, 101])
 def test_impossible_number_of_steps(n: int) -> None:
-    with pytest.raises(ValueError, match=str(n)):
-        NoiseSchedule().timesteps(n)
+    for timesteps in (NoiseSchedule().timesteps, NoiseSchedule().trailing_timesteps):
+        with pytest.raises(ValueError, match=str(n)):
+            timesteps(n)
