@@ -111,14 +111,15 @@ def main() -> None:
     times = [1000 * statistics.median(run.times[1:] or run.times) for run in runs]
     print(
         f"a training step on {BATCH} digits of 8 x 8: ours ({ours.parameters:,} parameters) {times[0]:.1f} ms,"
-        f" diffusers' UNet2DModel ({theirs.parameters:,}) {times[1]:.1f} ms; ratio {times[1] / times[0]:.2f} (at least 1)"
+        f" diffusers' UNet2DModel ({theirs.parameters:,}) {times[1]:.1f} ms; ratio {times[1] / times[0]:.2f}"
+        " (at least 1)"
     )
     extractor = stand_in(train_stand_in(data.train))
     distances = [extractor.distance(run.generate(count, data.shape), data.test) for run in runs]
     held = extractor.distance(data.validation[:count], data.test)
     print(
-        f"{extractor.name}, to the test set after {steps} steps: ours {distances[0]:.3g}, diffusers' {distances[1]:.3g},"
-        f" held-out real images {held:.3g}; ratio {distances[1] / distances[0]:.2f} (at least 1)"
+        f"{extractor.name}, to the test set after {steps} steps: ours {distances[0]:.3g}, diffusers'"
+        f" {distances[1]:.3g}, held-out real images {held:.3g}; ratio {distances[1] / distances[0]:.2f} (at least 1)"
     )
 
 
