@@ -302,9 +302,9 @@ def test_modules_that_are_no_image_models_are_refused(tmp_path: Path) -> None:
     diffusion = ImageDiffusion(Unet2d(1, 8, (1,), heads=1, head_dim=4), NoiseSchedule(20), 8, 8)
     checkpoint.save(diffusion, image_spec(), tmp_path / "good.pt")
     assert checkpoint.load(tmp_path / "good.pt", sampler="ddpm").spec.sampler == "ddpm"
-    with pytest.raises(CheckpointError, match="is a image model, a policy is needed"):
+    with pytest.raises(CheckpointError, match="is an image model, a policy is needed"):
         checkpoint.load(tmp_path / "good.pt", kind="policy")
-    with pytest.raises(CheckpointError, match="a image model is needed"):
+    with pytest.raises(CheckpointError, match="is a policy, an image model is needed"):
         checkpoint.load(save_policy(tmp_path / "policy.pt"), kind="image model")
     checkpoint.save(NotAnImageModel(), image_spec(), tmp_path / "floats.pt")
     with pytest.raises(CheckpointError, match=r"gives images float32 .*, its specification says uint8 \(1, 8, 8, 1\)"):

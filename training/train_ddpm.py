@@ -212,7 +212,7 @@ class Trainer:
         self.flip = self.data.flip if options.flip is None else options.flip
         # Read now: a wrong file must be known before hours of training.
         self.inception = inception(options.inception) if options.inception is not None and self.main else None
-        # Channels last: a CPU convolves it in two thirds of the time.
+        # Channels last: the order in which a CPU convolves fastest.
         self.diffusion = build_diffusion(options, self.data.shape).to(self.device, memory_format=torch.channels_last)
         checkpoint.script(self.diffusion)  # and so must what cannot be exported
         self.loss = ImageDiffusionLoss(self.diffusion, options.loss)
