@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import imageio.v3
+import imageio_ffmpeg
 import numpy as np
 import pytest
 import torch
@@ -107,7 +108,8 @@ def test_figures_at_the_end(stripes: str, tmp_path: Path) -> None:
         assert min(imageio.v3.imread(folder / f"{name}.png").shape[:2]) > 40, name
     with Image.open(folder / "denoising.gif") as animation:
         assert animation.n_frames == 21
-    assert len(imageio.v3.imread(folder / "denoising.mp4", plugin="FFMPEG")) >= 21
+    frames, _ = imageio_ffmpeg.count_frames_and_secs(str(folder / "denoising.mp4"))
+    assert frames >= 21
     assert [step for step, _ in trainer.validation_curve] == [2, 4, 6]
     assert not list(folder.rglob(".*"))
     scores = checkpoint.read_spec(out).scores
@@ -164,7 +166,7 @@ def test_two_processes_train_one_model(tmp_path: Path) -> None:
             ["--data", "digits", "--dim-mults", "1", "2", "4", "8", "16"],
             "images of 8 x 8: both must be multiples of 16",
         ),
-        (["--data", "digits", "--sampler-steps", "400"], "sampler_steps 400: must be 1 to num_train_timesteps 300"),
+        (["--data", "digits", "--sampler-steps", "400"], "sampler_steps 400: must be 1 to num_train_timesteps, 300"),
         (["--data", "digits", "--beta-schedule", "squared"], "invalid choice"),
     ],
 )

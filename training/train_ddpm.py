@@ -213,7 +213,8 @@ class Trainer:
         # Read now: a wrong file must be known before hours of training.
         self.inception = inception(options.inception) if options.inception is not None and self.main else None
         # Channels last: the order in which a CPU convolves fastest.
-        self.diffusion = build_diffusion(options, self.data.shape).to(self.device, memory_format=torch.channels_last)
+        self.diffusion = build_diffusion(options, self.data.shape).to(self.device)
+        self.diffusion.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         checkpoint.script(self.diffusion)  # and so must what cannot be exported
         self.loss = ImageDiffusionLoss(self.diffusion, options.loss)
         self.ema = ExponentialMovingAverage(self.diffusion, maximum=options.ema_decay)
