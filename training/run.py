@@ -11,8 +11,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from accelerate import Accelerator
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
@@ -156,8 +158,10 @@ class Run:
             return None
         state = load_state(self._state_path)
         then = {name: value for name, value in json.loads(state["options"]).items() if name not in self._free}
-        if self._identity(self._defaults) | then != self._identity(self._options):
-            raise ValueError(f"{self._state_path}: was begun with other options than these")
+        then, now = self._identity(self._defaults) | then, self._identity(self._options)
+        other = [f"{name} {then.get(name)!r}, now {value!r}" for name, value in now.items() if then.get(name) != value]
+        if other or then.keys() != now.keys():
+            raise ValueError(f"{self._state_path}: was begun with other options than these: {'; '.join(other)}")
         return state
 
     def save(self, **state: Any) -> None:
@@ -175,10 +179,18 @@ class Run:
         if self._log is not None:
             self._log.add_scalar(name, value, iteration)
 
-    def update(self, loss: Tensor, optimizer: Any) -> None:
-        """One step down the gradient."""
+    def record_picture(self, name: str, picture: NDArray[np.uint8], iteration: int) -> None:
+        """A picture (H, W, 3) to TensorBoard."""
+        if self._log is not None:
+            self._log.add_image(name, picture, iteration, dataformats="HWC")
+
+    def update(self, loss: Tensor, optimizer: Any, clip_norm: float | None = None) -> None:
+        """One step down the gradient, whose norm is clipped where `clip_norm` is given."""
         optimizer.zero_grad(set_to_none=True)
         self.accelerator.backward(loss)
+        if clip_norm is not None:
+            weights = [weight for group in optimizer.param_groups for weight in group["params"]]
+            self.accelerator.clip_grad_norm_(weights, clip_norm)
         optimizer.step()
 
 

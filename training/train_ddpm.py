@@ -7,7 +7,6 @@ images, the cameras of demonstrations. The run's folder holds the log, samples w
 from __future__ import annotations
 
 import dataclasses
-import json
 import sys
 import time
 from dataclasses import dataclass
@@ -16,10 +15,8 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from accelerate import Accelerator
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from diffusion_ros import checkpoint
@@ -31,10 +28,25 @@ from training.image_datasets import MAX_NAMED, ImageData, load_images
 from training.image_diffusion import ImageDiffusion, ImageDiffusionLoss, to_float, to_uint8
 from training.networks.unet2d import Unet2d
 from training.noise_schedule import NoiseSchedule
-from training.run import ExponentialMovingAverage, git_commit, load_state, save_state, step_generator, warm_cosine
+from training.run import (
+    ExponentialMovingAverage,
+    Run,
+    git_commit,
+    load_state,
+    options_json,
+    save_state,
+    set_rates,
+    step_generator,
+    warm_cosine,
+)
 
 SCHEDULES = {"linear": "linear", "cosine": "squaredcos_cap_v2", "quadratic": "quadratic", "sigmoid": "sigmoid"}
 """How the options call the schedules of training/noise_schedule.py."""
+FREE = (
+    *("save_every", "validate_every", "sample_every", "sampler", "sampler_steps", "half_weights"),
+    *("inception", "stand_in_iterations", "evaluation_images"),
+)
+"""Options that do not change the weights."""
 SAMPLE_BATCH = 256
 """Images that are generated at once."""
 
@@ -192,7 +204,7 @@ def make_spec(options: Options, data: ImageData, scores: dict[str, Any]) -> Chec
         num_train_timesteps=options.num_train_timesteps,
         git_commit=git_commit(),
         data_hash=data.data_hash,
-        training=json.loads(json.dumps(dataclasses.asdict(options), default=str)),
+        training=options_json(options),
         scores=scores,
     )
 
@@ -202,16 +214,16 @@ class Trainer:
 
     def __init__(self, options: Options) -> None:
         self.options = options
-        self.accelerator = Accelerator(mixed_precision=options.mixed_precision, cpu=not torch.cuda.is_available())
-        self.device = self.accelerator.device
-        self.main = self.accelerator.is_main_process
-        torch.manual_seed(options.seed)
+        self.bookkeeping = Run(options, Options(options.data, options.out), FREE)
+        self.accelerator, self.device = self.bookkeeping.accelerator, self.bookkeeping.device
         self.data = load_images(options.data, options.image_size, options.limit, options.seed)
-        if self.main:
+        if self.bookkeeping.main:
             report_corrupt(self.data)
         self.flip = self.data.flip if options.flip is None else options.flip
         # Read now: a wrong file must be known before hours of training.
-        self.inception = inception(options.inception) if options.inception is not None and self.main else None
+        self.inception = (
+            inception(options.inception) if options.inception is not None and self.bookkeeping.main else None
+        )
         # Channels last: the order in which a CPU convolves fastest.
         self.diffusion = build_diffusion(options, self.data.shape).to(self.device)
         self.diffusion.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -221,10 +233,6 @@ class Trainer:
         self.iteration = 0
         self.train_curve: list[tuple[float, float]] = []
         self.validation_curve: list[tuple[float, float]] = []
-        self.log: SummaryWriter | None = None
-        if self.main:
-            options.run_folder.mkdir(parents=True, exist_ok=True)
-            self.log = SummaryWriter(str(options.run_folder))
 
     def batch(self, images: NDArray[np.uint8], generator: torch.Generator, size: int) -> tuple[Tensor, Tensor, Tensor]:
         """x_0 in [-1, 1], noise (B, C, H, W) and t (B,): half of the images mirrored, where that is wanted."""
@@ -244,32 +252,22 @@ class Trainer:
         optimizer: Any = torch.optim.AdamW(
             self.diffusion.parameters(), options.learning_rate, weight_decay=options.weight_decay, fused=True
         )
-        if options.resume:
-            self._resume(optimizer)
+        state = self.bookkeeping.saved()
+        if state is not None:
+            self._restore(state, optimizer)
         objective: Any = self.loss
         objective, optimizer = self.accelerator.prepare(objective, optimizer)
-        bar = tqdm(
-            total=options.iterations,
-            initial=self.iteration,
-            desc=f"{self.data.name} images",
-            disable=not self.main,
-            mininterval=2.0,
-            unit="it",
-        )
+        bar = self.bookkeeping.bar(f"{self.data.name} images", self.iteration, options.iterations)
         recent: list[float] = []
         while self.iteration < options.iterations:
             generator = step_generator(options.seed, 3, self.iteration, self.accelerator.process_index)
             factor = warm_cosine(self.iteration, options.iterations, max(1, min(200, options.iterations // 10)))
-            for group in optimizer.param_groups:
-                group["lr"] = options.learning_rate * factor
+            set_rates(optimizer, [options.learning_rate], factor)
             batch = self.batch(self.data.train, generator, options.batch_size)
             condition = options.self_conditioning and bool(torch.rand((), generator=generator) < 0.5)
             with self.accelerator.autocast():
                 loss = objective(*batch, condition)
-            optimizer.zero_grad(set_to_none=True)
-            self.accelerator.backward(loss)
-            self.accelerator.clip_grad_norm_(self.diffusion.parameters(), options.clip_norm)
-            optimizer.step()
+            self.bookkeeping.update(loss, optimizer, options.clip_norm)
             self.ema.update()
             self.iteration += 1
             recent.append(loss.item())
@@ -286,19 +284,18 @@ class Trainer:
             if self.iteration % options.save_every == 0 or self.iteration == options.iterations:
                 self._save(optimizer)
         bar.close()
-        if self.main:
+        if self.bookkeeping.main:
             with self.ema.applied():
                 self._finish()
 
     def _note(self, name: str, curve: list[tuple[float, float]], loss: float) -> None:
         curve.append((float(self.iteration), loss))
-        if self.log is not None:
-            self.log.add_scalar(f"{name}/loss", loss, self.iteration)
+        self.bookkeeping.record(f"{name}/loss", loss, self.iteration)
 
     @torch.no_grad()
     def _validate(self) -> None:
         """Loss of the averaged weights on the validation images, with the same noise each time."""
-        if not self.main:
+        if not self.bookkeeping.main:
             return
         with self.ema.applied():
             size = min(256, len(self.data.validation))
@@ -318,13 +315,12 @@ class Trainer:
         return np.concatenate(parts)
 
     def _show_samples(self) -> None:
-        if not self.main:
+        if not self.bookkeeping.main:
             return
         with self.ema.applied():
             picture = image_figures.grid(self.generate(32, self.options.seed), 8)
         image_figures.write_picture(self.options.run_folder / "samples" / f"{self.iteration:07d}.png", picture)
-        assert self.log is not None
-        self.log.add_image("samples", picture, self.iteration, dataformats="HWC")
+        self.bookkeeping.record_picture("samples", picture, self.iteration)
 
     def _extractor(self) -> Extractor:
         """Inception's features, or those of an autoencoder, which is trained once for a run."""
@@ -359,8 +355,7 @@ class Trainer:
         write_json(folder / "scores.json", scores)
         losses = {"training": self.train_curve, "validation, averaged weights": self.validation_curve}
         image_figures.write_curves(folder / "loss.png", losses, "iterations", f"{options.loss} loss")
-        if self.log is not None:
-            self.log.add_scalar("test/distance", scores["distance"], self.iteration)
+        self.bookkeeping.record("test/distance", scores["distance"], self.iteration)
         name = str(scores["features"])
         image_figures.write_curves(folder / "distance.png", curves, "images compared", name, log=True, x_log=True)
         draw(self.diffusion, data, generated, folder, options)
@@ -372,30 +367,19 @@ class Trainer:
         )
 
     def _save(self, optimizer: Any) -> None:
-        self.accelerator.wait_for_everyone()
-        if self.main:
-            save_state(
-                self.options.run_folder / "state.pt",
-                {
-                    "options": json.dumps(_identity(self.options, self.data)),
-                    "diffusion": self.diffusion.state_dict(),
-                    "ema": self.ema.state(),
-                    "optimizer": optimizer.state_dict(),
-                    "iteration": self.iteration,
-                    "train_curve": self.train_curve,
-                    "validation_curve": self.validation_curve,
-                },
-            )
+        self.bookkeeping.save(
+            data_hash=self.data.data_hash,
+            diffusion=self.diffusion.state_dict(),
+            ema=self.ema.state(),
+            optimizer=optimizer.state_dict(),
+            iteration=self.iteration,
+            train_curve=self.train_curve,
+            validation_curve=self.validation_curve,
+        )
 
-    def _resume(self, optimizer: Any) -> None:
-        path = self.options.run_folder / "state.pt"
-        state = load_state(path)
-        begun, mine = json.loads(state["options"]), _identity(self.options, self.data)
-        other = [
-            f"{name} {begun.get(name)!r}, now {mine.get(name)!r}" for name in mine if begun.get(name) != mine[name]
-        ]
-        if other:
-            raise ValueError(f"{path}: was begun with other options than these: {'; '.join(other)}")
+    def _restore(self, state: dict[str, Any], optimizer: Any) -> None:
+        if state["data_hash"] != self.data.data_hash:
+            raise ValueError(f"{self.options.run_folder}: was begun with other data than {self.options.data} holds now")
         self.diffusion.load_state_dict(state["diffusion"])
         self.ema.restore(state["ema"])
         optimizer.load_state_dict(state["optimizer"])
@@ -468,22 +452,13 @@ def draw(
     image_figures.write_picture(folder / "real_beside_generated.png", image_figures.captioned(beside, 2))
 
 
-def _identity(options: Options, data: ImageData) -> dict[str, Any]:
-    """The options and data that decide the weights, as JSON has them."""
-    free = {"resume", "out", "save_every", "validate_every", "sample_every", "threads", "sampler", "sampler_steps"}
-    free |= {"half_weights", "inception", "stand_in_iterations", "evaluation_images"}
-    values = {name: value for name, value in dataclasses.asdict(options).items() if name not in free}
-    identity: dict[str, Any] = json.loads(json.dumps({**values, "data_hash": data.data_hash}, default=str))
-    return identity
-
-
 def train(options: Options) -> None:
     """Trains and exports. ValueError, in one line, for data or options that do not fit."""
     torch.set_num_threads(options.threads)
     began = time.monotonic()
     trainer = Trainer(options)
     trainer.run()
-    if trainer.main:
+    if trainer.bookkeeping.main:
         print(f"took {(time.monotonic() - began) / 60:.1f} minutes")
 
 
