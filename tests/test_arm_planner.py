@@ -18,11 +18,11 @@ from trajectory_msgs.msg import JointTrajectory
 from visualization_msgs.msg import MarkerArray
 
 from diffusion_ros import messages, topics
-from diffusion_ros.arm_plan import HAND_RADIUS, REMAINS, ArmFollower, arm_state, rotation_of
+from diffusion_ros.arm_plan import HAND_RADIUS, REMAINS, ArmFollower, arm_state, make_planner, rotation_of
 from diffusion_ros.nodes.executor_node import ExecutorNode
 from diffusion_ros.nodes.planner_node import PlannerNode
 from diffusion_ros.nodes.simulation_node import SimulationNode
-from diffusion_ros.planner import Plan, Planner, clearance, leads_into
+from diffusion_ros.planner import Plan, clearance, leads_into
 from diffusion_ros.simulation import Simulation
 
 COLUMNS = {"action": slice(0, 7), "position": slice(7, 10), "rotation": slice(10, 16), "gripper": slice(16, 17)}
@@ -200,7 +200,7 @@ def test_the_executor_takes_the_simulated_hand_to_the_goal(
 def test_plans_without_velocities_are_dense_too(planner_path: Path) -> None:
     from diffusion_ros import checkpoint
 
-    planner = Planner(checkpoint.load(planner_path, kind="planner", task="arm"))
+    planner = make_planner(checkpoint.load(planner_path, kind="planner", task="arm"))
     plan = planner.plan(arm_state([0, 0, 1], DOWN, 0.08), arm_state([0.3, 0, 1], DOWN)).best
     positions, _ = plan.dense(20.0)
     assert positions.shape == (31, 3)

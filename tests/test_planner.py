@@ -12,11 +12,13 @@ import numpy as np
 import pytest
 import torch
 from diffusers import DDIMScheduler, DDPMScheduler
+from scipy.spatial.transform import Rotation
 
 from diffusion_ros import checkpoint
+from diffusion_ros.arm_plan import HandPlanner, arm_state
 from diffusion_ros.maze import maze_named
 from diffusion_ros.plan_follower import FOLLOWERS, make_follower
-from diffusion_ros.planner import Plan, PlanError, Planner, trailing_timesteps
+from diffusion_ros.planner import Plan, PlanError, Planner, obstacle_guides, trailing_timesteps
 from diffusion_ros.spec import CheckpointSpec, TensorSpec
 from training.diffuser import Diffuser, DiffuserLoss, loss_weights
 from training.noise_schedule import NoiseSchedule
@@ -360,7 +362,7 @@ def test_options_train_export_and_load(straight_lines: Path, tmp_path: Path, cha
 
 
 def write_demonstrations(path: Path, task: str, lengths: tuple[int, ...]) -> Path:
-    """Episodes in robomimic's format: a hand that goes along x, a millimetre a step, on from the one before."""
+    """Episodes in robomimic's format: a hand that goes along -y, a millimetre a step, on from the one before."""
     with h5py.File(path, "w") as file:
         data = file.create_group("data")
         data.attrs["env_args"] = json.dumps({"env_name": task})
@@ -369,10 +371,10 @@ def write_demonstrations(path: Path, task: str, lengths: tuple[int, ...]) -> Pat
             x = 0.001 * (at + np.arange(length))
             at += length
             obs = data.create_group(f"demo_{i}/obs")
-            obs["robot0_eef_pos"] = np.stack([x, 0 * x, 1 + 0 * x], axis=1)
+            obs["robot0_eef_pos"] = np.stack([0 * x, -x, 1 + 0 * x], axis=1)
             obs["robot0_eef_quat"] = np.tile([1.0, 0, 0, 0], (length, 1))
             obs["robot0_gripper_qpos"] = np.tile([0.02, -0.03], (length, 1))
-            data[f"demo_{i}/actions"] = np.tile([0.1, 0, 0, 0, 0, 0, -1], (length, 1))
+            data[f"demo_{i}/actions"] = np.tile([0, -0.1, 0, 0, 0, 0, -1], (length, 1))
     return path
 
 
@@ -385,20 +387,15 @@ def test_an_arms_windows_end_anywhere_and_hold_there(tmp_path: Path) -> None:
     assert data.leg_ends[[0, 39, 40, 99, 100, 149]].tolist() == [39, 39, 99, 99, 149, 149]
     generator = torch.Generator().manual_seed(0)
     batch = data.draw(np.arange(150), 200, generator, horizon=16, stride=2, hold=True).numpy()
-    # Each is turned about the vertical and moved: its actions still point where it goes.
+    # In the frame of its way: from its start, along x, whichever way the hand went in the world.
     way, action, gripper = batch[:, :, 7:9], batch[:, :, 0:2], batch[:, :, 16]
+    np.testing.assert_allclose(batch[:, 0, 7:10], 0, atol=1e-9)
+    assert way[:, -1, 0].min() >= 0 and np.median(way[:, -1, 0]) > 0.009
+    far = way[:, -1, 0] > 0  # where it goes nowhere, its frame is the world's
+    np.testing.assert_allclose(way[:, :, 1], 0, atol=1e-6)
+    np.testing.assert_allclose(action[far][:, :, 1], 0, atol=1e-6)
     steps = np.linalg.norm(np.diff(way, axis=1), axis=2) * 1000
     assert steps.max() < 2 + 1e-3
-    angle = np.arctan2(action[:, 0, 1], action[:, 0, 0])
-    assert np.ptp(angle) > 6 and len(np.unique(way[:, 0, 0].round(6))) > 190
-    moved = np.diff(way, axis=1)
-    crossed = action[:, :-1, 0] * moved[:, :, 1] - action[:, :-1, 1] * moved[:, :, 0]
-    np.testing.assert_allclose(crossed, 0, atol=1e-8)
-    assert ((action[:, :-1] * moved).sum(2) > -1e-8).all()
-    for first in (10, 13):  # the rotation's columns turn with it
-        turned = np.arctan2(batch[:, :, first + 1], batch[:, :, first])
-        flat = np.linalg.norm(batch[:, :, first : first + 2], axis=2) > 0.5
-        assert np.ptp(turned[flat]) > 6 if flat.any() else True
     x = np.linalg.norm(way - way[:, :1], axis=2)
     np.testing.assert_allclose(gripper, 0.05, atol=1e-6)  # held, not zeroed as a velocity is
     held = steps < 0.5
@@ -427,14 +424,40 @@ def test_an_arm_trains_exports_and_plans(tmp_path: Path) -> None:
     can = write_demonstrations(tmp_path / "can.hdf5", "PickPlaceCan", (40, 60))
     out = tmp_path / "arm.pt"
     Trainer(options(can, out, iterations=3)).run()
-    planner = Planner(checkpoint.load(out, kind="planner", task="arm"))
+    planner = HandPlanner(checkpoint.load(out, kind="planner", task="arm"))
     assert planner.spec.rate == 20.0
-    assert planner.spec.workspace_high[0] == pytest.approx(0.099 + 0.05)
+    assert planner.spec.workspace_low[1] == pytest.approx(-0.099 - 0.05)
     start, goal = np.full(10, np.nan), np.full(10, np.nan)
     start[:3], goal[:3] = [0, 0, 1], [0.05, 0, 1]
     rows = planner.plan(start, goal).best.rows
     assert rows.shape == (8, 17)
     np.testing.assert_allclose(rows[[0, -1], 7:10], [[0, 0, 1], [0.05, 0, 1]], atol=1e-6)
+
+    # Ways that differ in where they are and where to have plans that differ in nothing else.
+    turn, shift = Rotation.from_rotvec([0, 0, 2.1]), np.array([0.3, -0.2, 0.1])
+    start, goal = arm_state([0, 0, 1], [1, 0, 0, 0], 0.05), arm_state([0.05, 0.02, 1.01], [0.8, 0.6, 0, 0])
+    balls = np.array([[0.02, 0.03, 1.0, 0.01]])
+
+    def moved(state: np.ndarray) -> np.ndarray:
+        vectors = turn.apply(state[:9].reshape(3, 3))
+        return np.concatenate([vectors[0] + shift, vectors[1], vectors[2], state[9:]])
+
+    def plan(start: np.ndarray, goal: np.ndarray, balls: np.ndarray, warm: Any = None) -> Any:
+        return planner.plan(start, goal, guides=obstacle_guides(balls, 3, 0.05), warm=warm, watch=True, seed=3)
+
+    there = np.hstack([turn.apply(balls[:, :3]) + shift, balls[:, 3:]])
+    here = plan(start, goal, balls)
+    away = plan(moved(start), moved(goal), there)
+    for _ in range(2):
+        vectors = turn.apply(here.best.rows[:, [*range(6), *range(7, 16)]].reshape(-1, 3)).reshape(-1, 15)
+        vectors[:, 6:9] += shift
+        np.testing.assert_allclose(away.best.rows[:, [*range(6), *range(7, 16)]], vectors, atol=1e-5)
+        np.testing.assert_allclose(away.best.rows[:, [6, 16]], here.best.rows[:, [6, 16]], atol=1e-5)
+        np.testing.assert_allclose(away.denoising[-1][0], away.best.rows, atol=1e-5)
+        warm = here.best, away.best
+        here, away = plan(start, goal, balls, warm[0]), plan(moved(start), moved(goal), there, warm[1])
+    with pytest.raises(PlanError, match="goal: a hand's plan needs one"):
+        planner.plan(start)
 
 
 def test_a_value_function_is_learned_and_guides(straight_lines: Path, tmp_path: Path) -> None:

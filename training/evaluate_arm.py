@@ -11,7 +11,7 @@ from scipy.spatial.transform import Rotation
 from tqdm import tqdm
 
 from diffusion_ros import checkpoint
-from diffusion_ros.arm_plan import HAND_RADIUS, ArmFollower, arm_state
+from diffusion_ros.arm_plan import HAND_RADIUS, ArmFollower, arm_state, make_planner
 from diffusion_ros.planner import Array, Plan, Planner, clearance, obstacle_guides
 from diffusion_ros.simulation import TASKS, Simulation
 
@@ -50,7 +50,7 @@ def evaluate_arm(path: Path, episodes: int, seed: int, **overrides: Any) -> dict
 
     The ball's centre is on the way of the plan without guidance, so nearly all of those plans hit it.
     """
-    planner = Planner(checkpoint.load(path, kind="planner", task="arm", **overrides))
+    planner = make_planner(checkpoint.load(path, kind="planner", task="arm", **overrides))
     spec = planner.spec
     names = [name for name, task in TASKS.items() if task.environment in spec.environment.split(", ")]
     simulations = [Simulation(name) for name in names]

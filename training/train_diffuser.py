@@ -194,7 +194,7 @@ class Trainer:
             steps = steps[self.data.leg_ends >= 0]
         cut = int(len(steps) * (1 - options.validation))
         self.train_steps, self.held_steps = steps[:cut], steps[cut:]
-        extremes = self.data.extremes()
+        extremes = self.data.extremes(options.horizon, options.stride)
         self.width = extremes.shape[1]
         self.diffuser = build_diffuser(
             options, LimitsNormalizer.from_data(extremes), self.data.actions.shape[1], self.data.position_dim

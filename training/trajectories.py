@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from diffusion_ros.arm_plan import in_way_frames
 from diffusion_ros.maze import GOAL_RADIUS, maze_named
 from diffusion_ros.simulation import TASKS
 from diffusion_ros.spec import TensorSpec
@@ -22,10 +23,6 @@ from training.diffusion_policy import rotation_6d
 
 START_STEPS = 10
 """Steps from a leg's first that count as its start."""
-
-_ARM_POSITION = 7
-_ARM_VECTORS = (0, 3, _ARM_POSITION, _ARM_POSITION + 3, _ARM_POSITION + 6)
-"""Where vectors of three begin in an arm's rows: translation, rotation vector, position, the rotation's two columns."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +52,7 @@ class Trajectories:
     """Metres from where a leg ends within which a position counts as there."""
     any_goal: bool = False
     """Whether a leg may end anywhere, as an arm's may: then `draw` cuts it at a random step, holds the state from there
-    on, and moves the whole of it."""
+    on, and gives the window in the frame of its way."""
 
     def __len__(self) -> int:
         return len(self.states)
@@ -88,40 +85,13 @@ class Trajectories:
                 rows[over, column] = 0.0
         return rows.astype(np.float32)
 
-    def extremes(self) -> NDArray[np.float64]:
-        """Rows (N, D) that span all values that a window can have."""
-        rows = np.concatenate([self.actions, self.states], axis=1).astype(np.float64)
+    def extremes(self, horizon: int, stride: int) -> NDArray[np.float64]:
+        """Rows (N, D) that span what windows have: all steps, or many windows where these are turned."""
         if not self.any_goal:
-            return rows
-        corners = np.repeat(rows[:1], 2, axis=0)
-        corners[0], corners[1] = rows.min(axis=0), rows.max(axis=0)
-        for first in _ARM_VECTORS:
-            reach = np.linalg.norm(rows[:, first : first + 2], axis=1).max()
-            corners[0, first : first + 2], corners[1, first : first + 2] = -reach, reach
-        return corners
-
-    def _moved(self, rows: Tensor, generator: torch.Generator) -> Tensor:
-        """Windows (B, H, D) of an arm, each turned about the vertical and put somewhere in the box of all positions.
-
-        How a hand moves does not depend on where, but demonstrations of a task always go the same way: without this, a
-        plan to anywhere else goes that way too, and jumps to the goal in its last row.
-        """
-        angle = 2 * torch.pi * torch.rand(len(rows), 1, generator=generator)
-        cosine, sine = angle.cos(), angle.sin()
-        rows = rows.clone()
-        for first in _ARM_VECTORS:
-            x, y = rows[:, :, first].clone(), rows[:, :, first + 1].clone()
-            rows[:, :, first] = cosine * x - sine * y
-            rows[:, :, first + 1] = sine * x + cosine * y
-        columns = slice(_ARM_POSITION, _ARM_POSITION + 3)
-        position = rows[:, :, columns]
-        low = torch.from_numpy(self.states[:, :3].min(axis=0)) - position.amin(1)
-        high = torch.from_numpy(self.states[:, :3].max(axis=0)) - position.amax(1)
-        part = torch.rand((len(rows), 3), generator=generator)
-        # What is longer than the box cannot lie in it: it is put in its middle.
-        shift = torch.where(low <= high, low + part * (high - low), (low + high) / 2)
-        rows[:, :, columns] = position + shift[:, None]
-        return rows
+            return np.concatenate([self.actions, self.states], axis=1).astype(np.float64)
+        generator = torch.Generator().manual_seed(0)
+        windows = self.draw(np.arange(len(self)), 8192, generator, horizon, stride, hold=True)
+        return windows.double().numpy().reshape(-1, windows.shape[2])
 
     @property
     def _column_names(self) -> list[str]:
@@ -154,7 +124,8 @@ class Trajectories:
                 part = torch.rand(size, generator=generator).numpy()
                 length = np.minimum(START_STEPS, most) + np.floor(part * np.maximum(most - START_STEPS + 1, 1))
                 ends = chosen + np.minimum(length, most).astype(np.int64)
-                return self._moved(torch.from_numpy(self.windows(chosen, horizon, stride, hold, ends)), generator)
+                windows = self.windows(chosen, horizon, stride, hold, ends)
+                return torch.from_numpy(in_way_frames(windows.astype(np.float64)).astype(np.float32))
         else:
             chosen = np.minimum(chosen, np.maximum(self.stream_ends[chosen] - stride * (horizon - 1), 0))
         return torch.from_numpy(self.windows(chosen, horizon, stride, hold))

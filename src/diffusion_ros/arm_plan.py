@@ -5,11 +5,17 @@ A state is (10): position [m], the first two columns of the rotation matrix, the
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.spatial.transform import Rotation
 
-from diffusion_ros.planner import Plan
+from diffusion_ros.planner import Plan, PlanError, Planner, Plans
+
+if TYPE_CHECKING:
+    from diffusion_ros.checkpoint import Checkpoint
 
 Array = NDArray[np.float64]
 
@@ -17,6 +23,98 @@ HAND_RADIUS = 0.05
 """Metres about the grip site that count as the hand: the fingers and their tips."""
 REMAINS = 0.7
 """Of a distance to the plan after a control step that commanded all of it: a pose controller goes part of its way."""
+
+_ACTION = 7
+_VECTORS = (0, 3, 7, 10, 13)
+"""Where vectors of three begin in a row: translation, rotation vector, position, the rotation's two columns."""
+
+
+def way_frame(start: Array, end: Array) -> tuple[Array, Array]:
+    """Origin (..., 3) and angle (...) of the frame of a way: at its start, x level towards its end, z up.
+
+    How a hand moves does not depend on where it is and where it turns to, so a planner knows ways in this frame only:
+    then a few hundred demonstrations, which all go the same way, are enough for every way.
+    """
+    level = end - start
+    return np.array(start, np.float64), np.arctan2(level[..., 1], level[..., 0])
+
+
+def turned(vectors: Array, angle: Array) -> Array:
+    """Vectors (..., 3 or more), of which the first three are turned about z by angle (...)."""
+    result = np.array(vectors, np.float64)
+    cosine, sine = np.cos(angle), np.sin(angle)
+    result[..., 0] = cosine * vectors[..., 0] - sine * vectors[..., 1]
+    result[..., 1] = sine * vectors[..., 0] + cosine * vectors[..., 1]
+    return result
+
+
+def _turn_rows(rows: Array, angle: Array, first: int) -> None:
+    """In place: all vectors of rows (..., D), whose first column is number `first` of a whole row."""
+    for at in _VECTORS:
+        if at >= first:
+            part = slice(at - first, at - first + 3)
+            rows[..., part] = turned(rows[..., part], angle)
+
+
+def in_way_frames(rows: Array) -> Array:
+    """Trajectories (B, H, 17) in the world, each in the frame of its own way."""
+    rows = np.array(rows, np.float64)
+    position = slice(_ACTION, _ACTION + 3)
+    origin, angle = way_frame(rows[:, 0, position], rows[:, -1, position])
+    rows[..., position] -= origin[:, None]
+    _turn_rows(rows, -angle[:, None], 0)
+    return rows
+
+
+class HandPlanner(Planner):
+    """Plans of a hand: the checkpoint has them in the frame of the way, whoever asks has them in the world."""
+
+    def plan(self, start: Array, goal: Array | None = None, **options: Any) -> Plans:
+        """See Planner.plan; states, guides, warm starts and what comes back are in the world."""
+        if goal is None:
+            raise PlanError("goal: a hand's plan needs one")
+        start, goal = np.asarray(start, np.float64), np.asarray(goal, np.float64)
+        origin, angle = way_frame(start[:3], goal[:3])
+
+        def state(world: Array) -> Array:
+            local = np.array(world, np.float64)
+            local[..., :3] -= origin
+            _turn_rows(local, -angle, _ACTION)
+            return local
+
+        def rows(local: Array) -> Array:
+            world = np.array(local, np.float64)
+            _turn_rows(world, angle, 0)
+            world[..., _ACTION : _ACTION + 3] += origin
+            return world
+
+        options["way_points"] = {row: state(point) for row, point in (options.get("way_points") or {}).items()}
+        options["guides"] = self._guides(options.get("guides") or {}, origin, angle)
+        warm: Plan | None = options.get("warm")
+        if warm is not None:
+            local = np.array(warm.rows)
+            local[:, _ACTION : _ACTION + 3] -= origin
+            _turn_rows(local, -angle, 0)
+            options["warm"] = Plan(local, warm.stride, warm.columns)
+        plans = super().plan(state(start), state(goal), **options)
+        candidates = [Plan(rows(plan.rows), plan.stride, plan.columns) for plan in plans.candidates]
+        denoising = [rows(estimate) for estimate in plans.denoising]
+        return Plans(candidates, plans.costs, plans.steps, plans.seconds, denoising)
+
+    @staticmethod
+    def _guides(guides: Mapping[str, Array], origin: Array, angle: Array) -> dict[str, Array]:
+        local = dict(guides)
+        for name in ("obstacles", "goal"):
+            if name in local:
+                moved = np.array(local[name], np.float64)
+                moved[..., :3] -= origin
+                local[name] = turned(moved, -angle)
+        return local
+
+
+def make_planner(checkpoint: Checkpoint) -> Planner:
+    """The planner for what a checkpoint was trained on."""
+    return HandPlanner(checkpoint) if checkpoint.spec.task == "arm" else Planner(checkpoint)
 
 
 def arm_state(position: ArrayLike, quaternion: ArrayLike, opening: float = float("nan")) -> Array:

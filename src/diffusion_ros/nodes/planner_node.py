@@ -25,6 +25,7 @@ from rclpy.task import Future
 from visualization_msgs.msg import MarkerArray
 
 from diffusion_ros import checkpoint, messages, topics
+from diffusion_ros.arm_plan import make_planner
 from diffusion_ros.diagnostics import ERROR, OK, WARN, Diagnostics
 from diffusion_ros.nodes.planner_domains import domain_of
 from diffusion_ros.nodes.runner import RunnableNode, run
@@ -33,7 +34,6 @@ from diffusion_ros.planner import (
     Array,
     Plan,
     PlanError,
-    Planner,
     Plans,
     clearance,
     leads_into,
@@ -97,7 +97,7 @@ class PlannerNode(RunnableNode):
         super().__init__("planner", parameter_overrides)
         self.parameters = p = declare(self, PlannerParameters)
         torch.set_num_threads(p.threads)
-        self.planner = Planner(
+        self.planner = make_planner(
             checkpoint.load(
                 p.checkpoint,
                 p.device,
