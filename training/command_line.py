@@ -25,6 +25,7 @@ def run(options: type[T], job: Callable[[T], None], description: str | None, aft
     """
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     signal.signal(signal.SIGTERM, _terminate)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs are started without it
     try:
         job(_parse(options, description))
     except KeyboardInterrupt:

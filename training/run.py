@@ -143,10 +143,14 @@ class Run:
         torch.manual_seed(options.seed)
         self._options, self._defaults, self._free = options, defaults, {"resume", "out", "threads", *free}
         self._state_path = options.run_folder / "state.pt"
-        self._log: SummaryWriter | None = None
-        if self.main:
-            options.run_folder.mkdir(parents=True, exist_ok=True)
-            self._log = SummaryWriter(str(options.run_folder))
+        self._writer: SummaryWriter | None = None
+
+    @property
+    def _log(self) -> SummaryWriter:
+        """Made when it is first written to: bad input leaves no folder behind."""
+        if self._writer is None:
+            self._writer = SummaryWriter(str(self._options.run_folder))
+        return self._writer
 
     def _identity(self, options: RunOptions) -> dict[str, Any]:
         """The options that decide the weights."""
@@ -176,12 +180,12 @@ class Run:
 
     def record(self, name: str, value: float, iteration: int) -> None:
         """To TensorBoard."""
-        if self._log is not None:
+        if self.main:
             self._log.add_scalar(name, value, iteration)
 
     def record_picture(self, name: str, picture: NDArray[np.uint8], iteration: int) -> None:
         """A picture (H, W, 3) to TensorBoard."""
-        if self._log is not None:
+        if self.main:
             self._log.add_image(name, picture, iteration, dataformats="HWC")
 
     def update(self, loss: Tensor, optimizer: Any, clip_norm: float | None = None) -> None:
