@@ -18,7 +18,16 @@ from trajectory_msgs.msg import JointTrajectory
 from visualization_msgs.msg import MarkerArray
 
 from diffusion_ros import messages, topics
-from diffusion_ros.arm_plan import HAND_RADIUS, REMAINS, ArmFollower, arm_state, make_planner, rotation_of
+from diffusion_ros.arm_plan import (
+    HAND_RADIUS,
+    REMAINS,
+    STEP_LENGTH,
+    ArmFollower,
+    arm_state,
+    make_planner,
+    rotation_of,
+    smoothed,
+)
 from diffusion_ros.nodes.executor_node import ExecutorNode
 from diffusion_ros.nodes.planner_node import PlannerNode
 from diffusion_ros.nodes.simulation_node import SimulationNode
@@ -40,11 +49,11 @@ def parameters(planner_path: Path) -> list[Parameter[Any]]:
 
 
 def straight(rows: int = 5, stride: int = 2) -> Plan:
-    """0.02 m along x a row, turning 0.1 rad about z a row."""
+    """0.012 m along x a row, turning 0.1 rad about z a row."""
     turns = Rotation.from_rotvec([[0, 0, 0.1 * i] for i in range(rows)])
     values = np.zeros((rows, 17))
     values[:, 0], values[:, 6] = 0.01, -1.0
-    values[:, 7] = 0.02 * np.arange(rows)
+    values[:, 7] = 0.012 * np.arange(rows)
     values[:, 10:16] = turns.as_matrix()[:, :, :2].transpose(0, 2, 1).reshape(rows, 6)
     return Plan(values, stride, COLUMNS)
 
@@ -58,22 +67,60 @@ def test_planned_rotations_are_the_nearest() -> None:
     assert np.isnan(arm_state([1, 2, 3], DOWN)[9])
 
 
-def test_a_follower_on_its_plan_gives_the_planned_actions() -> None:
+def test_a_follower_on_its_plan_commands_what_takes_an_arm_along_it() -> None:
     follower = ArmFollower(straight(), 20.0)
     assert follower.steps == 8
-    quaternion = Rotation.from_rotvec([0, 0, 0.1]).as_quat()
-    rows = follower.rows(2, np.array([0.02, 0.0, 0.0]), quaternion, 4)
-    np.testing.assert_allclose(rows, [[0.01, 0, 0, 0, 0, 0, -1]] * 4, atol=1e-9)
+    rows = follower.rows(2, np.array([0.012, 0.0, 0.0]), Rotation.from_rotvec([0, 0, 0.1]).as_quat(), 4)
+    onward = np.array([0.006, 0, 0, 0, 0, 0.05]) / (1 - REMAINS)
+    np.testing.assert_allclose(rows, [[*onward, -1]] * 4, atol=1e-9)
+    # A controller that goes part of what it is told stays on the plan.
+    x = 0.0
+    for step in range(follower.steps):
+        np.testing.assert_allclose(x, follower.positions[step, 0], atol=1e-9)
+        quaternion = Rotation.from_rotvec([0, 0, 0.05 * step]).as_quat()
+        x += (1 - REMAINS) * follower.rows(step, np.array([x, 0, 0]), quaternion, 1)[0, 0]
+    np.testing.assert_allclose(x, 0.048, atol=1e-9)
 
 
 def test_a_follower_makes_up_for_part_of_what_is_off_and_holds_at_the_end() -> None:
     follower = ArmFollower(straight(), 20.0)
-    rows = follower.rows(2, np.array([0.02, 0.03, 0.0]), Rotation.identity().as_quat(), 2)
-    np.testing.assert_allclose(rows[0], [0.01, -0.03, 0, 0, 0, 0.1, -1], atol=1e-9)
-    np.testing.assert_allclose(rows[1], [0.01, -0.03 * REMAINS, 0, 0, 0, 0.1 * REMAINS, -1], atol=1e-9)
-    rows = follower.rows(50, np.array([0.08, 0.0, 0.02]), Rotation.from_rotvec([0, 0, 0.4]).as_quat(), 3)
+    rows = follower.rows(2, np.array([0.012, 0.03, 0.0]), Rotation.identity().as_quat(), 2)
+    x, turn = 0.006 / (1 - REMAINS), 0.05 / (1 - REMAINS)
+    np.testing.assert_allclose(rows[0], [x, -0.03, 0, 0, 0, turn + 0.1, -1], atol=1e-9)
+    np.testing.assert_allclose(rows[1], [x, -0.03 * REMAINS, 0, 0, 0, turn + 0.1 * REMAINS, -1], atol=1e-9)
+    rows = follower.rows(50, np.array([0.048, 0.0, 0.02]), Rotation.from_rotvec([0, 0, 0.4]).as_quat(), 3)
     np.testing.assert_allclose(rows[:, 2], [-0.02, -0.02 * REMAINS, -0.02 * REMAINS**2], atol=1e-9)
     np.testing.assert_allclose(rows[:, [0, 1, 3, 4, 5, 6]], [[0, 0, 0, 0, 0, -1]] * 3, atol=1e-9)
+
+
+def test_a_plan_that_is_too_fast_for_an_arm_takes_longer_on_the_same_way() -> None:
+    plan = straight()
+    fast = Plan(plan.rows * np.where(np.arange(17) == 7, 10.0, 1.0), plan.stride, plan.columns)
+    follower = ArmFollower(fast, 20.0)
+    lengths = np.linalg.norm(np.diff(follower.positions, axis=0), axis=1)
+    assert lengths.max() <= STEP_LENGTH + 1e-9 and follower.steps == 8 * 9
+    np.testing.assert_allclose(follower.positions[[0, -1], 0], [0, 0.48], atol=1e-9)
+    np.testing.assert_allclose(follower.rotations[-1].as_rotvec(), [0, 0, 0.4], atol=1e-9)
+
+
+def test_a_hand_that_is_held_up_is_not_pushed_on() -> None:
+    follower = ArmFollower(straight(), 20.0)
+    assert follower.strayed(4, np.array([0.02, 0.0, 0.01])) == ""
+    assert "0.050 m off its way, at most 0.03 m expected" in follower.strayed(4, np.array([0.024, 0.05, 0.0]))
+    long = straight(41)
+    assert "m from where it is to be by now" in ArmFollower(long, 20.0).strayed(60, np.zeros(3))
+
+
+def test_smoothing_keeps_the_ends_and_takes_noise_away() -> None:
+    plan = straight(40)
+    noisy = plan.rows.copy()
+    noisy[:, 7:10] += 0.01 * np.random.default_rng(0).standard_normal((40, 3))
+    smooth = smoothed(noisy)
+    np.testing.assert_allclose(smooth[[0, -1], 7:10], noisy[[0, -1], 7:10], atol=1e-12)
+    np.testing.assert_array_equal(np.delete(smooth, [7, 8, 9], 1), np.delete(noisy, [7, 8, 9], 1))
+    before, after = (np.abs(np.diff(rows[:, 7:10], 2, axis=0)).mean() for rows in (noisy, smooth))
+    assert after < 0.2 * before
+    np.testing.assert_allclose(smoothed(plan.rows), plan.rows, atol=1e-9)
 
 
 def test_clearance_is_from_the_hands_surface() -> None:
@@ -132,7 +179,8 @@ def test_a_goal_becomes_chunks_that_answer_every_pose(ros: Graph, parameters: li
     ros.spin_until(lambda: robot.chunks)
     chunk = messages.chunk_from_msg(robot.chunks[-1])
     assert (chunk.stamp_ns, chunk.period_ns) == (1_050_000_000, 50_000_000)
-    np.testing.assert_allclose(chunk.rows[:, 0], 0.01 + 0.01 * REMAINS ** np.arange(10), atol=1e-4)
+    expected = 0.005 / (1 - REMAINS) + 0.005 * REMAINS ** np.arange(10)
+    np.testing.assert_allclose(chunk.rows[:, 0], expected, atol=1e-4)
     np.testing.assert_allclose(chunk.rows[:, 1:3], 0, atol=1e-6)
     # Something comes in the way: no more chunks, and the reason is told.
     robot.obstacles.publish(messages.balls_to_msg([[0.2, 0.0, 1.0, 0.03]], (1.0, 0.0, 0.0, 1.0), "x", "world"))

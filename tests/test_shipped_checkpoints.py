@@ -8,14 +8,16 @@ import numpy as np
 import pytest
 
 from diffusion_ros import checkpoint
+from diffusion_ros.arm_plan import arm_state, make_planner
 from diffusion_ros.maze import load_map, maze_named
 from diffusion_ros.planner import Planner
 from diffusion_ros.policy import Policy
 from diffusion_ros.simulation import TASKS, Simulation
+from training.evaluate_arm import least, plan_clear
 
 CHECKPOINTS = sorted((Path(__file__).resolve().parents[1] / "checkpoints").glob("*.pt"))
 PLANNERS = [path for path in CHECKPOINTS if path.stem.startswith("maze_")]
-POLICIES = [path for path in CHECKPOINTS if path not in PLANNERS]
+POLICIES = [path for path in CHECKPOINTS if path.stem.endswith(("_state", "_pixels"))]
 
 
 def test_the_default_of_make_sim_ships() -> None:
@@ -46,6 +48,19 @@ def test_checkpoint_fits_its_task(path: Path) -> None:
     assert np.all(rows[:4, 2] < 0) and np.all(rows[:4, 6] < -0.5)
     low, high = np.array(spec.workspace_low), np.array(spec.workspace_high)
     assert np.all(frame["robot0_eef_pos"] > low) and np.all(frame["robot0_eef_pos"] < high)
+
+
+def test_the_arms_planner_goes_where_it_is_asked_and_past_a_ball() -> None:
+    path = next(path for path in CHECKPOINTS if path.name == "arm_planner.pt")
+    planner = make_planner(checkpoint.load(path, kind="planner", task="arm"))
+    assert set(planner.spec.environment.split(", ")) == {"PickPlaceCan", "NutAssemblySquare"}
+    start = arm_state([-0.1, -0.1, 1.0], [1, 0, 0, 0], 0.08)
+    goal = arm_state([0.1, 0.3, 1.05], [1, 0, 0, 0])
+    free = planner.plan(start, goal, seed=0).best.dense(planner.spec.rate)[0]
+    np.testing.assert_allclose(free[[0, -1]], [[-0.1, -0.1, 1.0], [0.1, 0.3, 1.05]], atol=1e-5)
+    balls = np.append(free[len(free) // 2], 0.06)[None]
+    plan = plan_clear(planner, start, goal, balls, seed=0)
+    assert least(free, balls) < 0 and plan is not None and least(plan.dense(planner.spec.rate)[0], balls) > 0
 
 
 @pytest.mark.parametrize("path", PLANNERS, ids=lambda path: path.stem)

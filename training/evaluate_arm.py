@@ -17,8 +17,12 @@ from diffusion_ros.simulation import TASKS, Simulation
 
 BALL_RADIUS = 0.06
 """Metres."""
-MARGIN = 0.03
-"""Metres that guidance keeps beyond contact."""
+MARGIN = 0.06
+"""Metres beyond contact from which guidance pushes away."""
+WEIGHT = 3.0
+"""Of that guidance."""
+KEPT = 0.03
+"""Metres beyond contact that a plan must keep: as far as an arm may be off it."""
 CANDIDATES = 16
 LEAST_WAY = 0.35
 """Metres from start to goal, so that neither is in the ball."""
@@ -35,12 +39,11 @@ def least(positions: Array, balls: Array) -> float:
 
 
 def plan_clear(planner: Planner, start: Array, goal: Array, balls: Array, seed: int) -> Plan | None:
-    """The first of the ranked candidates that is clear of the balls, None where none is."""
-    plans = planner.plan(
-        start, goal, guides=obstacle_guides(balls, 3, HAND_RADIUS + MARGIN), candidates=CANDIDATES, seed=seed
-    )
+    """The first of the ranked candidates that keeps away from the balls, None where none does."""
+    guides = obstacle_guides(balls, 3, HAND_RADIUS + MARGIN, WEIGHT)
+    plans = planner.plan(start, goal, guides=guides, candidates=CANDIDATES, seed=seed)
     for plan in plans.candidates:
-        if least(plan.dense(planner.spec.rate)[0], balls) > 0:
+        if least(plan.dense(planner.spec.rate)[0], balls) > KEPT:
             return plan
     return None
 
@@ -48,7 +51,7 @@ def plan_clear(planner: Planner, start: Array, goal: Array, balls: Array, seed: 
 def evaluate_arm(path: Path, episodes: int, seed: int, **overrides: Any) -> dict[str, Any]:
     """Contacts of planned and of executed ways with and without guidance, and how near to their goals they end.
 
-    The ball's centre is on the way of the plan without guidance, so nearly all of those plans hit it.
+    The ball is on the way of the plan without guidance, as far from the start as from the goal: those plans hit it.
     """
     planner = make_planner(checkpoint.load(path, kind="planner", task="arm", **overrides))
     spec = planner.spec
@@ -72,8 +75,8 @@ def evaluate_arm(path: Path, episodes: int, seed: int, **overrides: Any) -> dict
         start, goal = arm_state(at, turn.as_quat(), opening), arm_state(to, goal_turn.as_quat())
         free = planner.plan(start, goal, seed=seed + index).best
         way = free.dense(spec.rate)[0]
-        travelled = np.concatenate([[0.0], np.cumsum(np.linalg.norm(np.diff(way, axis=0), axis=1))])
-        middle = way[np.searchsorted(travelled, travelled[-1] / 2)]
+        distances = [np.linalg.norm(way - end, axis=1) for end in (at, to)]
+        middle = way[np.argmin(np.abs(distances[0] - distances[1]))]
         balls = np.append(middle + rng.uniform(-0.03, 0.03, 3), BALL_RADIUS)[None]
         plan = plan_clear(planner, start, goal, balls, seed + index)
         result: dict[str, Any] = {
@@ -83,11 +86,13 @@ def evaluate_arm(path: Path, episodes: int, seed: int, **overrides: Any) -> dict
             "planned": plan is not None,
         }
         if plan is not None:
-            executed = _execute(simulation, ArmFollower(plan, spec.rate), np.array([spec.action_low, spec.action_high]))
+            limits = np.array([spec.action_low, spec.action_high])
+            executed, strayed = _execute(simulation, ArmFollower(plan, spec.rate), limits)
             end = simulation.observe(images=False)
             result |= {
                 "clearance": least(plan.dense(spec.rate)[0], balls),
                 "executed_clearance": least(executed, balls),
+                "strayed": strayed,
                 "position_error": float(np.linalg.norm(end["robot0_eef_pos"] - to)),
                 "rotation_error": float((goal_turn * Rotation.from_quat(end["robot0_eef_quat"]).inv()).magnitude()),
             }
@@ -103,6 +108,7 @@ def evaluate_arm(path: Path, episodes: int, seed: int, **overrides: Any) -> dict
         "contacts_without_guidance": sum(r["free_clearance"] < 0 for r in results),
         "contacts": sum(r["clearance"] < 0 for r in planned),
         "executed_contacts": sum(r["executed_clearance"] < 0 for r in planned),
+        "strayed": sum(bool(r["strayed"]) for r in planned),
         "position_error_mm": 1000 * float(np.median([r["position_error"] for r in planned])) if planned else None,
         "rotation_error_deg": float(np.rad2deg(np.median([r["rotation_error"] for r in planned]))) if planned else None,
         "sampler": spec.sampler,
@@ -114,12 +120,16 @@ def evaluate_arm(path: Path, episodes: int, seed: int, **overrides: Any) -> dict
     }
 
 
-def _execute(simulation: Simulation, follower: ArmFollower, limits: Array) -> Array:
-    """Positions (T, 3) m of the hand while it follows the plan and settles at its end."""
+def _execute(simulation: Simulation, follower: ArmFollower, limits: Array) -> tuple[Array, str]:
+    """Positions (T, 3) m of the hand while it follows the plan and settles at its end; and why it gave up, or ''."""
     positions = []
+    strayed = ""
     for step in range(follower.steps + SETTLING_STEPS):
         hand = simulation.observe(images=False)
         positions.append(hand["robot0_eef_pos"])
+        strayed = follower.strayed(step, positions[-1])
+        if strayed:
+            break
         row = follower.rows(step, hand["robot0_eef_pos"], hand["robot0_eef_quat"], 1)[0]
         simulation.step(np.clip(row, limits[0], limits[1]))
-    return np.array([*positions, simulation.observe(images=False)["robot0_eef_pos"]])
+    return np.array([*positions, simulation.observe(images=False)["robot0_eef_pos"]]), strayed

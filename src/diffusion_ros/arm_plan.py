@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.spatial.transform import Rotation
+from scipy.signal import savgol_filter
+from scipy.spatial.transform import Rotation, Slerp
 
 from diffusion_ros.planner import Plan, PlanError, Planner, Plans
 
@@ -22,7 +23,17 @@ Array = NDArray[np.float64]
 HAND_RADIUS = 0.05
 """Metres about the grip site that count as the hand: the fingers and their tips."""
 REMAINS = 0.7
-"""Of a distance to the plan after a control step that commanded all of it: a pose controller goes part of its way."""
+"""Of a distance after a control step that commanded all of it: a pose controller goes part of its way."""
+STRAY = 0.03
+"""Metres that a hand may be off its way."""
+LAG = 0.12
+"""Metres that it may be from where it is to be by now."""
+STEP_LENGTH = 0.007
+"""Metres that an arm is asked to go in a control step; commands of 0.05 m go about 0.013 m."""
+STEP_ANGLE = 0.07
+"""Radians, likewise; commands of 0.5 rad go about 0.13 rad."""
+SMOOTHED_ROWS = 9
+"""Rows of a plan that a parabola is fitted to, to take the network's noise off its positions."""
 
 _ACTION = 7
 _VECTORS = (0, 3, 7, 10, 13)
@@ -66,6 +77,18 @@ def in_way_frames(rows: Array) -> Array:
     return rows
 
 
+def smoothed(rows: Array) -> Array:
+    """A plan (H, 17) whose positions are smoothed (Savitzky and Golay 1964), from where to where it was."""
+    rows = np.array(rows, np.float64)
+    position = rows[:, _ACTION : _ACTION + 3]
+    if len(position) >= SMOOTHED_ROWS:
+        smooth = savgol_filter(position, SMOOTHED_ROWS, 2, axis=0)
+        part = np.linspace(0, 1, len(position))[:, None]
+        smooth += (1 - part) * (position[0] - smooth[0]) + part * (position[-1] - smooth[-1])
+        rows[:, _ACTION : _ACTION + 3] = smooth
+    return rows
+
+
 class HandPlanner(Planner):
     """Plans of a hand: the checkpoint has them in the frame of the way, whoever asks has them in the world."""
 
@@ -97,7 +120,7 @@ class HandPlanner(Planner):
             _turn_rows(local, -angle, 0)
             options["warm"] = Plan(local, warm.stride, warm.columns)
         plans = super().plan(state(start), state(goal), **options)
-        candidates = [Plan(rows(plan.rows), plan.stride, plan.columns) for plan in plans.candidates]
+        candidates = [Plan(smoothed(rows(plan.rows)), plan.stride, plan.columns) for plan in plans.candidates]
         denoising = [rows(estimate) for estimate in plans.denoising]
         return Plans(candidates, plans.costs, plans.steps, plans.seconds, denoising)
 
@@ -132,22 +155,50 @@ def rotation_of(columns: Array) -> Rotation:
 
 
 class ArmFollower:
-    """Commands from a plan: its own actions, and the way back to where the plan is by now.
+    """Commands that lead along a plan's positions and rotations, with the gripper as planned.
 
-    The way back is in all rows, less in each: an executor that has a chunk for every observation answers one with the
+    A plan that asks for more in a control step than an arm can go takes longer: an arm that lagged behind would cut the
+    corners, and they may be there for a reason. A row is what the step is to go and the way back to where the plan is
+    by now; a pose controller goes part of what it is told (REMAINS), so what a step is to go is commanded larger. Not
+    the plan's own actions: where a guide has bent a way, they still lead along the one that demonstrations went. The
+    way back is in all rows, less in each: an executor that has a chunk for every observation answers one with the
     second row of the chunk before.
     """
 
     def __init__(self, plan: Plan, rate: float) -> None:
         """rate: control steps a second [Hz]."""
-        self.plan = plan
-        self.positions, _ = plan.dense(rate)
-        self.rotations = rotation_of(plan.part("rotation"))
+        positions, _ = plan.dense(rate)
+        rows = np.arange(len(positions)) / plan.stride
+        turns = Slerp(np.arange(len(plan.rows)), rotation_of(plan.part("rotation")))
+        angles = (turns(rows[1:]) * turns(rows[:-1]).inv()).magnitude()
+        lengths = np.linalg.norm(np.diff(positions, axis=0), axis=1)
+        parts = np.maximum(lengths / STEP_LENGTH, angles / STEP_ANGLE)
+        # Where each control step begins, in steps of the plan.
+        begins = np.concatenate([k + np.arange(n) / n for k, n in enumerate(np.maximum(1, np.ceil(parts)).astype(int))])
+        begins = np.append(begins, len(positions) - 1.0)
+        steps = np.arange(len(positions))
+        self.positions: Array = np.stack([np.interp(begins, steps, axis) for axis in positions.T], axis=1)
+        """(steps + 1, 3) m, where the hand is to be at each control step."""
+        self.rotations = turns(begins / plan.stride)
+        self._gripper = plan.part("action")[np.minimum(begins / plan.stride, len(plan.rows) - 2).astype(int), 6]
+        onward = (self.rotations[1:] * self.rotations[:-1].inv()).as_rotvec()
+        self._onward = np.hstack([np.diff(self.positions, axis=0), onward])
+        """(steps, 6): what each control step is to go."""
 
     @property
     def steps(self) -> int:
         """Control steps from the plan's start to its end."""
-        return len(self.positions) - 1
+        return len(self._onward)
+
+    def strayed(self, step: int, position: Array) -> str:
+        """Why a hand at position (3) m is not to go on along the plan, '' where it may: something holds it up."""
+        distances = np.linalg.norm(self.positions - position, axis=1)
+        off, behind = float(distances.min()), float(distances[min(step, self.steps)])
+        if off > STRAY:
+            return f"the hand is {off:.3f} m off its way, at most {STRAY:g} m expected"
+        if behind > LAG:
+            return f"the hand is {behind:.3f} m from where it is to be by now, at most {LAG:g} m expected"
+        return ""
 
     def rows(self, step: int, position: Array, quaternion: Array, n: int) -> Array:
         """Rows (n, 7) from control step `step` on, for a hand at position (3) m and quaternion (4) xyzw.
@@ -157,14 +208,10 @@ class ArmFollower:
         due = min(step, self.steps)
         rows = np.zeros((n, 7))
         for i in range(n):
-            at = step + i
+            at = min(step + i, self.steps)
+            rows[i, 6] = self._gripper[at]
             if at < self.steps:
-                rows[i] = self.plan.part("action")[at // self.plan.stride]
-            else:
-                rows[i, 6] = self.plan.part("action")[-2, 6]
-        row = due // self.plan.stride
-        back = np.append(
-            self.positions[due] - position, (self.rotations[row] * Rotation.from_quat(quaternion).inv()).as_rotvec()
-        )
-        rows[:, :6] += REMAINS ** np.arange(n)[:, None] * back
+                rows[i, :6] = self._onward[at] / (1 - REMAINS)
+        turn_back = (self.rotations[due] * Rotation.from_quat(quaternion).inv()).as_rotvec()
+        rows[:, :6] += REMAINS ** np.arange(n)[:, None] * np.append(self.positions[due] - position, turn_back)
         return rows

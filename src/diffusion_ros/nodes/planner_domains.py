@@ -17,7 +17,7 @@ from trajectory_msgs.msg import JointTrajectory
 
 from diffusion_ros import messages, topics
 from diffusion_ros.action_chunk import ActionChunk
-from diffusion_ros.arm_plan import HAND_RADIUS, ArmFollower, arm_state
+from diffusion_ros.arm_plan import HAND_RADIUS, ArmFollower, arm_state, rotation_of
 from diffusion_ros.maze import BALL_RADIUS, FRAME, MazeMap, jumped
 from diffusion_ros.planner import Array, Plan, PlanError, clearance, leads_into
 
@@ -184,6 +184,11 @@ class ArmDomain:
             self._followed = None
             self._node.refuse("an obstacle has come in the way of the plan")
             return
+        strayed = follower.strayed(step, position)
+        if strayed:
+            self._followed = None
+            self._node.refuse(strayed)
+            return
         if step > follower.steps + _SETTLING_SECONDS * 1e9 / period_ns:
             self._followed = None
             return
@@ -217,7 +222,7 @@ class ArmDomain:
         self._followed = follower, stamp_ns
         period_ns = plan.stride * self._node.planner.spec.period_ns
         opening = plan.part("gripper")
-        quaternions = follower.rotations.as_quat()
+        quaternions = rotation_of(plan.part("rotation")).as_quat()
         states = np.hstack([plan.part("position"), quaternions, opening])
         self._trajectory.publish(messages.hand_trajectory_to_msg(states, period_ns, stamp_ns, self.frame))
 
