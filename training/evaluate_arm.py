@@ -17,17 +17,19 @@ from diffusion_ros.simulation import TASKS, Simulation
 
 BALL_RADIUS = 0.06
 """Metres."""
-MARGIN = 0.06
+MARGIN = 0.08
 """Metres beyond contact from which guidance pushes away."""
 WEIGHT = 3.0
 """Of that guidance."""
-KEPT = 0.03
+KEPT = 0.05
 """Metres beyond contact that a plan must keep: as far as an arm may be off it."""
 CANDIDATES = 16
 LEAST_WAY = 0.35
 """Metres from start to goal, so that neither is in the ball."""
 LEAST_HEIGHT = 0.95
 """Metres of a goal: the tasks' bins and pegs end below."""
+FLOOR = 0.93
+"""Metres: guidance keeps the hand above."""
 REACH = 0.7
 """Metres from the robot's base, horizontally, within which a hand that points down can be."""
 SETTLING_STEPS = 10
@@ -40,10 +42,13 @@ def least(positions: Array, balls: Array) -> float:
 
 def plan_clear(planner: Planner, start: Array, goal: Array, balls: Array, seed: int) -> Plan | None:
     """The first of the ranked candidates that keeps away from the balls, None where none does."""
-    guides = obstacle_guides(balls, 3, HAND_RADIUS + MARGIN, WEIGHT)
+    # The table, too: to a hand, a ball of 5 m below it is flat. The tasks' own things are lower than FLOOR.
+    everything = np.vstack([balls, [*(start[:2] + goal[:2]) / 2, FLOOR - 5.0 - HAND_RADIUS - MARGIN, 5.0]])
+    guides = obstacle_guides(everything, 3, HAND_RADIUS + MARGIN, WEIGHT)
     plans = planner.plan(start, goal, guides=guides, candidates=CANDIDATES, seed=seed)
     for plan in plans.candidates:
-        if least(plan.dense(planner.spec.rate)[0], balls) > KEPT:
+        way = plan.dense(planner.spec.rate)[0]
+        if least(way, balls) > KEPT and way[:, 2].min() > FLOOR - KEPT:
             return plan
     return None
 

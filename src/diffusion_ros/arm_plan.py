@@ -24,7 +24,7 @@ HAND_RADIUS = 0.05
 """Metres about the grip site that count as the hand: the fingers and their tips."""
 REMAINS = 0.7
 """Of a distance after a control step that commanded all of it: a pose controller goes part of its way."""
-STRAY = 0.03
+STRAY = 0.05
 """Metres that a hand may be off its way."""
 LAG = 0.12
 """Metres that it may be from where it is to be by now."""
