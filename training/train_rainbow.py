@@ -58,7 +58,7 @@ class Options:
     """C51: distributions of the return instead of its mean."""
     n_step: bool = True
     """Returns over n_steps instead of 1."""
-    widths: tuple[int, ...] = (64, 64)
+    widths: tuple[int, ...] = (128, 128)
     """Hidden layers."""
     environments: int = 8
     """Stepped as one."""
@@ -68,13 +68,13 @@ class Options:
     """Adam."""
     batch_size: int = 64
     """Transitions an update."""
-    updates_per_step: float = 0.5
+    updates_per_step: float = 1.0
     """Updates for each environment step."""
     learning_starts: int = 1000
     """Environment steps before the first update."""
     capacity: int = 50_000
     """Transitions that are kept for replay."""
-    target_every: int = 100
+    target_every: int = 200
     """Updates between copies of the network to the target network."""
     epsilon_end: float = 0.04
     """Share of random actions, from 1 down to this... (not if noisy)"""
