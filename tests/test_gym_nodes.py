@@ -474,7 +474,7 @@ def test_episodes_become_videos(graph: ros_graph.Graph, balance: Path, tmp_path:
     node = simulator(graph, "cartpole", episodes=1, max_steps=12, video=True, output_dir=str(tmp_path / "new"))
     graph.add(RlPolicyNode(parameters(checkpoint=str(balance), mode="lockstep")))
     peer = graph.add(Peer("cartpole"))
-    graph.spin_until(lambda: node.exit_status == 0)
+    graph.spin_until(lambda: node.exit_status == 0 and peer.results())
     path = peer.results()[0]["video"]
     assert [str(file) for file in (tmp_path / "new").iterdir()] == [path]
     capture = cv2.VideoCapture(path)
