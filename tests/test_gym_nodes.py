@@ -121,7 +121,7 @@ def test_lockstep_equals_the_simulator_without_ros(graph: ros_graph.Graph, task:
     node = simulator(graph, task, episodes=2, max_steps=4)
     peer = graph.add(Peer(task))
     peer.efforts = efforts
-    graph.spin_until(lambda: node.exit_status == 0)
+    graph.spin_until(lambda: node.exit_status == 0 and peer.results())
     plain = GymSimulation(task)
     observations, returns, hashes, actions = [], [], [], []
     for index in range(2):
@@ -151,7 +151,7 @@ def test_failure_ends_an_episode(graph: ros_graph.Graph) -> None:
     node = simulator(graph, "cartpole", episodes=1)
     peer = graph.add(Peer("cartpole"))
     peer.efforts = [10.0]  # always to the right: Gymnasium's pole falls after about ten steps
-    graph.spin_until(lambda: node.exit_status == 0)
+    graph.spin_until(lambda: node.exit_status == 0 and peer.results())
     (result,) = peer.results()
     assert 8 <= result["steps"] <= 11
     assert (result["return"], result["terminated"], result["success"]) == (result["steps"], True, False)
@@ -242,7 +242,7 @@ def test_without_commands_it_holds_and_counts(graph: ros_graph.Graph) -> None:
     peer.efforts = [10.0]
     graph.spin_until(lambda: node.episode.steps > 0)
     peer.efforts = None
-    graph.spin_until(lambda: node.exit_status == 0)
+    graph.spin_until(lambda: node.exit_status == 0 and peer.results())
     (result,) = peer.results()
     assert result["terminated"] and not result["success"]  # nobody balances it
     assert result["missed"] == result["held"] > 0
@@ -314,7 +314,7 @@ def test_policy_and_simulator(graph: ros_graph.Graph, task: str, mode: str, bala
     node = simulator(graph, task, mode=mode, episodes=1, max_steps=30)
     policy = graph.add(RlPolicyNode(parameters(checkpoint=str(checkpoint), mode=mode, max_state_age=5.0)))
     peer = graph.add(Peer(task))
-    graph.spin_until(lambda: node.exit_status == 0)
+    graph.spin_until(lambda: node.exit_status == 0 and peer.results())
     (result,) = peer.results()
     assert result["steps"] <= 30
     if mode == "lockstep":
@@ -460,7 +460,7 @@ def test_a_policy_that_was_started_again_goes_on(graph: ros_graph.Graph, upright
     graph.spin(0.3)
     assert node.episode.steps < 60
     policy = graph.add(RlPolicyNode(parameters(checkpoint=str(upright), mode="lockstep")))
-    graph.spin_until(lambda: node.exit_status == 0)
+    graph.spin_until(lambda: node.exit_status == 0 and peer.results())
     plain = GymSimulation("double_pendulum")
     plain.reset(SEED)
     for _ in range(60):
