@@ -9,6 +9,8 @@ import pytest
 
 from diffusion_ros import checkpoint
 from diffusion_ros.arm_plan import arm_state, make_planner
+from diffusion_ros.camera_faults import CameraFault
+from diffusion_ros.camera_guard import CameraGuard
 from diffusion_ros.maze import load_map, maze_named
 from diffusion_ros.planner import Planner
 from diffusion_ros.policy import Policy
@@ -61,6 +63,20 @@ def test_the_arms_planner_goes_where_it_is_asked_and_past_a_ball() -> None:
     balls = np.append(free[len(free) // 2], 0.06)[None]
     plan = plan_clear(planner, start, goal, balls, seed=0)
     assert least(free, balls) < 0 and plan is not None and least(plan.dense(planner.spec.rate)[0], balls) > 0
+
+
+def test_the_guard_lets_good_pictures_pass_and_stops_dark_ones() -> None:
+    path = next(path for path in CHECKPOINTS if path.name == "guard_can.pt")
+    guard = CameraGuard(checkpoint.load(path, kind="camera guard", task="can"))
+    simulation = Simulation("can", guard.cameras)
+    simulation.reset(1)
+    frame = simulation.observe()
+    for camera in guard.cameras:
+        fault = CameraFault("dark", camera, seed=1)
+        fault.set_scene(simulation)
+        dark = fault.picture(simulation.observe()[f"{camera}_image"])
+        assert guard.look(camera, frame[f"{camera}_image"]).score < 1 < guard.look(camera, dark).score
+    simulation.close()
 
 
 @pytest.mark.parametrize("path", PLANNERS, ids=lambda path: path.stem)
