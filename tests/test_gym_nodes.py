@@ -59,7 +59,7 @@ class Peer(Node):
         self.create_subscription(JointState, topics.JOINT_STATES, self.on_states, topics.SENSOR_QOS)
         self.create_subscription(JointState, topics.JOINT_COMMAND, self.commands.append, topics.SENSOR_QOS)
         self.create_subscription(Clock, topics.CLOCK, self.clock.append, topics.SENSOR_QOS)
-        self.create_subscription(String, topics.EPISODE, self.on_episode, topics.EPISODE_QOS)
+        self.listening = self.create_subscription(String, topics.EPISODE, self.on_episode, topics.EPISODE_QOS)
         self.create_subscription(DiagnosticArray, topics.DIAGNOSTICS, self.on_diagnostics, topics.DIAGNOSTICS_QOS)
 
     def look(self) -> None:
@@ -112,6 +112,19 @@ def some_efforts(task: str, count: int) -> list[float]:
 
 
 # The simulator in lockstep
+
+
+def test_results_reach_one_who_was_found_when_all_was_over(graph: ros_graph.Graph) -> None:
+    """Episodes in lockstep may take less time than the discovery of somebody who listens."""
+    node = simulator(graph, "cartpole", episodes=2, max_steps=3)
+    peer = graph.add(Peer("cartpole"))
+    peer.destroy_subscription(peer.listening)
+    peer.efforts = some_efforts("cartpole", 6)
+    graph.spin_until(lambda: node.phase == "done")
+    graph.spin(0.5)
+    assert node.exit_status is None, "gone before anybody could hear the results"
+    late = graph.add(Peer("cartpole", "late"))
+    graph.spin_until(lambda: node.exit_status == 0 and len(late.results()) == 2)
 
 
 @pytest.mark.parametrize("task", list(TASKS))

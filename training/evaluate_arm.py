@@ -11,7 +11,7 @@ from scipy.spatial.transform import Rotation
 from tqdm import tqdm
 
 from diffusion_ros import checkpoint
-from diffusion_ros.arm_plan import HAND_RADIUS, ArmFollower, arm_state, make_planner
+from diffusion_ros.arm_plan import HAND_RADIUS, STRAY, ArmFollower, arm_state, make_planner
 from diffusion_ros.planner import Array, Plan, Planner, clearance, obstacle_guides
 from diffusion_ros.simulation import TASKS, Simulation
 
@@ -21,7 +21,7 @@ MARGIN = 0.08
 """Metres beyond contact from which guidance pushes away."""
 WEIGHT = 3.0
 """Of that guidance."""
-KEPT = 0.05
+KEPT = STRAY
 """Metres beyond contact that a plan must keep: as far as an arm may be off it."""
 CANDIDATES = 16
 LEAST_WAY = 0.35

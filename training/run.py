@@ -6,6 +6,7 @@ import dataclasses
 import json
 import math
 import subprocess
+import time
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -196,6 +197,22 @@ class Run:
             weights = [weight for group in optimizer.param_groups for weight in group["params"]]
             self.accelerator.clip_grad_norm_(weights, clip_norm)
         optimizer.step()
+
+
+class Trainer(Protocol):
+    """A run that a command starts."""
+
+    bookkeeping: Run
+
+    def run(self) -> None: ...
+
+
+def train_timed(trainer: Trainer) -> None:
+    """Runs it to the end and says how long that took."""
+    began = time.monotonic()
+    trainer.run()
+    if trainer.bookkeeping.main:
+        print(f"took {(time.monotonic() - began) / 60:.1f} minutes")
 
 
 def set_rates(optimizer: Any, rates: Collection[float], factor: float) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -37,6 +36,7 @@ from training.run import (
     save_state,
     set_rates,
     step_generator,
+    train_timed,
     warm_cosine,
 )
 
@@ -455,11 +455,7 @@ def draw(
 def train(options: Options) -> None:
     """Trains and exports. ValueError, in one line, for data or options that do not fit."""
     torch.set_num_threads(options.threads)
-    began = time.monotonic()
-    trainer = Trainer(options)
-    trainer.run()
-    if trainer.bookkeeping.main:
-        print(f"took {(time.monotonic() - began) / 60:.1f} minutes")
+    train_timed(Trainer(options))
 
 
 def main() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -26,6 +25,7 @@ from training.run import (
     options_json,
     set_rates,
     step_generator,
+    train_timed,
     warm_cosine,
 )
 from training.trajectories import Trajectories, load_trajectories
@@ -346,11 +346,7 @@ class _ValueObjective(torch.nn.Module):
 def train(options: Options) -> None:
     """Trains and exports. ValueError, in one line, for data or options that do not fit."""
     torch.set_num_threads(options.threads)
-    began = time.monotonic()
-    trainer = Trainer(options)
-    trainer.run()
-    if trainer.bookkeeping.main:
-        print(f"took {(time.monotonic() - began) / 60:.1f} minutes")
+    train_timed(Trainer(options))
 
 
 def main() -> None:

@@ -8,7 +8,6 @@ as they are and the denoiser is trained on their features, computed once for a f
 from __future__ import annotations
 
 import dataclasses
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -48,6 +47,7 @@ from training.run import (
     options_json,
     set_rates,
     step_generator,
+    train_timed,
     warm_cosine,
 )
 
@@ -645,11 +645,7 @@ class Trainer:
 def train(options: Options) -> None:
     """Trains and exports. ValueError, in one line, for data or options that do not fit."""
     torch.set_num_threads(options.threads)
-    began = time.monotonic()
-    trainer = Trainer(options)
-    trainer.run()
-    if trainer.bookkeeping.main:
-        print(f"took {(time.monotonic() - began) / 60:.1f} minutes")
+    train_timed(Trainer(options))
 
 
 class _PoseObjective(nn.Module):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -26,6 +25,7 @@ from training.run import (
     options_json,
     set_rates,
     step_generator,
+    train_timed,
     warm_cosine,
 )
 
@@ -221,11 +221,7 @@ class Trainer:
 def train(options: Options) -> None:
     """Trains, calibrates and exports. ValueError, in one line, for data or options that do not fit."""
     torch.set_num_threads(options.threads)
-    began = time.monotonic()
-    trainer = Trainer(options)
-    trainer.run()
-    if trainer.bookkeeping.main:
-        print(f"took {(time.monotonic() - began) / 60:.1f} minutes")
+    train_timed(Trainer(options))
 
 
 def main() -> None:

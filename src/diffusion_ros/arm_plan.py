@@ -59,22 +59,25 @@ def turned(vectors: Array, angle: Array) -> Array:
     return result
 
 
-def _turn_rows(rows: Array, angle: Array, first: int) -> None:
-    """In place: all vectors of rows (..., D), whose first column is number `first` of a whole row."""
+def _moved(rows: Array, angle: Array, before: Array | float, after: Array | float, first: int = 0) -> Array:
+    """Rows (..., D), whose first column is number `first` of a whole row: their positions moved by `before`, all
+    vectors turned about z by `angle`, then the positions moved by `after`."""
+    result = np.array(rows, np.float64)
+    position = slice(_ACTION - first, _ACTION - first + 3)
+    result[..., position] += before
     for at in _VECTORS:
         if at >= first:
             part = slice(at - first, at - first + 3)
-            rows[..., part] = turned(rows[..., part], angle)
+            result[..., part] = turned(result[..., part], angle)
+    result[..., position] += after
+    return result
 
 
 def in_way_frames(rows: Array) -> Array:
     """Trajectories (B, H, 17) in the world, each in the frame of its own way."""
-    rows = np.array(rows, np.float64)
     position = slice(_ACTION, _ACTION + 3)
     origin, angle = way_frame(rows[:, 0, position], rows[:, -1, position])
-    rows[..., position] -= origin[:, None]
-    _turn_rows(rows, -angle[:, None], 0)
-    return rows
+    return _moved(rows, -angle[:, None], -origin[:, None], 0.0)
 
 
 def smoothed(rows: Array) -> Array:
@@ -96,32 +99,22 @@ class HandPlanner(Planner):
         """See Planner.plan; states, guides, warm starts and what comes back are in the world."""
         if goal is None:
             raise PlanError("goal: a hand's plan needs one")
-        start, goal = np.asarray(start, np.float64), np.asarray(goal, np.float64)
         origin, angle = way_frame(start[:3], goal[:3])
 
         def state(world: Array) -> Array:
-            local = np.array(world, np.float64)
-            local[..., :3] -= origin
-            _turn_rows(local, -angle, _ACTION)
-            return local
+            return _moved(world, -angle, -origin, 0.0, _ACTION)
 
-        def rows(local: Array) -> Array:
-            world = np.array(local, np.float64)
-            _turn_rows(world, angle, 0)
-            world[..., _ACTION : _ACTION + 3] += origin
-            return world
+        def in_world(rows: Array) -> Array:
+            return _moved(rows, angle, 0.0, origin)
 
         options["way_points"] = {row: state(point) for row, point in (options.get("way_points") or {}).items()}
         options["guides"] = self._guides(options.get("guides") or {}, origin, angle)
         warm: Plan | None = options.get("warm")
         if warm is not None:
-            local = np.array(warm.rows)
-            local[:, _ACTION : _ACTION + 3] -= origin
-            _turn_rows(local, -angle, 0)
-            options["warm"] = Plan(local, warm.stride, warm.columns)
+            options["warm"] = Plan(_moved(warm.rows, -angle, -origin, 0.0), warm.stride, warm.columns)
         plans = super().plan(state(start), state(goal), **options)
-        candidates = [Plan(smoothed(rows(plan.rows)), plan.stride, plan.columns) for plan in plans.candidates]
-        denoising = [rows(estimate) for estimate in plans.denoising]
+        candidates = [Plan(smoothed(in_world(plan.rows)), plan.stride, plan.columns) for plan in plans.candidates]
+        denoising = [in_world(estimate) for estimate in plans.denoising]
         return Plans(candidates, plans.costs, plans.steps, plans.seconds, denoising)
 
     @staticmethod

@@ -34,7 +34,7 @@ from rclpy.node import Node
 from std_msgs.msg import String
 
 from diffusion_ros import messages, topics
-from diffusion_ros.checkpoint import CheckpointError, file_sha256, read_spec
+from diffusion_ros.checkpoint import CheckpointError, file_sha256, read_spec, with_article
 from diffusion_ros.spec import GUARD_KIND
 from diffusion_ros.supervisor import Ended, Supervisor, describe_status
 from diffusion_ros.systems import ENVIRONMENT, SYSTEMS, System, Value, resource_folder
@@ -109,8 +109,9 @@ def parse(arguments: Sequence[str]) -> Request:
     values["checkpoint"] = str(checkpoint)
     if values.get("guard"):
         guard = Path(str(values["guard"])).absolute()
-        if read_spec(guard).kind != GUARD_KIND:
-            raise UsageError(f"{guard}: is a {read_spec(guard).kind}, a {GUARD_KIND} is needed")
+        kind = read_spec(guard).kind
+        if kind != GUARD_KIND:
+            raise UsageError(f"{guard}: is {with_article(kind)}, {with_article(GUARD_KIND)} is needed")
         if values["mode"] == "lockstep":
             raise UsageError("--guard: for --mode realtime; in lockstep no result may depend on the time that it takes")
         values["guard"] = str(guard)

@@ -94,6 +94,7 @@ class GymTask:
         geoms = [rail, cart]
         for i, (start, end) in enumerate(zip(ends := self.ends(positions), ends[1:], strict=False)):
             angle = float(np.sum(positions[1 : i + 2]))
+            red, green, blue = (level / 255 for level in _POLES[i])
             geoms.append(
                 SceneGeom(
                     name=self.joints[1 + i],
@@ -101,7 +102,7 @@ class GymTask:
                     size=(0.045, self.links[i] / 2, 0.0),
                     position=np.array([(start[0] + end[0]) / 2, 0.0, (start[1] + end[1]) / 2]),
                     quaternion=np.array([0.0, np.sin(angle / 2), 0.0, np.cos(angle / 2)]),
-                    rgba=(*(c / 255 for c in _POLES[i]), 1.0),  # type: ignore[arg-type]
+                    rgba=(red, green, blue, 1.0),
                 )
             )
         return geoms

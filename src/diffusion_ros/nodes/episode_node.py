@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sys
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,6 +42,7 @@ P = TypeVar("P", bound="EpisodeParameters")
 _DISCOVERY_SECONDS = 1.5
 _LEASE_SECONDS = 21.0
 """A process that was killed stays in the graph for FastDDS's lease of 20 s; who is still there after that lives."""
+_FAREWELL_SECONDS = 5.0
 _REPEAT_SECONDS = 1.0
 _NEWS_SECONDS = 0.2
 _SCENE_SECONDS = 0.1
@@ -67,7 +69,7 @@ class EpisodeParameters:
     output_dir: str = parameter("", "folder of the videos, '' for the current one")
 
 
-class EpisodeNode(RunnableNode):
+class EpisodeNode(RunnableNode, ABC):
     """A simulator's clockwork; what it simulates, publishes and understands is a subclass's.
 
     Phases: checking (is there another simulator?), waiting (lockstep: for those who answer; realtime: for the first
@@ -114,6 +116,8 @@ class EpisodeNode(RunnableNode):
         if self.records:
             Path(self.parameters.output_dir).mkdir(parents=True, exist_ok=True)
         self.episode = self._new_episode(0)
+        # At once, so that who wants the results is known before the first: in lockstep an episode may take 0.1 s.
+        self._episode_publisher = self.create_publisher(String, topics.EPISODE, topics.EPISODE_QOS)
         self.diagnostics = Diagnostics(self, hardware_id, self._refresh)
         own = self.create_subscription(*sensor, self._on_sensor, topics.SENSOR_QOS)
         # As it is called after remapping, which questions about the graph do not follow.
@@ -131,51 +135,53 @@ class EpisodeNode(RunnableNode):
 
     # What a subclass fills in
 
+    @abstractmethod
     def advertise(self) -> None:
         """Makes the publishers of sensors, once it is known that we are alone."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _new_episode(self, index: int) -> Episode:
-        raise NotImplementedError
+        """The episode of that number, not begun yet."""
 
+    @abstractmethod
     def reset_simulator(self) -> None:
         """Draws `episode`; forgets what belongs to the last one."""
-        raise NotImplementedError
 
+    @abstractmethod
     def execute(self, row: Array, missed: bool) -> None:
         """Does a control step with a command and counts it."""
-        raise NotImplementedError
 
+    @abstractmethod
     def publish_observation(self, stamp_ns: int) -> None:
         """Publishes the present state, all of it with one stamp; last what is answered at once."""
-        raise NotImplementedError
 
+    @abstractmethod
     def peers(self) -> bool:
         """Lockstep: whether those who answer are there."""
-        raise NotImplementedError
 
+    @abstractmethod
     def state_hash(self) -> str:
-        raise NotImplementedError
+        """SHA-256 of the simulator's state."""
 
     def starts(self, row: Array) -> bool:
         """Real time: whether a command begins the episode that waits for one, and counts as acting."""
         return bool(np.any(row))
 
+    @abstractmethod
     def publish_scene(self) -> None:
         """The scene for RViz, if somebody looks."""
-        raise NotImplementedError
 
+    @abstractmethod
     def record(self, row: Array | None, missed: bool) -> None:
         """Keeps the observation that is out for the video, before its command is executed; None at the end."""
-        raise NotImplementedError
 
+    @abstractmethod
     def pictures(self) -> Iterator[Image]:
         """Of the video, from what was recorded."""
-        raise NotImplementedError
 
+    @abstractmethod
     def news(self) -> dict[str, Any]:
         """What `episode` says besides what all simulators say: reward and the like."""
-        raise NotImplementedError
 
     # What comes in
 
@@ -224,9 +230,11 @@ class EpisodeNode(RunnableNode):
             if now - self._phase_began >= self.parameters.pause:
                 self._enter("waiting")
         elif self.phase == "done":
-            # A message that is still under way would be lost with the process.
-            self._episode_publisher.wait_for_all_acked(Duration(seconds=2))
-            self.exit_status = 0
+            # A message that is still under way would be lost with the process, and so would all that are kept for one
+            # who listens but has not been found yet.
+            if self._episode_publisher.get_subscription_count() or now - self._phase_began > _FAREWELL_SECONDS:
+                self._episode_publisher.wait_for_all_acked(Duration(seconds=2))
+                self.exit_status = 0
         elif self._lockstep:
             self._tick_lockstep(now)
         else:
@@ -243,7 +251,6 @@ class EpisodeNode(RunnableNode):
             return
         others = self.get_publishers_info_by_topic(self._sensor_topic)
         if not others:
-            self._episode_publisher = self.create_publisher(String, topics.EPISODE, topics.EPISODE_QOS)
             if self._lockstep:
                 self._clock_publisher = self.create_publisher(Clock, topics.CLOCK, topics.SENSOR_QOS)
             self.advertise()
