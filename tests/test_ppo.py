@@ -200,6 +200,23 @@ def test_checkpoint_answers_as_in_training(target_task: str, tmp_path: Path) -> 
     assert torch.allclose(loaded.module(observation), expected, atol=1e-5)
 
 
+def test_training_episodes_are_as_long_as_asked(target_task: str, tmp_path: Path) -> None:
+    """Truncated, as by a time limit; tests have the task's own."""
+    trainer = Trainer(small(tmp_path / "p.pt", episode_steps=7))
+    trainer.run()
+    assert {length for _, _, length in trainer.train_curve} == {7.0}
+    assert {length for _, _, length in trainer.test_curve} == {10.0}
+
+
+def test_statistics_of_observations_stay_as_they_are_after_a_while(target_task: str, tmp_path: Path) -> None:
+    counts = []
+    for steps in (64, 65, 10_000):
+        trainer = Trainer(small(tmp_path / f"{steps}.pt", statistics_steps=steps))
+        trainer.run()
+        counts.append(trainer.statistics.count)
+    assert counts[0] < counts[1] < counts[2]
+
+
 def test_a_checkpoint_every_few_iterations_and_the_best_is_exported(target_task: str, tmp_path: Path) -> None:
     trainer = Trainer(small(tmp_path / "p.pt", steps=5 * 64))
     trainer.run()
@@ -240,6 +257,7 @@ def test_resumed_run_is_the_uninterrupted_one_bit_for_bit(target_task: str, tmp_
         (["--environment", "CartPole-v1"], "its actions are discrete"),
         (["--environment", "NoSuchTask-v0"], "NoSuchTask"),
         (["--gamma", "1.5"], "gamma 1.5"),
+        (["--episode-steps", "0"], "episode_steps 0"),
         (["--resume"], "nothing to resume from"),
     ],
 )

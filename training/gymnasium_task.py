@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -42,16 +43,17 @@ class GymnasiumTask:
     def name(self) -> str:
         return NAMES.get(self.environment, self.environment)
 
-    def environments(self, count: int) -> VectorEnv[Array, Array, Any]:
+    def environments(self, count: int, max_steps: int | None = None) -> VectorEnv[Array, Array, Any]:
         """`count` of them as one. An environment that is done is reset in its next step, whose action is ignored.
 
         So the observation after the last step of an episode is that episode's own, and the step that follows is none.
+        max_steps: after which an episode is truncated; None: as the task says.
         """
-        spec = gymnasium.spec(self.environment)
+        spec = copy.deepcopy(gymnasium.spec(self.environment))
+        if max_steps is not None:
+            spec.max_episode_steps = max_steps
         own = spec.vector_entry_point is not None
-        environments = gymnasium.make_vec(
-            self.environment, count, vectorization_mode="vector_entry_point" if own else "sync"
-        )
+        environments = gymnasium.make_vec(spec, count, vectorization_mode="vector_entry_point" if own else "sync")
         if environments.metadata["autoreset_mode"] != AutoresetMode.NEXT_STEP:
             raise ValueError(f"{self.environment}: does not reset its environments in the next step, as it should")
         return environments

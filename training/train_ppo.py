@@ -43,21 +43,27 @@ class Options:
     --resume needs."""
     environment: str = "InvertedDoublePendulum-v5"
     """A Gymnasium task with continuous actions."""
-    steps: int = 1_000_000
+    steps: int = 400_000
     """Environment steps, of all environments together; rounded up to whole iterations."""
     environments: int = 16
     """Stepped as one."""
     rollout: int = 256
     """Steps of each environment in an iteration."""
+    episode_steps: int | None = 200
+    """Training episodes are truncated after so many steps: of long ones that go well, the rare starts would be
+    forgotten. None: as the task says."""
     epochs: int = 10
     """Passes over an iteration's steps."""
     batch_size: int = 256
     """Steps an update."""
     widths: tuple[int, ...] = (64, 64)
     """Hidden layers of actor and critic."""
-    log_std: float = 0.0
+    log_std: float = -1.5
     """Start of the actor's log standard deviation, in units of half an action's range."""
-    learning_rate: float = 1e-3
+    statistics_steps: int = 100_000
+    """Environment steps after which the statistics that normalise observations stay as they are: a policy that keeps
+    still would shrink them until the start of an episode lies beyond what the network is shown."""
+    learning_rate: float = 3e-4
     """Adam, falling to 0 along a line."""
     gamma: float = 0.99
     """Discount of a step."""
@@ -93,10 +99,12 @@ class Options:
     def __post_init__(self) -> None:
         for name in (
             *("steps", "environments", "rollout", "epochs", "batch_size", "checkpoint_every", "test_episodes"),
-            "workers",
+            *("statistics_steps", "workers"),
         ):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} {getattr(self, name)}: must be at least 1")
+        if self.episode_steps is not None and self.episode_steps < 1:
+            raise ValueError(f"episode_steps {self.episode_steps}: must be at least 1")
         if not self.widths or min(self.widths) < 1:
             raise ValueError(f"widths {self.widths}: at least one hidden layer, each at least 1 wide, is needed")
         for name in ("gamma", "gae_lambda"):
@@ -156,7 +164,7 @@ class Trainer:
         self.policy = self._policy()
         checkpoint.script(self.policy)  # what cannot be exported must fail now
         self.optimizer = torch.optim.Adam(self.network.parameters(), options.learning_rate, eps=1e-5, fused=True)
-        self.environments = self.task.environments(options.environments)
+        self.environments = self.task.environments(options.environments, options.episode_steps)
         self.tests = self.task.environments(options.test_episodes)
         self.iteration = 0
         self.episodes = EpisodeLog(options.environments)
@@ -233,7 +241,8 @@ class Trainer:
         value = self.network.value(observations.flatten(0, 1)).view(options.rollout + 1, -1).double().numpy()
         scaled = self.rewards.scale(reward, terminated | truncated, valids)
         advantage = advantages(scaled, value, terminated, truncated, options.gamma, options.gae_lambda)
-        self.statistics.update(raw[valids])
+        if self.steps < options.statistics_steps:
+            self.statistics.update(raw[valids])
         keep = torch.from_numpy(valids.reshape(-1))
         rollout = Rollout(
             observations[:-1].flatten(0, 1)[keep],

@@ -44,7 +44,7 @@ class Options:
     """The checkpoint to write. The run's folder beside it, <out>.run, holds the log and what --resume needs."""
     environment: str = "CartPole-v1"
     """A Gymnasium task with discrete actions."""
-    steps: int = 30_000
+    steps: int = 20_000
     """Environment steps, of all environments together."""
     double: bool = True
     """Double DQN: the network chooses the next action, the target network evaluates it."""
@@ -74,7 +74,7 @@ class Options:
     """Environment steps before the first update."""
     capacity: int = 50_000
     """Transitions that are kept for replay."""
-    target_every: int = 200
+    target_every: int = 50
     """Updates between copies of the network to the target network."""
     epsilon_end: float = 0.04
     """Share of random actions, from 1 down to this... (not if noisy)"""
@@ -90,9 +90,9 @@ class Options:
     """The least return on their support (if categorical)."""
     v_max: float = 100.0
     """The greatest (if categorical); CartPole's is 1 / (1 - gamma)."""
-    n_steps: int = 3
+    n_steps: int = 10
     """Of the returns (if n_step)."""
-    validate_every: int = 1000
+    validate_every: int = 500
     """Environment steps between validations."""
     validation_episodes: int = 100
     """Of each validation."""
