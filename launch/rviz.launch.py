@@ -1,6 +1,7 @@
-"""RViz beside a system that runs: cameras, scene, the hand's way and the predicted chunk, or `system:=planner|rl`.
+"""RViz beside a system that runs: cameras, scene, the hand's way and the predicted chunk, or `system:=planner|rl|images`.
 
-For a planner: maze, plan, candidates and their denoising, and a tool that sets goals. For rl: the cart and its pole.
+For a planner: maze, plan, candidates and their denoising, and a tool that sets goals. For rl: the cart and its pole. For
+images: what image_generator draws, and how.
 """
 
 from pathlib import Path
@@ -17,7 +18,10 @@ def generate_launch_description() -> LaunchDescription:
         [
             DeclareLaunchArgument("namespace", default_value="", description="of the system to look at"),
             DeclareLaunchArgument(
-                "system", default_value="simulation", description="what runs", choices=["simulation", "planner", "rl"]
+                "system",
+                default_value="simulation",
+                description="what runs",
+                choices=["simulation", "planner", "rl", "images"],
             ),
             DeclareLaunchArgument(
                 "config",

@@ -276,9 +276,21 @@ def test_rviz_shows_what_is_published() -> None:
         topics.PREDICTED_PATH: "Path",
         topics.image("agentview"): "Image",
         topics.image("robot0_eye_in_hand"): "Image",
+        topics.guard_heat("agentview"): "Image",
+        topics.guard_heat("robot0_eye_in_hand"): "Image",
     }
     assert shown[topics.SCENE]["Topic"]["Durability Policy"] == "Transient Local"
     assert {d["Topic"]["Reliability Policy"] for d in shown.values()} == {"Reliable"}
+
+
+def test_rviz_shows_what_an_image_generator_draws() -> None:
+    from diffusion_ros import topics
+
+    manager = yaml.safe_load((ROOT / "config/images.rviz").read_text())["Visualization Manager"]
+    assert {d["Topic"]["Value"]: d["Topic"]["Durability Policy"] for d in manager["Displays"]} == {
+        topics.image("generated"): "Transient Local",
+        topics.image("denoising"): "Volatile",
+    }
 
 
 def test_every_task_has_the_views() -> None:

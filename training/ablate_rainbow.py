@@ -35,7 +35,7 @@ class Options:
     """The same as a Markdown table."""
     environment: str = "CartPole-v1"
     """A Gymnasium task with discrete actions."""
-    steps: int = 20_000
+    steps: int = 15_000
     """Environment steps of each run."""
     validate_every: int = 500
     """Environment steps between validations, whose mean returns are the learning curve."""

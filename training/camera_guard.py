@@ -3,6 +3,10 @@
 A picture is noised part of the way, and brought back by the model of its camera (as AnoDDPM does for scans, Wyatt et
 al. 2022): what the model knows comes back, what it does not know comes back as something else. Far noise takes all but
 the large shapes away, and tells a turned camera or another light; near noise tells small things that do not belong.
+
+How much and in which colour a picture differs from what comes back is not the same for all good pictures: an arm that
+moves leaves more than a table. What counts is how unlikely the differences are beside those of good pictures, as a
+Mahalanobis distance (Lee et al. 2018, arXiv 1807.03888, do so with a classifier's features).
 """
 
 from __future__ import annotations
@@ -11,6 +15,7 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
+from sklearn.covariance import LedoitWolf
 from torch import Tensor, nn
 
 from diffusion_ros.checkpoint import exported
@@ -20,7 +25,9 @@ from training.noise_schedule import NoiseSchedule
 WAVES = (0.5, 1.0, 2.0, 4.0)
 """Of the sines and cosines that say where in the picture a pixel is [half waves from one side to the other]."""
 PATCH = 12
-"""Pixels, height and width, of the squares that errors are averaged over."""
+"""Pixels, height and width, of the squares that differences are averaged over."""
+TINY = 1e-6
+"""Added to an error before its logarithm is taken."""
 
 
 def place_channels(height: int, width: int) -> Tensor:
@@ -63,14 +70,21 @@ class GuardModel(nn.Module):
         self.denoisers = nn.ModuleList(
             Unet2d(3 + len(place), dim, dim_mults, out_dim=3, patch=3, head_dim=16) for _ in range(cameras)
         )
-        self.patch = PATCH
+        self.patch, self.tiny = PATCH, TINY  # TorchScript knows no globals
         self.place = nn.Buffer(place[None])
-        self.levels = nn.Buffer(torch.tensor(list(levels)))
-        self.noise = nn.Buffer(torch.randn((len(levels), 3, size, size), generator=torch.Generator().manual_seed(0)))
-        # Errors of good pictures by camera, level and square, what nearly all stay below; and the threshold of the
-        # greatest of a picture's errors in parts of these.
-        self.usual_scale = nn.Buffer(torch.ones((cameras, len(levels), size // PATCH, size // PATCH)))
-        self.threshold_scale = nn.Buffer(torch.ones(cameras))
+        # None of these is trained; all but the first two are of good pictures.
+        self.levels = nn.Buffer(torch.tensor(list(levels)), persistent=False)
+        noise = torch.randn((len(levels), 3, size, size), generator=torch.Generator().manual_seed(0))
+        self.noise = nn.Buffer(noise, persistent=False)
+        squares = (size // PATCH) ** 2
+        features = 4 * len(levels) * squares
+        # Errors by camera, level and square, what nearly all stay below.
+        usual = torch.ones((cameras, len(levels), size // PATCH, size // PATCH))
+        self.usual_scale = nn.Buffer(usual, persistent=False)
+        # Mean of the features, what makes them independent and of variance 1, and the distance that few exceed.
+        self.feature_mean = nn.Buffer(torch.zeros((cameras, features)), persistent=False)
+        self.whitening = nn.Buffer(torch.eye(features).repeat(cameras, 1, 1), persistent=False)
+        self.threshold_scale = nn.Buffer(torch.ones(cameras), persistent=False)
 
     def predict(self, x: Tensor, t: Tensor, camera: int) -> Tensor:
         """Clean pictures (B, 3, H, W) from noisy ones x at steps t (B,)."""
@@ -82,38 +96,59 @@ class GuardModel(nn.Module):
         return result
 
     @exported
-    def errors(self, images: Tensor, camera: int) -> Tensor:
-        """Mean squared errors (B, levels, h, w) of images (B, H, W, 3) uint8, by square of PATCH pixels."""
+    def differences(self, images: Tensor, camera: int) -> tuple[Tensor, Tensor]:
+        """What images (B, H, W, 3) uint8 lose on the way, by square of PATCH pixels.
+
+        Returns the mean squared errors (B, levels, h, w) and the features (B, 4 levels h w): their logarithms, and the
+        mean differences in red, green and blue.
+        """
         clean = images.permute(0, 3, 1, 2).to(torch.float32) / 127.5 - 1.0
         n, levels = clean.shape[0], self.noise.shape[0]
         x0 = clean.repeat_interleave(levels, 0)
         t = self.levels.repeat(n)
         x = self.schedule.q_sample(x0, self.noise.repeat(n, 1, 1, 1), t)
-        error = (self.predict(x, t, camera) - x0).square().mean(1, keepdim=True)
-        squares = F.avg_pool2d(error, self.patch)
-        return squares.reshape(n, levels, squares.shape[2], squares.shape[3])
+        difference = self.predict(x, t, camera) - x0
+        squares = F.avg_pool2d(difference.square().mean(1, keepdim=True), self.patch)
+        errors = squares.reshape(n, levels, squares.shape[2], squares.shape[3])
+        colours = F.avg_pool2d(difference, self.patch).reshape(n, -1)
+        return errors, torch.cat([(errors + self.tiny).log().reshape(n, -1), colours], dim=1)
+
+    def distances(self, features: Tensor, camera: int) -> Tensor:
+        """Mahalanobis distances (B,) of features (B, 4 levels h w) from those of good pictures."""
+        return ((features - self.feature_mean[camera]) @ self.whitening[camera]).square().sum(1).sqrt()
 
     @exported
     def score(self, images: Tensor, camera: int) -> tuple[Tensor, Tensor]:
-        """Scores (B,) of images (B, H, W, 3) uint8, above 1 for what should not be seen, and where (B, h, w)."""
-        parts = self.errors(images, camera) / self.usual_scale[camera]
-        heat = parts.amax(1) / self.threshold_scale[camera]
-        return heat.amax((1, 2)), heat
+        """Scores (B,) of images (B, H, W, 3) uint8, above 1 for what should not be seen, and where (B, h, w).
+
+        The greatest of where is the score.
+        """
+        errors, features = self.differences(images, camera)
+        score = self.distances(features, camera) / self.threshold_scale[camera]
+        where = (errors / self.usual_scale[camera]).amax(1)
+        return score, where * (score / where.amax((1, 2)))[:, None, None]
 
     def forward(self, images: Tensor, camera: int) -> tuple[Tensor, Tensor]:
         """As `score`."""
         return self.score(images, camera)
 
     @torch.no_grad()
-    def calibrate(self, errors: Tensor, camera: int, usual: float, false_alarms: float) -> None:
-        """Sets what is usual from the errors (N, levels, h, w) of good pictures.
+    def calibrate(self, errors: Tensor, features: Tensor, camera: int, usual: float) -> None:
+        """Sets what is usual from the differences of N good pictures: errors (N, levels, h, w), features (N, 4 ...).
 
-        usual: share of them below the usual error of each square. false_alarms: share of the pictures that are to
-        score above 1.
+        Features vary with Ledoit and Wolf's (2004) covariance. usual: share below the usual error of each square.
         """
-        self.usual_scale[camera] = errors.quantile(usual, dim=0).clamp(min=1e-6)
-        greatest = (errors / self.usual_scale[camera]).amax((1, 2, 3))
-        self.threshold_scale[camera] = greatest.quantile(1 - false_alarms)
+        self.usual_scale[camera] = errors.quantile(usual, dim=0).clamp(min=TINY)
+        mean, std = features.double().mean(0), features.double().std(0).clamp(min=TINY)
+        standard = ((features.double() - mean) / std).cpu().numpy()
+        precision = torch.from_numpy(LedoitWolf(assume_centered=True).fit(standard).precision_)
+        self.feature_mean[camera] = mean
+        self.whitening[camera] = torch.linalg.cholesky(precision.to(std)) / std[:, None]
+
+    @torch.no_grad()
+    def set_threshold(self, features: Tensor, camera: int, false_alarms: float) -> None:
+        """So that this share of other good pictures, with features (N, 4 ...), scores above 1."""
+        self.threshold_scale[camera] = self.distances(features, camera).quantile(1 - false_alarms)
 
 
 class GuardLoss(nn.Module):

@@ -52,11 +52,11 @@ def evaluate_guard(path: Path, episodes: int, seed: int) -> dict[str, Any]:
     began = time.monotonic()
     for index in tqdm(range(episodes), desc=f"{spec.task} guard", unit="episode"):
         rng = np.random.default_rng([seed + index, 4])
-        way, hands = _drive(simulation, seed + index, rng)
+        way, hands = drive(simulation, seed + index, rng)
         for camera in guard.cameras:
             judgement = Judgement()
             for step in range(int(rng.integers(stride)), len(way), stride):
-                score = look(camera, _picture(simulation, camera, way[step]))
+                score = look(camera, picture(simulation, camera, way[step]))
                 good[camera].append(score)
                 alarms[camera].append(judgement.add(score))
             for fault in FAULTS:
@@ -101,7 +101,7 @@ def evaluate_guard(path: Path, episodes: int, seed: int) -> dict[str, Any]:
     }
 
 
-def _drive(
+def drive(
     simulation: Simulation, seed: int, rng: np.random.Generator
 ) -> tuple[list[NDArray[np.float64]], list[NDArray[np.float64]]]:
     """Joint positions and the hand's positions (3) m of an expert's episode, a control step apart."""
@@ -119,7 +119,7 @@ def _drive(
     return way, hands
 
 
-def _picture(simulation: Simulation, camera: str, qpos: NDArray[np.float64]) -> NDArray[np.uint8]:
+def picture(simulation: Simulation, camera: str, qpos: NDArray[np.float64]) -> NDArray[np.uint8]:
     return simulation.render(camera, simulation.image_size, simulation.image_size, qpos)
 
 
@@ -130,7 +130,7 @@ def _until_alarm(
     judgement = Judgement()
     first = float("nan")
     for i, qpos in enumerate(way[:FRAMES]):
-        score = look(fault.camera, fault.picture(_picture(simulation, fault.camera, qpos)))
+        score = look(fault.camera, fault.picture(picture(simulation, fault.camera, qpos)))
         first = score if i == 0 else first
         if judgement.add(score):
             return i + 1, first
@@ -148,7 +148,7 @@ def _until_frozen(
     watch = FrozenCameras(MAX_FROZEN_NS)
     for step in range(min(len(way), stride * FRAMES)):
         stamp_ns = episode_stamp_ns(0, step)
-        watch.image(fault.camera, stamp_ns, fault.picture(_picture(simulation, fault.camera, way[step])))
+        watch.image(fault.camera, stamp_ns, fault.picture(picture(simulation, fault.camera, way[step])))
         watch.position(stamp_ns, hands[step])
         if watch.reasons():
             return step // stride + 1

@@ -13,14 +13,12 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from numpy.typing import NDArray
 
 from diffusion_ros.spec import CheckpointSpec, TensorSpec
-from training.run import git_commit
+from training.run import FIRST_VALIDATION_SEED, git_commit
 
 Array = NDArray[Any]
 
 NAMES = {"CartPole-v1": "cartpole", "InvertedDoublePendulum-v5": "double_pendulum"}
 """What this package calls its own tasks; any other goes by its Gymnasium id."""
-FIRST_VALIDATION_SEED = 90_000
-"""Training resets with smaller seeds, evaluation with 100,000 and above."""
 
 
 @dataclass(frozen=True)

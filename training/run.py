@@ -22,6 +22,9 @@ from tqdm import tqdm
 
 from diffusion_ros.whole_file import whole_file
 
+FIRST_VALIDATION_SEED = 90_000
+"""Training resets with smaller seeds, evaluation with 100,000 and above."""
+
 
 def save_state(path: Path, state: dict[str, Any]) -> None:
     """Writes tensors and numbers; the file appears, or replaces the one before, only when it is whole."""

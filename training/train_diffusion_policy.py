@@ -41,6 +41,7 @@ from training.normalizer import LimitsNormalizer
 from training.pose_points import camera_views, point_loss, project
 from training.rollout import roll_out
 from training.run import (
+    FIRST_VALIDATION_SEED,
     ExponentialMovingAverage,
     Run,
     git_commit,
@@ -51,8 +52,6 @@ from training.run import (
     warm_cosine,
 )
 
-VALIDATION_SEED = 90_000
-"""Rollouts while training start here: neither demonstrations' nor evaluation's seeds."""
 WORKSPACE_MARGIN = 0.05
 """Metres beyond where demonstrations have been that a robot may go."""
 
@@ -607,7 +606,7 @@ class Trainer:
             self.policy.to(self.device)
         policy = Policy(checkpoint.load(path))
         simulation = Simulation(self.data.task, options.cameras)
-        episodes = list(roll_out(policy, simulation, options.rollouts, VALIDATION_SEED))
+        episodes = list(roll_out(policy, simulation, options.rollouts, FIRST_VALIDATION_SEED))
         simulation.close()
         successes = sum(episode.success for episode in episodes)
         print(f"iteration {iteration}: {successes} of {options.rollouts} validation episodes succeed", flush=True)

@@ -17,7 +17,6 @@ from diffusion_ros.whole_file import write_json
 from training import command_line
 from training.evaluate_gym import evaluate_and_record, record_video
 from training.gymnasium_task import (
-    FIRST_VALIDATION_SEED,
     EpisodeLog,
     continuous_task,
     first_episodes,
@@ -26,7 +25,7 @@ from training.gymnasium_task import (
 )
 from training.networks.mlp import ActorCritic
 from training.ppo import ContinuousPolicy, RewardScaler, RunningStatistics, advantages, clipped_loss
-from training.run import Run, options_json, set_rates, step_generator
+from training.run import FIRST_VALIDATION_SEED, Run, options_json, set_rates, step_generator
 from training.side_by_side import train_seeds
 
 Array = NDArray[Any]
@@ -43,13 +42,13 @@ class Options:
     --resume needs."""
     environment: str = "InvertedDoublePendulum-v5"
     """A Gymnasium task with continuous actions."""
-    steps: int = 400_000
+    steps: int = 300_000
     """Environment steps, of all environments together; rounded up to whole iterations."""
     environments: int = 16
     """Stepped as one."""
     rollout: int = 256
     """Steps of each environment in an iteration."""
-    episode_steps: int | None = 200
+    episode_steps: int | None = 80
     """Training episodes are truncated after so many steps: of long ones that go well, the rare starts would be
     forgotten. None: as the task says."""
     epochs: int = 10

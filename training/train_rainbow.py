@@ -16,7 +16,6 @@ from diffusion_ros.whole_file import write_json
 from training import command_line
 from training.evaluate_gym import evaluate_and_record
 from training.gymnasium_task import (
-    FIRST_VALIDATION_SEED,
     EpisodeLog,
     discrete_task,
     first_episodes,
@@ -26,7 +25,7 @@ from training.gymnasium_task import (
 from training.networks.mlp import QNetwork
 from training.rainbow import DiscretePolicy, Learner
 from training.replay import NStepReturns, Replay
-from training.run import Run, options_json, step_generator
+from training.run import FIRST_VALIDATION_SEED, Run, options_json, step_generator
 from training.side_by_side import train_seeds
 
 Array = NDArray[Any]
@@ -44,7 +43,7 @@ class Options:
     """The checkpoint to write. The run's folder beside it, <out>.run, holds the log and what --resume needs."""
     environment: str = "CartPole-v1"
     """A Gymnasium task with discrete actions."""
-    steps: int = 20_000
+    steps: int = 15_000
     """Environment steps, of all environments together."""
     double: bool = True
     """Double DQN: the network chooses the next action, the target network evaluates it."""
@@ -71,7 +70,8 @@ class Options:
     updates_per_step: float = 1.0
     """Updates for each environment step."""
     learning_starts: int = 1000
-    """Environment steps before the first update."""
+    """Environment steps before the first update, all with random actions: noisy weights alone lead all environments the
+    same way at first, and some seeds never learn that there is another."""
     capacity: int = 50_000
     """Transitions that are kept for replay."""
     target_every: int = 50
@@ -221,13 +221,15 @@ class Trainer:
         return observation.astype(np.float32, copy=False)
 
     def _explore(self, observation: Array, generator: torch.Generator, rng: np.random.Generator) -> Array:
-        """Actions (E,) int64 at observations (E, n): by noisy weights, or greedy but for a random share."""
+        """Actions (E,) int64 at observations (E, n): random at first, then by noisy weights, or greedy but for some."""
+        random = rng.integers(self.task.n_actions, size=len(observation))
+        if self.steps < self.options.learning_starts:
+            return random
         action = self.learner.act(torch.from_numpy(observation), generator).numpy()
         if self.options.noisy:
             return action
         progress = self.steps / (self.options.epsilon_fraction * self.options.steps + 1e-9)
         epsilon = max(self.options.epsilon_end, 1 - progress * (1 - self.options.epsilon_end))
-        random = rng.integers(self.task.n_actions, size=len(action))
         return np.where(rng.random(len(action)) < epsilon, random, action)
 
     def _learn(self, generator: torch.Generator, rng: np.random.Generator) -> None:
