@@ -1,7 +1,8 @@
-"""RViz beside a system that runs: cameras, scene, the hand's way and the predicted chunk, or `system:=planner|rl|images`.
+"""RViz beside a system that runs, `system:=simulation|planner|rl|images`.
 
-For a planner: maze, plan, candidates and their denoising, and a tool that sets goals. For rl: the cart and its pole. For
-images: what image_generator draws, and how.
+simulation: cameras, scene, the hand's way and the predicted chunk; a guard's heat maps can be switched on. planner:
+maze, plan, candidates and their denoising, and a tool that sets goals. rl: the cart and its pole. images: what
+image_generator draws, and how.
 """
 
 from pathlib import Path
