@@ -6,16 +6,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy.spatial.distance import cdist
+from sklearn.cluster import KMeans
 
 from diffusion_ros import checkpoint
 from diffusion_ros.arm_plan import arm_state, make_planner
 from diffusion_ros.camera_faults import CameraFault
 from diffusion_ros.camera_guard import CameraGuard
+from diffusion_ros.image_generator import ImageGenerator
 from diffusion_ros.maze import load_map, maze_named
 from diffusion_ros.planner import Planner
 from diffusion_ros.policy import Policy
 from diffusion_ros.simulation import TASKS, Simulation
 from training.evaluate_arm import least, plan_clear
+from training.image_datasets import load_images
 
 CHECKPOINTS = sorted((Path(__file__).resolve().parents[1] / "checkpoints").glob("*.pt"))
 PLANNERS = [path for path in CHECKPOINTS if path.stem.startswith("maze_")]
@@ -50,6 +54,23 @@ def test_checkpoint_fits_its_task(path: Path) -> None:
     assert np.all(rows[:4, 2] < 0) and np.all(rows[:4, 6] < -0.5)
     low, high = np.array(spec.workspace_low), np.array(spec.workspace_high)
     assert np.all(frame["robot0_eef_pos"] > low) and np.all(frame["robot0_eef_pos"] < high)
+
+
+def test_generated_digits_are_like_real_ones() -> None:
+    """By the nearest real neighbour: of all kinds, and hardly farther from it than real digits are from another."""
+    path = next(path for path in CHECKPOINTS if path.name == "ddpm_digits.pt")
+    model = checkpoint.load(path, kind="image model", sampler="ddim", sampler_steps=25)
+    generated = ImageGenerator(model).denoised(seed=5, count=100)[-1]
+    data = load_images("digits")
+
+    def nearest(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        distances = cdist(images.reshape(len(images), -1).astype(float), data.train.reshape(len(data.train), -1))
+        return distances.min(1), distances.argmin(1)
+
+    labels = KMeans(10, n_init=1, random_state=0).fit_predict(data.train.reshape(len(data.train), -1))
+    distance, neighbour = nearest(generated)
+    assert len(set(labels[neighbour])) >= 9
+    assert np.median(distance) < 1.3 * np.median(nearest(data.test)[0])
 
 
 def test_the_arms_planner_goes_where_it_is_asked_and_past_a_ball() -> None:
