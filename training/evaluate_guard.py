@@ -42,6 +42,7 @@ def evaluate_guard(path: Path, episodes: int, seed: int) -> dict[str, Any]:
     bad: dict[tuple[str, str], list[float]] = defaultdict(list)
     caught: dict[tuple[str, str], list[int]] = defaultdict(list)
     scoring: list[float] = []
+    results: list[dict[str, Any]] = []
 
     def look(camera: str, image: NDArray[np.uint8]) -> float:
         began = time.perf_counter()
@@ -53,12 +54,14 @@ def evaluate_guard(path: Path, episodes: int, seed: int) -> dict[str, Any]:
     for index in tqdm(range(episodes), desc=f"{spec.task} guard", unit="episode"):
         rng = np.random.default_rng([seed + index, 4])
         way, hands = drive(simulation, seed + index, rng)
+        result: dict[str, Any] = {"index": index, "seed": seed + index, "steps": len(way)}
         for camera in guard.cameras:
-            judgement = Judgement()
+            judgement, before = Judgement(), len(good[camera])
             for step in range(int(rng.integers(stride)), len(way), stride):
                 score = look(camera, picture(simulation, camera, way[step]))
                 good[camera].append(score)
                 alarms[camera].append(judgement.add(score))
+            missed: list[str] = []
             for fault in FAULTS:
                 for _ in range(2):
                     made = CameraFault(fault, camera, int(rng.integers(2**31)))
@@ -70,7 +73,10 @@ def evaluate_guard(path: Path, episodes: int, seed: int) -> dict[str, Any]:
                         frames, score = _until_alarm(simulation, made, way[first::stride], look)
                         bad[camera, fault].append(score)
                     caught[camera, fault].append(frames)
+                    missed += [] if 0 < frames <= FRAMES else [fault]
                     simulation.disturb_view()
+            result[camera] = {"greatest_good_score": max(good[camera][before:]), "missed": missed}
+        results.append(result)
     simulation.close()
     cameras: dict[str, dict[str, Any]] = {}
     for camera in guard.cameras:
@@ -97,7 +103,7 @@ def evaluate_guard(path: Path, episodes: int, seed: int) -> dict[str, Any]:
         "checkpoint": str(path),
         "checkpoint_sha256": guard.checkpoint.sha256,
         "seconds": round(time.monotonic() - began, 1),
-        "results": [],
+        "results": results,
     }
 
 
