@@ -22,6 +22,7 @@ from diffusion_ros.arm_plan import (
     HAND_RADIUS,
     REMAINS,
     STEP_LENGTH,
+    STRAY,
     ArmFollower,
     arm_state,
     make_planner,
@@ -191,6 +192,21 @@ def test_a_goal_becomes_chunks_that_answer_every_pose(ros: Graph, parameters: li
     assert not robot.chunks
     robot.ask([0.3, 0.0, 1.0])
     ros.spin_until(lambda: "through an obstacle" in planner.diagnostics.summary)
+
+
+@pytest.mark.parametrize(("gap", "planned"), [(STRAY - 0.01, False), (STRAY + 0.01, True)])
+def test_a_plan_keeps_as_far_from_obstacles_as_an_arm_may_be_off_it(
+    ros: Graph, parameters: list[Parameter[Any]], gap: float, planned: bool
+) -> None:
+    planner, robot = ros.add(PlannerNode(parameters)), ros.add(Robot())
+    ros.spin_until(lambda: robot.goal.get_subscription_count() and robot.pose.get_subscription_count() > 1)
+    ball = [0.15, HAND_RADIUS + 0.03 + gap, 1.0, 0.03]
+    robot.obstacles.publish(messages.balls_to_msg([ball], (1.0, 0.0, 0.0, 1.0), "x", "world"))
+    robot.show([0.0, 0.0, 1.0])
+    ros.spin_until(lambda: planner.domain.state() and len(planner.obstacles))
+    robot.ask([0.3, 0.0, 1.0])
+    ros.spin_until(lambda: robot.trajectories if planned else "through an obstacle" in planner.diagnostics.summary)
+    assert bool(robot.trajectories) == planned
 
 
 @pytest.mark.parametrize(

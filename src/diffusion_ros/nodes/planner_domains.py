@@ -17,7 +17,7 @@ from trajectory_msgs.msg import JointTrajectory
 
 from diffusion_ros import messages, topics
 from diffusion_ros.action_chunk import ActionChunk
-from diffusion_ros.arm_plan import HAND_RADIUS, ArmFollower, arm_state, rotation_of
+from diffusion_ros.arm_plan import HAND_RADIUS, STRAY, ArmFollower, arm_state, rotation_of
 from diffusion_ros.maze import BALL_RADIUS, FRAME, MazeMap, jumped
 from diffusion_ros.planner import Array, Plan, PlanError, clearance, leads_into
 
@@ -37,6 +37,8 @@ class Domain(Protocol):
     state_topic: str
     radius: float
     """Metres of what moves, about its position."""
+    stray: float
+    """Metres that it may be off its way: plans keep as far from obstacles."""
     line_width: float
     """Metres, of plans in RViz."""
 
@@ -62,6 +64,7 @@ class MazeDomain:
     frame = FRAME
     state_topic = topics.ODOMETRY
     radius = BALL_RADIUS
+    stray = 0.0
     line_width = 0.04
 
     def __init__(self, node: PlannerNode) -> None:
@@ -128,6 +131,7 @@ class ArmDomain:
 
     state_topic = topics.EEF_POSE
     radius = HAND_RADIUS
+    stray = STRAY
     line_width = 0.008
 
     def __init__(self, node: PlannerNode) -> None:

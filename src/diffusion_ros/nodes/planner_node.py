@@ -296,7 +296,7 @@ class PlannerNode(RunnableNode):
         for plan in candidates:
             dense, _ = plan.dense(self.planner.spec.rate)
             reason = self.domain.unfit(dense)
-            if not reason and leads_into(clearance(dense, obstacles, self.domain.radius)):
+            if not reason and leads_into(clearance(dense, obstacles, self.domain.radius + self.domain.stray)):
                 reason = "through an obstacle"
             if not reason:
                 return plan
