@@ -120,13 +120,15 @@ def test_eager_equals_scripted_and_calibration_sets_its_quantiles() -> None:
         errors, features = model.differences(images, 1)
     assert errors.shape == (60, 2, side, side) and features.shape == (60, 4 * 2 * side**2)
     model.calibrate(errors, features, 1, usual=0.9)
-    model.set_threshold(features, 1, false_alarms=0.1)
+    model.set_threshold(features, 1, false_alarms=0.1, margin=1.0)
     scripted = checkpoint.script(model)
     with torch.no_grad():
         score, heat = model.score(images, 1)
         again, _ = scripted.score(images, 1)
     assert torch.equal(score, again) and torch.allclose(score, heat.amax((1, 2)))
     assert int((score > 1).sum()) == 6
+    model.set_threshold(features, 1, false_alarms=0.1, margin=2.0)
+    assert torch.allclose(model.score(images, 1)[0], score / 2)
     below = (errors <= model.usual_scale[1]).float().mean(0)
     assert bool(((below - 0.9).abs() < 0.03).all())
     assert torch.equal(model.usual_scale[0], torch.ones_like(model.usual_scale[0]))

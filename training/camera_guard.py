@@ -146,9 +146,9 @@ class GuardModel(nn.Module):
         self.whitening[camera] = torch.linalg.cholesky(precision.to(std)) / std[:, None]
 
     @torch.no_grad()
-    def set_threshold(self, features: Tensor, camera: int, false_alarms: float) -> None:
-        """So that this share of other good pictures, with features (N, 4 ...), scores above 1."""
-        self.threshold_scale[camera] = self.distances(features, camera).quantile(1 - false_alarms)
+    def set_threshold(self, features: Tensor, camera: int, false_alarms: float, margin: float) -> None:
+        """To `margin` times what all but this share of other good pictures, with features (N, 4 ...), stay below."""
+        self.threshold_scale[camera] = margin * self.distances(features, camera).quantile(1 - false_alarms)
 
 
 class GuardLoss(nn.Module):

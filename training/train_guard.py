@@ -35,7 +35,7 @@ from training.run import (
 
 RATE = 5.0
 """Pictures a second of each camera that a guard is meant to score [Hz]."""
-FREE = ("save_every", "levels", "usual", "false_alarms", "calibration_stride", "validation_episodes")
+FREE = ("save_every", "levels", "usual", "false_alarms", "calibration_stride", "validation_episodes", "margin")
 """Options that do not change the weights."""
 
 
@@ -73,8 +73,11 @@ class Options:
     """Every so many of their frames."""
     usual: float = 0.99
     """Part of good pictures whose error in a square counts as usual there."""
-    false_alarms: float = 0.002
-    """Part of good pictures that are to score above the threshold."""
+    false_alarms: float = 0.01
+    """Part of good pictures that are to be farther off than the threshold's margin allows for ..."""
+    margin: float = 1.7
+    """... which is so many times as far: a robot that holds shows the guard the same picture again and again, so that a
+    false alarm would last."""
     validation_episodes: int = 60
     """Of an expert with noise in the simulator, from seed 90,000 on, whose pictures set the threshold: among them are
     some that go wrong, as no demonstration does. 0: the last third of the held-out frames sets it."""
@@ -235,7 +238,7 @@ class Trainer:
             bar.update()
         bar.close()
         for camera in range(len(CAMERAS)):
-            model.set_threshold(torch.cat(others[camera]), camera, options.false_alarms)
+            model.set_threshold(torch.cat(others[camera]), camera, options.false_alarms, options.margin)
         return {"held_out_frames": len(held), "threshold_frames": sum(map(len, others[0]))}
 
     def _save(self, optimizer: Any) -> None:
