@@ -42,7 +42,7 @@ def place_channels(height: int, width: int) -> Tensor:
 
 
 class GuardModel(nn.Module):
-    """One denoiser a camera, and the errors of good pictures that theirs are measured by.
+    """One denoiser a camera, and how pictures differ from what it makes of them while all is good.
 
     Args:
         cameras: how many.
@@ -78,7 +78,7 @@ class GuardModel(nn.Module):
         self.noise = nn.Buffer(noise, persistent=False)
         squares = (size // PATCH) ** 2
         features = 4 * len(levels) * squares
-        # Errors by camera, level and square, what nearly all stay below.
+        # For the heat map: errors by camera, level and square, what nearly all stay below.
         usual = torch.ones((cameras, len(levels), size // PATCH, size // PATCH))
         self.usual_scale = nn.Buffer(usual, persistent=False)
         # Mean of the features, what makes them independent and of variance 1, and the distance that few exceed.

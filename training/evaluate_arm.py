@@ -21,8 +21,6 @@ MARGIN = 0.08
 """Metres beyond contact from which guidance pushes away."""
 WEIGHT = 3.0
 """Of that guidance."""
-KEPT = STRAY
-"""Metres beyond contact that a plan must keep: as far as an arm may be off it."""
 CANDIDATES = 16
 LEAST_WAY = 0.35
 """Metres from start to goal, so that neither is in the ball."""
@@ -48,7 +46,7 @@ def plan_clear(planner: Planner, start: Array, goal: Array, balls: Array, seed: 
     plans = planner.plan(start, goal, guides=guides, candidates=CANDIDATES, seed=seed)
     for plan in plans.candidates:
         way = plan.dense(planner.spec.rate)[0]
-        if least(way, balls) > KEPT and way[:, 2].min() > FLOOR - KEPT:
+        if least(way, balls) > STRAY and way[:, 2].min() > FLOOR - STRAY:
             return plan
     return None
 

@@ -73,7 +73,8 @@ def evaluate_guard(path: Path, episodes: int, seed: int) -> dict[str, Any]:
                         frames, score = _until_alarm(simulation, made, way[first::stride], look)
                         bad[camera, fault].append(score)
                     caught[camera, fault].append(frames)
-                    missed += [] if 0 < frames <= FRAMES else [fault]
+                    if not frames:
+                        missed.append(fault)
                     simulation.disturb_view()
             result[camera] = {"greatest_good_score": max(good[camera][before:]), "missed": missed}
         results.append(result)
@@ -126,6 +127,7 @@ def drive(
 
 
 def picture(simulation: Simulation, camera: str, qpos: NDArray[np.float64]) -> NDArray[np.uint8]:
+    """What a camera shows, (H, W, 3) as policies see it, at joint positions `qpos`."""
     return simulation.render(camera, simulation.image_size, simulation.image_size, qpos)
 
 

@@ -72,7 +72,7 @@ class Options:
     calibration_stride: int = 1
     """Every so many of their frames."""
     usual: float = 0.99
-    """Part of good pictures whose error in a square counts as usual there."""
+    """Part of good pictures whose error in a square counts as usual there, in the heat map."""
     false_alarms: float = 0.01
     """Part of good pictures that are to be farther off than the threshold's margin allows for ..."""
     margin: float = 1.7

@@ -60,8 +60,7 @@ class Options:
     log_std: float = -0.5
     """Start of the actor's log standard deviation, in units of half an action's range."""
     statistics_steps: int = 100_000
-    """Environment steps after which the statistics that normalise observations stay as they are: a policy that keeps
-    still would shrink them until the start of an episode lies beyond what the network is shown."""
+    """Environment steps after which the statistics that normalise observations stay as they are."""
     learning_rate: float = 5e-4
     """Adam, falling to 0 along a line."""
     gamma: float = 0.99

@@ -102,7 +102,7 @@ def parse(arguments: Sequence[str]) -> Request:
     checkpoint = Path(str(values["checkpoint"]) or system.default_checkpoint(values, resource_folder())).absolute()
     spec = read_spec(checkpoint)
     if spec.kind != system.kind:
-        raise UsageError(f"{checkpoint}: is a {spec.kind}, a {system.kind} is needed")
+        raise UsageError(f"{checkpoint}: is {with_article(spec.kind)}, {with_article(system.kind)} is needed")
     if spec.task != task:
         subject = system.subject or "task"
         raise UsageError(f"{checkpoint}: was trained on the {subject} {spec.task}, {task} is needed")

@@ -37,6 +37,9 @@ FIRST_STEP = 20
 LASTS = 1.0
 """Seconds between the hold and the end of the fault."""
 PATIENCE = 3.0
+"""Seconds in which a fault is to be noticed."""
+EPISODE_SECONDS = 30.0
+"""More than one takes, unless the robot holds and never goes on."""
 
 
 class Saboteur(Node):
@@ -92,8 +95,12 @@ def run(faults: list[str], folder: Path) -> tuple[Saboteur, dict[str, Any]]:
     executor.add_node(node)
     command = [sys.executable, "-m", "diffusion_ros.bringup", "simulation", *map(str, words)]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL) as system:
+        deadline = time.monotonic() + EPISODE_SECONDS * len(faults)
         while system.poll() is None:
             executor.spin_once(timeout_sec=0.05)
+            if time.monotonic() > deadline:
+                system.terminate()
+                raise SystemExit(f"guard: not done after {EPISODE_SECONDS:.0f} s an episode: a hold has not ended")
     executor.shutdown()
     rclpy.shutdown()
     return node, json.loads((folder / "summary.json").read_text())

@@ -43,6 +43,7 @@ _DISCOVERY_SECONDS = 1.5
 _LEASE_SECONDS = 21.0
 """A process that was killed stays in the graph for FastDDS's lease of 20 s; who is still there after that lives."""
 _FAREWELL_SECONDS = 5.0
+"""How long a simulator that is done stays where nobody listens to its results yet."""
 _REPEAT_SECONDS = 1.0
 _NEWS_SECONDS = 0.2
 _SCENE_SECONDS = 0.1
