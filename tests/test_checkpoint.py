@@ -107,6 +107,15 @@ def test_scores_are_added_and_nothing_else_changes(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["policy.pt"]
 
 
+def test_a_checkpoint_does_not_tell_where_it_was_made(path: Path) -> None:
+    checkpoint.record_scores(path, {"more": 1})
+    with zipfile.ZipFile(path) as archive:
+        contents = {name: archive.read(name) for name in archive.namelist()}
+    here = str(Path(__file__).parent).encode()
+    assert any(name.endswith("fake_policy.py") for name in contents)
+    assert not [name for name, content in contents.items() if here in content]
+
+
 def test_missing_truncated_and_foreign_files(path: Path, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="no such checkpoint"):
         checkpoint.load(tmp_path / "none.pt")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +35,12 @@ def test_all_together_are_small() -> None:
     sizes = {path.name: path.stat().st_size for path in CHECKPOINTS}
     assert max(sizes.values()) < 20e6
     assert sum(sizes.values()) < 60e6
+
+
+@pytest.mark.parametrize("path", CHECKPOINTS, ids=lambda path: path.stem)
+def test_checkpoint_names_no_folder_of_the_machine_that_made_it(path: Path) -> None:
+    with zipfile.ZipFile(path) as archive:
+        assert not [name for name in archive.namelist() if name.endswith(".debug_pkl")]
 
 
 @pytest.mark.parametrize("path", POLICIES, ids=lambda path: path.stem)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import io
 import warnings
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
@@ -103,8 +104,6 @@ def save(module: torch.nn.Module, spec: CheckpointSpec, path: Path | str, half: 
     """
     import copy
 
-    import torch
-
     path = Path(path)
     problem = _bad_weights(module)
     if problem:
@@ -113,8 +112,24 @@ def save(module: torch.nn.Module, spec: CheckpointSpec, path: Path | str, half: 
     if half:
         for parameter in scripted.parameters():
             parameter.data = parameter.data.half()
-    with whole_file(path) as temporary, _quiet():
-        torch.jit.save(scripted, str(temporary), _extra_files={SPEC_FILE: spec.to_json().encode()})
+    _write(scripted, spec, path)
+
+
+def _write(scripted: Any, spec: CheckpointSpec, path: Path) -> None:
+    """Writes the file without the debug records: they name the folders of the machine that the sources lay on."""
+    import torch
+
+    buffer = io.BytesIO()
+    with _quiet():
+        torch.jit.save(scripted, buffer, _extra_files={SPEC_FILE: spec.to_json().encode()})
+    with (
+        whole_file(path) as temporary,
+        zipfile.ZipFile(buffer) as source,
+        zipfile.ZipFile(temporary, "w") as archive,
+    ):
+        for entry in source.infolist():
+            if not entry.filename.endswith(".debug_pkl"):
+                archive.writestr(entry, source.read(entry), entry.compress_type)
 
 
 def read_spec(path: Path | str) -> CheckpointSpec:
@@ -143,10 +158,9 @@ def record_scores(path: Path | str, scores: Mapping[str, Any]) -> None:
 
     path = Path(path)
     spec = read_spec(path)
-    with whole_file(path) as temporary, _quiet():
+    with _quiet():
         module = torch.jit.load(str(path), map_location="cpu")
-        spec = dataclasses.replace(spec, scores={**spec.scores, **scores})
-        torch.jit.save(module, str(temporary), _extra_files={SPEC_FILE: spec.to_json().encode()})
+    _write(module, dataclasses.replace(spec, scores={**spec.scores, **scores}), path)
 
 
 def weights(path: Path | str) -> dict[str, torch.Tensor]:
