@@ -73,7 +73,13 @@ def test_learns_what_the_images_have_in_common(stripes: str, tmp_path: Path) -> 
 
 
 VARIANTS: dict[str, dict[str, object]] = {
-    "digits, ddpm": {"data": "digits", "sampler": "ddpm", "sampler_steps": None, "half_weights": False},
+    "digits, ddpm": {
+        "data": "digits",
+        "sampler": "ddpm",
+        "sampler_steps": None,
+        "half_weights": False,
+        "evaluation_images": 9,
+    },
     "self-conditioning": {"self_conditioning": True, "prediction": "sample", "loss": "l1"},
     "patches, flipped, bf16": {"patch": 2, "dim_mults": (1,), "flip": True, "mixed_precision": "bf16", "loss": "l2"},
 }

@@ -230,7 +230,10 @@ def read_folder(folder: Path, size: int | None = None, limit: int | None = None)
 def read_demonstrations(
     path: Path, camera: str, size: int | None = None, limit: int | None = None, seed: int = 0
 ) -> tuple[Images, Images, Images]:
-    """Frames of a camera from demonstrations in robomimic's format: each episode is in one of the three parts."""
+    """Frames of a camera from demonstrations in robomimic's format: each episode is in one of the three parts.
+
+    A part's frames are shuffled, so that the first so many of them are from all of its episodes.
+    """
     key = f"{camera}_image"
     try:
         with h5py.File(path, "r") as file:
@@ -256,7 +259,8 @@ def read_demonstrations(
             parts = []
             for chosen in _shares(len(names), seed):
                 part = [file["data"][names[i]]["obs"][key][(i % stride) :: stride] for i in np.sort(chosen)]
-                parts.append(_resize(np.concatenate(part), size))
+                order = np.random.default_rng([seed, len(parts)]).permutation(sum(map(len, part)))
+                parts.append(_resize(np.concatenate(part)[order], size))
     except FileNotFoundError:
         raise ValueError(f"{path}: no such file") from None
     except (OSError, RuntimeError) as error:

@@ -448,7 +448,11 @@ def draw(
     image_figures.write_picture(folder / "reverse.png", image_figures.captioned(panels, len(panels)))
     frames = [image_figures.grid(path[k], 4) for k in np.linspace(0, len(path) - 1, min(60, len(path))).astype(int)]
     image_figures.write_animation(folder / "denoising", frames, fps=20)
-    beside = [("real", image_figures.grid(data.test[:32], 8)), ("generated", image_figures.grid(generated[:32], 8))]
+    both = min(32, len(data.test), len(generated))
+    beside = [
+        ("real", image_figures.grid(data.test[:both], 8)),
+        ("generated", image_figures.grid(generated[:both], 8)),
+    ]
     image_figures.write_picture(folder / "real_beside_generated.png", image_figures.captioned(beside, 2))
 
 

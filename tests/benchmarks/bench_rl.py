@@ -50,7 +50,7 @@ def rainbow(folder: Path) -> None:
         trainer._segment(trainer.bookkeeping.bar("", 0, RAINBOW_STEPS))
 
     def theirs() -> None:
-        # One call of train_freq steps each of 8 environments, then half as many updates.
+        # One call of train_freq steps each of 8 environments.
         model = DQN(
             "MlpPolicy",
             make_vec_env(options.environment, options.environments, seed=0),
