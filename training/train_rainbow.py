@@ -61,9 +61,9 @@ class Options:
     """Hidden layers."""
     environments: int = 8
     """Stepped as one."""
-    gamma: float = 0.99
+    gamma: float = 0.995
     """Discount of a step."""
-    learning_rate: float = 1e-3
+    learning_rate: float = 2e-3
     """Adam."""
     batch_size: int = 64
     """Transitions an update."""
@@ -72,8 +72,9 @@ class Options:
     learning_starts: int = 1000
     """Environment steps before the first update, all with random actions: noisy weights alone lead all environments the
     same way at first, and some seeds never learn that there is another."""
-    capacity: int = 50_000
-    """Transitions that are kept for replay."""
+    capacity: int = 8000
+    """Transitions that are kept for replay; returns over several steps are those of the policy that made them, and
+    should not be too old."""
     target_every: int = 50
     """Updates between copies of the network to the target network."""
     epsilon_end: float = 0.04
@@ -88,7 +89,7 @@ class Options:
     """Of the distributions (if categorical)."""
     v_min: float = 0.0
     """The least return on their support (if categorical)."""
-    v_max: float = 100.0
+    v_max: float = 200.0
     """The greatest (if categorical); CartPole's is 1 / (1 - gamma)."""
     n_steps: int = 10
     """Of the returns (if n_step)."""
