@@ -152,7 +152,7 @@ def test_the_service_plans_refuses_and_is_busy_in_turn(ros: Graph, straight: Pat
     assert not robot.plans  # nobody is to follow what was only asked about
     assert not ros.call(robot, GetPlan, "planner/plan", request((0.0, 0.0))).plan.poses
     assert "in a wall" in planner.diagnostics.summary
-    with planner._condition:
+    with planner._worker.condition:
         planner._busy = True
     assert not ros.call(robot, GetPlan, "planner/plan", request(GOAL)).plan.poses
     assert "another plan is being made" in planner.diagnostics.summary

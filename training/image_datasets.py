@@ -256,7 +256,7 @@ def read_demonstrations(
                 frames.append(shape[0])
             total = sum(frames)
             stride = 1 if limit is None else max(1, -(-total // limit))
-            parts = []
+            parts: list[Images] = []
             for chosen in _shares(len(names), seed):
                 part = [file["data"][names[i]]["obs"][key][(i % stride) :: stride] for i in np.sort(chosen)]
                 order = np.random.default_rng([seed, len(parts)]).permutation(sum(map(len, part)))

@@ -6,7 +6,6 @@ waits for it. Frozen cameras are found by all pictures, the others by those that
 
 from __future__ import annotations
 
-import threading
 import time
 import traceback
 from collections.abc import Sequence
@@ -29,6 +28,7 @@ from diffusion_ros import checkpoint, messages, topics
 from diffusion_ros.camera_guard import CameraGuard, Judgement, View
 from diffusion_ros.diagnostics import ERROR, OK, WARN, Diagnostics
 from diffusion_ros.nodes.runner import RunnableNode, run
+from diffusion_ros.nodes.worker import Worker, failure
 from diffusion_ros.observation import FrozenCameras
 from diffusion_ros.params import declare, parameter
 from diffusion_ros.policy import FrameError
@@ -77,11 +77,9 @@ class CameraGuardNode(RunnableNode):
             self.create_subscription(Image, topics.image(camera), partial(self._on_image, camera), topics.SENSOR_QOS)
         self.create_subscription(PoseStamped, topics.EEF_POSE, self._on_pose, topics.SENSOR_QOS)
 
-        self._condition = threading.Condition()
+        self._worker = Worker("scoring", self._take, self._work)
         self._newest: dict[str, tuple[int, NDArray[np.uint8]]] = {}
         self._due: list[str] = []
-        self._closing = False
-        self._worker = threading.Thread(target=self._work, name="scoring", daemon=True)
         self._worker.start()
         self.create_timer(1.0 / p.rate, self._on_timer, clock=Clock(clock_type=ClockType.STEADY_TIME))
 
@@ -95,7 +93,7 @@ class CameraGuardNode(RunnableNode):
             return
         self.diagnostics.tick(topics.image(camera))
         self._frozen.image(camera, stamp_ns, image)
-        with self._condition:
+        with self._worker.condition:
             self._newest[camera] = stamp_ns, image
         if self._frozen.reasons():
             self._tell()
@@ -109,38 +107,37 @@ class CameraGuardNode(RunnableNode):
 
     def _on_timer(self) -> None:
         """Asks for the newest picture of each camera to be scored; where none came since, the verdict says so."""
-        with self._condition:
+        with self._worker.condition:
             self._due = [camera for camera in self.guard.cameras if camera in self._newest]
             if self._due:
-                self._condition.notify()
+                self._worker.condition.notify()
                 return
         self._tell()
 
     # The worker thread
 
-    def _work(self) -> None:
-        while True:
-            with self._condition:
-                self._condition.wait_for(lambda: self._due or self._closing)
-                if self._closing:
-                    return
-                camera = self._due.pop(0)
-                stamp_ns, image = self._newest.pop(camera)
-            try:
-                began = time.monotonic()
-                view = self.guard.look(camera, image)
-                self.diagnostics.latency(f"{camera} scoring", time.monotonic() - began)
-                self._faults.pop(camera, None)
-                self._judgements[camera].add(view.score)
-                self._show(camera, stamp_ns, image, view)
-            except FrameError as error:
-                self._faults[camera] = str(error)
-            except Exception as error:
-                # A guard that dies silently in its thread would look like one that sees nothing wrong.
-                if camera not in self._faults:
-                    self.get_logger().error(traceback.format_exc())
-                self._faults[camera] = f"{camera}: scoring failed: {' '.join(str(error).split())[-300:]}"
-            self._tell()
+    def _take(self) -> tuple[str, int, NDArray[np.uint8]] | None:
+        if not self._due:
+            return None
+        camera = self._due.pop(0)
+        return camera, *self._newest.pop(camera)
+
+    def _work(self, taken: tuple[str, int, NDArray[np.uint8]]) -> None:
+        camera, stamp_ns, image = taken
+        try:
+            began = time.monotonic()
+            view = self.guard.look(camera, image)
+            self.diagnostics.latency(f"{camera} scoring", time.monotonic() - began)
+            self._faults.pop(camera, None)
+            self._judgements[camera].add(view.score)
+            self._show(camera, stamp_ns, image, view)
+        except FrameError as error:
+            self._faults[camera] = str(error)
+        except Exception as error:
+            if camera not in self._faults:
+                self.get_logger().error(traceback.format_exc())
+            self._faults[camera] = f"{camera}: {failure('scoring', error)}"
+        self._tell()
 
     def _show(self, camera: str, stamp_ns: int, image: NDArray[np.uint8], view: View) -> None:
         publisher = self._heat_publishers[camera]
@@ -186,10 +183,7 @@ class CameraGuardNode(RunnableNode):
         self.diagnostics.report(level, "; ".join(reasons) or "views are good")
 
     def close(self) -> None:
-        with self._condition:
-            self._closing = True
-            self._condition.notify()
-        self._worker.join(timeout=5.0)
+        self._worker.close()
 
 
 def main() -> int:

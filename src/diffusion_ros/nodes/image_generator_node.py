@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 import traceback
 from collections.abc import Sequence
@@ -21,6 +20,7 @@ from diffusion_ros import checkpoint, messages, topics
 from diffusion_ros.diagnostics import ERROR, OK, Diagnostics
 from diffusion_ros.image_generator import ImageGenerator, Images, grid
 from diffusion_ros.nodes.runner import RunnableNode, run
+from diffusion_ros.nodes.worker import Worker, failure
 from diffusion_ros.params import declare, parameter
 from diffusion_ros.spec import IMAGE_KIND, SAMPLERS
 
@@ -68,53 +68,51 @@ class ImageGeneratorNode(RunnableNode):
         self.diagnostics = Diagnostics(self, "image generator", self._refresh)
         self.diagnostics.value("checkpoint", p.checkpoint)
         self.diagnostics.value("sha256", self.generator.checkpoint.sha256)
-        self._condition = threading.Condition()
+        self._worker = Worker("sampling", self._take, self._work)
         self._wanted = False
         self._busy = False
-        self._closing = False
-        self._worker = threading.Thread(target=self._work, name="sampling", daemon=True)
         self._worker.start()
         self.create_service(Trigger, "~/generate", self._on_generate)
         self.create_timer(1.0 / p.rate, self._show, clock=Clock(clock_type=ClockType.STEADY_TIME))
 
     def _on_generate(self, request: Any, response: Any) -> Any:
-        with self._condition:
+        with self._worker.condition:
             response.success = not self._busy and not self._wanted
             if response.success:
                 self._wanted = True
-                self._condition.notify()
+                self._worker.condition.notify()
         p = self.parameters
         response.message = f"{p.count} samples, seed {self._seed}" if response.success else "others are being made"
         return response
 
-    def _work(self) -> None:
-        while True:
-            with self._condition:
-                self._condition.wait_for(lambda: self._wanted or self._closing)
-                if self._closing:
-                    return
-                self._wanted, self._busy = False, True
-            try:
-                began = time.monotonic()
-                path = self.generator.denoised(self._seed, self.parameters.count)
-                self.diagnostics.latency("sampling", time.monotonic() - began)
-                pictures = [grid(images, self.parameters.columns) for images in path]
-                self._samples.publish(self._message(pictures[-1]))
-                self._fault = ""
-                with self._condition:
-                    self._frames = pictures
-            except Exception as error:
-                # A thread that dies silently would look like one that is sampling.
-                self.get_logger().error(traceback.format_exc())
-                self._fault = f"sampling failed: {' '.join(str(error).split())[-300:]}"
-            finally:
-                with self._condition:
-                    self._seed += 1
-                    self._busy = False
+    def _take(self) -> int | None:
+        """The seed of the samples that are wanted."""
+        if not self._wanted:
+            return None
+        self._wanted, self._busy = False, True
+        return self._seed
+
+    def _work(self, seed: int) -> None:
+        try:
+            began = time.monotonic()
+            path = self.generator.denoised(seed, self.parameters.count)
+            self.diagnostics.latency("sampling", time.monotonic() - began)
+            pictures = [grid(images, self.parameters.columns) for images in path]
+            self._samples.publish(self._message(pictures[-1]))
+            self._fault = ""
+            with self._worker.condition:
+                self._frames = pictures
+        except Exception as error:
+            self.get_logger().error(traceback.format_exc())
+            self._fault = failure("sampling", error)
+        finally:
+            with self._worker.condition:
+                self._seed += 1
+                self._busy = False
 
     def _show(self) -> None:
         """The next picture of the denoising."""
-        with self._condition:
+        with self._worker.condition:
             picture = self._frames.pop(0) if self._frames else None
         if picture is not None:
             self._denoising.publish(self._message(picture))
@@ -128,10 +126,7 @@ class ImageGeneratorNode(RunnableNode):
         self.diagnostics.report(ERROR if self._fault else OK, self._fault or state)
 
     def close(self) -> None:
-        with self._condition:
-            self._closing = True
-            self._condition.notify()
-        self._worker.join(timeout=30.0)
+        self._worker.close(timeout=30.0)
 
 
 def main() -> int:

@@ -6,7 +6,6 @@ and cannot be planned is refused with its reason, and the last valid plan stays.
 
 from __future__ import annotations
 
-import threading
 import time
 import traceback
 from collections.abc import Sequence
@@ -29,6 +28,7 @@ from diffusion_ros.arm_plan import make_planner
 from diffusion_ros.diagnostics import ERROR, OK, WARN, Diagnostics
 from diffusion_ros.nodes.planner_domains import domain_of
 from diffusion_ros.nodes.runner import RunnableNode, run
+from diffusion_ros.nodes.worker import Worker, failure
 from diffusion_ros.params import declare, parameter
 from diffusion_ros.planner import (
     Array,
@@ -124,11 +124,9 @@ class PlannerNode(RunnableNode):
         self.diagnostics.value("sampler", f"{self.planner.spec.sampler} {self.planner.spec.sampler_steps}")
         self.domain = domain_of(self.planner.spec.task)(self)
 
-        self._condition = threading.Condition()
+        self._worker = Worker("planning", self._take, self._work)
         self._request: Request | None = None
         self._busy = False
-        self._closing = False
-        self._worker = threading.Thread(target=self._work, name="planning", daemon=True)
         self._worker.start()
 
         self.create_subscription(PoseStamped, topics.GOAL, self._on_goal, topics.COMMAND_QOS)
@@ -227,43 +225,42 @@ class PlannerNode(RunnableNode):
 
     def _submit(self, request: Request, waits: bool = False) -> bool:
         """Hands it to the worker; False where that is busy, unless the request may wait (and replace one that does)."""
-        with self._condition:
+        with self._worker.condition:
             if (self._busy or self._request is not None) and not waits:
                 return False
             replaced, self._request = self._request, request
-            self._condition.notify()
+            self._worker.condition.notify()
         if replaced is not None and replaced.answer is not None:
             replaced.answer.set_result(None)
         return True
 
     # The worker thread
 
-    def _work(self) -> None:
-        while True:
-            with self._condition:
-                self._condition.wait_for(lambda: self._request is not None or self._closing)
-                if self._closing:
-                    return
-                request, self._request = self._request, None
-                self._busy = True
-                refused = self._refused
-            assert request is not None
-            plan: Plan | None = None
-            try:
-                plan = self._plan(request)
-                if self._refused is refused:  # and not another one that came meanwhile
-                    self._refused = ""
-            except PlanError as error:
-                self._refused = str(error)
-            except Exception as error:
-                # A planner that dies silently in its thread would look like one that is thinking.
-                self.get_logger().error(traceback.format_exc())
-                self._refused = f"planning failed: {' '.join(str(error).split())[-300:]}"
-            finally:
-                with self._condition:
-                    self._busy = False
-            if request.answer is not None:
-                request.answer.set_result(plan)
+    def _take(self) -> tuple[Request, str] | None:
+        """The request, and what was refused before it."""
+        if self._request is None:
+            return None
+        request, self._request = self._request, None
+        self._busy = True
+        return request, self._refused
+
+    def _work(self, taken: tuple[Request, str]) -> None:
+        request, refused = taken
+        plan: Plan | None = None
+        try:
+            plan = self._plan(request)
+            if self._refused is refused:  # and not another one that came meanwhile
+                self._refused = ""
+        except PlanError as error:
+            self._refused = str(error)
+        except Exception as error:
+            self.get_logger().error(traceback.format_exc())
+            self._refused = failure("planning", error)
+        finally:
+            with self._worker.condition:
+                self._busy = False
+        if request.answer is not None:
+            request.answer.set_result(plan)
 
     def _plan(self, request: Request) -> Plan:
         p = self.parameters
@@ -343,10 +340,7 @@ class PlannerNode(RunnableNode):
             self.diagnostics.report(OK, "planned")
 
     def close(self) -> None:
-        with self._condition:
-            self._closing = True
-            self._condition.notify()
-        self._worker.join(timeout=5.0)
+        self._worker.close()
 
 
 def main() -> int:

@@ -6,7 +6,6 @@ always works on the newest frame. Whether anything moves is the executor's decis
 
 from __future__ import annotations
 
-import threading
 import time
 import traceback
 from collections import deque
@@ -29,6 +28,7 @@ from diffusion_ros.action_chunk import ActionChunk
 from diffusion_ros.control_loop import PolicyController
 from diffusion_ros.diagnostics import ERROR, OK, WARN, Diagnostics
 from diffusion_ros.nodes.runner import RunnableNode, run
+from diffusion_ros.nodes.worker import Worker, failure
 from diffusion_ros.observation import Frame, FrameAssembler, FrozenCameras
 from diffusion_ros.params import declare, parameter
 from diffusion_ros.policy import FrameError, Policy
@@ -125,11 +125,9 @@ class PolicyNode(RunnableNode):
             self.diagnostics.value(name, value)
         self._subscribe(spec.cameras)
 
-        self._condition = threading.Condition()
+        self._worker = Worker("inference", self._take, self._work)
         self._frames: deque[tuple[Frame, float]] = deque(maxlen=4 * spec.n_obs_steps)
-        self._closing = False
         self._busy = False
-        self._worker = threading.Thread(target=self._work, name="inference", daemon=True)
         self._worker.start()
 
     # Callbacks: check and store
@@ -209,39 +207,36 @@ class PolicyNode(RunnableNode):
         if self._frozen_reasons:
             self._refresh()
             return
-        with self._condition:
+        with self._worker.condition:
             self._frames.append((frame, time.monotonic()))
-            self._condition.notify()
+            self._worker.condition.notify()
 
     # The worker thread
 
-    def _work(self) -> None:
-        while True:
-            with self._condition:
-                self._condition.wait_for(lambda: self._frames or self._closing)
-                if self._closing:
-                    return
-                frames = list(self._frames)
-                self._frames.clear()
-                self._busy = True
-            try:
-                self._think(frames)
-                self._faults.pop("", None)
-            except FrameError as error:
-                self._faults[""] = str(error)
-            except Exception as error:
-                # A policy that dies silently in its thread would look like one that is thinking.
-                if "" not in self._faults:
-                    self.get_logger().error(traceback.format_exc())
-                self._faults[""] = f"inference failed: {' '.join(str(error).split())[-300:]}"
-                self._controller.reset()
-            finally:
-                self._busy = False
+    def _take(self) -> list[tuple[Frame, float]] | None:
+        frames = list(self._frames)
+        self._frames.clear()
+        self._busy = bool(frames)
+        return frames or None
+
+    def _work(self, frames: list[tuple[Frame, float]]) -> None:
+        try:
+            self._think(frames)
+            self._faults.pop("", None)
+        except FrameError as error:
+            self._faults[""] = str(error)
+        except Exception as error:
+            if "" not in self._faults:
+                self.get_logger().error(traceback.format_exc())
+            self._faults[""] = failure("inference", error)
+            self._controller.reset()
+        finally:
+            self._busy = False
 
     @property
     def thinking(self) -> bool:
         """Whether a frame is being worked on, or waits."""
-        with self._condition:
+        with self._worker.condition:
             return self._busy or bool(self._frames)
 
     def _think(self, frames: list[tuple[Frame, float]]) -> None:
@@ -311,10 +306,7 @@ class PolicyNode(RunnableNode):
         return reasons
 
     def close(self) -> None:
-        with self._condition:
-            self._closing = True
-            self._condition.notify()
-        self._worker.join(timeout=5.0)
+        self._worker.close()
 
 
 def main() -> int:
