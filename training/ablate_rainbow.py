@@ -16,7 +16,7 @@ from training import command_line
 from training.gymnasium_task import discrete_task
 from training.run import options_json
 from training.side_by_side import of_seed, side_by_side
-from training.train_rainbow import SWITCHES, train_one
+from training.train_rainbow import FREE, SWITCHES, train_one
 from training.train_rainbow import Options as RainbowOptions
 
 THRESHOLD = 475
@@ -82,7 +82,8 @@ def finished(run: RainbowOptions) -> dict[str, Any] | None:
     if not path.exists():
         return None
     result: dict[str, Any] = json.loads(path.read_text())
-    if result["options"] != options_json(run):
+    then, now = ({n: v for n, v in o.items() if n not in FREE} for o in (result["options"], options_json(run)))
+    if then != now:
         raise ValueError(f"{path}: was made with other options than these; --folder names another place")
     return result
 
