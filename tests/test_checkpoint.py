@@ -143,6 +143,13 @@ def test_flipped_bytes_are_noticed(path: Path, tmp_path: Path) -> None:
         checkpoint.load(bad)
 
 
+@pytest.mark.parametrize("device", ["gpu", "cuda:99"])
+def test_a_device_that_is_not_there_is_named(path: Path, device: str) -> None:
+    with pytest.raises(CheckpointError, match=f"device '{device}': cannot be used: ") as error:
+        checkpoint.load(path, device)
+    assert "\n" not in str(error.value)
+
+
 def test_kind_and_task_must_fit(path: Path) -> None:
     with pytest.raises(CheckpointError, match="is a policy, a planner is needed"):
         checkpoint.load(path, kind="planner")

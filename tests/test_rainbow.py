@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import multiprocessing
+import os
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +21,7 @@ from training.ablate_rainbow import quartiles_to_threshold, table, variants
 from training.gymnasium_task import discrete_task, first_episodes
 from training.networks.mlp import NoisyLinear, QNetwork, factorised_noise
 from training.rainbow import DiscretePolicy, Learner, project
+from training.side_by_side import of_seed, side_by_side
 from training.train_rainbow import SWITCHES, Options, Trainer, steps_to
 
 pytestmark = pytest.mark.usefixtures("fresh_accelerate")
@@ -191,8 +195,9 @@ def test_resumed_run_is_the_uninterrupted_one_bit_for_bit(tmp_path: Path) -> Non
 
     def save_and_stop() -> None:
         save()
-        saves.append(stopped.steps)
-        raise KeyboardInterrupt
+        if stopped.steps:
+            saves.append(stopped.steps)
+            raise KeyboardInterrupt
 
     stopped._save = save_and_stop  # type: ignore[method-assign]
     with pytest.raises(KeyboardInterrupt):
@@ -256,6 +261,10 @@ def test_episodes_of_a_vector_are_the_first_of_each() -> None:
         (["--v-max", "-1"], "v_max -1.0"),
         (["--steps", "0"], "steps 0"),
         (["--resume"], "nothing to resume from"),
+        (["--resume", "--seeds", "0", "1"], "nor for the other seeds: nothing to resume from"),
+        (["--steps", "400"], "learning_starts 1000: must be at most steps, 400"),
+        (["--capacity", "32"], "capacity 32: at least a batch, 64"),
+        (["--evaluation-episodes", "-1"], "evaluation_episodes -1"),
     ],
 )
 def test_bad_options_are_one_line(
@@ -268,6 +277,46 @@ def test_bad_options_are_one_line(
     lines = capsys.readouterr().err.strip().splitlines()
     assert end.value.code == 2 and len(lines) == 1 and said in lines[0]
     assert not out.exists()
+
+
+def test_resuming_seeds_goes_on_with_some_and_begins_the_others(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    several = small(tmp_path / "p.pt", seeds=(1, 2), workers=2)
+    first = of_seed(several, 1)
+    Trainer(dataclasses.replace(first, seed=1))._save()
+    train_rainbow.train(dataclasses.replace(several, resume=True))
+    assert capsys.readouterr().out.count("wrote") == 2
+    assert first.out.exists() and of_seed(several, 2).out.exists()
+
+
+def test_a_new_run_drops_what_was_saved_before(tmp_path: Path) -> None:
+    train_rainbow.train_one(small(tmp_path / "p.pt"))
+    trainer = Trainer(small(tmp_path / "p.pt"))
+    trainer._segment = None  # type: ignore[assignment]
+    with pytest.raises(TypeError):
+        trainer.run()
+    again = Trainer(small(tmp_path / "p.pt", resume=True))
+    state = again.bookkeeping.saved()
+    assert state is not None and state["steps"] == 0
+
+
+def test_returns_beyond_the_support_end_the_run(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"has a return of -9.7.*, v_min 0 to v_max 200 must hold all"):
+        Trainer(small(tmp_path / "p.pt", environment="Acrobot-v1")).run()
+
+
+def ends_early(number: int) -> int:
+    if number == 1:
+        os._exit(3)
+    time.sleep(30 * number)
+    return number
+
+
+def test_a_worker_that_dies_ends_all_in_one_line() -> None:
+    with pytest.raises(RuntimeError, match="numbers: a process ended with status 3 before its run did"):
+        list(side_by_side(ends_early, [1, 2], 2, "numbers"))
+    assert not multiprocessing.active_children()
 
 
 def test_steps_to_a_threshold() -> None:

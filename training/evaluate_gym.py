@@ -6,7 +6,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import gymnasium
 import numpy as np
 import torch
 from tqdm import tqdm
@@ -14,6 +13,7 @@ from tqdm import tqdm
 from diffusion_ros import checkpoint
 from diffusion_ros.spec import REACTIVE_KINDS
 from diffusion_ros.video import Mp4Writer
+from training.gymnasium_task import make
 
 
 def evaluate_gym(path: Path, episodes: int, seed: int, max_steps: int | None = None) -> dict[str, Any]:
@@ -23,7 +23,7 @@ def evaluate_gym(path: Path, episodes: int, seed: int, max_steps: int | None = N
     """
     loaded = checkpoint.load(path, kind=REACTIVE_KINDS)
     spec = loaded.spec
-    environment = gymnasium.make(spec.environment, disable_env_checker=True)
+    environment = make(spec.environment, disable_env_checker=True)
     began = time.monotonic()
     results: list[dict[str, Any]] = []
     with tqdm(range(episodes), unit="episode", desc=spec.task) as bar, torch.inference_mode():
@@ -70,7 +70,7 @@ def evaluate_and_record(path: Path, episodes: int, max_steps: int | None = None)
 def record_video(path: Path, video: Path, seed: int, max_steps: int) -> int:
     """One episode of the checkpoint as an H.264 file in real time; returns the steps that it lasted."""
     loaded = checkpoint.load(path, kind=REACTIVE_KINDS)
-    environment = gymnasium.make(loaded.spec.environment, render_mode="rgb_array", disable_env_checker=True)
+    environment = make(loaded.spec.environment, render_mode="rgb_array", disable_env_checker=True)
     observation, _ = environment.reset(seed=seed)
     steps, done = 0, False
     with Mp4Writer(video, loaded.spec.rate) as writer, torch.inference_mode():

@@ -45,11 +45,11 @@ class GymnasiumTask:
         """`count` of them as one. An environment that is done is reset in its next step, whose action is ignored.
 
         So the observation after the last step of an episode is that episode's own, and the step that follows is none.
-        max_steps: after which an episode is truncated; None: as the task says.
+        max_steps: after which an episode is truncated, if the task does not end it sooner; None: as the task says.
         """
         spec = copy.deepcopy(gymnasium.spec(self.environment))
         if max_steps is not None:
-            spec.max_episode_steps = max_steps
+            spec.max_episode_steps = min(max_steps, spec.max_episode_steps or max_steps)
         own = spec.vector_entry_point is not None
         environments = gymnasium.make_vec(spec, count, vectorization_mode="vector_entry_point" if own else "sync")
         if environments.metadata["autoreset_mode"] != AutoresetMode.NEXT_STEP:
@@ -73,12 +73,17 @@ def continuous_task(environment: str) -> GymnasiumTask:
     return task
 
 
-def _task(environment: str) -> GymnasiumTask:
+def make(environment: str, **options: Any) -> gymnasium.Env[Any, Any]:
+    """One environment. ValueError, in one line, for an id that is none and for what is not installed."""
     try:
-        example = gymnasium.make(environment)
+        return gymnasium.make(environment, **options)
     except (gymnasium.error.Error, ImportError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ValueError(f"environment {environment!r}: no Gymnasium task that can be made: {reason}") from None
+
+
+def _task(environment: str) -> GymnasiumTask:
+    example = make(environment)
     observations, actions = example.observation_space, example.action_space
     physics: Any = example.unwrapped
     # The control period [s] has a name in MuJoCo's and in the classic tasks; others say how fast they are to be shown.

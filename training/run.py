@@ -22,6 +22,8 @@ from tqdm import tqdm
 
 from diffusion_ros.whole_file import whole_file
 
+STATE_FILE = "state.pt"
+"""In a run's folder: what --resume goes on from."""
 FIRST_VALIDATION_SEED = 90_000
 """Training resets with smaller seeds, evaluation with 100,000 and above."""
 
@@ -146,7 +148,7 @@ class Run:
         self.main = self.accelerator.is_main_process
         torch.manual_seed(options.seed)
         self._options, self._defaults, self._free = options, defaults, {"resume", "out", "threads", *free}
-        self._state_path = options.run_folder / "state.pt"
+        self._state_path = options.run_folder / STATE_FILE
         self._writer: SummaryWriter | None = None
 
     @property
@@ -161,8 +163,13 @@ class Run:
         return {name: value for name, value in options_json(options).items() if name not in self._free}
 
     def saved(self) -> dict[str, Any] | None:
-        """What the run to resume has saved, None for a new one. Raises ValueError, in one line, if that was another."""
+        """What the run to resume has saved, None for a new one. Raises ValueError, in one line, if that was another.
+
+        A new run drops what one before it has saved there: it would be resumed in its place.
+        """
         if not self._options.resume:
+            if self.main:
+                self._state_path.unlink(missing_ok=True)
             return None
         state = load_state(self._state_path)
         then = {name: value for name, value in json.loads(state["options"]).items() if name not in self._free}

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from diffusion_ros import checkpoint
-from diffusion_ros.whole_file import write_json
+from diffusion_ros.whole_file import whole_file, write_json
 from training import command_line
 from training.evaluate_gym import evaluate_and_record, record_video
 from training.gymnasium_task import (
@@ -29,7 +29,7 @@ from training.run import FIRST_VALIDATION_SEED, Run, options_json, set_rates, st
 from training.side_by_side import train_seeds
 
 Array = NDArray[Any]
-FREE = ("seeds", "workers", "evaluation_episodes", "videos", "test_episodes")
+FREE = ("seeds", "workers", "evaluation_episodes", "videos")
 """Options that do not change the weights."""
 
 
@@ -49,8 +49,8 @@ class Options:
     rollout: int = 256
     """Steps of each environment in an iteration."""
     episode_steps: int | None = 80
-    """Training episodes are truncated after so many steps: of long ones that go well, the rare starts would be
-    forgotten. None: as the task says."""
+    """Training episodes are truncated after so many steps, if the task does not end them sooner: of long ones that go
+    well, the rare starts would be forgotten. None: as the task says."""
     epochs: int = 10
     """Passes over an iteration's steps."""
     batch_size: int = 256
@@ -101,6 +101,10 @@ class Options:
         ):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} {getattr(self, name)}: must be at least 1")
+        if self.batch_size < 2:
+            raise ValueError(f"batch_size {self.batch_size}: at least 2 are needed, whose advantages are compared")
+        if self.evaluation_episodes < 0:
+            raise ValueError(f"evaluation_episodes {self.evaluation_episodes}: must be at least 0")
         if self.episode_steps is not None and self.episode_steps < 1:
             raise ValueError(f"episode_steps {self.episode_steps}: must be at least 1")
         if not self.widths or min(self.widths) < 1:
@@ -179,7 +183,9 @@ class Trainer:
         """Trains from where it is to the end; exports the checkpoint that did best in its test, of equals the last."""
         options = self.options
         state = self.bookkeeping.saved()
-        if state is not None:
+        if state is None:
+            self._save()
+        else:
             self._restore(state)
         bar = self.bookkeeping.bar(self.task.name, self.iteration, options.iterations)
         while self.iteration < options.iterations:
@@ -191,8 +197,8 @@ class Trainer:
         self.environments.close()
         self.tests.close()
         best = max(range(len(self.test_curve)), key=lambda i: (self.test_curve[i][1], i))
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        options.out.write_bytes(self.checkpoint_path(self.test_curve[best][0]).read_bytes())
+        with whole_file(options.out) as temporary:
+            temporary.write_bytes(self.checkpoint_path(self.test_curve[best][0]).read_bytes())
 
     def checkpoint_path(self, steps: int) -> Path:
         """Of the checkpoint after so many steps."""

@@ -127,8 +127,14 @@ class Options:
         for name in ("learning_rate", "updates_per_step"):
             if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f"{name} {getattr(self, name)}: must be above 0")
-        if self.learning_starts < self.batch_size:
-            raise ValueError(f"learning_starts {self.learning_starts}: at least a batch, {self.batch_size}, is needed")
+        for name in ("learning_starts", "capacity"):
+            if getattr(self, name) < self.batch_size:
+                raise ValueError(f"{name} {getattr(self, name)}: at least a batch, {self.batch_size}, is needed")
+        for name in ("learning_starts", "validate_every"):
+            if getattr(self, name) > self.steps:
+                raise ValueError(f"{name} {getattr(self, name)}: must be at most steps, {self.steps}")
+        if self.evaluation_episodes < 0:
+            raise ValueError(f"evaluation_episodes {self.evaluation_episodes}: must be at least 0")
         if self.categorical and (self.atoms < 2 or not self.v_min < self.v_max):
             raise ValueError(
                 f"atoms {self.atoms} from v_min {self.v_min} to v_max {self.v_max}: at least two, ascending, are needed"
@@ -177,7 +183,9 @@ class Trainer:
     def run(self) -> None:
         """Trains from where it is to the end and exports the best."""
         state = self.bookkeeping.saved()
-        if state is not None:
+        if state is None:
+            self._save()
+        else:
             self._restore(state)
         bar = self.bookkeeping.bar(self.task.name, self.steps, self.options.steps)
         while self.steps < self.options.steps:
@@ -205,7 +213,9 @@ class Trainer:
             action = self._explore(observation, generator, rng)
             next_observation, reward, terminated, truncated, _ = self.environments.step(action)
             next_observation = next_observation.astype(np.float32, copy=False)
-            self.replay.add(returns.add(observation, action, reward, next_observation, terminated, truncated, valid))
+            made = returns.add(observation, action, reward, next_observation, terminated, truncated, valid)
+            self._check_support(made.returns)
+            self.replay.add(made)
             episodes.add(reward, terminated | truncated, valid)
             taken, before = int(valid.sum()), self.steps
             self.steps += taken
@@ -216,6 +226,16 @@ class Trainer:
                 bar.set_postfix(validation=f"{self.curve[-1][1]:.1f}", best=f"{self.best_return:.1f}", refresh=False)
             bar.update(taken)
         self.replay.add(returns.cut(observation))
+
+    def _check_support(self, returns: Array) -> None:
+        """Returns that the distributions cannot show would be learnt as their ends, and all actions become alike."""
+        options = self.options
+        outside = returns[(returns < options.v_min) | (returns > options.v_max)]
+        if options.categorical and len(outside):
+            raise ValueError(
+                f"{options.environment}: has a return of {float(outside[0]):g}, v_min {options.v_min:g} to v_max"
+                f" {options.v_max:g} must hold all"
+            )
 
     def _reset(self, segment: int) -> Array:
         observation, _ = self.environments.reset(seed=training_seed(self.options.seed, segment))

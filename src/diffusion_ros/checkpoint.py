@@ -211,7 +211,12 @@ def load(
         spec = dataclasses.replace(spec, **changes)
     except SpecError as error:
         raise CheckpointError(f"{path}: {error}") from None
-    device = torch.device(device)
+    try:
+        device = torch.device(device)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise CheckpointError(f"device {str(device)!r}: cannot be used: {reason}") from None
     with zipfile.ZipFile(path) as archive:
         damaged = archive.testzip()  # torch does not compare checksums
     if damaged:

@@ -295,12 +295,14 @@ class EpisodeNode(RunnableNode, ABC):
         stamp_ns = self.get_clock().now().nanoseconds
         self._take_waiting_commands()
         command, self._command = self._command, None
-        if self.phase == "waiting" and command is not None and self.starts(command) and not self.conflict():
+        if command is not None and (conflict := self.conflict()):
+            command, self._refused = None, conflict
+        if self.phase == "waiting" and command is not None and self.starts(command):
             self._enter("running")  # nothing is lost while the policy starts
         if self.phase == "running":
             self.episode.overruns += late
             self._fault = (self._refused or "no command in this period") if command is None else ""
-            self._step(self.hold if command is None or self.conflict() else command, missed=command is None)
+            self._step(self.hold if command is None else command, missed=command is None)
         self._refused = ""
         self._go_on(stamp_ns, now)
 
