@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from trajectory_msgs.msg import JointTrajectory
 from diffusion_ros import checkpoint, messages, topics
 from diffusion_ros.action_chunk import ActionChunk
 from diffusion_ros.camera_faults import FAULTS, CameraFault
-from diffusion_ros.camera_guard import CameraGuard, Judgement
+from diffusion_ros.camera_guard import CameraGuard, Judgement, View
 from diffusion_ros.checkpoint import CheckpointError
 from diffusion_ros.diagnostics import ERROR, OK
 from diffusion_ros.nodes.camera_guard_node import CameraGuardNode
@@ -180,6 +181,28 @@ def test_verdicts_follow_what_the_cameras_show(ros: Graph, guard_path: Path) -> 
     watched(ros, robot, lambda: robot.show(grey(100), grey(150)), "views are good", OK)
     watched(ros, robot, lambda: None, "silent for", ERROR)
     assert "silent for" in node.diagnostics.summary or not node.diagnostics.publish()
+    scored = dict(node._scored)
+    robot.show(grey(100), grey(150))
+    ros.spin_until(lambda: all(node._scored[camera] > scored[camera] for camera in CAMERAS))
+    assert all(node._judgements[camera].alarm for camera in CAMERAS)  # one good picture after a silence is not enough
+    watched(ros, robot, lambda: robot.show(grey(100), grey(150)), "views are good", OK)
+
+
+def test_slow_scoring_serves_all_cameras_and_old_scores_do_not_count(ros: Graph, guard_path: Path) -> None:
+    robot, node = ros.add(Robot()), ros.add(guard_node(guard_path, max_image_age=0.1))
+    look, looked = node.guard.look, []
+
+    def slow_look(camera: str, image: np.ndarray) -> View:
+        time.sleep(0.2)
+        looked.append(camera)
+        return look(camera, image)
+
+    node.guard.look = slow_look  # type: ignore[method-assign]
+    ros.spin_until(lambda: robot.images["agentview"].get_subscription_count())
+    watched(ros, robot, lambda: robot.show(grey(100), grey(150)), "the last picture that was scored is", ERROR)
+    ros.spin_until(lambda: robot.show(grey(100), grey(150)) or len(looked) >= 4)
+    assert set(looked[:2]) == set(looked[2:4]) == set(CAMERAS)
+    assert not any(verdict.level == OK for verdict in robot.verdicts)
 
 
 def test_a_camera_that_stands_still_while_the_robot_moves_is_frozen(ros: Graph, guard_path: Path) -> None:
@@ -192,8 +215,8 @@ def test_a_camera_that_stands_still_while_the_robot_moves_is_frozen(ros: Graph, 
 class Chunker(Node):
     """A policy that always goes ahead, the poses it answers, and a guard's word."""
 
-    def __init__(self) -> None:
-        super().__init__("chunker")
+    def __init__(self, name: str = "chunker") -> None:
+        super().__init__(name)
         self.pose = self.create_publisher(PoseStamped, topics.EEF_POSE, topics.SENSOR_QOS)
         self.chunk = self.create_publisher(JointTrajectory, topics.ACTION_CHUNK, topics.COMMAND_QOS)
         self.guard = self.create_publisher(DiagnosticStatus, topics.CAMERA_GUARD, topics.COMMAND_QOS)
@@ -236,6 +259,15 @@ def test_the_executor_obeys_a_guard_it_was_told_of(ros: Graph, guard_path: Path,
     until("holding: camera_guard: agentview is covered", moves=False, level=ERROR, word="agentview is covered")
     until("acting", moves=True, level=OK, word="views are good")
     until("holding: camera_guard: silent for", moves=False)
+    second = ros.add(Chunker("second"))
+
+    def both_say_so() -> bool:
+        for one in (chunker, second):
+            one.say(OK, "views are good")
+        chunker.go_on()
+        return "holding: 2 publishers on /camera_guard" in executor.diagnostics.summary
+
+    ros.spin_until(both_say_so)
 
 
 def test_lockstep_has_no_guard(ros: Graph, guard_path: Path) -> None:

@@ -154,10 +154,11 @@ def test_folder_of_images_skips_and_counts_what_is_corrupt(tmp_path: Path) -> No
     whole = (folder / "0007.png").read_bytes()
     (folder / "0007.png").write_bytes(whole[: len(whole) // 2])
     (folder / "0011.png").write_bytes(b"")
+    (folder / "0030.pgm").write_bytes(b"P5 60000 60000 255\n")  # a header that Pillow takes for an attack
     data = load_images(f"folder:{folder}")
     assert data.name == "views" and data.shape == (10, 12, 3) and data.flip
     assert len(data.train) + len(data.validation) + len(data.test) == 29
-    assert [Path(name).name for name in data.corrupt] == ["0007.png", "0011.png"]
+    assert [Path(name).name for name in data.corrupt] == ["0007.png", "0011.png", "0030.pgm"]
     assert pictures(10, 12, 3, seed=3).tobytes() in rows(data.train) | rows(data.validation) | rows(data.test)
 
 
@@ -186,6 +187,12 @@ def test_folder_without_images(tmp_path: Path) -> None:
         load_images(f"folder:{folder_of(tmp_path / 'two', 2)}")
 
 
+def test_deep_grey_keeps_its_range(tmp_path: Path) -> None:
+    for i in range(3):
+        Image.fromarray(np.array([[0, 257 * 100], [257 * 255, 300]], np.uint16)).save(tmp_path / f"{i}.png")
+    np.testing.assert_array_equal(load_images(f"folder:{tmp_path}").train[0, :, :, 0], [[0, 100], [255, 1]])
+
+
 def test_resizing_averages_the_middle_square(tmp_path: Path) -> None:
     image = np.zeros((4, 6, 3), np.uint8)
     image[:, 1:3, 0] = 200  # the left half of the middle square
@@ -210,6 +217,8 @@ def test_camera_frames_are_split_by_episode(tmp_path: Path) -> None:
     parts = [set(part[:, 0, 0, 0].tolist()) for part in (data.train, data.validation, data.test)]
     assert [len(part) for part in parts] == [6, 2, 2] and len(set.union(*parts)) == 10
     assert len(load_images(f"demos:{path}:agentview", limit=25).train) in range(12, 19)
+    few = load_images(f"demos:{path}:agentview", limit=10)
+    assert len(few.train) + len(few.validation) + len(few.test) == 10
 
 
 def test_damaged_demonstrations(tmp_path: Path) -> None:

@@ -67,9 +67,10 @@ class GuardModel(nn.Module):
             raise ValueError(f"levels {list(levels)}: steps from 0 to {schedule.num_train_timesteps - 1} expected")
         self.schedule = schedule
         place = place_channels(size, size)
-        self.denoisers = nn.ModuleList(
-            Unet2d(3 + len(place), dim, dim_mults, out_dim=3, patch=3, head_dim=16) for _ in range(cameras)
-        )
+        denoisers = [Unet2d(3 + len(place), dim, dim_mults, out_dim=3, patch=3, head_dim=16) for _ in range(cameras)]
+        for denoiser in denoisers:
+            denoiser.check_size(size, size)
+        self.denoisers = nn.ModuleList(denoisers)
         self.patch, self.tiny = PATCH, TINY  # TorchScript knows no globals
         self.place = nn.Buffer(place[None])
         # None of these is trained; all but the first two are of good pictures.

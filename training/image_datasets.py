@@ -254,12 +254,19 @@ def read_demonstrations(
                     wanted = ", ".join(map(str, expected)) if len(expected) == 3 else "H, W, 3"
                     raise ValueError(f"{path}: {name}/obs/{key} is {dtype} {shape}, uint8 (N, {wanted}) expected")
                 frames.append(shape[0])
-            total = sum(frames)
-            stride = 1 if limit is None else max(1, -(-total // limit))
+            ends = np.cumsum(frames)
+            total = int(ends[-1])
+            chosen_frames = np.arange(total) if limit is None or limit >= total else _evenly(total, limit)
             parts: list[Images] = []
             for chosen in _shares(len(names), seed):
-                part = [file["data"][names[i]]["obs"][key][(i % stride) :: stride] for i in np.sort(chosen)]
+                part = []
+                for i in np.sort(chosen):
+                    first = ends[i] - frames[i]
+                    mine = chosen_frames[(chosen_frames >= first) & (chosen_frames < ends[i])] - first
+                    part.append(file["data"][names[i]]["obs"][key][mine])
                 order = np.random.default_rng([seed, len(parts)]).permutation(sum(map(len, part)))
+                if not len(order):
+                    raise ValueError(f"{path}: limit {limit}: leaves none for one of the three parts of the episodes")
                 parts.append(_resize(np.concatenate(part)[order], size))
     except FileNotFoundError:
         raise ValueError(f"{path}: no such file") from None
@@ -280,9 +287,13 @@ def _read_image(path: Path) -> Images | None:
     try:
         with Image.open(path) as image:
             image.load()
-            grey = image.mode in ("1", "L", "LA", "I", "I;16", "F")
+            if image.mode in ("I", "F"):
+                return None  # no range that 0 to 255 could stand for
+            if image.mode.startswith("I;16"):
+                return (np.asarray(image) // 257).astype(np.uint8)[..., None]
+            grey = image.mode in ("1", "L", "LA")
             pixels = np.asarray(image.convert("L" if grey else "RGB"))
-    except (OSError, SyntaxError, ValueError, struct.error, zlib.error):
+    except (OSError, SyntaxError, ValueError, struct.error, zlib.error, Image.DecompressionBombError):
         return None
     return pixels[..., None] if grey else pixels
 

@@ -55,18 +55,15 @@ class ImageDiffusion(nn.Module):
     @exported
     def sample(self, seed: int, count: int, steps: int) -> Tensor:
         """Images (count, H, W, C) uint8, made from noise in `steps` denoising steps; the seed decides the noise."""
-        return to_uint8(self.trajectory(seed, count, steps)[-1])
+        return self.trajectory(seed, count, steps, False)[-1]
 
     @exported
     def denoised(self, seed: int, count: int, steps: int) -> Tensor:
         """What `sample` passes through, (steps + 1, count, H, W, C) uint8: noise first, the images last."""
-        frames: list[Tensor] = []
-        for x in self.trajectory(seed, count, steps):
-            frames.append(to_uint8(x))
-        return torch.stack(frames)
+        return torch.stack(self.trajectory(seed, count, steps, True))
 
-    def trajectory(self, seed: int, count: int, steps: int) -> list[Tensor]:
-        """x (count, C, H, W) at the start and after each of the steps."""
+    def trajectory(self, seed: int, count: int, steps: int, whole: bool) -> list[Tensor]:
+        """Images (count, H, W, C) uint8 of x at the end; with `whole` also at the start and after each of the steps."""
         device = self.schedule.alphas_cumprod.device
         shape = [count, self.channels, self.height, self.width]
         generator = torch.Generator(device=device)
@@ -74,8 +71,10 @@ class ImageDiffusion(nn.Module):
         x = torch.randn(shape, generator=generator, device=device)
         visited = self.schedule.trailing_timesteps(steps)
         estimate = torch.zeros_like(x)
-        path = [x]
+        path: list[Tensor] = []
         for i in range(steps):
+            if whole:
+                path.append(to_uint8(x))
             t, previous = visited[i], visited[i + 1] if i + 1 < steps else -1
             steps_t = torch.full([count], t, dtype=torch.int64, device=device)
             output = self.denoiser(x, steps_t, estimate)
@@ -86,7 +85,7 @@ class ImageDiffusion(nn.Module):
             else:
                 noise = torch.randn(shape, generator=generator, device=device)
                 x = self.schedule.ddpm_step(output, x, t, previous, noise)
-            path.append(x)
+        path.append(to_uint8(x))
         return path
 
 

@@ -143,6 +143,8 @@ class Run:
     def __init__(self, options: RunOptions, defaults: RunOptions, free: Collection[str]) -> None:
         """defaults: the options where only what has no default is given, for those that a saved run did not know yet.
         free: the names of those that do not change the weights."""
+        if options.mixed_precision == "fp16" and not torch.cuda.is_available():
+            raise ValueError("mixed_precision fp16: needs a GPU; bf16 works on a CPU too")
         self.accelerator = Accelerator(mixed_precision=options.mixed_precision, cpu=not torch.cuda.is_available())
         self.device = self.accelerator.device
         self.main = self.accelerator.is_main_process
@@ -177,11 +179,16 @@ class Run:
         other = [f"{name} {then.get(name)!r}, now {value!r}" for name, value in now.items() if then.get(name) != value]
         if other or then.keys() != now.keys():
             raise ValueError(f"{self._state_path}: was begun with other options than these: {'; '.join(other)}")
+        if self.accelerator.scaler is not None:
+            self.accelerator.scaler.load_state_dict(state["scaler"])
         return state
 
     def save(self, **state: Any) -> None:
         """Saves it, once all processes are here."""
         self.accelerator.wait_for_everyone()
+        scaler = self.accelerator.scaler  # of float16's gradients, on a GPU
+        if scaler is not None:
+            state["scaler"] = scaler.state_dict()
         if self.main:
             save_state(self._state_path, {"options": json.dumps(self._identity(self._options)), **state})
 

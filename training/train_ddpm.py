@@ -48,7 +48,9 @@ FREE = (
 )
 """Options that do not change the weights."""
 SAMPLE_BATCH = 256
-"""Images that are generated at once."""
+"""Images that are generated at once, fewer where they are large: so many that there are at most ..."""
+SAMPLE_VALUES = 2**20
+"""... numbers in them."""
 
 
 @dataclass(frozen=True)
@@ -219,6 +221,9 @@ class Trainer:
         self.data = load_images(options.data, options.image_size, options.limit, options.seed)
         if self.bookkeeping.main:
             report_corrupt(self.data)
+        for part, images in (("training", self.data.train), ("testing", self.data.test)):
+            if len(images) < 2:
+                raise ValueError(f"{self.data.name}: {len(images)} image for {part}, a distance needs at least 2")
         self.flip = self.data.flip if options.flip is None else options.flip
         # Read now: a wrong file must be known before hours of training.
         self.inception = (
@@ -305,13 +310,15 @@ class Trainer:
             ]
         self._note("validation", self.validation_curve, float(np.mean(losses)))
 
-    def generate(self, count: int, seed: int, steps: int | None = None) -> NDArray[np.uint8]:
+    def generate(self, count: int, seed: int) -> NDArray[np.uint8]:
         """Images (count, H, W, C) of the weights that the model has now."""
-        steps = self.options.steps if steps is None else steps
+        size = max(1, min(SAMPLE_BATCH, SAMPLE_VALUES // int(np.prod(self.data.shape))))
         parts = []
-        with torch.inference_mode():
-            for done in range(0, count, SAMPLE_BATCH):
-                parts.append(self.diffusion.sample(seed + done, min(SAMPLE_BATCH, count - done), steps).cpu().numpy())
+        with torch.inference_mode(), tqdm(total=count, desc="generating", unit="image", leave=False) as bar:
+            for done in range(0, count, size):
+                part = self.diffusion.sample(seed + done, min(size, count - done), self.options.steps)
+                parts.append(part.cpu().numpy())
+                bar.update(len(part))
         return np.concatenate(parts)
 
     def _show_samples(self) -> None:
@@ -345,13 +352,15 @@ class Trainer:
         """The checkpoint and the figures, from the averaged weights."""
         options, data = self.options, self.data
         folder = options.run_folder
+        # First of all: whatever fails below, what was trained is there.
+        checkpoint.save(self.diffusion, make_spec(options, data, {}), options.out, options.half_weights)
         count = min(options.evaluation_images, len(data.test), len(data.train))
         generated = self.generate(count, options.seed + 1)
         curves, scores = compare(self._extractor(), generated, data)
         if self.validation_curve:
             scores["validation_loss"] = self.validation_curve[-1][1]
         scores = image_figures.as_scores(scores)
-        checkpoint.save(self.diffusion.cpu(), make_spec(options, data, scores), options.out, options.half_weights)
+        checkpoint.record_scores(options.out, scores)
         write_json(folder / "scores.json", scores)
         losses = {"training": self.train_curve, "validation, averaged weights": self.validation_curve}
         image_figures.write_curves(folder / "loss.png", losses, "iterations", f"{options.loss} loss")

@@ -174,6 +174,8 @@ class Trainer:
         )
         state = bookkeeping.saved()
         if state is not None:
+            if state["data_hash"] != self.data.data_hash:
+                raise ValueError(f"{options.run_folder}: was begun with other data than {options.data} holds now")
             self.model.load_state_dict(state["model"])
             self.ema.restore(state["ema"])
             optimizer.load_state_dict(state["optimizer"])
@@ -243,6 +245,7 @@ class Trainer:
 
     def _save(self, optimizer: Any) -> None:
         self.bookkeeping.save(
+            data_hash=self.data.data_hash,
             model=self.model.state_dict(),
             ema=self.ema.state(),
             optimizer=optimizer.state_dict(),

@@ -81,3 +81,7 @@ class Judgement:
         elif self._good >= self.good_frames:
             self.alarm = False
         return self.alarm
+
+    def distrust(self) -> None:
+        """An alarm for another reason than a score, as a camera that was silent: it ends as all do."""
+        self.alarm, self._good = True, 0

@@ -34,7 +34,8 @@ DRAWS = 5
 
 
 class Theirs(nn.Module):
-    """diffusers' network, called as ours is: two residual blocks a level, attention at each, as in ours."""
+    """diffusers' network, called as ours is: of as many parameters, two residual blocks a level on the way down (three
+    on the way up), attention at each level."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()

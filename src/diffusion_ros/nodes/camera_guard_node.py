@@ -50,6 +50,18 @@ class CameraGuardParameters:
     max_image_age: float = parameter(0.5, "a camera that is silent for longer is an alarm [s]", low=0.05)
 
 
+@dataclass(frozen=True)
+class Picture:
+    """What is to be scored."""
+
+    camera: str
+    came: float
+    """Of time.monotonic() [s]."""
+    stamp_ns: int
+    image: NDArray[np.uint8]
+    """(H, W, 3)."""
+
+
 class CameraGuardNode(RunnableNode):
     """Subscribes to the cameras that its checkpoint knows; publishes camera_guard (a DiagnosticStatus: the verdict, and
     the scores), <camera>/guard_heat (what is wrong, in red over the picture) and diagnostics."""
@@ -63,7 +75,11 @@ class CameraGuardNode(RunnableNode):
         self._judgements = {camera: Judgement(p.good_frames) for camera in self.guard.cameras}
         self._faults: dict[str, str] = {}
         """By camera: why its last picture could not be used."""
+        self._scored: dict[str, float] = {}
+        """By camera: when the picture came that was scored last."""
         self._frozen = FrozenCameras(round(p.max_frozen * 1e9))
+        self._frozen_reasons: list[str] = []
+        """Found out on the node's thread, read on both."""
 
         self._publisher = self.create_publisher(DiagnosticStatus, topics.CAMERA_GUARD, topics.COMMAND_QOS)
         self._heat_publishers = {
@@ -78,7 +94,7 @@ class CameraGuardNode(RunnableNode):
         self.create_subscription(PoseStamped, topics.EEF_POSE, self._on_pose, topics.SENSOR_QOS)
 
         self._worker = Worker("scoring", self._take, self._work)
-        self._newest: dict[str, tuple[int, NDArray[np.uint8]]] = {}
+        self._newest: dict[str, Picture] = {}
         self._due: list[str] = []
         self._worker.start()
         self.create_timer(1.0 / p.rate, self._on_timer, clock=Clock(clock_type=ClockType.STEADY_TIME))
@@ -89,13 +105,20 @@ class CameraGuardNode(RunnableNode):
         try:
             stamp_ns, image = messages.image_from_msg(msg)
         except messages.MessageError as error:
-            self._faults[camera] = f"{topics.image(camera)}: {error}"
+            with self._worker.condition:
+                self._newest.pop(camera, None)
+                self._judgements[camera].distrust()
+                self._faults[camera] = f"{topics.image(camera)}: {error}"
             return
+        silent = self.diagnostics.age(topics.image(camera))
         self.diagnostics.tick(topics.image(camera))
         self._frozen.image(camera, stamp_ns, image)
         with self._worker.condition:
-            self._newest[camera] = stamp_ns, image
-        if self._frozen.reasons():
+            if silent is not None and silent > self.parameters.max_image_age:
+                self._judgements[camera].distrust()
+            self._newest[camera] = Picture(camera, time.monotonic(), stamp_ns, image)
+        self._frozen_reasons = self._frozen.reasons()
+        if self._frozen_reasons:
             self._tell()
 
     def _on_pose(self, msg: PoseStamped) -> None:
@@ -108,29 +131,32 @@ class CameraGuardNode(RunnableNode):
     def _on_timer(self) -> None:
         """Asks for the newest picture of each camera to be scored; where none came since, the verdict says so."""
         with self._worker.condition:
-            self._due = [camera for camera in self.guard.cameras if camera in self._newest]
-            if self._due:
-                self._worker.condition.notify()
-                return
-        self._tell()
+            # To those that still wait: where scoring is slow, all cameras have their turn.
+            self._due += [camera for camera in self.guard.cameras if camera in self._newest and camera not in self._due]
+            self._worker.condition.notify()
+        if not self._due:
+            self._tell()
 
     # The worker thread
 
-    def _take(self) -> tuple[str, int, NDArray[np.uint8]] | None:
-        if not self._due:
-            return None
-        camera = self._due.pop(0)
-        return camera, *self._newest.pop(camera)
+    def _take(self) -> Picture | None:
+        while self._due:
+            picture = self._newest.pop(self._due.pop(0), None)
+            if picture is not None:  # and not dropped by a message that could not be used
+                return picture
+        return None
 
-    def _work(self, taken: tuple[str, int, NDArray[np.uint8]]) -> None:
-        camera, stamp_ns, image = taken
+    def _work(self, picture: Picture) -> None:
+        camera = picture.camera
         try:
             began = time.monotonic()
-            view = self.guard.look(camera, image)
+            view = self.guard.look(camera, picture.image)
             self.diagnostics.latency(f"{camera} scoring", time.monotonic() - began)
-            self._faults.pop(camera, None)
-            self._judgements[camera].add(view.score)
-            self._show(camera, stamp_ns, image, view)
+            with self._worker.condition:
+                self._faults.pop(camera, None)
+                self._judgements[camera].add(view.score)
+                self._scored[camera] = picture.came
+            self._show(picture, view)
         except FrameError as error:
             self._faults[camera] = str(error)
         except Exception as error:
@@ -139,33 +165,39 @@ class CameraGuardNode(RunnableNode):
             self._faults[camera] = f"{camera}: {failure('scoring', error)}"
         self._tell()
 
-    def _show(self, camera: str, stamp_ns: int, image: NDArray[np.uint8], view: View) -> None:
-        publisher = self._heat_publishers[camera]
+    def _show(self, scored: Picture, view: View) -> None:
+        publisher = self._heat_publishers[scored.camera]
         if publisher.get_subscription_count() == 0:
             return
+        image = scored.image
         height, width = image.shape[:2]
         heat = np.clip(cv2.resize(view.heat, (width, height), interpolation=cv2.INTER_LINEAR) / 2, 0, 1)[..., None]
         red = np.array([255, 0, 0])
         picture = ((1 - heat) * image + heat * red).astype(np.uint8)
-        publisher.publish(messages.image_to_msg(picture, stamp_ns, topics.optical_frame(camera)))
+        publisher.publish(messages.image_to_msg(picture, scored.stamp_ns, topics.optical_frame(scored.camera)))
 
     # The verdict
 
     def reasons(self) -> tuple[int, list[str]]:
         """Level, and why the robot should hold, a line each; none when all is well."""
+        p = self.parameters
         reasons = list(self._faults.values())
         waits = []
-        for camera, judgement in list(self._judgements.items()):
+        for camera, judgement in self._judgements.items():
             age = self.diagnostics.age(topics.image(camera))
+            scored = self._scored.get(camera)
             if age is None:
                 waits.append(f"{topics.image(camera)}: nothing received")
-            elif age > self.parameters.max_image_age:
+            elif age > p.max_image_age:
                 reasons.append(f"{topics.image(camera)}: silent for {age:.2f} s")
-            elif np.isnan(judgement.score) and camera not in self._faults:
-                waits.append(f"{camera}: not scored yet")
+            elif scored is None:
+                if camera not in self._faults:
+                    waits.append(f"{camera}: not scored yet")
+            elif (late := time.monotonic() - scored) > p.max_image_age + 1.0 / p.rate:
+                reasons.append(f"{camera}: the last picture that was scored is {late:.2f} s old")
             elif judgement.alarm:
                 reasons.append(f"{camera} does not show what it was trained on, score {judgement.score:.2f} of 1")
-        reasons += self._frozen.reasons()
+        reasons += self._frozen_reasons
         return (ERROR if reasons else WARN if waits else OK), reasons + waits
 
     def _tell(self) -> None:

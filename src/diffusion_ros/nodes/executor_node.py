@@ -100,7 +100,8 @@ class ExecutorNode(RunnableNode):
         pose = self.create_subscription(PoseStamped, topics.EEF_POSE, self._on_pose, topics.SENSOR_QOS)
         chunk = self.create_subscription(JointTrajectory, topics.ACTION_CHUNK, self._on_chunk, topics.COMMAND_QOS)
         if self.parameters.guard:
-            self.create_subscription(DiagnosticStatus, topics.CAMERA_GUARD, self._on_guard, topics.COMMAND_QOS)
+            guard = self.create_subscription(DiagnosticStatus, topics.CAMERA_GUARD, self._on_guard, topics.COMMAND_QOS)
+            self._guard_sources = SourceWatch(self, guard.topic_name)
         self._pose_sources = SourceWatch(self, pose.topic_name)
         self._chunk_sources = SourceWatch(self, chunk.topic_name)
         self.create_service(SetBool, "~/set_enabled", self._on_set_enabled)
@@ -152,7 +153,8 @@ class ExecutorNode(RunnableNode):
         if self._pending_ns is not None:
             self._answer(chunk_came=True)
 
-    def _on_guard(self, msg: DiagnosticStatus) -> None:
+    def _on_guard(self, msg: DiagnosticStatus, info: MessageInfo) -> None:
+        self._guard_sources.heard(info)
         self._guard = time.monotonic(), messages.status_from_msg(msg)
         self.diagnostics.tick(topics.CAMERA_GUARD)
 
@@ -192,7 +194,9 @@ class ExecutorNode(RunnableNode):
         silent = time.monotonic() - came
         if silent > self.parameters.max_guard_age:
             return f"{topics.CAMERA_GUARD}: silent for {silent:.2f} s"
-        return "" if verdict.level == OK else f"{topics.CAMERA_GUARD}: {verdict.summary}"
+        if verdict.level != OK:
+            return f"{topics.CAMERA_GUARD}: {verdict.summary}"
+        return self._guard_sources.reason()
 
     def _watch(self) -> None:
         """Realtime: a robot whose pose is not heard any more is told to hold; none ever heard is told nothing."""
