@@ -17,7 +17,7 @@ from scipy.spatial.transform import Rotation
 from trajectory_msgs.msg import JointTrajectory
 from visualization_msgs.msg import MarkerArray
 
-from diffusion_ros import messages, topics
+from diffusion_ros import checkpoint, messages, topics
 from diffusion_ros.arm_plan import (
     HAND_RADIUS,
     REMAINS,
@@ -32,7 +32,7 @@ from diffusion_ros.arm_plan import (
 from diffusion_ros.nodes.executor_node import ExecutorNode
 from diffusion_ros.nodes.planner_node import PlannerNode
 from diffusion_ros.nodes.simulation_node import SimulationNode
-from diffusion_ros.planner import Plan, clearance, leads_into
+from diffusion_ros.planner import Plan, PlanError, clearance, leads_into
 from diffusion_ros.simulation import Simulation
 
 COLUMNS = {"action": slice(0, 7), "position": slice(7, 10), "rotation": slice(10, 16), "gripper": slice(16, 17)}
@@ -122,6 +122,26 @@ def test_smoothing_keeps_the_ends_and_takes_noise_away() -> None:
     before, after = (np.abs(np.diff(rows[:, 7:10], 2, axis=0)).mean() for rows in (noisy, smooth))
     assert after < 0.2 * before
     np.testing.assert_allclose(smoothed(plan.rows), plan.rows, atol=1e-9)
+    np.testing.assert_allclose(
+        smoothed(noisy, [13, 24])[[0, 13, 24, -1], 7:10], noisy[[0, 13, 24, -1], 7:10], atol=1e-12
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"guides": {"obstacles": np.zeros((1, 2))}}, r"guide obstacles has shape \(1, 2\), expected \(N, 5\)"),
+        ({"goal": np.zeros(4)}, r"goal has shape \(4,\), expected \(10,\)"),
+        ({"goal": np.full(10, np.nan)}, "goal .* its position must be finite"),
+        ({"way_points": {3: np.zeros(2)}}, r"way-point 3 has shape \(2,\)"),
+        ({"goal": None}, "a hand's plan needs one"),
+    ],
+)
+def test_what_a_hand_cannot_plan(planner_path: Path, changes: dict[str, Any], expected: str) -> None:
+    planner = make_planner(checkpoint.load(planner_path))
+    options = {"start": arm_state([0, 0, 1], DOWN), "goal": arm_state([0.3, 0, 1], DOWN), **changes}
+    with pytest.raises(PlanError, match=expected):
+        planner.plan(**options)  # type: ignore[arg-type]
 
 
 def test_clearance_is_from_the_hands_surface() -> None:
@@ -192,6 +212,28 @@ def test_a_goal_becomes_chunks_that_answer_every_pose(ros: Graph, parameters: li
     assert not robot.chunks
     robot.ask([0.3, 0.0, 1.0])
     ros.spin_until(lambda: "through an obstacle" in planner.diagnostics.summary)
+
+
+def test_a_hand_that_is_held_up_is_not_pushed_on_by_new_plans(ros: Graph, parameters: list[Parameter[Any]]) -> None:
+    given = [*parameters, Parameter("replan_rate", value=20.0), Parameter("max_state_age", value=5.0)]
+    planner, robot = ros.add(PlannerNode(given)), ros.add(Robot())
+    ros.spin_until(lambda: robot.goal.get_subscription_count() and robot.pose.get_subscription_count() > 1)
+    robot.show([0.0, 0.0, 1.0])
+    ros.spin_until(planner.domain.state)
+    robot.ask([0.3, 0.0, 1.0])
+    ros.spin_until(lambda: robot.trajectories)
+    stamp_ns = 1_000_000_000
+
+    def still() -> bool:
+        nonlocal stamp_ns
+        stamp_ns += 50_000_000
+        robot.show([0.0, 0.0, 1.0], stamp_ns)
+        ros.spin(0.06)  # a plan comes in between
+        return "the hand has moved 0.000 m in 4 s" in planner.diagnostics.summary
+
+    ros.spin_until(still)
+    assert 4.0 <= (stamp_ns - 1_000_000_000) / 1e9 < 6.0
+    assert planner._goal is None
 
 
 @pytest.mark.parametrize(("gap", "planned"), [(STRAY - 0.01, False), (STRAY + 0.01, True)])

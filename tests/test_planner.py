@@ -17,7 +17,7 @@ from scipy.spatial.transform import Rotation
 from diffusion_ros import checkpoint
 from diffusion_ros.arm_plan import HandPlanner, arm_state
 from diffusion_ros.maze import maze_named
-from diffusion_ros.plan_follower import FOLLOWERS, make_follower
+from diffusion_ros.plan_follower import FOLLOWERS, PursuitFollower, make_follower
 from diffusion_ros.planner import Plan, PlanError, Planner, obstacle_guides, trailing_timesteps
 from diffusion_ros.spec import CheckpointSpec, TensorSpec
 from training.diffuser import Diffuser, DiffuserLoss, loss_weights
@@ -207,6 +207,10 @@ def test_a_budget_ends_it_with_the_plan_so_far(planner: Planner) -> None:
     planner._step_seconds = 0.5
     with pytest.raises(PlanError, match=r"budget 100 ms: shorter than one denoising step, which took 500\.0 ms"):
         planner.plan(START, GOAL, budget=0.1)
+    fresh = Planner(planner.checkpoint)
+    with pytest.raises(PlanError, match="shorter than one denoising step"):
+        fresh.plan(START, GOAL, budget=1e-9)
+    assert fresh.plan(START, GOAL).steps and planner.plan(START, GOAL).steps
 
 
 @pytest.mark.parametrize(
@@ -215,7 +219,10 @@ def test_a_budget_ends_it_with_the_plan_so_far(planner: Planner) -> None:
         ({"start": np.zeros(3)}, r"start has shape \(3,\), expected \(4,\)"),
         ({"start": np.full(4, np.nan)}, "position must be finite"),
         ({"goal": np.array([np.inf, 0, 0, 0])}, "goal .* position must be finite"),
-        ({"way_points": {16: START}}, "row 16: expected 0 to 15"),
+        ({"way_points": {16: START}}, "row 16: expected 1 to 14"),
+        ({"way_points": {0: START}}, "row 0: expected 1 to 14"),
+        ({"horizon": 1}, "horizon 1: at least 2"),
+        ({"sampler": "dpm"}, "sampler 'dpm': expected one of ddim, ddpm"),
         ({"candidates": 0}, "candidates 0"),
         ({"steps": 65}, "steps 65"),
         ({"guides": {"obstacles": np.zeros((1, 5))}}, r"shape \(1, 5\), expected \(N, 4\)"),
@@ -253,6 +260,11 @@ def test_followers_push_within_the_limits_and_end(name: str) -> None:
     assert np.abs(forces).max() <= 1
     if name == "actions":
         assert not np.any(forces[8:])
+
+
+def test_pursuit_begins_beside_a_robot_that_has_moved_on() -> None:
+    follower = PursuitFollower(np.stack([np.linspace(0, 5, 101), np.zeros(101)], axis=1), reach=0.3)
+    assert follower.force(np.array([0.7, 0.0]), np.array([2.0, 0.0]))[0] > 0.9
 
 
 def test_time_follower_aims_at_the_next_point() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -152,10 +153,26 @@ def test_the_service_plans_refuses_and_is_busy_in_turn(ros: Graph, straight: Pat
     assert not robot.plans  # nobody is to follow what was only asked about
     assert not ros.call(robot, GetPlan, "planner/plan", request((0.0, 0.0))).plan.poses
     assert "in a wall" in planner.diagnostics.summary
-    with planner._worker.condition:
-        planner._busy = True
+    # While one is made the node hears its sensors, and says to others that it is busy.
+    plan_slowly, hold = planner.planner.plan, threading.Event()
+
+    def slow(*arguments: Any, **options: Any) -> Any:
+        hold.wait(20.0)
+        return plan_slowly(*arguments, **options)
+
+    planner.planner.plan = slow
+    client = robot.create_client(GetPlan, "planner/plan")
+    ros.spin_until(client.service_is_ready)
+    first = client.call_async(request(GOAL))
+    ros.spin_until(lambda: planner._busy)
     assert not ros.call(robot, GetPlan, "planner/plan", request(GOAL)).plan.poses
     assert "another plan is being made" in planner.diagnostics.summary
+    robot.show(START, stamp_ns=7)
+    ros.spin_until(lambda: planner.domain.state()[0] == 7)
+    assert not first.done()
+    hold.set()
+    ros.spin_until(first.done)
+    assert first.result().plan.poses
 
 
 def test_before_the_map_and_from_old_odometry_nothing_is_planned(ros: Graph, straight: Path) -> None:
@@ -212,6 +229,59 @@ def test_obstacles_become_guides_and_no_plan_leads_through_one(ros: Graph, strai
     robot.ask(GOAL)
     ros.spin_until(lambda: planner._refused)
     assert planner._refused == "none of 4 plans can be driven: through an obstacle"
+
+
+def ball(robot: Robot, x: float, frame: str = FRAME) -> None:
+    robot.obstacles.publish(messages.balls_to_msg([[x, -1.0, 0.2, 0.2]], (1.0, 0.0, 0.0, 1.0), "obstacles", frame))
+
+
+def test_a_goal_that_cannot_be_planned_to_now_is_tried_again(ros: Graph, straight: Path) -> None:
+    planner, robot = make(ros, straight, replan_rate=20.0, max_state_age=30.0)
+    ball(robot, 0.0)
+    ros.spin_until(lambda: len(planner.obstacles))
+    robot.ask(GOAL)
+    ros.spin_until(lambda: planner._refused)
+    assert not robot.plans
+    ball(robot, 9.0)
+    ros.spin_until(lambda: robot.plans)
+
+
+def test_a_robot_is_stopped_where_an_obstacle_comes_in_its_way(ros: Graph, straight: Path) -> None:
+    planner, robot = make(ros, straight)
+    robot.ask(GOAL)
+    ros.spin_until(lambda: robot.trajectories)
+    ball(robot, 0.6)  # farther ahead than it looks, at the speed of this plan
+    ros.spin_until(lambda: len(planner.obstacles))
+    robot.show(START + [0.05, 0.0])
+    ros.spin(0.1)
+    assert len(robot.trajectories) == 1
+    ball(robot, START[0] + 0.6)
+    ros.spin_until(lambda: len(robot.trajectories) == 2)
+    _, _, stay = messages.trajectory_from_msg(robot.trajectories[-1])
+    np.testing.assert_allclose(stay, np.tile([START[0] + 0.05, START[1], 0.0, 0.0], (2, 1)))
+    assert "an obstacle has come in the way of the plan" in planner.diagnostics.summary
+
+
+def test_what_comes_in_another_frame_is_not_used(ros: Graph, straight: Path) -> None:
+    planner, robot = make(ros, straight)
+    ball(robot, 0.0, "camera")
+    ros.spin_until(lambda: "obstacles: frame 'camera', 'map' expected" in planner.diagnostics.summary)
+    assert not len(planner.obstacles)
+    robot.odometry.publish(messages.odometry_to_msg(START, (0.0, 0.0), 0, "odom"))
+    ros.spin_until(lambda: "odom: frame 'odom', 'map' expected" in planner.diagnostics.summary)
+    robot.map.publish(messages.grid_to_msg(WALLS, 0, "odom"))
+    ros.spin_until(lambda: "map: frame 'odom', 'map' expected" in planner.diagnostics.summary)
+    robot.ask(GOAL)
+    ros.spin_until(lambda: "no odom to plan from" in planner.diagnostics.summary)
+
+
+def test_a_robot_in_a_wall_is_not_planned_for(ros: Graph, straight: Path) -> None:
+    planner, robot = make(ros, straight)
+    robot.show(np.array([-0.9, -0.45]))
+    ros.spin_until(lambda: planner.domain.state()[1][1] == -0.45)
+    robot.ask(GOAL)
+    ros.spin_until(lambda: planner._refused)
+    assert planner._refused == "the robot at (-0.90, -0.45) is in a wall"
 
 
 def states(start: Any, goal: Any, n: int = 50) -> np.ndarray:

@@ -115,6 +115,10 @@ class Options:
             )
         if self.value_iterations and self.windows == "stream":
             raise ValueError("value_iterations needs windows 'legs': a window of the stream has no goal")
+        if self.sampler_steps > self.num_train_timesteps:
+            raise ValueError(
+                f"sampler_steps {self.sampler_steps}: must be at most num_train_timesteps, {self.num_train_timesteps}"
+            )
         if not 0 < self.validation < 1:
             raise ValueError(f"validation {self.validation}: must lie between 0 and 1")
 
@@ -189,6 +193,8 @@ class Trainer:
         self.bookkeeping = Run(options, Options(options.data, options.out), FREE)
         self.accelerator, self.device = self.bookkeeping.accelerator, self.bookkeeping.device
         self.data = load_trajectories(options.data)
+        if self.data.any_goal and options.windows != "legs":
+            raise ValueError(f"windows {options.windows!r}: an arm's are legs, each in the frame of its way")
         steps = np.arange(len(self.data))
         if options.windows == "legs":
             steps = steps[self.data.leg_ends >= 0]
@@ -235,6 +241,7 @@ class Trainer:
         elif options.value_iterations:
             self._train_value()
             self.ema = ExponentialMovingAverage(self.diffuser, maximum=options.ema_decay)
+        self.diffuser.value.requires_grad_(False)  # it has been learnt; processes that share gradients wait for none
         objective: Any = _Objective(self.loss)  # never the module itself: Accelerate replaces its forward
         objective, optimizer = self.accelerator.prepare(objective, optimizer)
         bar = self.bookkeeping.bar(f"{self.data.task} planner", self.iteration, options.iterations)

@@ -135,7 +135,7 @@ def load_maze(path: Path) -> Trajectories:
     """A maze's stream from an HDF5 file in D4RL's format. Raises ValueError, in one line, for what does not fit."""
     try:
         with h5py.File(path, "r") as file:
-            missing = [n for n in ("observations", "actions", "infos/goal", "timeouts") if n not in file]
+            missing = [n for n in ("observations", "actions", "infos/goal", "timeouts", "terminals") if n not in file]
             if missing:
                 raise ValueError(f"{path}: has no {', '.join(missing)}, expected D4RL's maze format")
             task = str(file.attrs.get("maze", ""))

@@ -5,7 +5,7 @@ A state is (10): position [m], the first two columns of the rotation matrix, the
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -80,14 +80,15 @@ def in_way_frames(rows: Array) -> Array:
     return _moved(rows, -angle[:, None], -origin[:, None], 0.0)
 
 
-def smoothed(rows: Array) -> Array:
-    """A plan (H, 17) whose positions are smoothed (Savitzky and Golay 1964), from where to where it was."""
+def smoothed(rows: Array, way_points: Sequence[int] = ()) -> Array:
+    """A plan (H, 17) whose positions are smoothed (Savitzky and Golay 1964); both ends and `way_points` stay."""
     rows = np.array(rows, np.float64)
     position = rows[:, _ACTION : _ACTION + 3]
     if len(position) >= SMOOTHED_ROWS:
         smooth = savgol_filter(position, SMOOTHED_ROWS, 2, axis=0)
-        part = np.linspace(0, 1, len(position))[:, None]
-        smooth += (1 - part) * (position[0] - smooth[0]) + part * (position[-1] - smooth[-1])
+        stay = [0, *sorted(way_points), len(position) - 1]
+        every = np.arange(len(position))
+        smooth += np.stack([np.interp(every, stay, axis) for axis in (position - smooth)[stay].T], axis=1)
         rows[:, _ACTION : _ACTION + 3] = smooth
     return rows
 
@@ -99,6 +100,9 @@ class HandPlanner(Planner):
         """See Planner.plan; states, guides, warm starts and what comes back are in the world."""
         if goal is None:
             raise PlanError("goal: a hand's plan needs one")
+        way_points, guides = options.get("way_points") or {}, options.get("guides") or {}
+        self.known(options.get("horizon") or self.spec.horizon, start, goal, way_points)  # what does not fit ends here
+        self.check_guides(guides)
         origin, angle = way_frame(start[:3], goal[:3])
 
         def state(world: Array) -> Array:
@@ -107,13 +111,16 @@ class HandPlanner(Planner):
         def in_world(rows: Array) -> Array:
             return _moved(rows, angle, 0.0, origin)
 
-        options["way_points"] = {row: state(point) for row, point in (options.get("way_points") or {}).items()}
-        options["guides"] = self._guides(options.get("guides") or {}, origin, angle)
+        options["way_points"] = {row: state(point) for row, point in way_points.items()}
+        options["guides"] = self._guides(guides, origin, angle)
         warm: Plan | None = options.get("warm")
         if warm is not None:
             options["warm"] = Plan(_moved(warm.rows, -angle, -origin, 0.0), warm.stride, warm.columns)
         plans = super().plan(state(start), state(goal), **options)
-        candidates = [Plan(smoothed(in_world(plan.rows)), plan.stride, plan.columns) for plan in plans.candidates]
+        candidates = [
+            Plan(smoothed(in_world(plan.rows), list(way_points)), plan.stride, plan.columns)
+            for plan in plans.candidates
+        ]
         denoising = [in_world(estimate) for estimate in plans.denoising]
         return Plans(candidates, plans.costs, plans.steps, plans.seconds, denoising)
 

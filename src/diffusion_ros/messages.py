@@ -471,6 +471,12 @@ def odometry_to_msg(position: ArrayLike, velocity: ArrayLike, time_ns: int, fram
     return msg
 
 
+def check_frame(header: Header, frame_id: str) -> None:
+    """Raises MessageError for another frame: its numbers mean something else."""
+    if header.frame_id != frame_id:
+        raise MessageError(f"frame {header.frame_id!r}, {frame_id!r} expected")
+
+
 def odometry_from_msg(msg: Odometry) -> tuple[int, Array, Array]:
     """Stamp [ns], position (2) [m], velocity (2) [m/s]. Raises MessageError for values that are not finite."""
     p, v = msg.pose.pose.position, msg.twist.twist.linear
@@ -604,13 +610,15 @@ def balls_to_msg(
     return MarkerArray(markers=markers)
 
 
-def balls_from_msg(msg: MarkerArray) -> Array:
-    """Centre and radius [m] (N, 4) of the spheres to be added. Raises MessageError for values that are not finite."""
-    balls = [
-        [m.pose.position.x, m.pose.position.y, m.pose.position.z, m.scale.x / 2]
-        for m in msg.markers
-        if m.type == Marker.SPHERE and m.action == Marker.ADD
-    ]
+def balls_from_msg(msg: MarkerArray, frame_id: str) -> Array:
+    """Centre and radius [m] (N, 4) of the spheres to be added.
+
+    Raises MessageError for values that are not finite and for spheres in another frame.
+    """
+    spheres = [m for m in msg.markers if m.type == Marker.SPHERE and m.action == Marker.ADD]
+    for sphere in spheres:
+        check_frame(sphere.header, frame_id)
+    balls = [[m.pose.position.x, m.pose.position.y, m.pose.position.z, m.scale.x / 2] for m in spheres]
     values = np.array(balls, np.float64).reshape(-1, 4)
     if not np.all(np.isfinite(values)) or (values[:, 3:] <= 0).any():
         raise MessageError(f"spheres {values.tolist()}, finite places and radii above 0 expected")

@@ -49,11 +49,15 @@ class PursuitFollower:
     def __init__(self, positions: Array, reach: float = 0.6) -> None:
         self.positions = positions
         self.reach = reach
-        self.index = 0
+        self.index: int | None = None
+        """Of the point that is aimed at; before the first force none."""
 
     def force(self, position: Array, velocity: Array) -> Array:
-        """Points that have come within reach are not aimed at again."""
+        """Begins beside the robot, which may have moved on since the plan's start; points that have come within reach
+        are not aimed at again."""
         last = len(self.positions) - 1
+        if self.index is None:
+            self.index = int(np.linalg.norm(self.positions - position, axis=1).argmin())
         while self.index < last and np.linalg.norm(self.positions[self.index] - position) < self.reach:
             self.index += 1
         return np.asarray(np.clip(10 * (self.positions[self.index] - position) - velocity, -1.0, 1.0))

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffusion_ros.checkpoint import Checkpoint
+from diffusion_ros.spec import SAMPLERS
 
 if TYPE_CHECKING:
     import torch
@@ -72,7 +73,7 @@ class Plans:
 
     candidates: list[Plan]
     costs: list[float]
-    """Of each candidate, by which they are ranked: metres of way, and what guides and the caller's judge add."""
+    """Of each candidate, by which they are ranked: metres of way, less the weighted returns of the guides."""
     steps: int
     """Denoising steps that were made."""
     seconds: float
@@ -132,7 +133,8 @@ class Planner:
         self.row_dim = start
         self.state = slice(self.columns["action"].stop, start)
         """Where a row's state is: everything but the action."""
-        self._step_seconds = 0.0
+        self._step_seconds: float | None = None
+        """Of the quickest denoising step so far."""
 
     def plan(
         self,
@@ -156,7 +158,7 @@ class Planner:
         Args:
             start: known at row 0.
             goal: known at the last row; None leaves the end open.
-            way_points: row -> state.
+            way_points: row -> state, for rows between the first and the last.
             guides: weighted returns to follow, see training/diffuser.py.
             candidates: how many plans to sample.
             seed: of the noise.
@@ -174,20 +176,22 @@ class Planner:
         began = time.monotonic()
         spec = self.spec
         rows = spec.horizon if horizon is None else horizon
+        if (sampler or spec.sampler) not in SAMPLERS:
+            raise PlanError(f"sampler {sampler!r}: expected one of {', '.join(SAMPLERS)}")
         known, mask = self.known(rows, start, goal, way_points or {})
         n_steps = spec.sampler_steps if steps is None else steps
         if candidates < 1 or n_steps < 1 or n_steps > spec.num_train_timesteps:
             raise PlanError(
                 f"candidates {candidates}, steps {n_steps}: at least 1, and at most {spec.num_train_timesteps} steps"
             )
-        if budget is not None and budget < self._step_seconds:
-            raise PlanError(
-                f"budget {1000 * budget:g} ms: shorter than one denoising step,"
-                f" which took {1000 * self._step_seconds:.1f} ms"
-            )
-        tensors = {name: torch.tensor(np.asarray(v), dtype=torch.float32) for name, v in (guides or {}).items()}
-        self._check_guides(tensors)
+        if budget is not None and self._step_seconds is not None:
+            self._check_budget(budget, self._step_seconds)
+        self.check_guides(guides or {})
         device = self.checkpoint.device
+        tensors = {
+            name: torch.tensor(np.asarray(value), dtype=torch.float32, device=device)
+            for name, value in (guides or {}).items()
+        }
         generator = torch.Generator().manual_seed(seed)
 
         def draw() -> torch.Tensor:
@@ -218,10 +222,13 @@ class Planner:
             x, clean = x.detach(), clean.detach()
             done += 1
             if watch:
-                seen.append(clean.numpy().astype(np.float64))
+                seen.append(clean.cpu().numpy().astype(np.float64))
             now = time.monotonic()
-            self._step_seconds = now - step_began
-            if budget is not None and now + self._step_seconds > began + budget:
+            took = now - step_began
+            if budget is not None and self._step_seconds is None:
+                self._check_budget(budget, took)
+            self._step_seconds = min(took, self._step_seconds or took)
+            if budget is not None and now + took > began + budget:
                 break
         plans = clean.cpu().numpy().astype(np.float64)
         if not np.isfinite(plans).all():
@@ -250,7 +257,13 @@ class Planner:
         self, rows: int, start: Array, goal: Array | None, way_points: Mapping[int, Array]
     ) -> tuple[Array, NDArray[np.bool_]]:
         """What `plan` writes back, (rows, D), and where, (rows, D). Raises PlanError for states that do not fit."""
-        given = {0: np.asarray(start, dtype=np.float64), **way_points}
+        if rows < 2:
+            raise PlanError(f"horizon {rows}: at least 2 rows expected")
+        between = {row: np.asarray(state, dtype=np.float64) for row, state in way_points.items()}
+        for row in between:
+            if not 0 < row < rows - 1:
+                raise PlanError(f"way-point in row {row}: expected 1 to {rows - 2}")
+        given = {0: np.asarray(start, dtype=np.float64), **between}
         if goal is not None:
             given[rows - 1] = np.asarray(goal, dtype=np.float64)
         known = np.zeros((rows, self.row_dim))
@@ -258,8 +271,6 @@ class Planner:
         width = self.state.stop - self.state.start
         for row, state in given.items():
             name = {0: "start", rows - 1: "goal"}.get(row, f"way-point {row}")
-            if not 0 <= row < rows:
-                raise PlanError(f"way-point in row {row}: expected 0 to {rows - 1}")
             if state.shape != (width,):
                 raise PlanError(f"{name} has shape {state.shape}, expected ({width},)")
             if np.isinf(state).any() or np.isnan(state[: self.position_dim]).any():
@@ -275,11 +286,19 @@ class Planner:
         column = self.columns["position"]
         return int(column.stop - column.start)
 
-    def _check_guides(self, guides: Mapping[str, torch.Tensor]) -> None:
+    @staticmethod
+    def _check_budget(budget: float, step_seconds: float) -> None:
+        if budget < step_seconds:
+            raise PlanError(
+                f"budget {1000 * budget:g} ms: shorter than one denoising step, which took {1000 * step_seconds:.1f} ms"
+            )
+
+    def check_guides(self, guides: Mapping[str, Array]) -> None:
+        """Raises PlanError for guides that `plan` does not know, of another shape, or not finite."""
         p = self.position_dim
         expected = {"goal": (p + 1,), "smoothness": (1,), "value": (1,), "iterations": (1,)}
         for name, value in guides.items():
-            shape = tuple(value.shape)
+            shape = np.shape(value)
             if name == "obstacles":
                 if len(shape) != 2 or shape[1] != p + 2:
                     raise PlanError(f"guide obstacles has shape {shape}, expected (N, {p + 2})")
@@ -289,7 +308,7 @@ class Planner:
                 raise PlanError(f"guide {name} has shape {shape}, expected {expected[name]}")
             if name == "value" and not self.spec.training.get("value_iterations"):
                 raise PlanError("guide value: this planner was trained without a value function")
-            if not bool(value.isfinite().all()):
+            if not np.isfinite(value).all():
                 raise PlanError(f"guide {name} has NaN or infinite values")
 
     def _costs(self, plans: Array) -> Array:

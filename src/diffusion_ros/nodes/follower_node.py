@@ -58,8 +58,7 @@ class FollowerNode(RunnableNode):
         p = self.parameters
         try:
             stamp_ns, period_ns, states = messages.trajectory_from_msg(msg)
-            if msg.header.frame_id != FRAME:
-                raise messages.MessageError(f"frame {msg.header.frame_id!r}, {FRAME!r} expected")
+            messages.check_frame(msg.header, FRAME)
             if self._position is not None:
                 away = float(np.linalg.norm(states[:, :2] - self._position, axis=1).min())
                 if away > p.max_distance:
@@ -79,6 +78,7 @@ class FollowerNode(RunnableNode):
         now = time.monotonic()
         gap, self._came = now - self._came, now
         try:
+            messages.check_frame(msg.header, FRAME)
             stamp_ns, position, velocity = messages.odometry_from_msg(msg)
         except messages.MessageError as error:
             self._hold(f"{topics.ODOMETRY}: {error}", fault=True)

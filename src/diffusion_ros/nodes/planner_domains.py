@@ -6,6 +6,7 @@ The planner node has one of these; what is common to both, it does itself.
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
@@ -26,12 +27,18 @@ if TYPE_CHECKING:
 
 _CHUNK_ROWS = 10
 """Of an arm's plan: beyond the first they only bridge a pose that is late."""
+_AHEAD_SECONDS = 0.5
+"""Of a ball's plan that must be free of obstacles: it stops from 5 m/s in less."""
+_HELD_UP_SECONDS = 4.0
+_HELD_UP_M = 0.01
+"""A hand that moves less in that time is held up. Demonstrations do not stand still for so long, grasps included."""
+_IN_THE_WAY = "an obstacle has come in the way of the plan"
 _SETTLING_SECONDS = 1.0
 """After the plan's end, in which an arm is still brought to where it ends."""
 
 
 class Domain(Protocol):
-    """Callbacks run on the node's thread, `unfit` and `state_of` on the worker's too."""
+    """All run on the node's thread, `state`, `nowhere` and `unfit` on the worker's too."""
 
     frame: str
     state_topic: str
@@ -51,15 +58,25 @@ class Domain(Protocol):
     def state_at(self, pose: PoseStamped, name: str) -> Array:
         """State (S) of something at rest in a pose. Raises PlanError for where nothing can be."""
 
+    def nowhere(self, state: Array) -> str:
+        """Where a robot in this state (S) claims to be and cannot be, '' where it can."""
+
     def unfit(self, positions: Array) -> str:
         """Why positions (T, P) cannot be gone through, obstacles apart; '' where they can."""
+
+    def heed(self) -> None:
+        """The obstacles are others now: stops a robot that one has come in the way of."""
 
     def follow(self, plan: Plan, stamp_ns: int) -> None:
         """Passes a new plan on to who drives."""
 
 
 class MazeDomain:
-    """Map and odometry in, planned_trajectory out for the follower node."""
+    """Map and odometry in, planned_trajectory out for the follower node.
+
+    Where an obstacle comes in the way of the next moments of a plan, the trajectory that goes out is one that stays
+    where the robot is.
+    """
 
     frame = FRAME
     state_topic = topics.ODOMETRY
@@ -71,21 +88,25 @@ class MazeDomain:
         self._node = node
         self.map: MazeMap | None = None
         self._state: tuple[int, Array, float] | None = None
+        self._followed: Array | None = None
+        """Positions (T, 2) of the plan, a control step apart."""
         self._trajectory = node.create_publisher(JointTrajectory, topics.PLANNED_TRAJECTORY, topics.COMMAND_QOS)
         node.create_subscription(OccupancyGrid, topics.MAP, self._on_map, topics.DESCRIPTION_QOS)
         node.create_subscription(Odometry, topics.ODOMETRY, self._on_odometry, topics.SENSOR_QOS)
 
     def _on_map(self, msg: OccupancyGrid) -> None:
         try:
+            messages.check_frame(msg.header, FRAME)
             self.map = MazeMap(messages.grid_from_msg(msg))
         except messages.MessageError as error:
             self._node.refuse(f"{topics.MAP}: {error}")
 
     def _on_odometry(self, msg: Odometry) -> None:
         try:
+            messages.check_frame(msg.header, FRAME)
             stamp_ns, position, velocity = messages.odometry_from_msg(msg)
         except messages.MessageError as error:
-            self._state = None
+            self._state = self._followed = None
             self._node.refuse(f"{topics.ODOMETRY}: {error}")
             return
         now = time.monotonic()
@@ -93,9 +114,24 @@ class MazeDomain:
             _, state, came = self._state
             if now - came > self._node.parameters.max_state_age or jumped(state[:2], position, now - came):
                 # A new episode, or a robot that somebody has moved: the goal was another one's.
+                self._followed = None
                 self._node.forget()
         self._node.diagnostics.tick(topics.ODOMETRY)
         self._state = stamp_ns, np.append(position, velocity), now
+        self.heed()
+
+    def heed(self) -> None:
+        if self._followed is None or self._state is None:
+            return
+        stamp_ns, state, _ = self._state
+        beside = int(np.linalg.norm(self._followed - state[:2], axis=1).argmin())
+        rate = self._node.planner.spec.rate
+        ahead = np.vstack([state[:2], self._followed[beside : beside + round(_AHEAD_SECONDS * rate)]])
+        if leads_into(clearance(ahead, self._node.obstacles, BALL_RADIUS)):
+            self._followed = None
+            still = np.tile(np.append(state[:2], [0.0, 0.0]), (2, 1))
+            self._trajectory.publish(messages.trajectory_to_msg(still, round(1e9 / rate), stamp_ns, FRAME))
+            self._node.refuse(_IN_THE_WAY)
 
     def missing(self) -> str:
         return "" if self.map is not None else topics.MAP
@@ -112,6 +148,9 @@ class MazeDomain:
             raise PlanError(f"{name} {problem}")
         return np.append(position, [0.0, 0.0])
 
+    def nowhere(self, state: Array) -> str:
+        return "" if self.map is None else self.map.problem(state[:2])
+
     def unfit(self, positions: Array) -> str:
         assert self.map is not None
         return "through a wall" if float(self.map.wall_distance(positions).min()) <= 0 else ""
@@ -119,14 +158,16 @@ class MazeDomain:
     def follow(self, plan: Plan, stamp_ns: int) -> None:
         rate = self._node.planner.spec.rate
         states = np.hstack(plan.dense(rate))
+        self._followed = states[:, :2]
         self._trajectory.publish(messages.trajectory_to_msg(states, round(1e9 / rate), stamp_ns, FRAME))
 
 
 class ArmDomain:
     """The hand's pose and the fingers in; action_chunk out for the executor, one for every pose while there is a plan.
 
-    A plan ends with its last row and a second to settle, when the hand has been moved by somebody else, or when an
-    obstacle has come in its way: then there are no more chunks, and the executor holds.
+    A plan ends with its last row and a second to settle, when an obstacle has come in its way, when the hand has been
+    moved by somebody else, or when something holds it up: then there are no more chunks, and the executor holds. In the
+    last two cases the goal is dropped too: plans that begin anew from where the hand is would push it on.
     """
 
     state_topic = topics.EEF_POSE
@@ -141,7 +182,10 @@ class ArmDomain:
         self._low, self._high = np.array(spec.workspace_low), np.array(spec.workspace_high)
         self._state: tuple[int, Array, float] | None = None
         self._opening = float("nan")
+        self._opening_came = 0.0
         self._followed: tuple[ArmFollower, int] | None = None
+        self._way: deque[tuple[int, Array]] = deque()
+        """Stamps [ns] and positions (3) of the last seconds in which plans were followed."""
         self._chunks = node.create_publisher(JointTrajectory, topics.ACTION_CHUNK, topics.COMMAND_QOS)
         self._trajectory = node.create_publisher(JointTrajectory, topics.PLANNED_TRAJECTORY, topics.COMMAND_QOS)
         node.create_subscription(PoseStamped, topics.EEF_POSE, self._on_pose, topics.SENSOR_QOS)
@@ -153,14 +197,14 @@ class ArmDomain:
         try:
             _, fingers, _ = messages.joint_state_from_msg(msg, names)
             self._opening = float(np.abs(fingers).sum())
+            self._opening_came = time.monotonic()
         except messages.MessageError:
             self._opening = float("nan")
 
     def _on_pose(self, msg: PoseStamped) -> None:
         try:
             stamp_ns, position, quaternion = messages.pose_from_msg(msg)
-            if msg.header.frame_id != self.frame:
-                raise messages.MessageError(f"frame {msg.header.frame_id!r}, {self.frame!r} expected")
+            messages.check_frame(msg.header, self.frame)
         except messages.MessageError as error:
             self._state = self._followed = None
             self._node.refuse(f"{topics.EEF_POSE}: {error}")
@@ -173,7 +217,10 @@ class ArmDomain:
                 self._followed = None
                 self._node.forget()
         self._node.diagnostics.tick(topics.EEF_POSE)
-        self._state = stamp_ns, arm_state(position, quaternion, self._opening), now
+        known = now - self._opening_came <= self._node.parameters.max_state_age
+        self._state = stamp_ns, arm_state(position, quaternion, self._opening if known else float("nan")), now
+        if self._followed is None:
+            self._way.clear()
         if self._followed is not None:
             self._publish_chunk(stamp_ns, position, quaternion)
 
@@ -186,11 +233,12 @@ class ArmDomain:
         ahead = np.vstack([position, follower.positions[min(step, follower.steps) :]])
         if leads_into(clearance(ahead, balls, HAND_RADIUS)):
             self._followed = None
-            self._node.refuse("an obstacle has come in the way of the plan")
+            self._node.refuse(_IN_THE_WAY)
             return
-        strayed = follower.strayed(step, position)
+        strayed = follower.strayed(step, position) or self._held_up(stamp_ns, position, follower.positions[-1])
         if strayed:
             self._followed = None
+            self._node.forget()
             self._node.refuse(strayed)
             return
         if step > follower.steps + _SETTLING_SECONDS * 1e9 / period_ns:
@@ -199,8 +247,24 @@ class ArmDomain:
         rows = follower.rows(step, position, quaternion, _CHUNK_ROWS)
         self._chunks.publish(messages.chunk_to_msg(ActionChunk(stamp_ns, rows, period_ns), self.frame))
 
+    def _held_up(self, stamp_ns: int, position: Array, end: Array) -> str:
+        """Why a hand that should be on its way to `end` (3) is not, over plans that were each begun where it was."""
+        self._way.append((stamp_ns, position))
+        while stamp_ns - self._way[0][0] > _HELD_UP_SECONDS * 1e9:
+            _, before = self._way.popleft()
+            moved = float(np.linalg.norm(position - before))
+            if moved < _HELD_UP_M and np.linalg.norm(end - position) > STRAY:
+                return f"the hand has moved {moved:.3f} m in {_HELD_UP_SECONDS:g} s, and is not where the plan ends"
+        return ""
+
     def missing(self) -> str:
         return ""
+
+    def nowhere(self, state: Array) -> str:
+        return ""
+
+    def heed(self) -> None:
+        """Nothing: each pose is answered with a look at the obstacles."""
 
     def state(self) -> tuple[int, Array, float] | None:
         return self._state

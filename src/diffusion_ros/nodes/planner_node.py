@@ -1,13 +1,15 @@
 """planner: a goal in, a plan out: by the service ~/plan, from goal_pose (RViz's goal tool), and again at a set rate.
 
-Callbacks only check and store; a worker thread samples, so that no sensor ever waits for a plan. Whatever is asked for
-and cannot be planned is refused with its reason, and the last valid plan stays.
+Callbacks only check and store; a worker thread samples, so that no sensor ever waits for a plan, and the node's thread
+publishes what comes of it. Whatever is asked for and cannot be planned is refused with its reason, and the last valid
+plan stays.
 """
 
 from __future__ import annotations
 
 import time
 import traceback
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +19,7 @@ import torch
 from geometry_msgs.msg import PoseStamped
 from nav_msgs.msg import Path
 from nav_msgs.srv import GetPlan
+from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.clock import Clock
 from rclpy.clock_type import ClockType
 from rclpy.parameter import Parameter
@@ -79,14 +82,28 @@ class PlannerParameters:
 class Request:
     """What the worker is to plan."""
 
-    start: Array
-    """State (S)."""
-    stamp_ns: int
+    start: tuple[int, Array] | None
+    """Stamp [ns] and state (S); None: where the robot is when the worker comes to it."""
     goal: Array
     """State (S)."""
-    warm: Plan | None
-    answer: Future[Plan | None] | None
+    warm: Plan | None = None
+    answer: Future[Outcome] | None = None
     """Of the service that waits for it."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of a request."""
+
+    request: Request
+    stamp_ns: int = 0
+    """Of the plans' start."""
+    plans: Plans | None = None
+    best: Plan | None = None
+    refused: str = ""
+    """Why there is no plan."""
+    refused_before: str = ""
+    """What the node had refused when the worker began."""
 
 
 class PlannerNode(RunnableNode):
@@ -111,8 +128,8 @@ class PlannerNode(RunnableNode):
         self.obstacles: Array = np.zeros((0, 4))
         """Centres and radii (N, 4) m."""
         self._seed = p.seed
-        self._last: tuple[Plan, int] | None = None
-        """The last valid plan and its stamp [ns]."""
+        self._last: tuple[Plan, Array] | None = None
+        """The last valid plan, and the goal (S) that it leads to."""
         self._refused = ""
 
         self._plan_publisher = self.create_publisher(Path, topics.PLAN, topics.DESCRIPTION_QOS)
@@ -127,11 +144,14 @@ class PlannerNode(RunnableNode):
         self._worker = Worker("planning", self._take, self._work)
         self._request: Request | None = None
         self._busy = False
+        self._outcomes: deque[Outcome] = deque()
+        self._came = self.create_guard_condition(self._deliver)
         self._worker.start()
 
         self.create_subscription(PoseStamped, topics.GOAL, self._on_goal, topics.COMMAND_QOS)
         self.create_subscription(MarkerArray, topics.OBSTACLES, self._on_obstacles, topics.COMMAND_QOS)
-        self.create_service(GetPlan, "~/plan", self._on_get_plan)
+        # A group of its own: in the common one nothing else would be heard while it waits for its plan.
+        self.create_service(GetPlan, "~/plan", self._on_get_plan, callback_group=ReentrantCallbackGroup())
         period = 1.0 / p.replan_rate if p.replan_rate > 0 else 0.1
         self.create_timer(period, self._replan, clock=Clock(clock_type=ClockType.STEADY_TIME))
 
@@ -148,58 +168,65 @@ class PlannerNode(RunnableNode):
 
     def _on_obstacles(self, msg: MarkerArray) -> None:
         try:
-            self.obstacles = messages.balls_from_msg(msg)
+            self.obstacles = messages.balls_from_msg(msg, self.domain.frame)
+            self.domain.heed()
         except messages.MessageError as error:
             self.refuse(f"{topics.OBSTACLES}: {error}")
 
     def _on_goal(self, msg: PoseStamped) -> None:
-        """A new goal takes the place of the last one, if it can be planned to."""
+        """A new goal takes the place of the last one; until there is a plan to it, the last plan is followed."""
         try:
             goal = self._state_at(msg, "goal")
-            request = self._from_here(goal, None)
+            self._here()
         except PlanError as error:
             self.refuse(str(error))
             return
         self._goal = goal
-        self._last = None
-        self._submit(request, waits=True)
+        self._submit(Request(None, goal), waits=True)
 
     async def _on_get_plan(self, request: GetPlan.Request, response: GetPlan.Response) -> GetPlan.Response:
         """Plans from `start` (from where the robot is where its frame is ''), to `goal`; no path where it cannot."""
         try:
             goal = self._state_at(request.goal, "goal")
             if request.start.header.frame_id:
-                start = self._state_at(request.start, "start")
-                now_ns = self.get_clock().now().nanoseconds
-                asked = Request(start, now_ns, goal, None, Future(executor=self.executor))
+                start = self.get_clock().now().nanoseconds, self._state_at(request.start, "start")
             else:
-                asked = self._from_here(goal, Future(executor=self.executor))
+                start = self._here()
+            asked = Request(start, goal, answer=Future(executor=self.executor))
             if not self._submit(asked):
                 raise PlanError("another plan is being made")
         except PlanError as error:
             self.refuse(str(error))
             return response
         assert asked.answer is not None
-        plan = await asked.answer
-        if plan is not None:
-            response.plan = self._path(plan, asked.stamp_ns)
+        outcome = await asked.answer
+        assert outcome is not None
+        if outcome.best is not None:
+            response.plan = self._path(outcome.best, outcome.stamp_ns)
         return response
 
     def _replan(self) -> None:
         p = self.parameters
-        if p.replan_rate == 0 or self._goal is None or self._last is None or self._state_age() > p.max_state_age:
+        if p.replan_rate == 0 or self._goal is None or self._state_age() > p.max_state_age:
             return
         try:
-            request = self._from_here(self._goal, None)
+            _, state = self._here()
         except PlanError as error:
             self.refuse(str(error))
             return
-        plan, stamp_ns = self._last
         warm = None
-        if p.warm_part > 0:
-            progress = round((request.stamp_ns - stamp_ns) / self._period_ns)
-            warm = self.planner.shifted(plan, min(max(0, progress), len(plan.rows) - 1))
-        self._submit(Request(request.start, request.stamp_ns, request.goal, warm, None))
+        # Where the last attempt was refused, the next one begins from noise: it is to come to something else.
+        if p.warm_part > 0 and self._last is not None and self._leads_there(self._last[1]) and not self._refused:
+            plan = self._last[0]
+            # By where the robot is: it need not have kept to the plan's time.
+            position = plan.part("position")
+            done = int(np.linalg.norm(position - state[: position.shape[1]], axis=1).argmin())
+            warm = self.planner.shifted(plan, done)
+        self._submit(Request(None, self._goal, warm))
+
+    def _leads_there(self, goal: Array) -> bool:
+        """Whether a plan to this goal (S) is one to the goal that the node has now."""
+        return self._goal is not None and np.array_equal(goal, self._goal, equal_nan=True)
 
     def _state_at(self, pose: PoseStamped, name: str) -> Array:
         """State (S) at rest in a pose. Raises PlanError for what no plan can begin or end at."""
@@ -207,7 +234,8 @@ class PlannerNode(RunnableNode):
             raise PlanError(f"{name} in frame {pose.header.frame_id!r}: expected {self.domain.frame!r}")
         return self.domain.state_at(pose, name)
 
-    def _from_here(self, goal: Array, answer: Future[Plan | None] | None) -> Request:
+    def _here(self) -> tuple[int, Array]:
+        """Stamp [ns] and state (S) of the robot. Raises PlanError where there is none that can be planned from."""
         state = self.domain.state()
         if state is None:
             raise PlanError(f"no {self.domain.state_topic} to plan from")
@@ -216,7 +244,9 @@ class PlannerNode(RunnableNode):
             raise PlanError(
                 f"{self.domain.state_topic} is {age:.2f} s old, at most {self.parameters.max_state_age:g} s expected"
             )
-        return Request(state[1], state[0], goal, None, answer)
+        if problem := self.domain.nowhere(state[1]):
+            raise PlanError(f"the robot at {problem}")
+        return state[0], state[1]
 
     def _state_age(self) -> float:
         """Seconds since the last one came."""
@@ -231,8 +261,24 @@ class PlannerNode(RunnableNode):
             replaced, self._request = self._request, request
             self._worker.condition.notify()
         if replaced is not None and replaced.answer is not None:
-            replaced.answer.set_result(None)
+            replaced.answer.set_result(Outcome(replaced))
         return True
+
+    def _deliver(self) -> None:
+        """What the worker has made, in the node's thread."""
+        while self._outcomes:
+            outcome = self._outcomes.popleft()
+            request, best, plans = outcome.request, outcome.best, outcome.plans
+            if outcome.refused:
+                self._refused = outcome.refused
+            elif self._refused is outcome.refused_before:  # and not for another reason meanwhile
+                self._refused = ""
+            if request.answer is not None:
+                request.answer.set_result(outcome)
+            elif best is not None and plans is not None and self._leads_there(request.goal):
+                self._last = best, request.goal
+                self._publish(best, plans, outcome.stamp_ns)
+            self._refresh()
 
     # The worker thread
 
@@ -245,30 +291,27 @@ class PlannerNode(RunnableNode):
         return request, self._refused
 
     def _work(self, taken: tuple[Request, str]) -> None:
-        request, refused = taken
-        plan: Plan | None = None
+        request, before = taken
         try:
-            plan = self._plan(request)
-            if self._refused is refused:  # and not another one that came meanwhile
-                self._refused = ""
+            outcome = self._plan(request, before)
         except PlanError as error:
-            self._refused = str(error)
+            outcome = Outcome(request, refused=str(error))
         except Exception as error:
             self.get_logger().error(traceback.format_exc())
-            self._refused = failure("planning", error)
-        finally:
-            with self._worker.condition:
-                self._busy = False
-        if request.answer is not None:
-            request.answer.set_result(plan)
+            outcome = Outcome(request, refused=failure("planning", error))
+        self._outcomes.append(outcome)
+        with self._worker.condition:
+            self._busy = False
+        self._came.trigger()
 
-    def _plan(self, request: Request) -> Plan:
+    def _plan(self, request: Request, refused_before: str) -> Outcome:
         p = self.parameters
+        stamp_ns, start = self._here() if request.start is None else request.start
         margin = self.domain.radius + p.obstacle_margin
         guides = obstacle_guides(self.obstacles, self.planner.position_dim, margin, p.obstacle_weight)
         watched = self._denoising_publisher.get_subscription_count() > 0
         plans = self.planner.plan(
-            request.start,
+            start,
             request.goal,
             guides=guides,
             candidates=p.candidates,
@@ -280,11 +323,7 @@ class PlannerNode(RunnableNode):
         )
         self._seed += 1
         self.diagnostics.latency("planning", plans.seconds)
-        best = self._clear(plans.candidates)
-        if request.answer is None and self._goal is not None and np.array_equal(request.goal, self._goal, True):
-            self._last = best, request.stamp_ns
-            self._publish(best, plans, request.stamp_ns)
-        return best
+        return Outcome(request, stamp_ns, plans, self._clear(plans.candidates), refused_before=refused_before)
 
     def _clear(self, candidates: list[Plan]) -> Plan:
         """The first of them that can be gone and keeps clear of obstacles. Raises PlanError where none does."""
