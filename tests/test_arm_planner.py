@@ -14,6 +14,7 @@ from rclpy.node import Node
 from rclpy.parameter import Parameter
 from ros_graph import Graph, graph
 from scipy.spatial.transform import Rotation
+from sensor_msgs.msg import JointState
 from trajectory_msgs.msg import JointTrajectory
 from visualization_msgs.msg import MarkerArray
 
@@ -37,6 +38,7 @@ from diffusion_ros.simulation import Simulation
 
 COLUMNS = {"action": slice(0, 7), "position": slice(7, 10), "rotation": slice(10, 16), "gripper": slice(16, 17)}
 DOWN = np.array([1.0, 0.0, 0.0, 0.0])
+PATIENT = Parameter("max_state_age", value=30.0)
 
 
 @pytest.fixture(scope="module")
@@ -163,6 +165,11 @@ def ros() -> Any:
         yield made
 
 
+def ready(planner: PlannerNode) -> bool:
+    state = planner.domain.state()
+    return state is not None and bool(np.isfinite(state[1]).all())
+
+
 class Robot(Node):
     """The rest of the graph."""
 
@@ -171,6 +178,7 @@ class Robot(Node):
         super().__init__("robot")
         if moves:
             self.pose = self.create_publisher(PoseStamped, topics.EEF_POSE, topics.SENSOR_QOS)
+            self.joints = self.create_publisher(JointState, topics.JOINT_STATES, topics.SENSOR_QOS)
         self.goal = self.create_publisher(PoseStamped, topics.GOAL, topics.COMMAND_QOS)
         self.obstacles = self.create_publisher(MarkerArray, topics.OBSTACLES, topics.COMMAND_QOS)
         self.chunks: list[JointTrajectory] = []
@@ -182,7 +190,19 @@ class Robot(Node):
             JointTrajectory, topics.PLANNED_TRAJECTORY, self.trajectories.append, topics.COMMAND_QOS
         )
 
-    def show(self, position: Any, stamp_ns: int = 1_000_000_000) -> None:
+    def heard(self) -> bool:
+        """Whether the planner is there."""
+        return bool(
+            self.goal.get_subscription_count()
+            and self.joints.get_subscription_count()
+            and self.pose.get_subscription_count() > 1
+        )
+
+    def show(self, position: Any, stamp_ns: int = 1_000_000_000, fingers: bool = True) -> None:
+        """The fingers first, so that they are known when the pose comes."""
+        if fingers:
+            names = ("gripper0_right_finger_joint1", "gripper0_right_finger_joint2")
+            self.joints.publish(messages.joint_state_to_msg(names, (0.02, -0.02), (0.0, 0.0), stamp_ns))
         self.pose.publish(messages.pose_to_msg(position, DOWN, stamp_ns, "world"))
 
     def ask(self, position: Any, frame: str = "world") -> None:
@@ -190,10 +210,10 @@ class Robot(Node):
 
 
 def test_a_goal_becomes_chunks_that_answer_every_pose(ros: Graph, parameters: list[Parameter[Any]]) -> None:
-    planner, robot = ros.add(PlannerNode(parameters)), ros.add(Robot())
-    ros.spin_until(lambda: robot.goal.get_subscription_count() and robot.pose.get_subscription_count() > 1)
+    planner, robot = ros.add(PlannerNode([*parameters, PATIENT])), ros.add(Robot())
+    ros.spin_until(lambda: robot.heard())
     robot.show([0.0, 0.0, 1.0])
-    ros.spin_until(planner.domain.state)
+    ros.spin_until(lambda: ready(planner))
     robot.ask([0.3, 0.0, 1.0])
     ros.spin_until(lambda: robot.trajectories)
     robot.show([0.0, 0.0, 1.0], 1_050_000_000)
@@ -215,11 +235,11 @@ def test_a_goal_becomes_chunks_that_answer_every_pose(ros: Graph, parameters: li
 
 
 def test_a_hand_that_is_held_up_is_not_pushed_on_by_new_plans(ros: Graph, parameters: list[Parameter[Any]]) -> None:
-    given = [*parameters, Parameter("replan_rate", value=20.0), Parameter("max_state_age", value=5.0)]
+    given = [*parameters, PATIENT, Parameter("replan_rate", value=20.0)]
     planner, robot = ros.add(PlannerNode(given)), ros.add(Robot())
-    ros.spin_until(lambda: robot.goal.get_subscription_count() and robot.pose.get_subscription_count() > 1)
+    ros.spin_until(lambda: robot.heard())
     robot.show([0.0, 0.0, 1.0])
-    ros.spin_until(planner.domain.state)
+    ros.spin_until(lambda: ready(planner))
     robot.ask([0.3, 0.0, 1.0])
     ros.spin_until(lambda: robot.trajectories)
     stamp_ns = 1_000_000_000
@@ -240,12 +260,12 @@ def test_a_hand_that_is_held_up_is_not_pushed_on_by_new_plans(ros: Graph, parame
 def test_a_plan_keeps_as_far_from_obstacles_as_an_arm_may_be_off_it(
     ros: Graph, parameters: list[Parameter[Any]], gap: float, planned: bool
 ) -> None:
-    planner, robot = ros.add(PlannerNode(parameters)), ros.add(Robot())
-    ros.spin_until(lambda: robot.goal.get_subscription_count() and robot.pose.get_subscription_count() > 1)
+    planner, robot = ros.add(PlannerNode([*parameters, PATIENT])), ros.add(Robot())
+    ros.spin_until(lambda: robot.heard())
     ball = [0.15, HAND_RADIUS + 0.03 + gap, 1.0, 0.03]
     robot.obstacles.publish(messages.balls_to_msg([ball], (1.0, 0.0, 0.0, 1.0), "x", "world"))
     robot.show([0.0, 0.0, 1.0])
-    ros.spin_until(lambda: planner.domain.state() and len(planner.obstacles))
+    ros.spin_until(lambda: ready(planner) and len(planner.obstacles))
     robot.ask([0.3, 0.0, 1.0])
     ros.spin_until(lambda: robot.trajectories if planned else "through an obstacle" in planner.diagnostics.summary)
     assert bool(robot.trajectories) == planned
@@ -262,12 +282,16 @@ def test_a_plan_keeps_as_far_from_obstacles_as_an_arm_may_be_off_it(
 def test_goals_that_are_refused(
     ros: Graph, parameters: list[Parameter[Any]], goal: Any, frame: str, reason: str
 ) -> None:
-    planner, robot = ros.add(PlannerNode(parameters)), ros.add(Robot())
-    ros.spin_until(lambda: robot.goal.get_subscription_count() and robot.pose.get_subscription_count() > 1)
+    planner, robot = ros.add(PlannerNode([*parameters, PATIENT])), ros.add(Robot())
+    ros.spin_until(lambda: robot.heard())
     robot.ask([0.1, 0.0, 1.0])
     ros.spin_until(lambda: "no eef_pose to plan from" in planner.diagnostics.summary)
-    robot.show([0.0, 0.0, 1.0])
+    robot.show([0.0, 0.0, 1.0], fingers=False)
     ros.spin_until(planner.domain.state)
+    robot.ask([0.1, 0.0, 1.0])
+    ros.spin_until(lambda: "in joint_states, or old ones" in planner.diagnostics.summary)
+    robot.show([0.0, 0.0, 1.0])
+    ros.spin_until(lambda: ready(planner))
     robot.ask(goal, frame)
     ros.spin_until(lambda: reason in planner.diagnostics.summary)
     request = GetPlan.Request()
@@ -285,10 +309,10 @@ def test_the_executor_takes_the_simulated_hand_to_the_goal(
     first.step(np.zeros(7))
     first.close()
     simulation = ros.add(SimulationNode([Parameter("task", value="lift"), Parameter("seed", value=5)]))
-    planner = ros.add(PlannerNode(parameters))
+    planner = ros.add(PlannerNode([*parameters, PATIENT]))
     executor = ros.add(ExecutorNode([*parameters, Parameter("enabled", value=True)]))
     robot = ros.add(Robot(moves=False))
-    ros.spin_until(lambda: robot.poses and planner.domain.state() is not None)
+    ros.spin_until(lambda: robot.poses and ready(planner))
     start = messages.pose_from_msg(robot.poses[-1])
     goal = start[1] + [0.05, 0.08, 0.03]
     robot.goal.publish(messages.pose_to_msg(goal, start[2], 0, "world"))

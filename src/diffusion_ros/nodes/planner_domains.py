@@ -38,7 +38,7 @@ _SETTLING_SECONDS = 1.0
 
 
 class Domain(Protocol):
-    """All run on the node's thread, `state`, `nowhere` and `unfit` on the worker's too."""
+    """All run on the node's thread, `state`, `unready` and `unfit` on the worker's too."""
 
     frame: str
     state_topic: str
@@ -58,8 +58,8 @@ class Domain(Protocol):
     def state_at(self, pose: PoseStamped, name: str) -> Array:
         """State (S) of something at rest in a pose. Raises PlanError for where nothing can be."""
 
-    def nowhere(self, state: Array) -> str:
-        """Where a robot in this state (S) claims to be and cannot be, '' where it can."""
+    def unready(self, state: Array) -> str:
+        """Why no plan can begin in this state (S) of the robot, '' where one can."""
 
     def unfit(self, positions: Array) -> str:
         """Why positions (T, P) cannot be gone through, obstacles apart; '' where they can."""
@@ -148,8 +148,9 @@ class MazeDomain:
             raise PlanError(f"{name} {problem}")
         return np.append(position, [0.0, 0.0])
 
-    def nowhere(self, state: Array) -> str:
-        return "" if self.map is None else self.map.problem(state[:2])
+    def unready(self, state: Array) -> str:
+        problem = "" if self.map is None else self.map.problem(state[:2])
+        return f"the robot at {problem}" if problem else ""
 
     def unfit(self, positions: Array) -> str:
         assert self.map is not None
@@ -192,7 +193,7 @@ class ArmDomain:
         node.create_subscription(JointState, topics.JOINT_STATES, self._on_joints, topics.SENSOR_QOS)
 
     def _on_joints(self, msg: JointState) -> None:
-        """Both fingers, one positive and one negative; where they are not known, the planner thinks of an opening."""
+        """Both fingers, one positive and one negative."""
         names = self._node.parameters.gripper_joints
         try:
             _, fingers, _ = messages.joint_state_from_msg(msg, names)
@@ -217,8 +218,7 @@ class ArmDomain:
                 self._followed = None
                 self._node.forget()
         self._node.diagnostics.tick(topics.EEF_POSE)
-        known = now - self._opening_came <= self._node.parameters.max_state_age
-        self._state = stamp_ns, arm_state(position, quaternion, self._opening if known else float("nan")), now
+        self._state = stamp_ns, arm_state(position, quaternion), now
         if self._followed is None:
             self._way.clear()
         if self._followed is not None:
@@ -260,14 +260,20 @@ class ArmDomain:
     def missing(self) -> str:
         return ""
 
-    def nowhere(self, state: Array) -> str:
-        return ""
+    def unready(self, state: Array) -> str:
+        """A plan moves the gripper too, and must know how it stands."""
+        fingers = ", ".join(self._node.parameters.gripper_joints)
+        return f"no fingers ({fingers}) in {topics.JOINT_STATES}, or old ones" if np.isnan(state[-1]) else ""
 
     def heed(self) -> None:
         """Nothing: each pose is answered with a look at the obstacles."""
 
     def state(self) -> tuple[int, Array, float] | None:
-        return self._state
+        if self._state is None:
+            return None
+        stamp_ns, state, came = self._state
+        known = time.monotonic() - self._opening_came <= self._node.parameters.max_state_age
+        return stamp_ns, np.append(state[:-1], self._opening if known else np.nan), came
 
     def state_at(self, pose: PoseStamped, name: str) -> Array:
         try:

@@ -244,8 +244,8 @@ class PlannerNode(RunnableNode):
             raise PlanError(
                 f"{self.domain.state_topic} is {age:.2f} s old, at most {self.parameters.max_state_age:g} s expected"
             )
-        if problem := self.domain.nowhere(state[1]):
-            raise PlanError(f"the robot at {problem}")
+        if problem := self.domain.unready(state[1]):
+            raise PlanError(problem)
         return state[0], state[1]
 
     def _state_age(self) -> float:
