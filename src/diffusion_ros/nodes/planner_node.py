@@ -269,13 +269,15 @@ class PlannerNode(RunnableNode):
         while self._outcomes:
             outcome = self._outcomes.popleft()
             request, best, plans = outcome.request, outcome.best, outcome.plans
+            if request.answer is None and not self._leads_there(request.goal):
+                continue  # nobody wants to go there any more
             if outcome.refused:
                 self._refused = outcome.refused
             elif self._refused is outcome.refused_before:  # and not for another reason meanwhile
                 self._refused = ""
             if request.answer is not None:
                 request.answer.set_result(outcome)
-            elif best is not None and plans is not None and self._leads_there(request.goal):
+            elif best is not None and plans is not None:
                 self._last = best, request.goal
                 self._publish(best, plans, outcome.stamp_ns)
             self._refresh()
