@@ -174,7 +174,7 @@ def draw(results: Mapping[str, Sequence[Mapping[str, Any]]], options: Options) -
     axes[2].axvline(options.steps, color="grey", linestyle=":")
     axes[2].set_yticks(range(len(names)), names, fontsize=8)
     axes[2].invert_yaxis()
-    axes[2].set(xlabel=f"environment steps to {THRESHOLD}; right of the dots: not within the run")
+    axes[2].set(xlabel=f"environment steps to {THRESHOLD} (dotted: the end)")
     axes[2].grid(alpha=0.3)
     seeds = len(options.seeds)
     figure.suptitle(f"{options.environment}: medians and quartiles of {seeds} seeds")

@@ -39,7 +39,7 @@ def rainbow(folder: Path) -> None:
 
     options = train_rainbow.Options(
         out=folder / "rainbow.pt",
-        steps=RAINBOW_STEPS,
+        steps=10 * RAINBOW_STEPS,  # of which the first segment is timed, without validations
         learning_starts=100,
         validate_every=10 * RAINBOW_STEPS,
         save_every=RAINBOW_STEPS,
