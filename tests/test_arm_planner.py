@@ -141,9 +141,9 @@ def test_smoothing_keeps_the_ends_and_takes_noise_away() -> None:
 )
 def test_what_a_hand_cannot_plan(planner_path: Path, changes: dict[str, Any], expected: str) -> None:
     planner = make_planner(checkpoint.load(planner_path))
-    options = {"start": arm_state([0, 0, 1], DOWN), "goal": arm_state([0.3, 0, 1], DOWN), **changes}
+    options: dict[str, Any] = {"start": arm_state([0, 0, 1], DOWN), "goal": arm_state([0.3, 0, 1], DOWN), **changes}
     with pytest.raises(PlanError, match=expected):
-        planner.plan(**options)  # type: ignore[arg-type]
+        planner.plan(**options)
 
 
 def test_clearance_is_from_the_hands_surface() -> None:

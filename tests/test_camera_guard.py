@@ -188,7 +188,9 @@ def test_verdicts_follow_what_the_cameras_show(ros: Graph, guard_path: Path) -> 
     watched(ros, robot, lambda: robot.show(grey(100), grey(150)), "views are good", OK)
 
 
-def test_slow_scoring_serves_all_cameras_and_old_scores_do_not_count(ros: Graph, guard_path: Path) -> None:
+def test_slow_scoring_serves_all_cameras_and_old_scores_do_not_count(
+    ros: Graph, guard_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     robot, node = ros.add(Robot()), ros.add(guard_node(guard_path, max_image_age=0.1))
     look, looked = node.guard.look, []
 
@@ -197,7 +199,7 @@ def test_slow_scoring_serves_all_cameras_and_old_scores_do_not_count(ros: Graph,
         looked.append(camera)
         return look(camera, image)
 
-    node.guard.look = slow_look  # type: ignore[method-assign]
+    monkeypatch.setattr(node.guard, "look", slow_look)
     ros.spin_until(lambda: robot.images["agentview"].get_subscription_count())
     watched(ros, robot, lambda: robot.show(grey(100), grey(150)), "the last picture that was scored is", ERROR)
     ros.spin_until(lambda: robot.show(grey(100), grey(150)) or len(looked) >= 4)

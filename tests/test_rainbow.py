@@ -290,11 +290,14 @@ def test_resuming_seeds_goes_on_with_some_and_begins_the_others(
     assert first.out.exists() and of_seed(several, 2).out.exists()
 
 
-def test_a_new_run_drops_what_was_saved_before(tmp_path: Path) -> None:
+def test_a_new_run_drops_what_was_saved_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(_: Any) -> None:
+        raise KeyboardInterrupt
+
     train_rainbow.train_one(small(tmp_path / "p.pt"))
     trainer = Trainer(small(tmp_path / "p.pt"))
-    trainer._segment = None  # type: ignore[assignment]
-    with pytest.raises(TypeError):
+    monkeypatch.setattr(trainer, "_segment", stop)
+    with pytest.raises(KeyboardInterrupt):
         trainer.run()
     again = Trainer(small(tmp_path / "p.pt", resume=True))
     state = again.bookkeeping.saved()

@@ -45,7 +45,11 @@ Run = TypeVar("Run", bound=SeedOptions)
 def of_seed(options: Run, seed: int) -> Run:
     """The run of one of several seeds; its checkpoint is <out>_seed<n>.pt."""
     out = options.out.with_name(f"{options.out.stem}_seed{seed}{options.out.suffix}")
-    changed: Run = dataclasses.replace(options, out=out, seed=seed, seeds=())  # type: ignore[type-var]
+    return _replaced(options, out=out, seed=seed, seeds=())
+
+
+def _replaced(options: Run, **changes: Any) -> Run:
+    changed: Run = dataclasses.replace(options, **changes)  # type: ignore[type-var]  # no protocol can ask for a dataclass
     return changed
 
 
@@ -62,7 +66,7 @@ def train_seeds(train_one: Callable[[Run], dict[str, Any]], options: Run) -> Non
             if not any(begun):
                 raise ValueError(f"{runs[0].run_folder / STATE_FILE}, nor for the other seeds: nothing to resume from")
             # Those that had not been begun are begun now.
-            runs = [dataclasses.replace(run, resume=was) for run, was in zip(runs, begun, strict=True)]  # type: ignore[type-var]
+            runs = [_replaced(run, resume=was) for run, was in zip(runs, begun, strict=True)]
         results = side_by_side(train_one, runs, options.workers, options.environment)
     else:
         results = [train_one(options)]

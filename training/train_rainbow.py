@@ -230,8 +230,10 @@ class Trainer:
     def _check_support(self, returns: Array) -> None:
         """Returns that the distributions cannot show would be learnt as their ends, and all actions become alike."""
         options = self.options
+        if not options.categorical:
+            return
         outside = returns[(returns < options.v_min) | (returns > options.v_max)]
-        if options.categorical and len(outside):
+        if len(outside):
             raise ValueError(
                 f"{options.environment}: has a return of {float(outside[0]):g}, v_min {options.v_min:g} to v_max"
                 f" {options.v_max:g} must hold all"

@@ -134,7 +134,8 @@ class CameraGuardNode(RunnableNode):
             # To those that still wait: where scoring is slow, all cameras have their turn.
             self._due += [camera for camera in self.guard.cameras if camera in self._newest and camera not in self._due]
             self._worker.condition.notify()
-        if not self._due:
+            none = not self._due
+        if none:
             self._tell()
 
     # The worker thread
