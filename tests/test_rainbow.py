@@ -20,7 +20,9 @@ from training import command_line, train_rainbow
 from training.ablate_rainbow import quartiles_to_threshold, table, variants
 from training.gymnasium_task import discrete_task, first_episodes
 from training.networks.mlp import NoisyLinear, QNetwork, factorised_noise
-from training.rainbow import DiscretePolicy, Learner, project
+from training.networks.q_passes import QPasses
+from training.rainbow import DiscretePolicy, Learner, landing, project
+from training.replay import Minibatches
 from training.side_by_side import of_seed, side_by_side
 from training.train_rainbow import SWITCHES, Options, Trainer, steps_to
 
@@ -48,7 +50,7 @@ def test_projection_is_the_slow_one() -> None:
     returns = np.concatenate([[0, 0, 1, 100, -100, 6, -2], rng.normal(size=200)])
     discount = np.concatenate([[0, 1, 1, 1, 1, 0, 0], rng.random(200)])
     probabilities = rng.dirichlet(np.ones(9), size=len(returns))
-    found = project(*(torch.tensor(x) for x in (probabilities, support, returns, discount))).numpy()
+    found = project(torch.tensor(probabilities), *landing(*map(torch.tensor, (support, returns, discount)))).numpy()
     expected = [slow_projection(*row) for row in zip(probabilities, [support] * 207, returns, discount, strict=True)]
     assert np.allclose(found, expected, atol=1e-12)
     assert np.allclose(found.sum(axis=1), 1)
@@ -101,9 +103,49 @@ def test_dueling_takes_the_mean_off_the_advantages() -> None:
     hidden = x
     for layer in network.hidden:
         hidden = layer(hidden).relu()
-    value, advantage = network.value(hidden[:, :8]), network.advantage(hidden[:, 8:])
+    value, advantage = network.value(hidden[:, :4]), network.advantage(hidden[:, 4:])
     assert torch.allclose(values.mean(dim=1, keepdim=True), value, atol=1e-6)
     assert torch.allclose(values - values[:, :1], advantage - advantage[:, :1], atol=1e-6)
+    with pytest.raises(ValueError, match=r"widths \(8, 7\): dueling"):
+        QNetwork(4, 3, (8, 7), dueling=True)
+
+
+@pytest.mark.parametrize(
+    ("noisy", "dueling", "atoms"), list(itertools.product((False, True), (False, True), (1, 5))), ids=str
+)
+@pytest.mark.parametrize("widths", [(24,), (16, 24), (24, 16, 16)], ids=str)
+def test_passes_are_the_network_s_and_their_gradient_is_the_recorded_one(
+    widths: tuple[int, ...], noisy: bool, dueling: bool, atoms: int
+) -> None:
+    torch.manual_seed(4)
+    network = QNetwork(4, 3, widths, noisy, dueling, atoms)
+    target = QNetwork(4, 3, widths, noisy, dueling, atoms)
+    passes = QPasses(network, (False, False, True))
+    with torch.no_grad():
+        passes.target_weights.copy_(QPasses(target, (False,)).weights)
+    generator = torch.Generator().manual_seed(5)
+    noise = passes.noise(2, generator)[1]
+    x, action = torch.randn(3, 7, 4), torch.randint(3, (7,))
+    with torch.no_grad():
+        found = passes.forward(x, noise)
+    for k, of in enumerate((network, network, target)):
+        of.set_noise(noise[k : k + 1])
+        assert torch.allclose(found[k], of(x[k]), atol=1e-6)
+    network.set_noise(noise[:1])
+    outputs = network(x[0])[torch.arange(7), action]
+    gradient = torch.randn(7, atoms)
+    outputs.backward(gradient)
+    with torch.no_grad():
+        passes.backward(action, gradient)
+    recorded = [p.grad for name, p in network.named_parameters()]
+    assert all(g is not None and g.abs().max() > 0 for g in recorded)
+    # Parameters are views of the vector: where each lies in it is where its gradient has to be.
+    for parameter in network.parameters():
+        assert parameter.grad is not None and parameter.grad.abs().max() > 0
+        place = slice(parameter.storage_offset(), parameter.storage_offset() + parameter.numel())
+        assert parameter.data_ptr() == passes.weights[place].data_ptr()
+        assert torch.allclose(passes.gradient[place], parameter.grad.flatten(), atol=1e-5)
+    assert sum(p.numel() for p in network.parameters()) == len(passes.weights)
 
 
 class Fixed(QNetwork):
@@ -116,16 +158,22 @@ class Fixed(QNetwork):
             self.advantage.bias.copy_(torch.tensor(values))
 
 
+def minibatch(observation: torch.Tensor, action: torch.Tensor, returns: float, discount: torch.Tensor) -> Minibatches:
+    """One minibatch of transitions that stay where they are, of equal weights."""
+    ones, x = torch.ones(1, len(action)), observation[None]
+    return Minibatches(x, action[None], returns * ones, discount[None], x, ones, np.zeros(ones.shape, np.int64))
+
+
 @pytest.mark.parametrize(("double", "target"), [(False, 1 + 0.5 * 8), (True, 1 + 0.5 * 3)])
 def test_double_lets_the_network_choose_and_the_target_network_evaluate(double: bool, target: float) -> None:
-    learner = Learner(Fixed([5.0, 1.0]), double, False, 1e-3, target_every=100)
+    learner = Learner(Fixed([3.0, 8.0]), double, 1e-3, target_every=100)
     with torch.no_grad():
-        learner.target.advantage.bias.copy_(torch.tensor([3.0, 8.0]))
+        learner.network.advantage.bias.copy_(torch.tensor([5.0, 1.0]))
     one = torch.ones(1)
-    _, priority = learner.update(
-        one[:, None], torch.tensor([1]), one, one / 2, one[:, None], one, torch.Generator().manual_seed(0)
-    )
-    assert priority.item() == pytest.approx(abs(1.0 - target))
+    batch = minibatch(one[:, None], torch.tensor([1]), 1.0, one / 2)
+    losses, priorities = learner.learn(batch, torch.Generator().manual_seed(0))
+    error = abs(1.0 - target)
+    assert priorities.item() == pytest.approx(error) and losses.item() == pytest.approx(error - 0.5)
 
 
 @pytest.mark.parametrize("atoms", [1, 51])
@@ -133,25 +181,36 @@ def test_learner_finds_the_value_of_a_step_that_repeats(atoms: int) -> None:
     """Reward 1, discount 0.9: the value is 1 / (1 - 0.9) = 10, and 1 where the step is terminal."""
     torch.manual_seed(0)
     network = QNetwork(1, 2, (16,), atoms=atoms, v_min=0.0, v_max=20.0)
-    learner = Learner(network, True, False, 1e-2, target_every=10)
+    learner = Learner(network, True, 1e-2, target_every=10)
     generator = torch.Generator().manual_seed(0)
     observation = torch.tensor([[0.0], [1.0]]).repeat(8, 1)
-    discount = torch.tensor([0.9, 0.0]).repeat(8)
-    action = torch.arange(16) // 2 % 2
+    batch = minibatch(observation, torch.arange(16) // 2 % 2, 1.0, torch.tensor([0.9, 0.0]).repeat(8))
     for _ in range(600):
-        learner.update(observation, action, torch.ones(16), discount, observation, torch.ones(16), generator)
+        learner.learn(batch, generator)
     values = network.expectation(network(observation[:2]))
     assert torch.allclose(values[0], torch.tensor(10.0), atol=0.3)
     assert torch.allclose(values[1], torch.tensor(1.0), atol=0.1)
 
 
+def test_losses_and_priorities_of_distributions_are_kullback_leibler_divergences() -> None:
+    torch.manual_seed(0)
+    network = QNetwork(1, 2, (4,), atoms=3, v_min=0.0, v_max=2.0)
+    one = torch.ones(1)
+    now = network(one[:, None])[0, 1].softmax(dim=0)
+    # Terminal with a return of 1.5: half of it on the atom at 1, half on that at 2.
+    divergence = (0.5 * (0.5 / now[1:]).log()).sum().item()
+    batch = minibatch(one[:, None], torch.tensor([1]), 1.5, 0 * one)
+    losses, priorities = Learner(network, True, 1e-3, 10).learn(batch, torch.Generator().manual_seed(0))
+    assert losses.item() == pytest.approx(divergence, rel=1e-5) and torch.equal(losses, priorities)
+
+
 def test_target_network_is_copied_every_so_many_updates() -> None:
-    learner = Learner(Fixed([0.0, 0.0]), False, False, 1e-2, target_every=3)
+    learner = Learner(Fixed([0.0, 0.0]), False, 1e-2, target_every=3)
     one = torch.ones(1)
     same = []
     for _ in range(6):
-        learner.update(one[:, None], torch.tensor([0]), one, one, one[:, None], one, torch.Generator().manual_seed(0))
-        same.append(torch.equal(learner.network.advantage.bias, learner.target.advantage.bias))
+        learner.learn(minibatch(one[:, None], torch.tensor([0]), 1.0, one), torch.Generator().manual_seed(0))
+        same.append(torch.equal(learner.passes.weights, learner.passes.target_weights))
     assert same == [False, False, True, False, False, True]
 
 

@@ -169,7 +169,7 @@ class Trainer:
             options.v_max,
         )
         checkpoint.script(DiscretePolicy(self.network))  # what cannot be exported must fail now
-        self.learner = Learner(self.network, options.double, options.noisy, options.learning_rate, options.target_every)
+        self.learner = Learner(self.network, options.double, options.learning_rate, options.target_every)
         alpha = options.alpha if options.prioritised else None
         self.replay = Replay(options.capacity, self.task.observation_size, alpha)
         self.environments = self.task.environments(options.environments)
@@ -263,21 +263,11 @@ class Trainer:
             return
         beta = options.beta + (1 - options.beta) * min(1.0, self.steps / options.steps)
         batches = self.replay.sample(due, options.batch_size, beta, rng)
-        priorities = []
-        for k in range(due):
-            loss, priority = self.learner.update(
-                batches.observation[k],
-                batches.action[k],
-                batches.returns[k],
-                batches.discount[k],
-                batches.next_observation[k],
-                batches.weights[k],
-                generator,
-            )
-            priorities.append(priority)
-            if self.learner.updates % 500 == 0:
-                self.bookkeeping.record("train/loss", loss.item(), self.steps)
-        self.replay.set_priorities(batches.indices, torch.stack(priorities).numpy())
+        before = self.learner.updates
+        losses, priorities = self.learner.learn(batches, generator)
+        self.replay.set_priorities(batches.indices, priorities.numpy())
+        if self.learner.updates // 500 > before // 500:
+            self.bookkeeping.record("train/loss", float((losses * batches.weights).mean()), self.steps)
 
     def _validate(self, train_return: float, train_length: float) -> None:
         """Greedy episodes with the mean weights; of equals the later counts as better."""

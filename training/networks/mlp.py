@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 
@@ -57,11 +58,14 @@ class QNetwork(nn.Module):
         widths: of the hidden layers, at least one.
         noisy: noisy layers. The first stays plain, as the convolutions of the papers do: its features are the same
             under any noise.
-        dueling: a stream for the state's value and one for the actions' advantages, each with a last hidden layer of
-            its own: q = v + a - mean(a) (Wang et al. 2016, arXiv 1511.06581, eq. 9).
+        dueling: a stream for the state's value and one for the actions' advantages: q = v + a - mean(a) (Wang et al.
+            2016, arXiv 1511.06581, eq. 9). Each has half of the last hidden layer, so that the network is no larger.
         atoms: support points of a categorical distribution (Bellemare et al. 2017, arXiv 1707.06887); 1 for values.
         v_min: least return on the support.
         v_max: greatest.
+
+    Raises:
+        ValueError: a last hidden layer that cannot be halved for the streams.
     """
 
     def __init__(
@@ -76,14 +80,16 @@ class QNetwork(nn.Module):
         v_max: float = 100.0,
     ) -> None:
         super().__init__()
+        if dueling and widths[-1] % 2:
+            raise ValueError(f"widths {tuple(widths)}: dueling streams need a last layer of even width")
         self.n_actions, self.atoms, self.dueling = n_actions, atoms, dueling
-        self.last_width = widths[-1]
         self.support = nn.Buffer(torch.linspace(v_min, v_max, atoms), persistent=False)
         layer = NoisyLinear if noisy else nn.Linear
-        sizes = [observation_size, *widths[:-1], widths[-1] * (2 if dueling else 1)]
-        self.hidden = nn.ModuleList((layer if i else nn.Linear)(sizes[i], sizes[i + 1]) for i in range(len(sizes) - 1))
-        self.value = layer(widths[-1], atoms) if dueling else nn.Identity()
-        self.advantage = layer(widths[-1], n_actions * atoms)
+        sizes = list(itertools.pairwise([observation_size, *widths]))
+        self.hidden = nn.ModuleList((layer if i else nn.Linear)(*size) for i, size in enumerate(sizes))
+        stream = widths[-1] // 2 if dueling else widths[-1]
+        self.value = layer(stream, atoms) if dueling else nn.Identity()
+        self.advantage = layer(stream, n_actions * atoms)
 
     def forward(self, observation: Tensor) -> Tensor:
         """observation (B, n); returns (B, A, atoms): logits of the distributions, or values where atoms is 1."""
@@ -93,8 +99,9 @@ class QNetwork(nn.Module):
         if not self.dueling:
             advantage: Tensor = self.advantage(x)
             return advantage.view(-1, self.n_actions, self.atoms)
-        value = self.value(x[:, : self.last_width]).view(-1, 1, self.atoms)
-        advantage = self.advantage(x[:, self.last_width :]).view(-1, self.n_actions, self.atoms)
+        value_features, features = x.chunk(2, dim=1)
+        value = self.value(value_features).view(-1, 1, self.atoms)
+        advantage = self.advantage(features).view(-1, self.n_actions, self.atoms)
         combined: Tensor = value + advantage - advantage.mean(dim=1, keepdim=True)
         return combined
 
@@ -104,9 +111,14 @@ class QNetwork(nn.Module):
             return outputs.squeeze(2)
         return outputs.softmax(dim=2) @ self.support
 
+    def layers(self) -> list[NoisyLinear | nn.Linear]:
+        """All layers: the hidden ones, the value's if dueling, the advantages'."""
+        layers = (*self.hidden, self.value, self.advantage)
+        return [layer for layer in layers if isinstance(layer, (NoisyLinear, nn.Linear))]
+
     def noisy_layers(self) -> list[NoisyLinear]:
         """The layers that take noise, in the order in which :meth:`set_noise` gives it out."""
-        return [layer for layer in (*self.hidden, self.value, self.advantage) if isinstance(layer, NoisyLinear)]
+        return [layer for layer in self.layers() if isinstance(layer, NoisyLinear)]
 
     def noise_size(self) -> int:
         """Numbers in one draw of all layers' noise."""
