@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
@@ -55,28 +55,34 @@ class CameraGuard:
 
 @dataclass
 class Judgement:
-    """An alarm from the scores of one camera: two of its last three pictures, or one that is far beyond.
+    """An alarm from the scores of one camera: strong evidence at once, weak evidence if it lasts.
 
-    It ends after `good_frames` good pictures in a row: a robot that goes on at the first good one would do so in
-    between two bad ones.
+    One picture that is far beyond, two of the last three above 1, or LASTING in a row above `suspicious`, where single
+    good pictures come, which a robot that moves leaves behind. It ends after `good_frames` pictures in a row that are
+    not even suspicious: a robot that goes on at the first good one would do so in between two bad ones.
     """
+
+    LASTING: ClassVar[int] = 4
 
     good_frames: int = 3
     far: float = 3.0
     """Parts of the threshold beyond which one picture is enough."""
+    suspicious: float = 0.6
+    """Parts of the threshold that hardly any good picture exceeds."""
     alarm: bool = False
     score: float = float("nan")
     """The last."""
     _bad: deque[bool] = field(default_factory=lambda: deque(maxlen=3))
+    _suspicious: int = 0
     _good: int = 0
 
     def add(self, score: float) -> bool:
         """Takes the score of the next picture in; whether there is an alarm. A score that is NaN is bad."""
         self.score = score
-        good = score <= 1.0
-        self._bad.append(not good)
-        self._good = self._good + 1 if good else 0
-        if sum(self._bad) >= 2 or not score <= self.far:
+        self._bad.append(not score <= 1.0)
+        good = score <= self.suspicious
+        self._good, self._suspicious = (self._good + 1, 0) if good else (0, self._suspicious + 1)
+        if sum(self._bad) >= 2 or self._suspicious >= self.LASTING or not score <= self.far:
             self.alarm = True
         elif self._good >= self.good_frames:
             self.alarm = False
