@@ -65,7 +65,7 @@ def test_an_alarm_needs_two_bad_pictures_of_three_or_one_far_beyond() -> None:
 
 def test_pictures_that_are_suspicious_are_an_alarm_if_they_last() -> None:
     judgement = Judgement(good_frames=2)
-    assert [judgement.add(score) for score in (0.7, 0.7, 0.9, 0.5, 0.7, 0.8, 0.7, 0.7)] == [False] * 7 + [True]
+    assert [judgement.add(score) for score in (0.8, 0.8, 0.9, 0.5, 0.8, 0.8, 0.9, 0.8)] == [False] * 7 + [True]
     assert [judgement.add(score) for score in (0.5, 0.9, 0.5, 0.5)] == [True] * 3 + [False]
 
 

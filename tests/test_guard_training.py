@@ -16,7 +16,7 @@ from sklearn.covariance import LedoitWolf
 from diffusion_ros import checkpoint
 from diffusion_ros.camera_guard import CameraGuard
 from diffusion_ros.simulation import CAMERAS
-from training.camera_guard import PATCH, GuardModel, place_channels
+from training.camera_guard import PATCH, Familiarity, GuardModel, place_channels
 from training.noise_schedule import NoiseSchedule
 from training.train_guard import Options, Trainer, train, validation_frames
 
@@ -117,43 +117,46 @@ def test_eager_equals_scripted_and_calibration_sets_its_quantiles() -> None:
     images = torch.randint(0, 256, (60, 84, 84, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
     side = 84 // PATCH
     with torch.no_grad():
-        errors, features = model.differences(images, 1)
-    assert errors.shape == (60, 2, side, side) and features.shape == (60, 4 * 2 * side**2)
-    model.calibrate(errors, features, 1, usual=0.9)
-    model.set_threshold(features, 1, false_alarms=0.1, margin=1.0)
+        errors, differences, colours = model.features(images, 1)
+    assert errors.shape == (60, 2, side, side) and differences.shape == (60, 4 * 2 * side**2)
+    expected = images.reshape(60, side, PATCH, side, PATCH, 3).float().mean((2, 4)).permute(0, 3, 1, 2) / 127.5 - 1
+    assert torch.allclose(colours, expected.reshape(60, -1), atol=1e-5)
+    for familiarity, features in ((model.of_differences, differences), (model.of_colours, colours)):
+        familiarity.fit(features, 1)
+        familiarity.set_threshold(features, 1, false_alarms=0.1, margin=1.0)
+        assert int((familiarity(features, 1) > 1).sum()) == 6
     scripted = checkpoint.script(model)
     with torch.no_grad():
         score, heat = model.score(images, 1)
         again, _ = scripted.score(images, 1)
     assert torch.equal(score, again) and torch.allclose(score, heat.amax((1, 2)))
-    assert int((score > 1).sum()) == 6
-    model.set_threshold(features, 1, false_alarms=0.1, margin=2.0)
-    assert torch.allclose(model.score(images, 1)[0], score / 2)
-    below = (errors <= model.usual_scale[1]).float().mean(0)
-    assert bool(((below - 0.9).abs() < 0.03).all())
-    assert torch.equal(model.usual_scale[0], torch.ones_like(model.usual_scale[0]))
+    parts = torch.stack((model.of_differences(differences, 1), model.of_colours(colours, 1)))
+    assert torch.allclose(score, parts.amax(0)) and bool((parts.argmax(0).bincount(minlength=2) > 0).all())
+    model.of_colours.set_threshold(colours, 1, false_alarms=0.1, margin=2.0)
+    assert torch.allclose(model.of_colours(colours, 1), parts[1] / 2)
 
 
-def test_scores_are_mahalanobis_distances() -> None:
+def test_familiarity_is_mahalanobis_distance() -> None:
     """Against scipy's, with the covariance that scikit-learn gives."""
-    model = GuardModel(1, NoiseSchedule(50, prediction="sample"), (10,), 84, 8, (1, 2)).eval()
     generator = torch.Generator().manual_seed(2)
-    size = model.feature_mean.shape[1]
-    features = torch.randn((90, size), generator=generator) @ torch.randn((size, size), generator=generator) + 5
-    model.calibrate(torch.ones((60, 1, 7, 7)), features[:60], 0, usual=0.9)
+    features = torch.randn((90, 40), generator=generator) @ torch.randn((40, 40), generator=generator) + 5
+    familiarity = Familiarity(2, 40)
+    familiarity.fit(features[:60], 1)
     first = features[:60].double().numpy()
     mean, std = first.mean(0), first.std(0, ddof=1)
     precision = LedoitWolf(assume_centered=True).fit((first - mean) / std).precision_ / np.outer(std, std)
     expected = [mahalanobis(row, mean, precision) for row in features[60:].double().numpy()]
-    np.testing.assert_allclose(model.distances(features[60:], 0).numpy(), expected, rtol=1e-4)
+    np.testing.assert_allclose(familiarity(features[60:], 1).numpy(), expected, rtol=1e-4)
+    familiarity.set_threshold(features[60:], 1, false_alarms=0.5, margin=2.0)
+    np.testing.assert_allclose(familiarity(features[60:], 1).numpy(), expected / np.median(expected) / 2, rtol=1e-4)
 
 
 def test_validation_frames_are_an_experts_at_the_guards_rate() -> None:
     first, again = (list(validation_frames("lift", 1)) for _ in range(2))
     ((agentview, wrist),) = first
-    assert agentview.shape == wrist.shape and agentview.shape[1:] == (84, 84, 3) and agentview.dtype == np.uint8
-    assert 5 < len(agentview) < 60 and not np.array_equal(agentview[0], agentview[-1])
-    assert all(np.array_equal(a, b) for a, b in zip(first[0], again[0], strict=True))
+    assert agentview.shape == wrist.shape and agentview.shape[1:] == (84, 84, 3) and agentview.dtype == torch.uint8
+    assert 5 < len(agentview) < 60 and not torch.equal(agentview[0], agentview[-1])
+    assert all(torch.equal(a, b) for a, b in zip(first[0], again[0], strict=True))
     assert list(validation_frames("lift", 0)) == []
 
 

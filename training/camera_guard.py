@@ -6,7 +6,8 @@ the large shapes away, and tells a turned camera or another light; near noise te
 
 How much and in which colour a picture differs from what comes back is not the same for all good pictures: an arm that
 moves leaves more than a table. What counts is how unlikely the differences are beside those of good pictures, as a
-Mahalanobis distance (Lee et al. 2018, arXiv 1807.03888, do so with a classifier's features).
+Mahalanobis distance (Lee et al. 2018, arXiv 1807.03888, do so with a classifier's features). The same is asked of the
+picture's own colours: a model that has learnt to take noise away brings a turned picture back as one, more or less.
 """
 
 from __future__ import annotations
@@ -41,6 +42,42 @@ def place_channels(height: int, width: int) -> Tensor:
     return torch.cat(waves)
 
 
+class Familiarity(nn.Module):
+    """How far features of a camera's pictures are from those of good ones, which count as Gaussian.
+
+    Args:
+        cameras: how many.
+        size: features, D.
+    """
+
+    def __init__(self, cameras: int, size: int) -> None:
+        super().__init__()
+        self.mean = nn.Buffer(torch.zeros((cameras, size)), persistent=False)
+        self.whitening = nn.Buffer(torch.eye(size).repeat(cameras, 1, 1), persistent=False)
+        """What makes the features independent and of variance 1."""
+        self.threshold = nn.Buffer(torch.ones(cameras), persistent=False)
+
+    def forward(self, features: Tensor, camera: int) -> Tensor:
+        """Mahalanobis distances (B,) of features (B, D), in parts of the threshold."""
+        standard = (features - self.mean[camera]) @ self.whitening[camera]
+        return standard.square().sum(1).sqrt() / self.threshold[camera]
+
+    @torch.no_grad()
+    def fit(self, features: Tensor, camera: int) -> None:
+        """To the features (N, D) of N good pictures, with Ledoit and Wolf's (2004) covariance."""
+        mean, std = features.double().mean(0), features.double().std(0).clamp(min=TINY)
+        standard = ((features.double() - mean) / std).cpu().numpy()
+        precision = torch.from_numpy(LedoitWolf(assume_centered=True).fit(standard).precision_)
+        self.mean[camera] = mean
+        self.whitening[camera] = torch.linalg.cholesky(precision.to(std)) / std[:, None]
+
+    @torch.no_grad()
+    def set_threshold(self, features: Tensor, camera: int, false_alarms: float, margin: float) -> None:
+        """To `margin` times what all but this share of other good pictures, with features (N, D), stay below."""
+        self.threshold[camera] = 1.0
+        self.threshold[camera] = margin * self(features, camera).quantile(1 - false_alarms)
+
+
 class GuardModel(nn.Module):
     """One denoiser a camera, and how pictures differ from what it makes of them while all is good.
 
@@ -73,19 +110,16 @@ class GuardModel(nn.Module):
         self.denoisers = nn.ModuleList(denoisers)
         self.patch, self.tiny = PATCH, TINY  # TorchScript knows no globals
         self.place = nn.Buffer(place[None])
-        # None of these is trained; all but the first two are of good pictures.
+        # Nothing below is trained.
         self.levels = nn.Buffer(torch.tensor(list(levels)), persistent=False)
         noise = torch.randn((len(levels), 3, size, size), generator=torch.Generator().manual_seed(0))
         self.noise = nn.Buffer(noise, persistent=False)
-        squares = (size // PATCH) ** 2
-        features = 4 * len(levels) * squares
-        # For the heat map: errors by camera, level and square, what nearly all stay below.
+        # For the heat map: errors of good pictures by camera, level and square, what nearly all stay below.
         usual = torch.ones((cameras, len(levels), size // PATCH, size // PATCH))
         self.usual_scale = nn.Buffer(usual, persistent=False)
-        # Mean of the features, what makes them independent and of variance 1, and the distance that few exceed.
-        self.feature_mean = nn.Buffer(torch.zeros((cameras, features)), persistent=False)
-        self.whitening = nn.Buffer(torch.eye(features).repeat(cameras, 1, 1), persistent=False)
-        self.threshold_scale = nn.Buffer(torch.ones(cameras), persistent=False)
+        squares = (size // PATCH) ** 2
+        self.of_differences = Familiarity(cameras, 4 * len(levels) * squares)
+        self.of_colours = Familiarity(cameras, 3 * squares)
 
     def predict(self, x: Tensor, t: Tensor, camera: int) -> Tensor:
         """Clean pictures (B, 3, H, W) from noisy ones x at steps t (B,)."""
@@ -97,11 +131,11 @@ class GuardModel(nn.Module):
         return result
 
     @exported
-    def differences(self, images: Tensor, camera: int) -> tuple[Tensor, Tensor]:
-        """What images (B, H, W, 3) uint8 lose on the way, by square of PATCH pixels.
+    def features(self, images: Tensor, camera: int) -> tuple[Tensor, Tensor, Tensor]:
+        """What there is to tell good pictures by in images (B, H, W, 3) uint8, by square of PATCH pixels.
 
-        Returns the mean squared errors (B, levels, h, w) and the features (B, 4 levels h w): their logarithms, and the
-        mean differences in red, green and blue.
+        Returns the mean squared errors of what comes back (B, levels, h, w); the differences (B, 4 levels h w), which
+        are the logarithms of these errors and the means in red, green and blue; and the mean colours (B, 3 h w).
         """
         clean = images.permute(0, 3, 1, 2).to(torch.float32) / 127.5 - 1.0
         n, levels = clean.shape[0], self.noise.shape[0]
@@ -111,12 +145,9 @@ class GuardModel(nn.Module):
         difference = self.predict(x, t, camera) - x0
         squares = F.avg_pool2d(difference.square().mean(1, keepdim=True), self.patch)
         errors = squares.reshape(n, levels, squares.shape[2], squares.shape[3])
-        colours = F.avg_pool2d(difference, self.patch).reshape(n, -1)
-        return errors, torch.cat([(errors + self.tiny).log().reshape(n, -1), colours], dim=1)
-
-    def distances(self, features: Tensor, camera: int) -> Tensor:
-        """Mahalanobis distances (B,) of features (B, 4 levels h w) from those of good pictures."""
-        return ((features - self.feature_mean[camera]) @ self.whitening[camera]).square().sum(1).sqrt()
+        by_colour = F.avg_pool2d(difference, self.patch).reshape(n, -1)
+        differences = torch.cat([(errors + self.tiny).log().reshape(n, -1), by_colour], dim=1)
+        return errors, differences, F.avg_pool2d(clean, self.patch).reshape(n, -1)
 
     @exported
     def score(self, images: Tensor, camera: int) -> tuple[Tensor, Tensor]:
@@ -124,32 +155,14 @@ class GuardModel(nn.Module):
 
         The greatest of where is the score.
         """
-        errors, features = self.differences(images, camera)
-        score = self.distances(features, camera) / self.threshold_scale[camera]
+        errors, differences, colours = self.features(images, camera)
+        score = torch.maximum(self.of_differences(differences, camera), self.of_colours(colours, camera))
         where = (errors / self.usual_scale[camera]).amax(1)
         return score, where * (score / where.amax((1, 2)))[:, None, None]
 
     def forward(self, images: Tensor, camera: int) -> tuple[Tensor, Tensor]:
         """As `score`."""
         return self.score(images, camera)
-
-    @torch.no_grad()
-    def calibrate(self, errors: Tensor, features: Tensor, camera: int, usual: float) -> None:
-        """Sets what is usual from the differences of N good pictures: errors (N, levels, h, w), features (N, 4 ...).
-
-        Features vary with Ledoit and Wolf's (2004) covariance. usual: share below the usual error of each square.
-        """
-        self.usual_scale[camera] = errors.quantile(usual, dim=0).clamp(min=TINY)
-        mean, std = features.double().mean(0), features.double().std(0).clamp(min=TINY)
-        standard = ((features.double() - mean) / std).cpu().numpy()
-        precision = torch.from_numpy(LedoitWolf(assume_centered=True).fit(standard).precision_)
-        self.feature_mean[camera] = mean
-        self.whitening[camera] = torch.linalg.cholesky(precision.to(std)) / std[:, None]
-
-    @torch.no_grad()
-    def set_threshold(self, features: Tensor, camera: int, false_alarms: float, margin: float) -> None:
-        """To `margin` times what all but this share of other good pictures, with features (N, 4 ...), stay below."""
-        self.threshold_scale[camera] = margin * self.distances(features, camera).quantile(1 - false_alarms)
 
 
 class GuardLoss(nn.Module):

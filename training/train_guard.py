@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ from diffusion_ros.simulation import CAMERAS, IMAGE_SIZE, Simulation, task_named
 from diffusion_ros.simulation import RATE as SIMULATION_RATE
 from diffusion_ros.spec import GUARD_KIND, CheckpointSpec, TensorSpec
 from training import command_line
-from training.camera_guard import GuardLoss, GuardModel
+from training.camera_guard import TINY, GuardLoss, GuardModel
 from training.datasets import load_demonstrations, split_episodes
 from training.evaluate_guard import drive, picture
 from training.noise_schedule import NoiseSchedule
@@ -78,9 +79,10 @@ class Options:
     margin: float = 1.7
     """... which is so many times as far: a robot that holds shows the guard the same picture again and again, so that a
     false alarm would last."""
-    validation_episodes: int = 60
-    """Of an expert with noise in the simulator, from seed 90,000 on, whose pictures set the threshold: among them are
-    some that go wrong, as no demonstration does. 0: the last third of the held-out frames sets it."""
+    validation_episodes: int = 120
+    """Of an expert with noise in the simulator, from seed 90,000 on: among them are some that go wrong, as no
+    demonstration does. Half of them count as the held-out frames do, the others set the threshold. 0: the last third of
+    the held-out frames sets it."""
     save_every: int = 500
     """Iterations between saves of what --resume needs."""
     resume: bool = False
@@ -127,8 +129,8 @@ def make_spec(options: Options, task: str, data_hash: str, scores: dict[str, Any
     )
 
 
-def validation_frames(task: str, episodes: int) -> Iterator[list[NDArray[np.uint8]]]:
-    """Pictures (N, H, W, 3) of each camera at a guard's rate, of experts' episodes that are for validation."""
+def validation_frames(task: str, episodes: int) -> Iterator[list[Tensor]]:
+    """Pictures (N, H, W, 3) uint8 of each camera at a guard's rate, of experts' episodes that are for validation."""
     if not episodes:
         return
     simulation = Simulation(task, CAMERAS)
@@ -137,7 +139,9 @@ def validation_frames(task: str, episodes: int) -> Iterator[list[NDArray[np.uint
         rng = np.random.default_rng([seed, 4])
         way, _ = drive(simulation, seed, rng)
         steps = range(int(rng.integers(stride)), len(way), stride)
-        yield [np.stack([picture(simulation, camera, way[step]) for step in steps]) for camera in CAMERAS]
+        yield [
+            torch.from_numpy(np.stack([picture(simulation, camera, way[step]) for step in steps])) for camera in CAMERAS
+        ]
     simulation.close()
 
 
@@ -222,26 +226,26 @@ class Trainer:
         """By the held-out frames and the validation episodes. How it does on others is for training.evaluate to say."""
         options, held, model = self.options, self.held_steps, self.model
         model.eval()
-        fitted = len(held) if options.validation_episodes else 2 * len(held) // 3
-        bar = self.bookkeeping.bar("calibration", 0, len(CAMERAS) * len(held) + options.validation_episodes)
-        parts = np.array_split(held, max(1, len(held) // 64))
-        others: list[list[Tensor]] = [[] for _ in CAMERAS]
-        for camera in range(len(CAMERAS)):
-            found = []
-            for part in parts:
-                found.append(model.differences(self.images(camera, part), camera))
-                bar.update(len(part))
-            errors, features = (torch.cat(x) for x in zip(*found, strict=True))
-            model.calibrate(errors[:fitted], features[:fitted], camera, options.usual)
-            others[camera].append(features[fitted:])
-        for frames in validation_frames(self.data.task, options.validation_episodes):
-            for camera, images in enumerate(frames):
-                others[camera].append(model.differences(torch.from_numpy(images).to(self.device), camera)[1])
+        frames = np.array_split(held, max(3, len(held) // 64))
+        demonstrations = ([self.images(camera, part) for camera in range(len(CAMERAS))] for part in frames)
+        episodes = validation_frames(self.data.task, options.validation_episodes)
+        total = len(frames) + options.validation_episodes
+        first = len(frames) + options.validation_episodes // 2 if options.validation_episodes else 2 * total // 3
+        bar = self.bookkeeping.bar("calibration", 0, total)
+        found: list[list[tuple[Tensor, ...]]] = [[] for _ in CAMERAS]
+        for part in itertools.chain(demonstrations, episodes):
+            for camera, images in enumerate(part):
+                found[camera].append(model.features(images.to(self.device), camera))
             bar.update()
         bar.close()
-        for camera in range(len(CAMERAS)):
-            model.set_threshold(torch.cat(others[camera]), camera, options.false_alarms, options.margin)
-        return {"held_out_frames": len(held), "threshold_frames": sum(map(len, others[0]))}
+        for camera, looks in enumerate(found):
+            errors, *fitted = (torch.cat(parts) for parts in zip(*looks[:first], strict=True))
+            _, *others = (torch.cat(parts) for parts in zip(*looks[first:], strict=True))
+            model.usual_scale[camera] = errors.quantile(options.usual, dim=0).clamp(min=TINY)
+            for familiarity, good, other in zip((model.of_differences, model.of_colours), fitted, others, strict=True):
+                familiarity.fit(good, camera)
+                familiarity.set_threshold(other, camera, options.false_alarms, options.margin)
+        return {"held_out_frames": len(held), "threshold_frames": len(others[0])}
 
     def _save(self, optimizer: Any) -> None:
         self.bookkeeping.save(

@@ -67,7 +67,7 @@ class Judgement:
     good_frames: int = 3
     far: float = 3.0
     """Parts of the threshold beyond which one picture is enough."""
-    suspicious: float = 0.6
+    suspicious: float = 0.7
     """Parts of the threshold that hardly any good picture exceeds."""
     alarm: bool = False
     score: float = float("nan")
