@@ -19,7 +19,7 @@ from diffusion_ros.spec import GUARD_KIND, REACTIVE_KINDS
 from diffusion_ros.whole_file import write_json
 from training import command_line
 from training.evaluate_arm import evaluate_arm
-from training.evaluate_guard import evaluate_guard
+from training.evaluate_guard import evaluate_guard, watch_policy
 from training.evaluate_gym import evaluate_gym
 from training.evaluate_planner import PlannerOptions, evaluate_planner
 
@@ -53,6 +53,8 @@ class Options:
     """Processes; results do not depend on it. Policies only."""
     planner: PlannerOptions = field(default_factory=PlannerOptions)
     """Planners only."""
+    policy: Path | None = None
+    """A guard only: the checkpoint of a policy, to see how many of its episodes the guard would stop."""
 
     def __post_init__(self) -> None:
         if self.episodes < 1 or self.workers < 1:
@@ -96,7 +98,12 @@ def evaluate(options: Options) -> dict[str, Any]:
 
     spec = checkpoint.read_spec(options.checkpoint)
     if spec.kind == GUARD_KIND:
-        return evaluate_guard(options.checkpoint, options.episodes, options.seed)
+        of_policy: dict[str, Any] = {}
+        if options.policy is not None:
+            of_policy["policy"] = watch_policy(options.checkpoint, options.policy, options.episodes, options.seed)
+        return evaluate_guard(options.checkpoint, options.episodes, options.seed) | of_policy
+    if options.policy is not None:
+        raise ValueError(f"policy {options.policy}: a guard watches one, {options.checkpoint} is of kind {spec.kind!r}")
     if spec.kind == "planner":
         overrides: dict[str, Any] = {"sampler": options.sampler, "sampler_steps": options.sampler_steps}
         if spec.task == "arm":

@@ -16,9 +16,11 @@ from diffusion_ros import checkpoint
 from diffusion_ros.camera_faults import FAULTS, CameraFault
 from diffusion_ros.camera_guard import CameraGuard, Judgement
 from diffusion_ros.observation import FrozenCameras
+from diffusion_ros.policy import Policy
 from diffusion_ros.simulation import ACTION_SCALE, RATE, Simulation, episode_stamp_ns
 from diffusion_ros.spec import GUARD_KIND
 from training.experts import EXPERTS, View
+from training.rollout import roll_out
 
 FRAMES = 5
 """Scored pictures within which a fault is to be caught."""
@@ -106,6 +108,43 @@ def evaluate_guard(path: Path, episodes: int, seed: int) -> dict[str, Any]:
         "seconds": round(time.monotonic() - began, 1),
         "results": results,
     }
+
+
+class Watcher:
+    """What a guard would say in an episode in which nobody asks it."""
+
+    def __init__(self, guard: CameraGuard, simulation: Simulation) -> None:
+        self._guard, self._simulation = guard, simulation
+        self._stride = max(1, round(RATE / guard.spec.rate))
+        self._judgements = {camera: Judgement() for camera in guard.cameras}
+        self.alarm: tuple[str, int] | None = None
+        """Camera and step of the first."""
+
+    def look(self, step: int) -> None:
+        """Before each step."""
+        if step % self._stride:
+            return
+        for camera, judgement in self._judgements.items():
+            image = picture(self._simulation, camera, self._simulation.data.qpos)
+            if judgement.add(self._guard.look(camera, image).score) and self.alarm is None:
+                self.alarm = (camera, step)
+
+
+def watch_policy(guard_path: Path, policy_path: Path, episodes: int, seed: int) -> dict[str, Any]:
+    """How many of a policy's episodes, with good pictures all along, the guard would stop."""
+    guard = CameraGuard(checkpoint.load(guard_path, kind=GUARD_KIND))
+    policy = Policy(checkpoint.load(policy_path, kind="policy", task=guard.spec.task))
+    simulation = Simulation(guard.spec.task, guard.cameras)
+    succeeded, stopped = 0, []
+    for index in tqdm(range(episodes), desc=f"{guard.spec.task} guard and policy", unit="episode"):
+        watcher = Watcher(guard, simulation)
+        (episode,) = roll_out(policy, simulation, index + 1, seed, first=index, watch=watcher.look)
+        succeeded += episode.success
+        if watcher.alarm is not None:
+            camera, step = watcher.alarm
+            stopped.append({"seed": episode.seed, "success": episode.success, "camera": camera, "step": step})
+    simulation.close()
+    return {"checkpoint": str(policy_path), "episodes": episodes, "succeeded": succeeded, "stopped": stopped}
 
 
 def drive(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -44,10 +44,12 @@ def roll_out(
     max_steps: int | None = None,
     policy_seed: int = 0,
     first: int = 0,
+    watch: Callable[[int], None] = lambda step: None,
 ) -> Iterator[Episode]:
     """Episodes `first` to `episodes` - 1, each until success or `max_steps`; episode i resets with seed + i.
 
-    Frames that no chunk is made from are not rendered: it changes nothing but the time.
+    Frames that no chunk is made from are not rendered: it changes nothing but the time. `watch` is called before each
+    step with its number.
     """
     limit = simulation.task.max_steps if max_steps is None else max_steps
     controller = PolicyController(policy, policy_seed)
@@ -57,6 +59,7 @@ def roll_out(
         digest = hashlib.sha256()
         steps = 0
         while steps < limit and not simulation.success:
+            watch(steps)
             stamp = episode_stamp_ns(index, steps)
             used = controller.needs_frame(stamp)
             frame = simulation.observe(images=used and bool(policy.spec.cameras))
