@@ -12,14 +12,15 @@ from sklearn.cluster import KMeans
 
 from diffusion_ros import checkpoint
 from diffusion_ros.arm_plan import arm_state, make_planner
-from diffusion_ros.camera_faults import CameraFault
-from diffusion_ros.camera_guard import CameraGuard
+from diffusion_ros.camera_faults import FAULTS, CameraFault
+from diffusion_ros.camera_guard import CameraGuard, View
 from diffusion_ros.image_generator import ImageGenerator
 from diffusion_ros.maze import load_map, maze_named
 from diffusion_ros.planner import Planner
 from diffusion_ros.policy import Policy
-from diffusion_ros.simulation import TASKS, Simulation
+from diffusion_ros.simulation import CAMERAS, TASKS, Simulation
 from training.evaluate_arm import least, plan_clear
+from training.evaluate_guard import evaluate_guard, watch_policy
 from training.image_datasets import load_images
 
 CHECKPOINTS = sorted((Path(__file__).resolve().parents[1] / "checkpoints").glob("*.pt"))
@@ -105,6 +106,26 @@ def test_the_guard_lets_good_pictures_pass_and_stops_dark_ones() -> None:
         dark = fault.picture(simulation.observe()[f"{camera}_image"])
         assert guard.look(camera, frame[f"{camera}_image"]).score < 1 < guard.look(camera, dark).score
     simulation.close()
+
+
+def test_the_guard_s_evaluation_and_what_it_makes_of_a_policy() -> None:
+    guard, policy = (next(p for p in CHECKPOINTS if p.name == name) for name in ("guard_can.pt", "can_state.pt"))
+    summary = evaluate_guard(guard, 1, 95_000)
+    for camera in CAMERAS:
+        found = summary["cameras"][camera]
+        assert found["good_frames"] > 10 and found["false_alarms"] == found["frames_under_alarm"] == 0
+        assert set(found["faults"]) == set(FAULTS) and all(f["spells"] == 2 for f in found["faults"].values())
+        assert all(found["faults"][name]["caught"] == 1 for name in ("covered", "dark", "frozen"))
+    assert summary["results"][0]["steps"] > 40
+    watched = watch_policy(guard, policy, 1, 95_000)
+    assert watched == {"checkpoint": str(policy), "episodes": 1, "succeeded": 1, "stopped": []}
+
+
+def test_a_guard_that_sees_nothing_good_stops_a_policy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(CameraGuard, "look", lambda self, camera, image: View(1.5, np.zeros((7, 7), np.float32)))
+    guard, policy = (next(p for p in CHECKPOINTS if p.name == name) for name in ("guard_can.pt", "can_state.pt"))
+    (stopped,) = watch_policy(guard, policy, 1, 95_000)["stopped"]
+    assert stopped == {"seed": 95_000, "success": True, "camera": "agentview", "step": 4}  # the second picture
 
 
 @pytest.mark.parametrize("path", PLANNERS, ids=lambda path: path.stem)

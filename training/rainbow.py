@@ -64,7 +64,7 @@ class Learner:
     """
 
     def __init__(self, network: QNetwork, double: bool, learning_rate: float, target_every: int) -> None:
-        self.network, self.double, self.target_every = network, double, target_every
+        self.network, self.target_every = network, target_every
         self.categorical = network.atoms > 1
         # Of the network at the observation and, if double, at the next one; of the target network at the next one.
         self.passes = QPasses(network, (False, False, True) if double else (False, True))
