@@ -63,10 +63,20 @@ def test_an_alarm_needs_two_bad_pictures_of_three_or_one_far_beyond() -> None:
     assert Judgement().add(float("nan"))
 
 
-def test_pictures_that_are_suspicious_are_an_alarm_if_they_last() -> None:
+def test_weak_evidence_is_an_alarm_if_it_lasts_while_the_hand_moves() -> None:
     judgement = Judgement(good_frames=2)
-    assert [judgement.add(score) for score in (0.8, 0.8, 0.9, 0.5, 0.8, 0.8, 0.9, 0.8)] == [False] * 7 + [True]
-    assert [judgement.add(score) for score in (0.5, 0.9, 0.5, 0.5)] == [True] * 3 + [False]
+
+    def add(score: float, x: float) -> bool:
+        return judgement.add(score, np.array([x, 0.0, 1.0]))
+
+    moving = ((0.8, 0.0), (0.8, 0.1), (0.9, 0.2), (0.5, 0.3), (0.8, 0.4), (0.8, 0.5), (0.9, 0.6))
+    assert not any(add(*picture) for picture in moving)
+    # The hand stands: what it sees is the same again and again. Where it is not known, nothing counts.
+    assert not any(add(0.9, 0.601) for _ in range(10)) and not any(judgement.add(0.9) for _ in range(10))
+    assert add(0.9, 0.7)
+    assert [add(score, 0.7) for score in (0.9, 0.6, 0.8, 0.6, 0.6)] == [True] * 4 + [False]
+    # After strong evidence, 1 is good enough.
+    assert [add(score, 0.7) for score in (3.5, 0.9, 0.9)] == [True, True, False]
 
 
 def test_scores_are_of_the_camera_and_bad_pictures_are_refused(guard_path: Path) -> None:

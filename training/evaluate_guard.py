@@ -62,7 +62,7 @@ def evaluate_guard(path: Path, episodes: int, seed: int) -> dict[str, Any]:
             for step in range(int(rng.integers(stride)), len(way), stride):
                 score = look(camera, picture(simulation, camera, way[step]))
                 good[camera].append(score)
-                alarms[camera].append(judgement.add(score))
+                alarms[camera].append(judgement.add(score, hands[step]))
             missed: list[str] = []
             for fault in FAULTS:
                 for _ in range(2):
@@ -72,7 +72,7 @@ def evaluate_guard(path: Path, episodes: int, seed: int) -> dict[str, Any]:
                     if fault == "frozen":
                         frames = _until_frozen(simulation, made, way[first:], hands[first:], stride)
                     else:
-                        frames, score = _until_alarm(simulation, made, way[first::stride], look)
+                        frames, score = _until_alarm(simulation, made, way[first::stride], hands[first::stride], look)
                         bad[camera, fault].append(score)
                     caught[camera, fault].append(frames)
                     if not frames:
@@ -124,9 +124,10 @@ class Watcher:
         """Before each step."""
         if step % self._stride:
             return
+        hand = self._simulation.observe(images=False)["robot0_eef_pos"]
         for camera, judgement in self._judgements.items():
             image = picture(self._simulation, camera, self._simulation.data.qpos)
-            if judgement.add(self._guard.look(camera, image).score) and self.alarm is None:
+            if judgement.add(self._guard.look(camera, image).score, hand) and self.alarm is None:
                 self.alarm = (camera, step)
 
 
@@ -171,15 +172,19 @@ def picture(simulation: Simulation, camera: str, qpos: NDArray[np.float64]) -> N
 
 
 def _until_alarm(
-    simulation: Simulation, fault: CameraFault, way: list[NDArray[np.float64]], look: Any
+    simulation: Simulation,
+    fault: CameraFault,
+    way: list[NDArray[np.float64]],
+    hands: list[NDArray[np.float64]],
+    look: Any,
 ) -> tuple[int, float]:
     """Pictures until the alarm, 0 where none comes within FRAMES; and the first one's score."""
     judgement = Judgement()
     first = float("nan")
-    for i, qpos in enumerate(way[:FRAMES]):
+    for i, (qpos, hand) in enumerate(zip(way[:FRAMES], hands, strict=False)):
         score = look(fault.camera, fault.picture(picture(simulation, fault.camera, qpos)))
         first = score if i == 0 else first
-        if judgement.add(score):
+        if judgement.add(score, hand):
             return i + 1, first
     return 0, first
 

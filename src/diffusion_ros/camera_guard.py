@@ -55,14 +55,19 @@ class CameraGuard:
 
 @dataclass
 class Judgement:
-    """An alarm from the scores of one camera: strong evidence at once, weak evidence if it lasts.
+    """An alarm from the scores of one camera: strong evidence at once, weak evidence if it lasts while the robot moves.
 
-    One picture that is far beyond, two of the last three above 1, or LASTING in a row above `suspicious`, where single
-    good pictures come, which a robot that moves leaves behind. It ends after `good_frames` pictures in a row that are
-    not even suspicious: a robot that goes on at the first good one would do so in between two bad ones.
+    Strong is one picture that is far beyond, or two of the last three above 1. Weak is LASTING pictures in a row above
+    `suspicious`, the hand at least MOVED from one to the next: single good pictures come there, and a robot that stands
+    there shows the same picture again and again.
+
+    It ends after `good_frames` pictures in a row of at most 1, of at most `suspicious` if the evidence was weak: a
+    robot that goes on at the first good one would do so in between two bad ones.
     """
 
     LASTING: ClassVar[int] = 4
+    MOVED: ClassVar[float] = 0.005
+    """Metres."""
 
     good_frames: int = 3
     far: float = 3.0
@@ -73,19 +78,33 @@ class Judgement:
     score: float = float("nan")
     """The last."""
     _bad: deque[bool] = field(default_factory=lambda: deque(maxlen=3))
-    _suspicious: int = 0
+    _suspicious_at: list[NDArray[np.float64]] = field(default_factory=list)
+    """Where the hand was at the pictures of weak evidence."""
+    _limit: float = 1.0
+    """That the scores have to come below for the alarm to end."""
     _good: int = 0
 
-    def add(self, score: float) -> bool:
-        """Takes the score of the next picture in; whether there is an alarm. A score that is NaN is bad."""
+    def add(self, score: float, hand: NDArray[np.float64] | None = None) -> bool:
+        """Takes the score of the next picture in; whether there is an alarm. A score that is NaN is bad.
+
+        hand: its position (3) [m] then; without it, nothing counts as weak evidence.
+        """
         self.score = score
         self._bad.append(not score <= 1.0)
-        good = score <= self.suspicious
-        self._good, self._suspicious = (self._good + 1, 0) if good else (0, self._suspicious + 1)
-        if sum(self._bad) >= 2 or self._suspicious >= self.LASTING or not score <= self.far:
+        if score <= self.suspicious:
+            self._suspicious_at = []
+        elif hand is not None:
+            at = self._suspicious_at
+            if not at or np.linalg.norm(hand - at[-1]) >= self.MOVED:
+                self._suspicious_at = [*at, hand.copy()][-self.LASTING :]
+        lasting = len(self._suspicious_at) == self.LASTING
+        if lasting:
+            self._limit = self.suspicious
+        self._good = self._good + 1 if score <= self._limit else 0
+        if lasting or sum(self._bad) >= 2 or not score <= self.far:
             self.alarm = True
         elif self._good >= self.good_frames:
-            self.alarm = False
+            self.alarm, self._limit = False, 1.0
         return self.alarm
 
     def distrust(self) -> None:

@@ -60,6 +60,8 @@ class Picture:
     stamp_ns: int
     image: NDArray[np.uint8]
     """(H, W, 3)."""
+    hand: NDArray[np.float64] | None
+    """Its position (3) [m] in the last pose that had come."""
 
 
 class CameraGuardNode(RunnableNode):
@@ -80,6 +82,7 @@ class CameraGuardNode(RunnableNode):
         self._frozen = FrozenCameras(round(p.max_frozen * 1e9))
         self._frozen_reasons: list[str] = []
         """Found out on the node's thread, read on both."""
+        self._hand: NDArray[np.float64] | None = None
 
         self._publisher = self.create_publisher(DiagnosticStatus, topics.CAMERA_GUARD, topics.COMMAND_QOS)
         self._heat_publishers = {
@@ -116,7 +119,7 @@ class CameraGuardNode(RunnableNode):
         with self._worker.condition:
             if silent is not None and silent > self.parameters.max_image_age:
                 self._judgements[camera].distrust()
-            self._newest[camera] = Picture(camera, time.monotonic(), stamp_ns, image)
+            self._newest[camera] = Picture(camera, time.monotonic(), stamp_ns, image, self._hand)
         self._frozen_reasons = self._frozen.reasons()
         if self._frozen_reasons:
             self._tell()
@@ -127,6 +130,7 @@ class CameraGuardNode(RunnableNode):
         except messages.MessageError:
             return  # the executor says what is wrong with it
         self._frozen.position(stamp_ns, position)
+        self._hand = position
 
     def _on_timer(self) -> None:
         """Asks for the newest picture of each camera to be scored; where none came since, the verdict says so."""
@@ -155,7 +159,7 @@ class CameraGuardNode(RunnableNode):
             self.diagnostics.latency(f"{camera} scoring", time.monotonic() - began)
             with self._worker.condition:
                 self._faults.pop(camera, None)
-                self._judgements[camera].add(view.score)
+                self._judgements[camera].add(view.score, picture.hand)
                 self._scored[camera] = picture.came
             self._show(picture, view)
         except FrameError as error:
