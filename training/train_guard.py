@@ -81,8 +81,8 @@ class Options:
     """Of the training."""
     held_out: float = 0.2
     """Part of the episodes that the guard is calibrated on and not trained on."""
-    calibration_stride: int = 1
-    """Every so many of their frames."""
+    calibration_stride: int = 4
+    """Every so many of their frames: those of 20 Hz at the guard's rate, so that they do not outweigh the episodes."""
     usual: float = 0.99
     """Part of good pictures whose error in a square counts as usual there, in the heat map."""
     false_alarms: float = 0.01
