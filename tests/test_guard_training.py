@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from functools import partial
 from pathlib import Path
 
 import h5py
@@ -21,6 +22,7 @@ from diffusion_ros.policy import Policy
 from diffusion_ros.simulation import CAMERAS
 from training.camera_guard import PATCH, RIDGE, SAME_LOOK, Familiarity, GuardModel, place_channels
 from training.noise_schedule import NoiseSchedule
+from training.rollout import roll_out
 from training.train_guard import Options, Trainer, expert_frames, policy_frames, train
 
 pytestmark = pytest.mark.usefixtures("fresh_accelerate")
@@ -199,7 +201,7 @@ def test_a_picture_that_never_changes_may_change_a_little() -> None:
     assert float(familiarity(features + 0.08, poses, 0).min()) > 100
 
 
-def test_what_guards_are_calibrated_on_is_seen_at_their_rate(tmp_path: Path) -> None:
+def test_what_guards_are_calibrated_on_is_seen_at_their_rate() -> None:
     first, again = (list(expert_frames("lift", 1)) for _ in range(2))
     (frames,) = first
     agentview, wrist = frames.images
@@ -208,11 +210,16 @@ def test_what_guards_are_calibrated_on_is_seen_at_their_rate(tmp_path: Path) -> 
     assert frames.poses.shape == (len(agentview), 7) and float(frames.poses[:, 2].min()) > 0.8  # above the table
     assert all(torch.equal(a, b) for a, b in zip(frames.images, again[0].images, strict=True))
     assert list(expert_frames("lift", 0)) == []
+
+
+def test_a_policys_episodes_are_looked_at_unless_they_fail(monkeypatch: pytest.MonkeyPatch) -> None:
     policy = Policy(checkpoint.load(CHECKPOINTS / "lift_state.pt", kind="policy"))
     one, other = policy_frames(policy, 2)
     assert one.images[0].shape[1:] == (84, 84, 3) and 3 < len(one.poses) == len(one.images[1])
     assert not torch.equal(one.images[0][0], other.images[0][0])
-    assert torch.allclose(one.poses[0, :3], frames.poses[0, :3], atol=0.05)  # from the same start
+    assert float(one.poses[:, 2].min()) > 0.8 and torch.allclose(one.poses[:, 3:].norm(dim=1), torch.tensor(1.0))
+    monkeypatch.setattr("training.train_guard.roll_out", partial(roll_out, max_steps=8))
+    assert list(policy_frames(policy, 2)) == []
 
 
 def test_places_differ_and_lie_within_one() -> None:

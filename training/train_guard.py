@@ -95,8 +95,8 @@ class Options:
     demonstration does. Every second counts as the held-out frames do, the others set the threshold. 0: every third part
     of the held-out frames sets it."""
     policy: Path | None = None
-    """The checkpoint that is to be guarded: as many of its episodes are added to the expert's, for it goes where no
-    expert goes."""
+    """The checkpoint that is to be guarded: as many of its episodes, less those that fail, are added to the expert's,
+    for it goes where no expert goes."""
     save_every: int = 500
     """Iterations between saves of what --resume needs."""
     resume: bool = False
@@ -169,7 +169,10 @@ def expert_frames(task: str, episodes: int) -> Iterator[Frames]:
 
 
 def policy_frames(policy: Policy, episodes: int) -> Iterator[Frames]:
-    """What a guard would look at in a policy's episodes from the same starts."""
+    """What a guard would look at in those of a policy's episodes from the same starts that succeed.
+
+    One that fails shows one view all along, and too many pictures of what should not be.
+    """
     simulation = Simulation(policy.spec.task, CAMERAS)
     stride = round(SIMULATION_RATE / RATE)
     images: list[list[NDArray[np.uint8]]] = [[] for _ in CAMERAS]
@@ -181,8 +184,9 @@ def policy_frames(policy: Policy, episodes: int) -> Iterator[Frames]:
             for seen, camera in zip(images, CAMERAS, strict=True):
                 seen.append(picture(simulation, camera, simulation.data.qpos))
 
-    for _ in roll_out(policy, simulation, episodes, FIRST_VALIDATION_SEED, watch=look):
-        yield _frames(images, poses)
+    for episode in roll_out(policy, simulation, episodes, FIRST_VALIDATION_SEED, watch=look):
+        if episode.success:
+            yield _frames(images, poses)
         poses.clear()
         for seen in images:
             seen.clear()
