@@ -221,6 +221,8 @@ class CameraGuardNode(RunnableNode):
                     waits.append(f"{camera}: not scored yet")
             elif (late := time.monotonic() - scored) > p.max_image_age + 1.0 / p.rate:
                 reasons.append(f"{camera}: the last picture that was scored is {late:.2f} s old")
+            elif judgement.alarm and judgement.score <= 1.0:
+                reasons.append(f"{camera} is good again, but not for {p.good_frames} pictures yet")
             elif judgement.alarm:
                 reasons.append(f"{camera} does not show what it was trained on, score {judgement.score:.2f} of 1")
         reasons += self._frozen_reasons
