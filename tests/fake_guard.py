@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from fake_policy import images
+from fake_policy import LOW_DIM, images
 from torch import Tensor, nn
 
 from diffusion_ros import checkpoint
@@ -21,7 +21,7 @@ def spec(**changes: object) -> CheckpointSpec:
         "kind": "camera guard",
         "task": "can",
         "environment": "PickPlaceCan",
-        "inputs": images(),
+        "inputs": (*images(), *LOW_DIM[:2]),
         "outputs": (TensorSpec("score", (1,), "float32", "1", ""),),
         "rate": 5.0,
         "horizon": 1,
@@ -34,14 +34,16 @@ def spec(**changes: object) -> CheckpointSpec:
 
 
 class Brightness(nn.Module):
-    """Scores 0.5 for mean level 100, 1 for 50, 2 for 0; twice that for the second camera."""
+    """Scores 0.5 for mean level 100, 1 for 50, 2 for 0; twice that for the second camera; and 1 more for each metre by
+    which the hand is below 0."""
 
-    def forward(self, images: Tensor, camera: int) -> tuple[Tensor, Tensor]:
-        return self.score(images, camera)
+    def forward(self, images: Tensor, poses: Tensor, camera: int) -> tuple[Tensor, Tensor]:
+        return self.score(images, poses, camera)
 
     @exported
-    def score(self, images: Tensor, camera: int) -> tuple[Tensor, Tensor]:
+    def score(self, images: Tensor, poses: Tensor, camera: int) -> tuple[Tensor, Tensor]:
         heat = (camera + 1) * torch.exp2(1 - images.float().mean(3) / 50)
+        heat = heat - poses[:, 2].clamp(max=0.0)[:, None, None]
         return heat.mean((1, 2)), heat[:, ::4, ::4]
 
 

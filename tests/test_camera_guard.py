@@ -27,7 +27,7 @@ from diffusion_ros.camera_faults import FAULTS, CameraFault
 from diffusion_ros.camera_guard import CameraGuard, Judgement, View
 from diffusion_ros.checkpoint import CheckpointError
 from diffusion_ros.diagnostics import ERROR, OK
-from diffusion_ros.nodes.camera_guard_node import CameraGuardNode
+from diffusion_ros.nodes.camera_guard_node import CameraGuardNode, Picture
 from diffusion_ros.nodes.executor_node import ExecutorNode
 from diffusion_ros.nodes.simulation_node import SimulationNode
 from diffusion_ros.policy import FrameError
@@ -48,6 +48,9 @@ def ros() -> Iterator[Graph]:
         yield made
 
 
+POSE = np.array([0.0, 0, 1, 0, 0, 0, 1])
+
+
 def grey(level: int) -> np.ndarray:
     return np.full((84, 84, 3), level, np.uint8)
 
@@ -63,38 +66,27 @@ def test_an_alarm_needs_two_bad_pictures_of_three_or_one_far_beyond() -> None:
     assert Judgement().add(float("nan"))
 
 
-def test_weak_evidence_is_an_alarm_if_it_lasts_while_the_hand_moves() -> None:
-    judgement = Judgement(good_frames=2)
-
-    def add(score: float, x: float) -> bool:
-        return judgement.add(score, np.array([x, 0.0, 1.0]))
-
-    moving = ((0.8, 0.0), (0.8, 0.1), (0.9, 0.2), (0.5, 0.3), (0.8, 0.4), (0.8, 0.5), (0.9, 0.6))
-    assert not any(add(*picture) for picture in moving)
-    # The hand stands: what it sees is the same again and again. Where it is not known, nothing counts.
-    assert not any(add(0.9, 0.601) for _ in range(10)) and not any(judgement.add(0.9) for _ in range(10))
-    assert add(0.9, 0.7)
-    assert [add(score, 0.7) for score in (0.9, 0.6, 0.8, 0.6, 0.6)] == [True] * 4 + [False]
-    # After strong evidence, 1 is good enough.
-    assert [add(score, 0.7) for score in (3.5, 0.9, 0.9)] == [True, True, False]
-
-
 def test_scores_are_of_the_camera_and_bad_pictures_are_refused(guard_path: Path) -> None:
     guard = CameraGuard(checkpoint.load(guard_path, kind="camera guard", task="can"))
     assert guard.cameras == CAMERAS
-    scores = [guard.look(camera, grey(100)).score for camera in CAMERAS]
+    scores = [guard.look(camera, grey(100), POSE).score for camera in CAMERAS]
     np.testing.assert_allclose(scores, [0.5, 1.0], rtol=1e-6)
-    assert guard.look("agentview", grey(0)).heat.shape == (21, 21)
+    assert guard.look("agentview", grey(100), np.array([0, 0, -2, 0, 0, 0, 1.0])).score == pytest.approx(2.5)
+    assert guard.look("agentview", grey(0), POSE).heat.shape == (21, 21)
     with pytest.raises(FrameError, match=r"agentview: uint8 \(42, 84, 3\), the guard expects uint8 \(84, 84, 3\)"):
-        guard.look("agentview", grey(0)[:42])
+        guard.look("agentview", grey(0)[:42], POSE)
+    for bad in (POSE[:3], np.append(POSE[:6], np.nan)):
+        with pytest.raises(FrameError, match=r"pose \[0\.0, .*\]: 7 finite numbers expected"):
+            guard.look("agentview", grey(0), bad)
     with pytest.raises(ValueError, match="camera 'front': the guard knows agentview, robot0_eye_in_hand"):
-        guard.look("front", grey(0))
+        guard.look("front", grey(0), POSE)
 
 
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
-        ({"inputs": STATE}, "images alone expected in a camera guard"),
+        ({"inputs": STATE}, r"images, robot0_eef_pos \(3\) and robot0_eef_quat \(4\) expected in a camera guard"),
+        ({"inputs": fake_policy.images()}, "inputs agentview_image, robot0_eye_in_hand_image, images, robot0_eef_pos"),
         ({"outputs": ()}, r"score \(1\) alone expected"),
         ({"sampler": "ddim"}, "sampler 'ddim', none expected in a camera guard"),
         ({"action_low": (0.0,), "action_high": (1.0,)}, "action_low .* none expected"),
@@ -108,7 +100,7 @@ def test_specs_that_are_no_guards(changes: dict[str, Any], expected: str) -> Non
 def test_a_guard_that_gives_nan_is_refused(tmp_path: Path) -> None:
     class Broken(fake_guard.Brightness):
         @checkpoint.exported
-        def score(self, images: Tensor, camera: int) -> tuple[Tensor, Tensor]:
+        def score(self, images: Tensor, poses: Tensor, camera: int) -> tuple[Tensor, Tensor]:
             heat = images.float().mean(3) / 0.0
             return heat.mean((1, 2)), heat
 
@@ -161,12 +153,12 @@ class Robot(Node):
         )
         self.x = 0.0
 
-    def show(self, agentview: np.ndarray, wrist: np.ndarray, moves: float = 0.0) -> None:
+    def show(self, agentview: np.ndarray, wrist: np.ndarray, moves: float = 0.0, pose_late_ns: int = 0) -> None:
         stamp = int(self.get_clock().now().nanoseconds)
         self.x += moves
+        self.pose.publish(messages.pose_to_msg((self.x, 0, 0), (0, 0, 0, 1), stamp - pose_late_ns, topics.WORLD_FRAME))
         for camera, image in zip(CAMERAS, (agentview, wrist), strict=True):
             self.images[camera].publish(messages.image_to_msg(image, stamp, ""))
-        self.pose.publish(messages.pose_to_msg((self.x, 0, 0), (0, 0, 0, 1), stamp, topics.WORLD_FRAME))
 
 
 def guard_node(path: Path, **parameters: Any) -> CameraGuardNode:
@@ -210,10 +202,10 @@ def test_slow_scoring_serves_all_cameras_and_old_scores_do_not_count(
     robot, node = ros.add(Robot()), ros.add(guard_node(guard_path, max_image_age=0.1))
     look, looked = node.guard.look, []
 
-    def slow_look(camera: str, image: np.ndarray) -> View:
+    def slow_look(camera: str, image: np.ndarray, pose: np.ndarray) -> View:
         time.sleep(0.2)
         looked.append(camera)
-        return look(camera, image)
+        return look(camera, image, pose)
 
     monkeypatch.setattr(node.guard, "look", slow_look)
     ros.spin_until(lambda: robot.images["agentview"].get_subscription_count())
@@ -221,6 +213,34 @@ def test_slow_scoring_serves_all_cameras_and_old_scores_do_not_count(
     ros.spin_until(lambda: robot.show(grey(100), grey(150)) or len(looked) >= 4)
     assert set(looked[:2]) == set(looked[2:4]) == set(CAMERAS)
     assert not any(verdict.level == OK for verdict in robot.verdicts)
+
+
+def test_a_picture_is_seen_with_the_pose_of_its_time(ros: Graph, guard_path: Path) -> None:
+    robot, node = ros.add(Robot()), ros.add(guard_node(guard_path))
+    ros.spin_until(lambda: robot.images["agentview"].get_subscription_count() and robot.pose.get_subscription_count())
+    far = "eef_pose: none within 0.1 s of the picture of agentview"
+    watched(ros, robot, lambda: robot.show(grey(100), grey(150), pose_late_ns=300_000_000), far, ERROR)
+    watched(ros, robot, lambda: robot.show(grey(100), grey(150)), "views are good", OK)
+
+    ms = 1_000_000
+
+    def pose_at(stamp_ns: int) -> list[float]:
+        return node._pose_at(Picture("agentview", 0.0, stamp_ns, grey(0))).tolist()
+
+    def passes(*stamps: int) -> None:
+        for stamp in stamps:
+            node._on_pose(messages.pose_to_msg((stamp, 2, 3), (0, 0, 0.6, 0.8), stamp * ms, topics.WORLD_FRAME))
+
+    later = 10_000_000
+    passes(later, later + 50, later + 100)
+    assert pose_at((later + 60) * ms) == [later + 50, 2, 3, 0, 0, 0.6, 0.8]
+    assert pose_at((later + 190) * ms)[0] == later + 100
+    with pytest.raises(FrameError, match="none within"):
+        pose_at((later + 210) * ms)
+    passes(5, 55)  # another run: its clock began again
+    assert pose_at(60 * ms)[0] == 55
+    with pytest.raises(FrameError, match="none within"):
+        pose_at(later * ms)
 
 
 def test_a_camera_that_stands_still_while_the_robot_moves_is_frozen(ros: Graph, guard_path: Path) -> None:

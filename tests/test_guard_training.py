@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from functools import partial
 from pathlib import Path
 
 import h5py
@@ -11,16 +12,30 @@ import numpy as np
 import pytest
 import torch
 from scipy.spatial.distance import mahalanobis
+from scipy.spatial.transform import Rotation
 from sklearn.covariance import LedoitWolf
+from sklearn.linear_model import Ridge
 
 from diffusion_ros import checkpoint
 from diffusion_ros.camera_guard import CameraGuard
+from diffusion_ros.policy import Policy
 from diffusion_ros.simulation import CAMERAS
-from training.camera_guard import PATCH, Familiarity, GuardModel, place_channels
+from training.camera_guard import PATCH, RIDGE, SAME_LOOK, Familiarity, GuardModel, place_channels
 from training.noise_schedule import NoiseSchedule
-from training.train_guard import Options, Trainer, train, validation_frames
+from training.rollout import roll_out
+from training.train_guard import Options, Trainer, expert_frames, policy_frames, train
 
 pytestmark = pytest.mark.usefixtures("fresh_accelerate")
+
+CHECKPOINTS = Path(__file__).resolve().parents[1] / "checkpoints"
+POSE = np.array([0.0, 0, 0, 1, 0, 0, 0])
+
+
+def random_poses(n: int, seed: int) -> torch.Tensor:
+    """(n, 7)."""
+    rng = np.random.default_rng(seed)
+    quaternions = Rotation.from_rotvec(rng.normal(0, 0.3, (n, 3))).as_quat()
+    return torch.from_numpy(np.concatenate([rng.normal(0, 0.2, (n, 3)), quaternions], axis=1)).float()
 
 
 def scene(camera: int, rng: np.random.Generator) -> np.ndarray:
@@ -75,18 +90,18 @@ def test_what_was_seen_scores_low_and_what_was_not_high(demonstrations: Path, tm
     guard = CameraGuard(checkpoint.load(tmp_path / "guard.pt", kind="camera guard", task="lift"))
     rng = np.random.default_rng(7)
     for index, camera in enumerate(CAMERAS):
-        good = [guard.look(camera, scene(index, rng)).score for _ in range(20)]
+        good = [guard.look(camera, scene(index, rng), POSE).score for _ in range(20)]
         assert max(good) < 1.01
-        swapped = [guard.look(camera, scene(index, rng)[..., ::-1]).score for _ in range(5)]
-        black = guard.look(camera, np.zeros((84, 84, 3), np.uint8))
+        swapped = [guard.look(camera, scene(index, rng)[..., ::-1], POSE).score for _ in range(5)]
+        black = guard.look(camera, np.zeros((84, 84, 3), np.uint8), POSE)
         assert min(swapped) > 1 and black.score > 1
         odd = scene(index, rng)
         odd[24:36, 60:72] = (0, 255, 0)
-        view = guard.look(camera, odd)
+        view = guard.look(camera, odd, POSE)
         assert view.score > 1 and np.unravel_index(view.heat.argmax(), view.heat.shape) == (2, 5)
     spec = guard.spec
     assert spec.cameras == CAMERAS and len(spec.data_hash) == 64
-    assert spec.scores == {"held_out_frames": 60, "threshold_frames": 20}
+    assert spec.scores == {"fitted_frames": 40, "threshold_frames": 20}
 
 
 def test_a_resumed_run_ends_with_the_same_weights(demonstrations: Path, tmp_path: Path) -> None:
@@ -121,43 +136,90 @@ def test_eager_equals_scripted_and_calibration_sets_its_quantiles() -> None:
     assert errors.shape == (60, 2, side, side) and differences.shape == (60, 4 * 2 * side**2)
     expected = images.reshape(60, side, PATCH, side, PATCH, 3).float().mean((2, 4)).permute(0, 3, 1, 2) / 127.5 - 1
     assert torch.allclose(colours, expected.reshape(60, -1), atol=1e-5)
+    poses = random_poses(60, 3)
     for familiarity, features in ((model.of_differences, differences), (model.of_colours, colours)):
-        familiarity.fit(features, 1)
-        familiarity.set_threshold(features, 1, false_alarms=0.1, margin=1.0)
-        assert int((familiarity(features, 1) > 1).sum()) == 6
+        familiarity.fit(features, poses, 1)
+        familiarity.set_threshold(features, poses, 1, false_alarms=0.1, margin=1.0)
+        assert int((familiarity(features, poses, 1) > 1).sum()) == 6
     scripted = checkpoint.script(model)
     with torch.no_grad():
-        score, heat = model.score(images, 1)
-        again, _ = scripted.score(images, 1)
+        score, heat = model.score(images, poses, 1)
+        again, _ = scripted.score(images, poses, 1)
     assert torch.equal(score, again) and torch.allclose(score, heat.amax((1, 2)))
-    parts = torch.stack((model.of_differences(differences, 1), model.of_colours(colours, 1)))
+    parts = torch.stack((model.of_differences(differences, poses, 1), model.of_colours(colours, poses, 1)))
     assert torch.allclose(score, parts.amax(0)) and bool((parts.argmax(0).bincount(minlength=2) > 0).all())
-    model.of_colours.set_threshold(colours, 1, false_alarms=0.1, margin=2.0)
-    assert torch.allclose(model.of_colours(colours, 1), parts[1] / 2)
+    model.of_colours.set_threshold(colours, poses, 1, false_alarms=0.1, margin=2.0)
+    assert torch.allclose(model.of_colours(colours, poses, 1), parts[1] / 2)
 
 
-def test_familiarity_is_mahalanobis_distance() -> None:
-    """Against scipy's, with the covariance that scikit-learn gives."""
+def test_familiarity_is_mahalanobis_distance_from_what_the_pose_lets_expect() -> None:
+    """Against scipy's, with the regression and the covariance that scikit-learn gives."""
     generator = torch.Generator().manual_seed(2)
+    poses = random_poses(90, 4)
     features = torch.randn((90, 40), generator=generator) @ torch.randn((40, 40), generator=generator) + 5
+    features += poses[:, :3] @ torch.randn((3, 40), generator=generator) * 50
     familiarity = Familiarity(2, 40)
-    familiarity.fit(features[:60], 1)
-    first = features[:60].double().numpy()
-    mean, std = first.mean(0), first.std(0, ddof=1)
-    precision = LedoitWolf(assume_centered=True).fit((first - mean) / std).precision_ / np.outer(std, std)
-    expected = [mahalanobis(row, mean, precision) for row in features[60:].double().numpy()]
-    np.testing.assert_allclose(familiarity(features[60:], 1).numpy(), expected, rtol=1e-4)
-    familiarity.set_threshold(features[60:], 1, false_alarms=0.5, margin=2.0)
-    np.testing.assert_allclose(familiarity(features[60:], 1).numpy(), expected / np.median(expected) / 2, rtol=1e-4)
+    familiarity.fit(features[:60], poses[:60], 1)
+
+    rotation = Rotation.from_quat(poses[:, 3:].double().numpy()).as_matrix()
+    terms = np.concatenate([poses[:, :3].double().numpy(), rotation[:, :, 0], rotation[:, :, 1]], axis=1)
+    standard = np.clip((terms - terms[:60].mean(0)) / terms[:60].std(0, ddof=1), -4, 4)
+    values = features.double().numpy()
+    regression = Ridge(60 * RIDGE).fit(standard[:60], values[:60])
+    rest = values - regression.predict(standard)
+    std = rest[:60].std(0)
+    covariance = LedoitWolf(assume_centered=True).fit(rest[:60] / std).covariance_ * np.outer(std, std)
+    precision = np.linalg.inv(covariance + SAME_LOOK**2 * np.eye(40))
+    expected = [mahalanobis(row, np.zeros(40), precision) for row in rest[60:]]
+    found = familiarity(features[60:], poses[60:], 1)
+    np.testing.assert_allclose(found.numpy(), expected, rtol=1e-3)
+    familiarity.set_threshold(features[60:], poses[60:], 1, false_alarms=0.5, margin=2.0)
+    found = familiarity(features[60:], poses[60:], 1)
+    np.testing.assert_allclose(found.numpy(), expected / np.median(expected) / 2, rtol=1e-3)
 
 
-def test_validation_frames_are_an_experts_at_the_guards_rate() -> None:
-    first, again = (list(validation_frames("lift", 1)) for _ in range(2))
-    ((agentview, wrist),) = first
+def test_a_turned_camera_is_told_from_a_turned_hand() -> None:
+    """What a camera on the hand shows follows its pose: the same picture is good with one, and not with another."""
+    rng = np.random.default_rng(5)
+    poses = random_poses(400, 6)
+    turn = torch.from_numpy(Rotation.from_quat(poses[:, 3:].numpy()).as_rotvec()).float()
+    features = turn @ torch.from_numpy(rng.normal(0, 1, (3, 12))).float()
+    features += torch.from_numpy(rng.normal(0, 0.02, features.shape)).float()
+    familiarity = Familiarity(1, 12)
+    familiarity.fit(features[:200], poses[:200], 0)
+    familiarity.set_threshold(features[200:], poses[200:], 0, false_alarms=0.01, margin=1.5)
+    assert float(familiarity(features[200:], poses[200:], 0).max()) < 1
+    assert float((familiarity(features[200:], poses[200:].flip(0), 0) > 1).float().mean()) > 0.8
+
+
+def test_a_picture_that_never_changes_may_change_a_little() -> None:
+    """An unchanging picture makes no guard that stops at the next renderer's rounding."""
+    features, poses = torch.full((100, 12), 0.5), random_poses(100, 7)
+    familiarity = Familiarity(1, 12)
+    familiarity.fit(features, poses, 0)
+    assert float(familiarity(features + SAME_LOOK, poses, 0).max()) < 12**0.5 + 0.01
+    assert float(familiarity(features + 0.08, poses, 0).min()) > 100
+
+
+def test_what_guards_are_calibrated_on_is_seen_at_their_rate() -> None:
+    first, again = (list(expert_frames("lift", 1)) for _ in range(2))
+    (frames,) = first
+    agentview, wrist = frames.images
     assert agentview.shape == wrist.shape and agentview.shape[1:] == (84, 84, 3) and agentview.dtype == torch.uint8
     assert 5 < len(agentview) < 60 and not torch.equal(agentview[0], agentview[-1])
-    assert all(torch.equal(a, b) for a, b in zip(first[0], again[0], strict=True))
-    assert list(validation_frames("lift", 0)) == []
+    assert frames.poses.shape == (len(agentview), 7) and float(frames.poses[:, 2].min()) > 0.8  # above the table
+    assert all(torch.equal(a, b) for a, b in zip(frames.images, again[0].images, strict=True))
+    assert list(expert_frames("lift", 0)) == []
+
+
+def test_a_policys_episodes_are_looked_at_unless_they_fail(monkeypatch: pytest.MonkeyPatch) -> None:
+    policy = Policy(checkpoint.load(CHECKPOINTS / "lift_state.pt", kind="policy"))
+    one, other = policy_frames(policy, 2)
+    assert one.images[0].shape[1:] == (84, 84, 3) and 3 < len(one.poses) == len(one.images[1])
+    assert not torch.equal(one.images[0][0], other.images[0][0])
+    assert float(one.poses[:, 2].min()) > 0.8 and torch.allclose(one.poses[:, 3:].norm(dim=1), torch.tensor(1.0))
+    monkeypatch.setattr("training.train_guard.roll_out", partial(roll_out, max_steps=8))
+    assert list(policy_frames(policy, 2)) == []
 
 
 def test_places_differ_and_lie_within_one() -> None:

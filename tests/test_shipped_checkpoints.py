@@ -20,7 +20,7 @@ from diffusion_ros.planner import Planner
 from diffusion_ros.policy import Policy
 from diffusion_ros.simulation import CAMERAS, TASKS, Simulation
 from training.evaluate_arm import least, plan_clear
-from training.evaluate_guard import evaluate_guard, watch_policy
+from training.evaluate_guard import evaluate_guard, hand_pose, watch_policy
 from training.image_datasets import load_images
 
 CHECKPOINTS = sorted((Path(__file__).resolve().parents[1] / "checkpoints").glob("*.pt"))
@@ -104,7 +104,8 @@ def test_the_guard_lets_good_pictures_pass_and_stops_dark_ones() -> None:
         fault = CameraFault("dark", camera, seed=1)
         fault.set_scene(simulation)
         dark = fault.picture(simulation.observe()[f"{camera}_image"])
-        assert guard.look(camera, frame[f"{camera}_image"]).score < 1 < guard.look(camera, dark).score
+        pose = hand_pose(simulation)
+        assert guard.look(camera, frame[f"{camera}_image"], pose).score < 1 < guard.look(camera, dark, pose).score
     simulation.close()
 
 
@@ -122,7 +123,7 @@ def test_the_guard_s_evaluation_and_what_it_makes_of_a_policy() -> None:
 
 
 def test_a_guard_that_sees_nothing_good_stops_a_policy(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(CameraGuard, "look", lambda self, camera, image: View(1.5, np.zeros((7, 7), np.float32)))
+    monkeypatch.setattr(CameraGuard, "look", lambda self, camera, image, pose: View(1.5, np.zeros((7, 7), np.float32)))
     guard, policy = (next(p for p in CHECKPOINTS if p.name == name) for name in ("guard_can.pt", "can_state.pt"))
     (stopped,) = watch_policy(guard, policy, 1, 95_000)["stopped"]
     assert stopped == {"seed": 95_000, "success": True, "camera": "agentview", "step": 4}  # the second picture

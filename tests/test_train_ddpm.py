@@ -107,7 +107,7 @@ def test_every_option_trains_exports_and_loads(variant: str, stripes: str, tmp_p
 
 def test_figures_at_the_end(stripes: str, tmp_path: Path) -> None:
     out = tmp_path / "model.pt"
-    trainer = Trainer(options(stripes, out, sample_every=3, validate_every=2))
+    trainer = Trainer(options(stripes, out, sample_every=3, validate_every=2, learning_rate=2e-2))
     trainer.run()
     folder = trainer.options.run_folder
     for name in ("loss", "distance", "forward", "reverse", "real_beside_generated", "samples/0000003"):

@@ -37,7 +37,11 @@ def seeded() -> None:
 
 
 def unet(**changes: Any) -> Unet2d:
-    return Unet2d(**{"dim": 8, "dim_mults": (1, 2), "heads": 2, "head_dim": 4, **changes})
+    """One that answers, as after some training."""
+    network = Unet2d(**{"dim": 8, "dim_mults": (1, 2), "heads": 2, "head_dim": 4, **changes})
+    network.head.reset_parameters()
+    network.film.reset_parameters()
+    return network
 
 
 def inputs(network: Unet2d) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -59,6 +63,20 @@ def test_every_option_runs_scripted_alike_and_is_trained_everywhere(name: str) -
     (y * torch.randn_like(y)).sum().backward()
     for parameter_name, parameter in network.named_parameters():
         assert parameter.grad is not None and float(parameter.grad.abs().max()) > 0, parameter_name
+
+
+def test_an_untrained_network_answers_0_and_learns() -> None:
+    network = Unet2d(1, 8, (1, 2), heads=2, head_dim=4)
+    x, t, _ = inputs(network)
+    assert not network(x, t).any()
+    optimizer = torch.optim.Adam(network.parameters(), 1e-2)
+    for _ in range(3):
+        loss = (network(x, t) - x).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert float(loss.detach()) < float(x.square().mean())
+    assert all(parameter.grad is not None and parameter.grad.any() for parameter in network.parameters())
 
 
 def test_samples_of_a_batch_do_not_mix() -> None:

@@ -8,18 +8,24 @@ How much and in which colour a picture differs from what comes back is not the s
 moves leaves more than a table. What counts is how unlikely the differences are beside those of good pictures, as a
 Mahalanobis distance (Lee et al. 2018, arXiv 1807.03888, do so with a classifier's features). The same is asked of the
 picture's own colours: a model that has learnt to take noise away brings a turned picture back as one, more or less.
+
+What is usual depends on where the hand is, linearly: a camera on the wrist that is turned shows what it would show were
+the hand turned, and only the hand's pose tells which of the two is true.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from sklearn.covariance import LedoitWolf
+from sklearn.linear_model import Ridge
 from torch import Tensor, nn
 
 from diffusion_ros.checkpoint import exported
+from training.diffusion_policy import rotation_6d
 from training.networks.unet2d import Unet2d
 from training.noise_schedule import NoiseSchedule
 
@@ -29,6 +35,17 @@ PATCH = 12
 """Pixels, height and width, of the squares that differences are averaged over."""
 TINY = 1e-6
 """Added to an error before its logarithm is taken."""
+POSE_TERMS = 9
+"""Position and 6-D rotation of the hand."""
+SAME_POSE = 1e-3
+"""Least deviation of a term of the pose that counts: a millimetre, or a milliradian."""
+FARTHEST = 4.0
+"""Deviations from the mean pose beyond which nothing is extrapolated."""
+SAME_LOOK = 5e-4
+"""Deviation that every feature is granted beside that of good pictures: what noise of three quarters of a grey level
+leaves in the mean of a square. A simulator's pictures have none."""
+RIDGE = 1e-3
+"""Penalty of the regression on the pose, for each picture."""
 
 
 def place_channels(height: int, width: int) -> Tensor:
@@ -42,8 +59,14 @@ def place_channels(height: int, width: int) -> Tensor:
     return torch.cat(waves)
 
 
+def pose_terms(poses: Tensor) -> Tensor:
+    """(B, POSE_TERMS) of poses (B, 7): position [m], quaternion xyzw."""
+    return torch.cat([poses[:, :3], rotation_6d(poses[:, 3:])], dim=1)
+
+
 class Familiarity(nn.Module):
-    """How far features of a camera's pictures are from those of good ones, which count as Gaussian.
+    """How far features of a camera's pictures are from those of good ones, which count as Gaussian around a mean that
+    is linear in the hand's pose.
 
     Args:
         cameras: how many.
@@ -52,30 +75,50 @@ class Familiarity(nn.Module):
 
     def __init__(self, cameras: int, size: int) -> None:
         super().__init__()
+        self.farthest = FARTHEST
+        self.pose_mean = nn.Buffer(torch.zeros((cameras, POSE_TERMS)), persistent=False)
+        self.pose_scale = nn.Buffer(torch.ones((cameras, POSE_TERMS)), persistent=False)
         self.mean = nn.Buffer(torch.zeros((cameras, size)), persistent=False)
+        self.slope = nn.Buffer(torch.zeros((cameras, POSE_TERMS, size)), persistent=False)
+        """Of the mean, by terms of the pose of mean 0 and deviation 1."""
         self.whitening = nn.Buffer(torch.eye(size).repeat(cameras, 1, 1), persistent=False)
         """What makes the features independent and of variance 1."""
         self.threshold = nn.Buffer(torch.ones(cameras), persistent=False)
 
-    def forward(self, features: Tensor, camera: int) -> Tensor:
-        """Mahalanobis distances (B,) of features (B, D), in parts of the threshold."""
-        standard = (features - self.mean[camera]) @ self.whitening[camera]
+    def forward(self, features: Tensor, poses: Tensor, camera: int) -> Tensor:
+        """Mahalanobis distances (B,), in parts of the threshold, of features (B, D) of pictures that were taken while
+        the hand was at poses (B, 7): position [m], quaternion xyzw."""
+        usual = self.mean[camera] + self.standard_poses(poses, camera) @ self.slope[camera]
+        standard = (features - usual) @ self.whitening[camera]
         return standard.square().sum(1).sqrt() / self.threshold[camera]
 
-    @torch.no_grad()
-    def fit(self, features: Tensor, camera: int) -> None:
-        """To the features (N, D) of N good pictures, with Ledoit and Wolf's (2004) covariance."""
-        mean, std = features.double().mean(0), features.double().std(0).clamp(min=TINY)
-        standard = ((features.double() - mean) / std).cpu().numpy()
-        precision = torch.from_numpy(LedoitWolf(assume_centered=True).fit(standard).precision_)
-        self.mean[camera] = mean
-        self.whitening[camera] = torch.linalg.cholesky(precision.to(std)) / std[:, None]
+    def standard_poses(self, poses: Tensor, camera: int) -> Tensor:
+        """(B, POSE_TERMS) of mean 0 and deviation 1, none larger than FARTHEST."""
+        standard = (pose_terms(poses) - self.pose_mean[camera]) / self.pose_scale[camera]
+        return standard.clamp(-self.farthest, self.farthest)
 
     @torch.no_grad()
-    def set_threshold(self, features: Tensor, camera: int, false_alarms: float, margin: float) -> None:
-        """To `margin` times what all but this share of other good pictures, with features (N, D), stay below."""
+    def fit(self, features: Tensor, poses: Tensor, camera: int) -> None:
+        """To the features (N, D) and poses (N, 7) of N good pictures, by ridge regression on the poses and Ledoit and
+        Wolf's (2004) covariance of what that leaves."""
+        terms = pose_terms(poses)
+        self.pose_mean[camera], self.pose_scale[camera] = terms.mean(0), terms.std(0).clamp(min=SAME_POSE)
+        x, y = (value.double().cpu().numpy() for value in (self.standard_poses(poses, camera), features))
+        regression = Ridge(RIDGE * len(x)).fit(x, y)
+        rest = y - regression.predict(x)
+        deviation = np.sqrt(rest.var(0) + SAME_LOOK**2)
+        covariance = LedoitWolf(assume_centered=True).fit(rest / deviation).covariance_
+        precision = np.linalg.inv(covariance + np.diag((SAME_LOOK / deviation) ** 2))
+        self.mean[camera] = torch.from_numpy(regression.intercept_)
+        self.slope[camera] = torch.from_numpy(regression.coef_.T)
+        self.whitening[camera] = torch.from_numpy(np.linalg.cholesky(precision) / deviation[:, None])
+
+    @torch.no_grad()
+    def set_threshold(self, features: Tensor, poses: Tensor, camera: int, false_alarms: float, margin: float) -> None:
+        """To `margin` times what all but this share of other good pictures, with features (N, D) and poses (N, 7), stay
+        below."""
         self.threshold[camera] = 1.0
-        self.threshold[camera] = margin * self(features, camera).quantile(1 - false_alarms)
+        self.threshold[camera] = margin * self(features, poses, camera).quantile(1 - false_alarms)
 
 
 class GuardModel(nn.Module):
@@ -150,19 +193,20 @@ class GuardModel(nn.Module):
         return errors, differences, F.avg_pool2d(clean, self.patch).reshape(n, -1)
 
     @exported
-    def score(self, images: Tensor, camera: int) -> tuple[Tensor, Tensor]:
+    def score(self, images: Tensor, poses: Tensor, camera: int) -> tuple[Tensor, Tensor]:
         """Scores (B,) of images (B, H, W, 3) uint8, above 1 for what should not be seen, and where (B, h, w).
 
-        The greatest of where is the score.
+        poses (B, 7): where the hand was, position [m] and quaternion xyzw. The greatest of where is the score.
         """
         errors, differences, colours = self.features(images, camera)
-        score = torch.maximum(self.of_differences(differences, camera), self.of_colours(colours, camera))
+        of_differences = self.of_differences(differences, poses, camera)
+        score = torch.maximum(of_differences, self.of_colours(colours, poses, camera))
         where = (errors / self.usual_scale[camera]).amax(1)
         return score, where * (score / where.amax((1, 2)))[:, None, None]
 
-    def forward(self, images: Tensor, camera: int) -> tuple[Tensor, Tensor]:
+    def forward(self, images: Tensor, poses: Tensor, camera: int) -> tuple[Tensor, Tensor]:
         """As `score`."""
-        return self.score(images, camera)
+        return self.score(images, poses, camera)
 
 
 class GuardLoss(nn.Module):

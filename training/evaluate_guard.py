@@ -46,23 +46,23 @@ def evaluate_guard(path: Path, episodes: int, seed: int) -> dict[str, Any]:
     scoring: list[float] = []
     results: list[dict[str, Any]] = []
 
-    def look(camera: str, image: NDArray[np.uint8]) -> float:
+    def look(camera: str, image: NDArray[np.uint8], pose: NDArray[np.float64]) -> float:
         began = time.perf_counter()
-        score = guard.look(camera, image).score
+        score = guard.look(camera, image, pose).score
         scoring.append(time.perf_counter() - began)
         return score
 
     began = time.monotonic()
     for index in tqdm(range(episodes), desc=f"{spec.task} guard", unit="episode"):
         rng = np.random.default_rng([seed + index, 4])
-        way, hands = drive(simulation, seed + index, rng)
+        way, poses = drive(simulation, seed + index, rng)
         result: dict[str, Any] = {"index": index, "seed": seed + index, "steps": len(way)}
         for camera in guard.cameras:
             judgement, before = Judgement(), len(good[camera])
             for step in range(int(rng.integers(stride)), len(way), stride):
-                score = look(camera, picture(simulation, camera, way[step]))
+                score = look(camera, picture(simulation, camera, way[step]), poses[step])
                 good[camera].append(score)
-                alarms[camera].append(judgement.add(score, hands[step]))
+                alarms[camera].append(judgement.add(score))
             missed: list[str] = []
             for fault in FAULTS:
                 for _ in range(2):
@@ -70,9 +70,9 @@ def evaluate_guard(path: Path, episodes: int, seed: int) -> dict[str, Any]:
                     first = int(rng.integers(max(1, len(way) - stride * FRAMES)))
                     made.set_scene(simulation)
                     if fault == "frozen":
-                        frames = _until_frozen(simulation, made, way[first:], hands[first:], stride)
+                        frames = _until_frozen(simulation, made, way[first:], poses[first:], stride)
                     else:
-                        frames, score = _until_alarm(simulation, made, way[first::stride], hands[first::stride], look)
+                        frames, score = _until_alarm(simulation, made, way[first::stride], poses[first::stride], look)
                         bad[camera, fault].append(score)
                     caught[camera, fault].append(frames)
                     if not frames:
@@ -124,10 +124,10 @@ class Watcher:
         """Before each step."""
         if step % self._stride:
             return
-        hand = self._simulation.observe(images=False)["robot0_eef_pos"]
+        pose = hand_pose(self._simulation)
         for camera, judgement in self._judgements.items():
             image = picture(self._simulation, camera, self._simulation.data.qpos)
-            if judgement.add(self._guard.look(camera, image).score, hand) and self.alarm is None:
+            if judgement.add(self._guard.look(camera, image, pose).score) and self.alarm is None:
                 self.alarm = (camera, step)
 
 
@@ -151,19 +151,25 @@ def watch_policy(guard_path: Path, policy_path: Path, episodes: int, seed: int) 
 def drive(
     simulation: Simulation, seed: int, rng: np.random.Generator
 ) -> tuple[list[NDArray[np.float64]], list[NDArray[np.float64]]]:
-    """Joint positions and the hand's positions (3) m of an expert's episode, a control step apart."""
+    """Joint positions and the hand's poses (7) of an expert's episode, a control step apart."""
     simulation.reset(seed)
     view = View.of(simulation)
     expert = EXPERTS[simulation.task_name](view)
     spread = ACTION_SCALE * rng.uniform(0, NOISE) * np.array([1, 1, 1, 0.3, 0.3, 0.3, 0])
     way: list[NDArray[np.float64]] = []
-    hands: list[NDArray[np.float64]] = []
+    poses: list[NDArray[np.float64]] = []
     while not simulation.success and len(way) < simulation.task.max_steps:
         way.append(simulation.data.qpos.copy())
-        hands.append(view.hand.copy())
+        poses.append(hand_pose(simulation))
         simulation.step(next(expert) + spread * rng.standard_normal(7))
         view.look(simulation)
-    return way, hands
+    return way, poses
+
+
+def hand_pose(simulation: Simulation) -> NDArray[np.float64]:
+    """(7): position [m], quaternion xyzw."""
+    frame = simulation.observe(images=False)
+    return np.concatenate([frame["robot0_eef_pos"], frame["robot0_eef_quat"]])
 
 
 def picture(simulation: Simulation, camera: str, qpos: NDArray[np.float64]) -> NDArray[np.uint8]:
@@ -175,16 +181,16 @@ def _until_alarm(
     simulation: Simulation,
     fault: CameraFault,
     way: list[NDArray[np.float64]],
-    hands: list[NDArray[np.float64]],
+    poses: list[NDArray[np.float64]],
     look: Any,
 ) -> tuple[int, float]:
     """Pictures until the alarm, 0 where none comes within FRAMES; and the first one's score."""
     judgement = Judgement()
     first = float("nan")
-    for i, (qpos, hand) in enumerate(zip(way[:FRAMES], hands, strict=False)):
-        score = look(fault.camera, fault.picture(picture(simulation, fault.camera, qpos)))
+    for i, (qpos, pose) in enumerate(zip(way[:FRAMES], poses, strict=False)):
+        score = look(fault.camera, fault.picture(picture(simulation, fault.camera, qpos)), pose)
         first = score if i == 0 else first
-        if judgement.add(score, hand):
+        if judgement.add(score):
             return i + 1, first
     return 0, first
 
@@ -193,7 +199,7 @@ def _until_frozen(
     simulation: Simulation,
     fault: CameraFault,
     way: list[NDArray[np.float64]],
-    hands: list[NDArray[np.float64]],
+    poses: list[NDArray[np.float64]],
     stride: int,
 ) -> int:
     """The same by all pictures of the camera, of which every `stride`-th would be scored."""
@@ -201,7 +207,7 @@ def _until_frozen(
     for step in range(min(len(way), stride * FRAMES)):
         stamp_ns = episode_stamp_ns(0, step)
         watch.image(fault.camera, stamp_ns, fault.picture(picture(simulation, fault.camera, way[step])))
-        watch.position(stamp_ns, hands[step])
+        watch.position(stamp_ns, poses[step][:3])
         if watch.reasons():
             return step // stride + 1
     return 0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,14 +14,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from diffusion_ros import checkpoint
+from diffusion_ros.policy import Policy
 from diffusion_ros.simulation import CAMERAS, IMAGE_SIZE, Simulation, task_named
 from diffusion_ros.simulation import RATE as SIMULATION_RATE
 from diffusion_ros.spec import GUARD_KIND, CheckpointSpec, TensorSpec
 from training import command_line
 from training.camera_guard import TINY, GuardLoss, GuardModel
 from training.datasets import load_demonstrations, split_episodes
-from training.evaluate_guard import drive, picture
+from training.evaluate_guard import drive, hand_pose, picture
 from training.noise_schedule import NoiseSchedule
+from training.rollout import roll_out
 from training.run import (
     FIRST_VALIDATION_SEED,
     ExponentialMovingAverage,
@@ -36,7 +38,16 @@ from training.run import (
 
 RATE = 5.0
 """Pictures a second of each camera that a guard is meant to score [Hz]."""
-FREE = ("save_every", "levels", "usual", "false_alarms", "calibration_stride", "validation_episodes", "margin")
+FREE = (
+    "save_every",
+    "levels",
+    "usual",
+    "false_alarms",
+    "calibration_stride",
+    "validation_episodes",
+    "margin",
+    "policy",
+)
 """Options that do not change the weights."""
 
 
@@ -70,19 +81,23 @@ class Options:
     """Of the training."""
     held_out: float = 0.2
     """Part of the episodes that the guard is calibrated on and not trained on."""
-    calibration_stride: int = 1
-    """Every so many of their frames."""
+    calibration_stride: int = 4
+    """Every so many of their frames: those of 20 Hz at the guard's rate, so that they do not outweigh the episodes."""
     usual: float = 0.99
     """Part of good pictures whose error in a square counts as usual there, in the heat map."""
     false_alarms: float = 0.01
     """Part of good pictures that are to be farther off than the threshold's margin allows for ..."""
-    margin: float = 1.7
+    margin: float = 2.0
     """... which is so many times as far: a robot that holds shows the guard the same picture again and again, so that a
-    false alarm would last."""
+    false alarm would last. In between what good pictures and what a wrist camera turned by 10 degrees come to in
+    validation episodes."""
     validation_episodes: int = 120
     """Of an expert with noise in the simulator, from seed 90,000 on: among them are some that go wrong, as no
-    demonstration does. Half of them count as the held-out frames do, the others set the threshold. 0: the last third of
-    the held-out frames sets it."""
+    demonstration does. Every second counts as the held-out frames do, the others set the threshold. 0: every third part
+    of the held-out frames sets it."""
+    policy: Path | None = None
+    """The checkpoint that is to be guarded: as many of its episodes, less those that fail, are added to the expert's,
+    for it goes where no expert goes."""
     save_every: int = 500
     """Iterations between saves of what --resume needs."""
     resume: bool = False
@@ -112,8 +127,10 @@ def make_spec(options: Options, task: str, data_hash: str, scores: dict[str, Any
         kind=GUARD_KIND,
         task=task,
         environment=task_named(task).environment,
-        inputs=tuple(
-            TensorSpec(f"{camera}_image", (IMAGE_SIZE, IMAGE_SIZE, 3), "uint8", "rgb", "") for camera in CAMERAS
+        inputs=(
+            *(TensorSpec(f"{camera}_image", (IMAGE_SIZE, IMAGE_SIZE, 3), "uint8", "rgb", "") for camera in CAMERAS),
+            TensorSpec("robot0_eef_pos", (3,), "float32", "m", "world"),
+            TensorSpec("robot0_eef_quat", (4,), "float32", "1", "world"),
         ),
         outputs=(TensorSpec("score", (1,), "float32", "1", ""),),
         rate=RATE,
@@ -129,20 +146,56 @@ def make_spec(options: Options, task: str, data_hash: str, scores: dict[str, Any
     )
 
 
-def validation_frames(task: str, episodes: int) -> Iterator[list[Tensor]]:
-    """Pictures (N, H, W, 3) uint8 of each camera at a guard's rate, of experts' episodes that are for validation."""
-    if not episodes:
-        return
+@dataclass(frozen=True)
+class Frames:
+    """Good pictures, and where the hand was."""
+
+    images: list[Tensor]
+    """(N, H, W, 3) uint8 of each camera."""
+    poses: Tensor
+    """(N, 7): position [m], quaternion xyzw."""
+
+
+def expert_frames(task: str, episodes: int) -> Iterator[Frames]:
+    """What a guard would look at in experts' episodes that are for validation."""
     simulation = Simulation(task, CAMERAS)
     stride = round(SIMULATION_RATE / RATE)
     for seed in range(FIRST_VALIDATION_SEED, FIRST_VALIDATION_SEED + episodes):
         rng = np.random.default_rng([seed, 4])
-        way, _ = drive(simulation, seed, rng)
+        way, poses = drive(simulation, seed, rng)
         steps = range(int(rng.integers(stride)), len(way), stride)
-        yield [
-            torch.from_numpy(np.stack([picture(simulation, camera, way[step]) for step in steps])) for camera in CAMERAS
-        ]
+        images = [[picture(simulation, camera, way[step]) for step in steps] for camera in CAMERAS]
+        yield _frames(images, [poses[step] for step in steps])
     simulation.close()
+
+
+def policy_frames(policy: Policy, episodes: int) -> Iterator[Frames]:
+    """What a guard would look at in those of a policy's episodes from the same starts that succeed.
+
+    One that fails shows one view all along, and too many pictures of what should not be.
+    """
+    simulation = Simulation(policy.spec.task, CAMERAS)
+    stride = round(SIMULATION_RATE / RATE)
+    images: list[list[NDArray[np.uint8]]] = [[] for _ in CAMERAS]
+    poses: list[NDArray[np.float64]] = []
+
+    def look(step: int) -> None:
+        if step % stride == 0:
+            poses.append(hand_pose(simulation))
+            for seen, camera in zip(images, CAMERAS, strict=True):
+                seen.append(picture(simulation, camera, simulation.data.qpos))
+
+    for episode in roll_out(policy, simulation, episodes, FIRST_VALIDATION_SEED, watch=look):
+        if episode.success:
+            yield _frames(images, poses)
+        poses.clear()
+        for seen in images:
+            seen.clear()
+    simulation.close()
+
+
+def _frames(images: list[list[NDArray[np.uint8]]], poses: list[NDArray[np.float64]]) -> Frames:
+    return Frames([torch.from_numpy(np.stack(seen)) for seen in images], torch.from_numpy(np.stack(poses)).float())
 
 
 class Trainer:
@@ -156,7 +209,11 @@ class Trainer:
         episode = np.searchsorted(self.data.starts, np.arange(len(self.data)), side="right") - 1
         train, held = split_episodes(self.data.episodes, options.held_out, options.seed)
         self.train_steps = np.flatnonzero(np.isin(episode, train))
-        self.held_steps = np.flatnonzero(np.isin(episode, held))[:: options.calibration_stride]
+        held_steps = np.flatnonzero(np.isin(episode, held))[:: options.calibration_stride]
+        self.held_parts = np.array_split(held_steps, max(3, len(held_steps) // 64))
+        self.policy: Policy | None = None
+        if options.policy is not None:
+            self.policy = Policy(checkpoint.load(options.policy, kind="policy", task=self.data.task))
         schedule = NoiseSchedule(options.num_train_timesteps, prediction="sample")
         self.model = GuardModel(len(CAMERAS), schedule, options.levels, IMAGE_SIZE, options.dim, options.dim_mults).to(
             self.device
@@ -221,31 +278,43 @@ class Trainer:
                 checkpoint.save(self.model.cpu(), spec, options.out, half=True)
             print(f"wrote {options.out}")
 
+    def _good_frames(self) -> Iterator[tuple[Frames, bool]]:
+        """All that the guard is calibrated on, a part at a time, and whether the threshold is set by it."""
+        options, task = self.options, self.data.task
+        hand = [self.data.observations[name] for name in ("robot0_eef_pos", "robot0_eef_quat")]
+        for index, steps in enumerate(self.held_parts):
+            poses = torch.from_numpy(np.concatenate([values[steps] for values in hand], axis=1)).float()
+            images = [self.images(camera, steps) for camera in range(len(CAMERAS))]
+            yield Frames(images, poses), not options.validation_episodes and index % 3 == 2
+        for index, frames in enumerate(expert_frames(task, options.validation_episodes)):
+            yield frames, index % 2 == 1
+        if self.policy is not None:
+            for index, frames in enumerate(policy_frames(self.policy, options.validation_episodes)):
+                yield frames, index % 2 == 1
+
     @torch.no_grad()
     def _calibrate(self) -> dict[str, Any]:
         """By the held-out frames and the validation episodes. How it does on others is for training.evaluate to say."""
-        options, held, model = self.options, self.held_steps, self.model
+        options, model = self.options, self.model
         model.eval()
-        frames = np.array_split(held, max(3, len(held) // 64))
-        demonstrations = ([self.images(camera, part) for camera in range(len(CAMERAS))] for part in frames)
-        episodes = validation_frames(self.data.task, options.validation_episodes)
-        total = len(frames) + options.validation_episodes
-        first = len(frames) + options.validation_episodes // 2 if options.validation_episodes else 2 * total // 3
-        bar = self.bookkeeping.bar("calibration", 0, total)
-        found: list[list[tuple[Tensor, ...]]] = [[] for _ in CAMERAS]
-        for part in itertools.chain(demonstrations, episodes):
-            for camera, images in enumerate(part):
-                found[camera].append(model.features(images.to(self.device), camera))
+        sources = 1 if self.policy is None else 2
+        bar = self.bookkeeping.bar("calibration", 0, len(self.held_parts) + sources * options.validation_episodes)
+        looks: dict[tuple[int, bool], list[tuple[Tensor, ...]]] = defaultdict(list)
+        for frames, for_threshold in self._good_frames():
+            poses = frames.poses.to(self.device)
+            for camera, images in enumerate(frames.images):
+                looks[camera, for_threshold].append((*model.features(images.to(self.device), camera), poses))
             bar.update()
         bar.close()
-        for camera, looks in enumerate(found):
-            errors, *fitted = (torch.cat(parts) for parts in zip(*looks[:first], strict=True))
-            _, *others = (torch.cat(parts) for parts in zip(*looks[first:], strict=True))
-            model.usual_scale[camera] = errors.quantile(options.usual, dim=0).clamp(min=TINY)
-            for familiarity, good, other in zip((model.of_differences, model.of_colours), fitted, others, strict=True):
-                familiarity.fit(good, camera)
-                familiarity.set_threshold(other, camera, options.false_alarms, options.margin)
-        return {"held_out_frames": len(held), "threshold_frames": len(others[0])}
+        for camera in range(len(CAMERAS)):
+            fitted, others = (
+                [torch.cat(parts) for parts in zip(*looks[camera, which], strict=True)] for which in (False, True)
+            )
+            model.usual_scale[camera] = fitted[0].quantile(options.usual, dim=0).clamp(min=TINY)
+            for feature, familiarity in ((1, model.of_differences), (2, model.of_colours)):
+                familiarity.fit(fitted[feature], fitted[3], camera)
+                familiarity.set_threshold(others[feature], others[3], camera, options.false_alarms, options.margin)
+        return {"fitted_frames": len(fitted[3]), "threshold_frames": len(others[3])}
 
     def _save(self, optimizer: Any) -> None:
         self.bookkeeping.save(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -28,7 +28,8 @@ class View:
 
 
 class CameraGuard:
-    """Scores pictures by how far partial noising and denoising by a model of good ones leads away from them."""
+    """Scores pictures by how far partial noising and denoising by a model of good ones leads away from them, beside how
+    far it does so for good ones when the hand is where it is."""
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         self.checkpoint = checkpoint
@@ -40,71 +41,52 @@ class CameraGuard:
         """Those that it knows."""
         return self.spec.cameras
 
-    def look(self, camera: str, image: NDArray[Any]) -> View:
-        """Scores image (H, W, 3) uint8. Raises FrameError for another shape or type, ValueError for another camera."""
+    def look(self, camera: str, image: NDArray[Any], pose: NDArray[np.float64]) -> View:
+        """Scores image (H, W, 3) uint8, taken while the hand was at pose (7): position [m], quaternion xyzw.
+
+        Raises FrameError for an image or a pose of another shape or type, ValueError for another camera.
+        """
         if camera not in self.cameras:
             raise ValueError(f"camera {camera!r}: the guard knows {', '.join(self.cameras)}")
         shape = self._shapes[f"{camera}_image"]
         if image.shape != shape or image.dtype != np.uint8:
             raise FrameError(f"{camera}: {image.dtype} {image.shape}, the guard expects uint8 {shape}")
-        batch = torch.from_numpy(np.array(image))[None].to(self.checkpoint.device)
+        if pose.shape != (7,) or not np.isfinite(pose).all():
+            raise FrameError(f"pose {pose.tolist()}: 7 finite numbers expected")
+        device = self.checkpoint.device
+        batch = torch.from_numpy(np.array(image))[None].to(device)
+        poses = torch.from_numpy(pose.astype(np.float32))[None].to(device)
         with torch.inference_mode():
-            score, heat = self.checkpoint.module.score(batch, self.cameras.index(camera))
+            score, heat = self.checkpoint.module.score(batch, poses, self.cameras.index(camera))
         return View(float(score[0]), heat[0].float().cpu().numpy())
 
 
 @dataclass
 class Judgement:
-    """An alarm from the scores of one camera: strong evidence at once, weak evidence if it lasts while the robot moves.
+    """An alarm from the scores of one camera: one picture that is far beyond, or two of the last three above 1.
 
-    Strong is one picture that is far beyond, or two of the last three above 1. Weak is LASTING pictures in a row above
-    `suspicious`, the hand at least MOVED from one to the next: single good pictures come there, and a robot that stands
-    there shows the same picture again and again.
-
-    It ends after `good_frames` pictures in a row of at most 1, of at most `suspicious` if the evidence was weak: a
-    robot that goes on at the first good one would do so in between two bad ones.
+    It ends after `good_frames` pictures in a row of at most 1: a robot that goes on at the first good one would do so
+    in between two bad ones.
     """
-
-    LASTING: ClassVar[int] = 4
-    MOVED: ClassVar[float] = 0.005
-    """Metres."""
 
     good_frames: int = 3
     far: float = 3.0
     """Parts of the threshold beyond which one picture is enough."""
-    suspicious: float = 0.7
-    """Parts of the threshold that hardly any good picture exceeds."""
     alarm: bool = False
     score: float = float("nan")
     """The last."""
     _bad: deque[bool] = field(default_factory=lambda: deque(maxlen=3))
-    _suspicious_at: list[NDArray[np.float64]] = field(default_factory=list)
-    """Where the hand was at the pictures of weak evidence."""
-    _limit: float = 1.0
-    """That the scores have to come below for the alarm to end."""
     _good: int = 0
 
-    def add(self, score: float, hand: NDArray[np.float64] | None = None) -> bool:
-        """Takes the score of the next picture in; whether there is an alarm. A score that is NaN is bad.
-
-        hand: its position (3) [m] then; without it, nothing counts as weak evidence.
-        """
+    def add(self, score: float) -> bool:
+        """Takes the score of the next picture in; whether there is an alarm. A score that is NaN is bad."""
         self.score = score
         self._bad.append(not score <= 1.0)
-        if score <= self.suspicious:
-            self._suspicious_at = []
-        elif hand is not None:
-            at = self._suspicious_at
-            if not at or np.linalg.norm(hand - at[-1]) >= self.MOVED:
-                self._suspicious_at = [*at, hand.copy()][-self.LASTING :]
-        lasting = len(self._suspicious_at) == self.LASTING
-        if lasting:
-            self._limit = self.suspicious
-        self._good = self._good + 1 if score <= self._limit else 0
-        if lasting or sum(self._bad) >= 2 or not score <= self.far:
+        self._good = self._good + 1 if score <= 1.0 else 0
+        if sum(self._bad) >= 2 or not score <= self.far:
             self.alarm = True
         elif self._good >= self.good_frames:
-            self.alarm, self._limit = False, 1.0
+            self.alarm = False
         return self.alarm
 
     def distrust(self) -> None:

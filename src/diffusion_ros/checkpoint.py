@@ -282,11 +282,12 @@ def _dry_run(checkpoint: Checkpoint) -> str:
 def _dry_run_guard(checkpoint: Checkpoint) -> str:
     import torch
 
-    for camera, tensor in enumerate(checkpoint.spec.inputs):
+    poses = torch.tensor([[0.0, 0, 0, 0, 0, 0, 1]], device=checkpoint.device).repeat(2, 1)
+    for camera, tensor in enumerate(checkpoint.spec.inputs[: len(checkpoint.spec.cameras)]):
         images = torch.zeros((2, *tensor.shape), dtype=torch.uint8, device=checkpoint.device)
         images[1] = 255
         with torch.inference_mode():
-            score, heat = checkpoint.module.score(images, camera)
+            score, heat = checkpoint.module.score(images, poses, camera)
         if tuple(score.shape) != (2,) or heat.ndim != 3 or len(heat) != 2:
             return f"gives scores {tuple(score.shape)} and heat {tuple(heat.shape)}, (2,) and (2, h, w) expected"
         if not bool(score.isfinite().all()) or not bool(heat.isfinite().all()):

@@ -66,8 +66,8 @@ class CheckpointSpec:
     An image model makes one output, `image` (H, W, C) with C 1 or 3, from a seed; it has a sampler and nothing of a
     robot: its rate is 0, its horizons are 1. Inputs are empty, or the images that it can be compared with.
 
-    A camera guard's inputs are the images of the cameras that it knows, its output is `score` (1): all horizons are 1,
-    and it has neither actions nor sampler.
+    A camera guard's inputs are the images of the cameras that it knows and the hand's pose, its output is `score` (1):
+    all horizons are 1, and it has neither actions nor sampler.
     """
 
     kind: str
@@ -136,8 +136,12 @@ class CheckpointSpec:
     def _check_guard(self) -> None:
         """What holds for a guard of cameras."""
         self._check_single(("action_low", "action_high", "workspace_low", "workspace_high"))
-        if len(self.cameras) != len(self.inputs):
-            raise SpecError(f"spec: inputs {', '.join(self.input_names)}, images alone expected in a {self.kind}")
+        others = [(tensor.name, tensor.shape) for tensor in self.inputs[len(self.cameras) :]]
+        if not self.cameras or others != [("robot0_eef_pos", (3,)), ("robot0_eef_quat", (4,))]:
+            raise SpecError(
+                f"spec: inputs {', '.join(self.input_names)}, images, robot0_eef_pos (3) and robot0_eef_quat (4)"
+                f" expected in a {self.kind}"
+            )
         if [(tensor.name, tensor.shape) for tensor in self.outputs] != [("score", (1,))]:
             raise SpecError(f"spec: outputs {', '.join(t.name for t in self.outputs)}, score (1) alone expected")
 

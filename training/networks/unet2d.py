@@ -227,6 +227,10 @@ class Unet2d(nn.Module):
         self.film_sizes = [4 * a for a, _ in levels] + [2 * middle] * 2 + [4 * b for _, b in reversed(levels)]
         self.film_sizes.append(2 * dim)
         self.film = nn.Linear(time_dim, sum(self.film_sizes))
+        # It begins by answering 0, as Ho et al.'s code does, and without scale or shift in any block, as DiT (Peebles
+        # and Xie 2022): the same images after fewer steps.
+        for parameter in (*self.head.parameters(), *self.film.parameters()):
+            nn.init.zeros_(parameter)
 
     def check_size(self, height: int, width: int) -> None:
         """Raises ValueError for images that the levels cannot halve."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 import traceback
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -48,6 +49,13 @@ class CameraGuardParameters:
         0.25, "how long a camera may show the same picture while the robot moves [s]; 0: for ever", low=0.0
     )
     max_image_age: float = parameter(0.5, "a camera that is silent for longer is an alarm [s]", low=0.05)
+    max_pose_gap: float = parameter(
+        0.1, "longest time from a picture to the eef_pose that it is seen with [s]", low=0.0
+    )
+
+
+POSES = 40
+"""Of the hand that are kept: two seconds of 20 Hz."""
 
 
 @dataclass(frozen=True)
@@ -60,13 +68,11 @@ class Picture:
     stamp_ns: int
     image: NDArray[np.uint8]
     """(H, W, 3)."""
-    hand: NDArray[np.float64] | None
-    """Its position (3) [m] in the last pose that had come."""
 
 
 class CameraGuardNode(RunnableNode):
-    """Subscribes to the cameras that its checkpoint knows; publishes camera_guard (a DiagnosticStatus: the verdict, and
-    the scores), <camera>/guard_heat (what is wrong, in red over the picture) and diagnostics."""
+    """Subscribes to the cameras that its checkpoint knows and to eef_pose; publishes camera_guard (a DiagnosticStatus:
+    the verdict, and the scores), <camera>/guard_heat (what is wrong, in red over the picture) and diagnostics."""
 
     def __init__(self, parameter_overrides: Sequence[Parameter[Any]] = ()) -> None:
         """Raises ValueError (parameters, checkpoint) in one line."""
@@ -82,7 +88,8 @@ class CameraGuardNode(RunnableNode):
         self._frozen = FrozenCameras(round(p.max_frozen * 1e9))
         self._frozen_reasons: list[str] = []
         """Found out on the node's thread, read on both."""
-        self._hand: NDArray[np.float64] | None = None
+        self._poses: deque[tuple[int, NDArray[np.float64]]] = deque(maxlen=POSES)
+        """Stamps [ns], and the hand's position [m] and quaternion xyzw (7). With the worker's condition held."""
 
         self._publisher = self.create_publisher(DiagnosticStatus, topics.CAMERA_GUARD, topics.COMMAND_QOS)
         self._heat_publishers = {
@@ -119,18 +126,21 @@ class CameraGuardNode(RunnableNode):
         with self._worker.condition:
             if silent is not None and silent > self.parameters.max_image_age:
                 self._judgements[camera].distrust()
-            self._newest[camera] = Picture(camera, time.monotonic(), stamp_ns, image, self._hand)
+            self._newest[camera] = Picture(camera, time.monotonic(), stamp_ns, image)
         self._frozen_reasons = self._frozen.reasons()
         if self._frozen_reasons:
             self._tell()
 
     def _on_pose(self, msg: PoseStamped) -> None:
         try:
-            stamp_ns, position, _ = messages.pose_from_msg(msg)
+            stamp_ns, position, quaternion = messages.pose_from_msg(msg)
         except messages.MessageError:
             return  # the executor says what is wrong with it
         self._frozen.position(stamp_ns, position)
-        self._hand = position
+        with self._worker.condition:
+            if self._poses and stamp_ns < self._poses[-1][0]:
+                self._poses.clear()  # another run
+            self._poses.append((stamp_ns, np.concatenate([position, quaternion])))
 
     def _on_timer(self) -> None:
         """Asks for the newest picture of each camera to be scored; where none came since, the verdict says so."""
@@ -151,15 +161,26 @@ class CameraGuardNode(RunnableNode):
                 return picture
         return None
 
+    def _pose_at(self, picture: Picture) -> NDArray[np.float64]:
+        """The hand's (7) whose stamp is nearest. Raises FrameError where none is near."""
+        with self._worker.condition:
+            poses = list(self._poses)
+        gaps = [abs(stamp_ns - picture.stamp_ns) / 1e9 for stamp_ns, _ in poses]
+        if not gaps or min(gaps) > self.parameters.max_pose_gap:
+            near = f"within {self.parameters.max_pose_gap} s of the picture of {picture.camera}"
+            raise FrameError(f"{topics.EEF_POSE}: none {near}")
+        return poses[int(np.argmin(gaps))][1]
+
     def _work(self, picture: Picture) -> None:
         camera = picture.camera
         try:
+            pose = self._pose_at(picture)
             began = time.monotonic()
-            view = self.guard.look(camera, picture.image)
+            view = self.guard.look(camera, picture.image, pose)
             self.diagnostics.latency(f"{camera} scoring", time.monotonic() - began)
             with self._worker.condition:
                 self._faults.pop(camera, None)
-                self._judgements[camera].add(view.score, picture.hand)
+                self._judgements[camera].add(view.score)
                 self._scored[camera] = picture.came
             self._show(picture, view)
         except FrameError as error:
@@ -200,6 +221,8 @@ class CameraGuardNode(RunnableNode):
                     waits.append(f"{camera}: not scored yet")
             elif (late := time.monotonic() - scored) > p.max_image_age + 1.0 / p.rate:
                 reasons.append(f"{camera}: the last picture that was scored is {late:.2f} s old")
+            elif judgement.alarm and judgement.score <= 1.0:
+                reasons.append(f"{camera} is good again, but not for {p.good_frames} pictures yet")
             elif judgement.alarm:
                 reasons.append(f"{camera} does not show what it was trained on, score {judgement.score:.2f} of 1")
         reasons += self._frozen_reasons
