@@ -307,14 +307,13 @@ class Trainer:
             bar.update()
         bar.close()
         for camera in range(len(CAMERAS)):
-            fitted, others = (
-                [torch.cat(parts) for parts in zip(*looks[camera, which], strict=True)] for which in (False, True)
-            )
-            model.usual_scale[camera] = fitted[0].quantile(options.usual, dim=0).clamp(min=TINY)
-            for feature, familiarity in ((1, model.of_differences), (2, model.of_colours)):
-                familiarity.fit(fitted[feature], fitted[3], camera)
-                familiarity.set_threshold(others[feature], others[3], camera, options.false_alarms, options.margin)
-        return {"fitted_frames": len(fitted[3]), "threshold_frames": len(others[3])}
+            errors, *fitted, poses = (torch.cat(parts) for parts in zip(*looks[camera, False], strict=True))
+            _, *others, other_poses = (torch.cat(parts) for parts in zip(*looks[camera, True], strict=True))
+            model.usual_scale[camera] = errors.quantile(options.usual, dim=0).clamp(min=TINY)
+            for familiarity, good, other in zip((model.of_differences, model.of_colours), fitted, others, strict=True):
+                familiarity.fit(good, poses, camera)
+                familiarity.set_threshold(other, other_poses, camera, options.false_alarms, options.margin)
+        return {"fitted_frames": len(poses), "threshold_frames": len(other_poses)}
 
     def _save(self, optimizer: Any) -> None:
         self.bookkeeping.save(

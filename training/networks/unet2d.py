@@ -228,7 +228,7 @@ class Unet2d(nn.Module):
         self.film_sizes.append(2 * dim)
         self.film = nn.Linear(time_dim, sum(self.film_sizes))
         # It begins by answering 0, as Ho et al.'s code does, and without scale or shift in any block, as DiT (Peebles
-        # and Xie 2022): the same images after fewer steps.
+        # and Xie 2022): better images after few steps.
         for parameter in (*self.head.parameters(), *self.film.parameters()):
             nn.init.zeros_(parameter)
 

@@ -54,8 +54,8 @@ class CameraGuardParameters:
     )
 
 
-POSES = 40
-"""Of the hand that are kept: two seconds of 20 Hz."""
+POSES_NS = 2_000_000_000
+"""How long poses of the hand are kept, however many come."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ class CameraGuardNode(RunnableNode):
         self._frozen = FrozenCameras(round(p.max_frozen * 1e9))
         self._frozen_reasons: list[str] = []
         """Found out on the node's thread, read on both."""
-        self._poses: deque[tuple[int, NDArray[np.float64]]] = deque(maxlen=POSES)
+        self._poses: deque[tuple[int, NDArray[np.float64]]] = deque()
         """Stamps [ns], and the hand's position [m] and quaternion xyzw (7). With the worker's condition held."""
 
         self._publisher = self.create_publisher(DiagnosticStatus, topics.CAMERA_GUARD, topics.COMMAND_QOS)
@@ -141,6 +141,8 @@ class CameraGuardNode(RunnableNode):
             if self._poses and stamp_ns < self._poses[-1][0]:
                 self._poses.clear()  # another run
             self._poses.append((stamp_ns, np.concatenate([position, quaternion])))
+            while self._poses[0][0] < stamp_ns - POSES_NS:
+                self._poses.popleft()
 
     def _on_timer(self) -> None:
         """Asks for the newest picture of each camera to be scored; where none came since, the verdict says so."""
