@@ -50,6 +50,28 @@ def test_observation_is_of_the_present_state(can: Simulation) -> None:
     assert np.abs(can.joint_positions()[-2:] - frame["robot0_gripper_qpos"]).max() == 0
 
 
+def test_a_hold_keeps_the_hand_where_it_was_told_to_stay(can: Simulation) -> None:
+    """In the middle of lifting, with the can in the hand."""
+    can.reset(90_001)
+    view = View.of(can)
+    expert = EXPERTS["can"](view)
+    for _ in range(80):
+        can.step(next(expert))
+        view.look(can)
+    told = can.observe(images=False)["robot0_eef_pos"], can.grip_matrix()
+    assert abs(can.joint_velocities()).max() > 0.1
+    for _ in range(100):
+        can.step(np.zeros(7))
+    assert np.linalg.norm(can.observe(images=False)["robot0_eef_pos"] - told[0]) < 1e-3
+    assert np.linalg.norm(can.grip_matrix() - told[1]) < 0.01
+    can.step(FORWARD)
+    can.step(FORWARD)
+    there = can.observe(images=False)["robot0_eef_pos"]
+    for _ in range(60):
+        can.step(np.zeros(7))
+    np.testing.assert_allclose(can.observe(images=False)["robot0_eef_pos"], there, atol=1e-3)
+
+
 def test_command_moves_the_hand_in_metres(can: Simulation) -> None:
     can.reset(2)
     start = can.observe(images=False)["robot0_eef_pos"]

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import gymnasium
 import numpy as np
 from numpy.typing import NDArray
+from scipy.spatial.transform import Rotation
 
 from diffusion_ros.render_backend import choose_render_backend
 
@@ -224,6 +225,8 @@ class Simulation:
         robot = self.env.robots[0]
         self._grip_site = int(robot.eef_site_id["right"])
         self._hand_body = self.model.body(robot.robot_model.eef_name["right"]).id
+        self._held: tuple[Array, Array] | None = None
+        """Where the hand was when it was told to stay, None while it moves: position (3) m and rotation (3, 3)."""
         self.joint_names = [*robot.robot_model.joints, *robot.gripper["right"].joints]
         joints = [self.model.joint(name) for name in self.joint_names]
         self._qpos = np.array([joint.qposadr[0] for joint in joints])
@@ -238,12 +241,27 @@ class Simulation:
         # In place: the placement samplers hold the generator itself.
         self.env.rng.bit_generator.state = np.random.default_rng(seed).bit_generator.state
         self.env.reset()
+        self._held = None
 
     def step(self, row: Array) -> None:
-        """Executes one command row (7,) for a control period of 50 ms; values beyond full scale are clipped."""
-        row = np.asarray(row, dtype=np.float64)
+        """Executes one command row (7,) for a control period of 50 ms; values beyond full scale are clipped.
+
+        Rows without motion keep the hand where the first of them found it. robosuite's controller by itself starts from
+        where the hand has got to in each step, so that a load or a push would carry it away.
+        """
+        row = np.array(row, dtype=np.float64)
         if row.shape != (7,) or not np.isfinite(row).all():
             raise ValueError(f"command {row.tolist()}: expected 7 finite numbers")
+        if row[:6].any():
+            self._held = None
+        else:
+            view = self._look(self.data.qpos)
+            position = view.site_xpos[self._grip_site].copy()
+            rotation = view.site_xmat[self._grip_site].reshape(3, 3).copy()
+            if self._held is None:
+                self._held = position, rotation
+            row[:3] = self._held[0] - position
+            row[3:6] = Rotation.from_matrix(self._held[1] @ rotation.T).as_rotvec()
         self.env.step(np.clip(row / ACTION_SCALE, -1.0, 1.0))
 
     @property
