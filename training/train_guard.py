@@ -87,10 +87,10 @@ class Options:
     """Part of good pictures whose error in a square counts as usual there, in the heat map."""
     false_alarms: float = 0.01
     """Part of good pictures that are to be farther off than the threshold's margin allows for ..."""
-    margin: float = 2.0
-    """... which is so many times as far: a robot that holds shows the guard the same picture again and again, so that a
-    false alarm would last. In between what good pictures and what a wrist camera turned by 10 degrees come to in
-    validation episodes."""
+    margin: tuple[float, ...] = (6.0, 2.5)
+    """... which is so many times as far, for each camera: a robot that holds shows the guard the same picture again and
+    again, so that a false alarm would last. In between what pictures come to where a policy goes astray and what faults
+    do, in validation episodes: a camera that stands still tells the two well apart, one on the wrist hardly."""
     validation_episodes: int = 120
     """Of an expert with noise in the simulator, from seed 90,000 on: among them are some that go wrong, as no
     demonstration does. Every second counts as the held-out frames do, the others set the threshold. 0: every third part
@@ -114,6 +114,8 @@ class Options:
         for name in ("held_out", "usual", "false_alarms"):
             if not 0 < getattr(self, name) < 1:
                 raise ValueError(f"{name} {getattr(self, name)}: must lie between 0 and 1")
+        if len(self.margin) != len(CAMERAS) or min(self.margin) <= 0:
+            raise ValueError(f"margin {self.margin}: one above 0 for each of {', '.join(CAMERAS)} expected")
 
     @property
     def run_folder(self) -> Path:
@@ -312,7 +314,7 @@ class Trainer:
             model.usual_scale[camera] = errors.quantile(options.usual, dim=0).clamp(min=TINY)
             for familiarity, good, other in zip((model.of_differences, model.of_colours), fitted, others, strict=True):
                 familiarity.fit(good, poses, camera)
-                familiarity.set_threshold(other, other_poses, camera, options.false_alarms, options.margin)
+                familiarity.set_threshold(other, other_poses, camera, options.false_alarms, options.margin[camera])
         return {"fitted_frames": len(poses), "threshold_frames": len(other_poses)}
 
     def _save(self, optimizer: Any) -> None:
