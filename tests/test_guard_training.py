@@ -20,7 +20,7 @@ from diffusion_ros import checkpoint
 from diffusion_ros.camera_guard import CameraGuard
 from diffusion_ros.policy import Policy
 from diffusion_ros.simulation import CAMERAS
-from training.camera_guard import PATCH, RIDGE, SAME_LOOK, Familiarity, GuardModel, place_channels
+from training.camera_guard import FAMILIAR, PATCH, RIDGE, SAME_LOOK, Familiarity, GuardModel, place_channels
 from training.noise_schedule import NoiseSchedule
 from training.rollout import roll_out
 from training.train_guard import Options, Trainer, expert_frames, policy_frames, train
@@ -163,14 +163,17 @@ def test_familiarity_is_mahalanobis_distance_from_what_the_pose_lets_expect() ->
 
     rotation = Rotation.from_quat(poses[:, 3:].double().numpy()).as_matrix()
     terms = np.concatenate([poses[:, :3].double().numpy(), rotation[:, :, 0], rotation[:, :, 1]], axis=1)
-    standard = np.clip((terms - terms[:60].mean(0)) / terms[:60].std(0, ddof=1), -4, 4)
+    place = (terms - terms[:60].mean(0)) / terms[:60].std(0, ddof=1)
+    strangeness = np.maximum(np.sqrt((place**2).mean(1)) / FAMILIAR, 1.0)
+    assert 0 < int((strangeness[60:] > 1).sum()) < 30
+    standard = np.clip(place, -4, 4)
     values = features.double().numpy()
     regression = Ridge(60 * RIDGE).fit(standard[:60], values[:60])
     rest = values - regression.predict(standard)
     std = rest[:60].std(0)
     covariance = LedoitWolf(assume_centered=True).fit(rest[:60] / std).covariance_ * np.outer(std, std)
     precision = np.linalg.inv(covariance + SAME_LOOK**2 * np.eye(40))
-    expected = [mahalanobis(row, np.zeros(40), precision) for row in rest[60:]]
+    expected = [mahalanobis(row, np.zeros(40), precision) for row in rest[60:]] / strangeness[60:]
     found = familiarity(features[60:], poses[60:], 1)
     np.testing.assert_allclose(found.numpy(), expected, rtol=1e-3)
     familiarity.set_threshold(features[60:], poses[60:], 1, false_alarms=0.5, margin=2.0)

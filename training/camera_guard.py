@@ -10,7 +10,8 @@ Mahalanobis distance (Lee et al. 2018, arXiv 1807.03888, do so with a classifier
 picture's own colours: a model that has learnt to take noise away brings a turned picture back as one, more or less.
 
 What is usual depends on where the hand is, linearly: a camera on the wrist that is turned shows what it would show were
-the hand turned, and only the hand's pose tells which of the two is true.
+the hand turned, and only the hand's pose tells which of the two is true. Where the hand seldom is, less is known of
+what is usual, and pictures may differ by more.
 """
 
 from __future__ import annotations
@@ -41,6 +42,8 @@ SAME_POSE = 1e-3
 """Least deviation of a term of the pose that counts: a millimetre, or a milliradian."""
 FARTHEST = 4.0
 """Deviations from the mean pose beyond which nothing is extrapolated."""
+FAMILIAR = 1.25
+"""Root mean square of the deviations of a pose's terms up to which as much is known of it as of any."""
 SAME_LOOK = 5e-4
 """Deviation that every feature is granted beside that of good pictures: what noise of three quarters of a grey level
 leaves in the mean of a square. A simulator's pictures have none."""
@@ -75,7 +78,7 @@ class Familiarity(nn.Module):
 
     def __init__(self, cameras: int, size: int) -> None:
         super().__init__()
-        self.farthest = FARTHEST
+        self.farthest, self.familiar = FARTHEST, FAMILIAR  # TorchScript knows no globals
         self.pose_mean = nn.Buffer(torch.zeros((cameras, POSE_TERMS)), persistent=False)
         self.pose_scale = nn.Buffer(torch.ones((cameras, POSE_TERMS)), persistent=False)
         self.mean = nn.Buffer(torch.zeros((cameras, size)), persistent=False)
@@ -87,15 +90,17 @@ class Familiarity(nn.Module):
 
     def forward(self, features: Tensor, poses: Tensor, camera: int) -> Tensor:
         """Mahalanobis distances (B,), in parts of the threshold, of features (B, D) of pictures that were taken while
-        the hand was at poses (B, 7): position [m], quaternion xyzw."""
-        usual = self.mean[camera] + self.standard_poses(poses, camera) @ self.slope[camera]
-        standard = (features - usual) @ self.whitening[camera]
-        return standard.square().sum(1).sqrt() / self.threshold[camera]
+        the hand was at poses (B, 7): position [m], quaternion xyzw. The farther the hand is from where it is known to
+        be, the larger is the threshold, in proportion."""
+        place = self.standard_poses(poses, camera)
+        usual = self.mean[camera] + place.clamp(-self.farthest, self.farthest) @ self.slope[camera]
+        distance = ((features - usual) @ self.whitening[camera]).square().sum(1).sqrt()
+        strangeness = (place.square().mean(1).sqrt() / self.familiar).clamp(min=1.0)
+        return distance / strangeness / self.threshold[camera]
 
     def standard_poses(self, poses: Tensor, camera: int) -> Tensor:
-        """(B, POSE_TERMS) of mean 0 and deviation 1, none larger than FARTHEST."""
-        standard = (pose_terms(poses) - self.pose_mean[camera]) / self.pose_scale[camera]
-        return standard.clamp(-self.farthest, self.farthest)
+        """(B, POSE_TERMS) of mean 0 and deviation 1."""
+        return (pose_terms(poses) - self.pose_mean[camera]) / self.pose_scale[camera]
 
     @torch.no_grad()
     def fit(self, features: Tensor, poses: Tensor, camera: int) -> None:
@@ -103,7 +108,8 @@ class Familiarity(nn.Module):
         Wolf's (2004) covariance of what that leaves."""
         terms = pose_terms(poses)
         self.pose_mean[camera], self.pose_scale[camera] = terms.mean(0), terms.std(0).clamp(min=SAME_POSE)
-        x, y = (value.double().cpu().numpy() for value in (self.standard_poses(poses, camera), features))
+        place = self.standard_poses(poses, camera).clamp(-self.farthest, self.farthest)
+        x, y = (value.double().cpu().numpy() for value in (place, features))
         regression = Ridge(RIDGE * len(x)).fit(x, y)
         rest = y - regression.predict(x)
         deviation = np.sqrt(rest.var(0) + SAME_LOOK**2)
@@ -151,7 +157,7 @@ class GuardModel(nn.Module):
         for denoiser in denoisers:
             denoiser.check_size(size, size)
         self.denoisers = nn.ModuleList(denoisers)
-        self.patch, self.tiny = PATCH, TINY  # TorchScript knows no globals
+        self.patch, self.tiny = PATCH, TINY
         self.place = nn.Buffer(place[None])
         # Nothing below is trained.
         self.levels = nn.Buffer(torch.tensor(list(levels)), persistent=False)

@@ -87,7 +87,7 @@ class Options:
     """Part of good pictures whose error in a square counts as usual there, in the heat map."""
     false_alarms: float = 0.01
     """Part of good pictures that are to be farther off than the threshold's margin allows for ..."""
-    margin: tuple[float, ...] = (6.0, 2.5)
+    margin: tuple[float, ...] = (6.0, 2.3)
     """... which is so many times as far, for each camera: a robot that holds shows the guard the same picture again and
     again, so that a false alarm would last. In between what pictures come to where a policy goes astray and what faults
     do, in validation episodes: a camera that stands still tells the two well apart, one on the wrist hardly."""
