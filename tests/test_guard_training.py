@@ -235,7 +235,9 @@ def test_places_differ_and_lie_within_one() -> None:
 def test_bad_values(demonstrations: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"held_out 1\.5: must lie between 0 and 1"):
         options(demonstrations, tmp_path / "x.pt", held_out=1.5)
-    with pytest.raises(ValueError, match=r"margin \(2\.0,\): one above 0 for each of agentview, robot0_eye_in_hand"):
-        options(demonstrations, tmp_path / "x.pt", margin=(2.0,))
+    with pytest.raises(
+        ValueError, match=r"colour_margin \(2\.0,\): one above 0 for each of agentview, robot0_eye_in_hand"
+    ):
+        options(demonstrations, tmp_path / "x.pt", colour_margin=(2.0,))
     with pytest.raises(ValueError, match=r"levels \[100\]: steps from 0 to 99 expected"):
         Trainer(options(demonstrations, tmp_path / "x.pt", levels=(100,)))

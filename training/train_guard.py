@@ -45,7 +45,8 @@ FREE = (
     "false_alarms",
     "calibration_stride",
     "validation_episodes",
-    "margin",
+    "colour_margin",
+    "difference_margin",
     "policy",
 )
 """Options that do not change the weights."""
@@ -87,10 +88,13 @@ class Options:
     """Part of good pictures whose error in a square counts as usual there, in the heat map."""
     false_alarms: float = 0.01
     """Part of good pictures that are to be farther off than the threshold's margin allows for ..."""
-    margin: tuple[float, ...] = (6.0, 2.3)
-    """... which is so many times as far, for each camera: a robot that holds shows the guard the same picture again and
-    again, so that a false alarm would last. In between what pictures come to where a policy goes astray and what faults
-    do, in validation episodes: a camera that stands still tells the two well apart, one on the wrist hardly."""
+    colour_margin: tuple[float, ...] = (6.0, 2.3)
+    """... which is so many times as far, for each camera, in a picture's own colours ..."""
+    difference_margin: tuple[float, ...] = (6.0, 4.0)
+    """... and in how it differs from what comes back. A robot that holds shows the guard the same picture again and
+    again, so that a false alarm would last: the margins lie in between what pictures come to where a policy goes astray
+    and what faults do, in validation episodes. A camera that stands still tells the two well apart; of one on the wrist
+    only the colours tell that it is turned, and hardly."""
     validation_episodes: int = 120
     """Of an expert with noise in the simulator, from seed 90,000 on: among them are some that go wrong, as no
     demonstration does. Every second counts as the held-out frames do, the others set the threshold. 0: every third part
@@ -114,8 +118,10 @@ class Options:
         for name in ("held_out", "usual", "false_alarms"):
             if not 0 < getattr(self, name) < 1:
                 raise ValueError(f"{name} {getattr(self, name)}: must lie between 0 and 1")
-        if len(self.margin) != len(CAMERAS) or min(self.margin) <= 0:
-            raise ValueError(f"margin {self.margin}: one above 0 for each of {', '.join(CAMERAS)} expected")
+        for name in ("colour_margin", "difference_margin"):
+            margin = getattr(self, name)
+            if len(margin) != len(CAMERAS) or min(margin) <= 0:
+                raise ValueError(f"{name} {margin}: one above 0 for each of {', '.join(CAMERAS)} expected")
 
     @property
     def run_folder(self) -> Path:
@@ -312,9 +318,10 @@ class Trainer:
             errors, *fitted, poses = (torch.cat(parts) for parts in zip(*looks[camera, False], strict=True))
             _, *others, other_poses = (torch.cat(parts) for parts in zip(*looks[camera, True], strict=True))
             model.usual_scale[camera] = errors.quantile(options.usual, dim=0).clamp(min=TINY)
-            for familiarity, good, other in zip((model.of_differences, model.of_colours), fitted, others, strict=True):
+            parts = (model.of_differences, options.difference_margin), (model.of_colours, options.colour_margin)
+            for (familiarity, margin), good, other in zip(parts, fitted, others, strict=True):
                 familiarity.fit(good, poses, camera)
-                familiarity.set_threshold(other, other_poses, camera, options.false_alarms, options.margin[camera])
+                familiarity.set_threshold(other, other_poses, camera, options.false_alarms, margin[camera])
         return {"fitted_frames": len(poses), "threshold_frames": len(other_poses)}
 
     def _save(self, optimizer: Any) -> None:
