@@ -20,7 +20,7 @@ from diffusion_ros import checkpoint
 from diffusion_ros.camera_guard import CameraGuard
 from diffusion_ros.policy import Policy
 from diffusion_ros.simulation import CAMERAS
-from training.camera_guard import FAMILIAR, PATCH, RIDGE, SAME_LOOK, Familiarity, GuardModel, place_channels
+from training.camera_guard import FAMILIAR, PATCH, RIDGE, SAME_LOOK, STRANGEST, Familiarity, GuardModel, place_channels
 from training.noise_schedule import NoiseSchedule
 from training.rollout import roll_out
 from training.train_guard import Options, Trainer, expert_frames, policy_frames, train
@@ -193,6 +193,16 @@ def test_a_turned_camera_is_told_from_a_turned_hand() -> None:
     familiarity.set_threshold(features[200:], poses[200:], 0, false_alarms=0.01, margin=1.5)
     assert float(familiarity(features[200:], poses[200:], 0).max()) < 1
     assert float((familiarity(features[200:], poses[200:].flip(0), 0) > 1).float().mean()) > 0.8
+
+
+def test_where_the_hand_seldom_is_the_threshold_grows_but_not_for_ever() -> None:
+    familiarity = Familiarity(1, 12)  # of mean 0 and deviation 1
+    rotation = torch.tensor([0.0, 0, 0, 1])
+    familiarity.pose_mean[0, 3:] = torch.tensor([1.0, 0, 0, 0, 1, 0])
+    poses = torch.stack([torch.cat([torch.tensor([x, 0.0, 0.0]), rotation]) for x in (0.0, 3.0, 6.0, 300.0)])
+    found = familiarity(torch.ones((4, 12)), poses, 0)
+    # One of nine terms is so many deviations off: a third of them is the root mean square.
+    np.testing.assert_allclose(found.numpy(), 12**0.5 / np.array([1, 1, 2 / FAMILIAR, STRANGEST]), rtol=1e-5)
 
 
 def test_a_picture_that_never_changes_may_change_a_little() -> None:

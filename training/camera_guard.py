@@ -44,6 +44,8 @@ FARTHEST = 4.0
 """Deviations from the mean pose beyond which nothing is extrapolated."""
 FAMILIAR = 1.25
 """Root mean square of the deviations of a pose's terms up to which as much is known of it as of any."""
+STRANGEST = 4.0
+"""How many times as large a threshold can get: a guard must not go blind because a hand leans."""
 SAME_LOOK = 5e-4
 """Deviation that every feature is granted beside that of good pictures: what noise of three quarters of a grey level
 leaves in the mean of a square. A simulator's pictures have none."""
@@ -78,7 +80,7 @@ class Familiarity(nn.Module):
 
     def __init__(self, cameras: int, size: int) -> None:
         super().__init__()
-        self.farthest, self.familiar = FARTHEST, FAMILIAR  # TorchScript knows no globals
+        self.farthest, self.familiar, self.strangest = FARTHEST, FAMILIAR, STRANGEST  # TorchScript knows no globals
         self.pose_mean = nn.Buffer(torch.zeros((cameras, POSE_TERMS)), persistent=False)
         self.pose_scale = nn.Buffer(torch.ones((cameras, POSE_TERMS)), persistent=False)
         self.mean = nn.Buffer(torch.zeros((cameras, size)), persistent=False)
@@ -95,7 +97,7 @@ class Familiarity(nn.Module):
         place = self.standard_poses(poses, camera)
         usual = self.mean[camera] + place.clamp(-self.farthest, self.farthest) @ self.slope[camera]
         distance = ((features - usual) @ self.whitening[camera]).square().sum(1).sqrt()
-        strangeness = (place.square().mean(1).sqrt() / self.familiar).clamp(min=1.0)
+        strangeness = (place.square().mean(1).sqrt() / self.familiar).clamp(1.0, self.strangest)
         return distance / strangeness / self.threshold[camera]
 
     def standard_poses(self, poses: Tensor, camera: int) -> Tensor:
