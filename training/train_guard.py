@@ -93,8 +93,8 @@ class Options:
     difference_margin: tuple[float, ...] = (6.0, 4.0)
     """... and in how it differs from what comes back. A robot that holds shows the guard the same picture again and
     again, so that a false alarm would last: the margins lie in between what pictures come to where a policy goes astray
-    and what faults do, in validation episodes. A camera that stands still tells the two well apart; of one on the wrist
-    only the colours tell that it is turned, and hardly."""
+    and what faults do, in validation episodes of Can. A camera that stands still tells the two well apart; of one on
+    the wrist only the colours tell that it is turned, and hardly."""
     validation_episodes: int = 120
     """Of an expert with noise in the simulator, from seed 90,000 on: among them are some that go wrong, as no
     demonstration does. Every second counts as the held-out frames do, the others set the threshold. 0: every third part
