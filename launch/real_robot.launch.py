@@ -1,6 +1,7 @@
-"""Policy and executor for a robot that has drivers and cameras of its own; see config/real_robot.yaml.
+"""Policy and executor for a robot that has drivers and cameras of its own.
 
-`ros2 launch diffusion_ros real_robot.launch.py checkpoint:=P agentview_image:=/camera/color/image_raw eef_pose:=...`
+`ros2 launch diffusion_ros real_robot.launch.py checkpoint:=P params_file:=mine.yaml eef_pose:=/robot/eef_pose ...`
+`mine.yaml` is a copy of config/real_robot.yaml with the robot's own limits and box, which are required.
 Nothing moves until the service `executor/set_enabled` is called, unless enabled:=true is given.
 """
 

@@ -287,9 +287,11 @@ def test_the_emergency_stop_is_latched_and_forgets_the_chunks():
     assert e.command(at(0)).reason == "emergency stop: button"
     assert e.add_chunk(chunk(1)) == ""
     e.observe(at(1), CENTRE)
-    e.set_enabled(True)
+    assert not e.set_enabled(True)
     assert not e.command(at(1)).acting, "neither a new chunk nor enabling releases it"
     e.estop_reset()
+    assert e.command(at(1)).reason == "not enabled", "a reset moves nothing"
+    assert e.set_enabled(True)
     assert e.command(at(1)).reason == "no chunk yet", "chunks from during the stop do not count"
     e.add_chunk(chunk(2))
     e.observe(at(2), CENTRE)

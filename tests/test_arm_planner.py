@@ -310,7 +310,9 @@ def test_the_executor_takes_the_simulated_hand_to_the_goal(
     first.close()
     simulation = ros.add(SimulationNode([Parameter("task", value="lift"), Parameter("seed", value=5)]))
     planner = ros.add(PlannerNode([*parameters, PATIENT]))
-    executor = ros.add(ExecutorNode([*parameters, Parameter("enabled", value=True)]))
+    executor = ros.add(
+        ExecutorNode([*parameters, *(Parameter(name, value=True) for name in ("enabled", "checkpoint_limits"))])
+    )
     robot = ros.add(Robot(moves=False))
     ros.spin_until(lambda: robot.poses and ready(planner))
     start = messages.pose_from_msg(robot.poses[-1])

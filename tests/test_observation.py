@@ -36,11 +36,12 @@ def test_a_stamp_that_is_sent_again_in_all_parts_gives_its_frame_again_and_an_ea
 
 def test_incomplete_frames_do_not_pile_up_and_a_late_part_does_not_bring_an_old_frame():
     assembler = FrameAssembler(("a", "b"))
-    for stamp in range(1000):
-        assembler.put("a", stamp, value(stamp))
-    assert assembler.put("b", 3, value(0)) is None, "its other half was dropped long ago"
-    assert assembler.put("b", 999, value(0)) is not None
-    assert assembler.put("b", 998, value(0)) is None
+    for stamp in range(5000):
+        assembler.put("a", stamp * MS, value(stamp))
+    assert len(assembler._by_stamp) == 1001, "a second of them, whatever their rate"
+    assert assembler.put("b", 3998 * MS, value(0)) is None, "its other half was dropped"
+    assert assembler.put("b", 3999 * MS, value(0)) is not None
+    assert assembler.put("b", 3999 * MS - 1, value(0)) is None
 
 
 def test_within_the_tolerance_the_nearest_values_join_the_reference():

@@ -106,7 +106,8 @@ def test_the_files_in_config_fit_their_nodes_and_name_the_defaults(name, cls):
     values = yaml.safe_load(path.read_text())["/**"]["ros__parameters"]
     given = from_values(cls, {"checkpoint": "x.pt", **values}, name)
     changed = {field: value for field, value in values.items() if value != _plain(getattr(cls, field, None))}
-    assert changed == ({"enabled": True} if name == "executor" else {}), "the simulator is free to move, robots are not"
+    simulator = {"enabled": True, "checkpoint_limits": True}
+    assert changed == (simulator if name == "executor" else {}), "the simulator is free to move, robots are not"
     assert given.mode == "realtime"
 
 

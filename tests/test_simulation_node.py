@@ -302,7 +302,7 @@ def test_second_simulator_that_appears_later_is_an_error(graph: ros_graph.Graph,
         return bool(seen)
 
     graph.spin_until(disturbed, 20)
-    assert seen[0] == "holding: 2 publishers on /eef_pose, one expected"
+    assert seen[0] == "holding: 2 publishers on /eef_pose, one expected: /other and /simulation"
     steps, held = node.episode.steps, node.episode.held
     graph.spin(0.5)
     if mode == "lockstep":

@@ -11,7 +11,7 @@ import numpy as np
 from diffusion_ros.action_chunk import ChunkExecutor, ExecutorLimits
 from diffusion_ros.control_loop import PolicyController
 from diffusion_ros.observation import Frame
-from diffusion_ros.policy import Policy
+from diffusion_ros.policy import Policy, RangeError
 from diffusion_ros.simulation import Simulation, episode_stamp_ns
 
 
@@ -33,7 +33,13 @@ def make_executor(policy: Policy) -> ChunkExecutor:
     """The executor as it runs in lockstep."""
     spec = policy.spec
     limits = ExecutorLimits(spec.action_low, spec.action_high, spec.workspace_low, spec.workspace_high)
-    return ChunkExecutor(limits, spec.period_ns, spec.period_ns, max_rows=spec.n_action_steps)
+    return ChunkExecutor(
+        limits,
+        spec.period_ns,
+        spec.period_ns,
+        max_rows=spec.n_action_steps,
+        position_range=spec.range_of("robot0_eef_pos"),
+    )
 
 
 def roll_out(
@@ -63,13 +69,19 @@ def roll_out(
             stamp = episode_stamp_ns(index, steps)
             used = controller.needs_frame(stamp)
             frame = simulation.observe(images=used and bool(policy.spec.cameras))
-            if used:
-                controller.push(Frame(stamp, {name: frame[name] for name in policy.spec.input_names}))
             executor.observe(stamp, frame["robot0_eef_pos"])
-            if controller.needs_chunk(stamp):
-                refused = executor.add_chunk(controller.chunk())
-                if refused:
-                    raise RuntimeError(f"episode {index}, step {steps}: {refused}")
+            chunk = None
+            try:
+                policy.check_ranges(frame)
+                if used:
+                    controller.push(Frame(stamp, {name: frame[name] for name in policy.spec.input_names}))
+                if controller.needs_chunk(stamp):
+                    chunk = controller.chunk()
+            except RangeError:
+                chunk = controller.hold(stamp)
+            refused = executor.add_chunk(chunk) if chunk is not None else ""
+            if refused:
+                raise RuntimeError(f"episode {index}, step {steps}: {refused}")
             command = executor.command(stamp)
             digest.update(np.ascontiguousarray(command.row).tobytes())
             simulation.step(command.row)

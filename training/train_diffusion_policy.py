@@ -39,6 +39,7 @@ from training.networks.transformer import DiffusionTransformer
 from training.noise_schedule import NoiseSchedule
 from training.normalizer import LimitsNormalizer
 from training.pose_points import camera_views, point_loss, project
+from training.ranges import with_ranges
 from training.rollout import roll_out
 from training.run import (
     FIRST_VALIDATION_SEED,
@@ -313,7 +314,7 @@ def make_spec(options: Options, data: Demonstrations, scores: dict[str, Any]) ->
         kind="policy",
         task=data.task,
         environment=task_named(data.task).environment,
-        inputs=tuple(inputs),
+        inputs=with_ranges(tuple(inputs), data.observations),
         outputs=(TensorSpec("action", (7,), "float32", "m, rad per control step; gripper", frame),),
         rate=RATE,
         horizon=horizon,

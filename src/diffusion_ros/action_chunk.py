@@ -5,7 +5,9 @@ No ROS here and no clock: time is an argument, so that the executor node and tra
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +16,13 @@ ACTION_NAMES = ("eef_dx", "eef_dy", "eef_dz", "eef_drx", "eef_dry", "eef_drz", "
 ACTION_SIZE = len(ACTION_NAMES)
 GROSS = 5.0
 """A value beyond this many times its limit is a fault of whoever made the chunk, not something to clip."""
+MAX_ROWS = 256
+"""Rows of a chunk that is read at all."""
 _KEPT_CHUNKS = 3
+_JUMP_M = 0.05
+"""What a pose may differ from the last one however short the time: noise, and stamps that are not quite true."""
+_SETTLED_NS = 500_000_000
+"""After a jump poses must have been consistent for so long before one of them is believed."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +66,21 @@ class ActionChunk:
     def end_ns(self) -> int:
         """Due time of the first row that the chunk no longer has."""
         return self.stamp_ns + len(self.rows) * self.period_ns
+
+
+def hold_chunk(stamp_ns: int, period_ns: int) -> ActionChunk:
+    """What a sender says that cannot answer the observation stamped so: hold, and forget what I said before."""
+    return ActionChunk(stamp_ns, np.zeros((1, ACTION_SIZE)), period_ns)
+
+
+def outside(name: str, value: NDArray[Any], low: Sequence[float], high: Sequence[float], unit: str = "") -> str:
+    """'' when value (n) lies from low (n) to high (n), else a line that says what does not."""
+    wrong = np.flatnonzero(~((value >= np.asarray(low)) & (value <= np.asarray(high))))  # so written for NaN
+    if not wrong.size:
+        return ""
+    i = int(wrong[0])
+    of = f"{name}[{i}]" if len(value) > 1 else name
+    return f"{of} is {float(value[i]):.6g} {unit}".rstrip() + f", {low[i]:.4g} to {high[i]:.4g} expected"
 
 
 @dataclass(frozen=True)
@@ -104,6 +127,15 @@ class ChunkExecutor:
     of a new chunk, translation and rotation go over linearly from the previous chunk; the gripper switches at once.
     max_rows: rows of a chunk that may be executed; None: all. In lockstep n_action_steps, since there the next chunk
     is waited for; on a running clock all, since the rows beyond n_action_steps bridge a chunk that is late.
+    max_chunk_rows: a chunk of more rows would drive on long after its sender is gone, and is refused.
+    max_ahead_ns: on a running clock, how far ahead of the newest observation a chunk may be stamped. None, in lockstep,
+    where the next episode's stamps lie far ahead: such a chunk is kept apart until an observation reaches it, so that
+    it stops none of the present.
+    max_speed: on a running clock, a pose that moved faster since the last one [m/s] is a fault; None: not looked at.
+    position_range: least and greatest position (3 each) [m] of the hand that can be true; None: not looked at.
+
+    A chunk whose rows are all zero is a hold that its sender asks for: nothing of what it sent before is executed. So
+    it is with a chunk that is refused for what is in it: a sender that is not to be trusted now was not before.
     """
 
     def __init__(
@@ -115,6 +147,10 @@ class ChunkExecutor:
         blend_rows: int = 0,
         max_rows: int | None = None,
         enabled: bool = True,
+        max_chunk_rows: int = MAX_ROWS,
+        max_ahead_ns: int | None = None,
+        max_speed: float | None = None,
+        position_range: tuple[Sequence[float], Sequence[float]] | None = None,
     ) -> None:
         if period_ns < 1:
             raise ValueError(f"period {period_ns} ns, more than 0 expected")
@@ -126,11 +162,17 @@ class ChunkExecutor:
             raise ValueError(f"blend_rows {blend_rows}, at least 1 expected with join 'blend'")
         if max_rows is not None and max_rows < 1:
             raise ValueError(f"max_rows {max_rows}, at least 1 expected")
+        if max_chunk_rows < 1:
+            raise ValueError(f"max_chunk_rows {max_chunk_rows}, at least 1 expected")
         self.limits = limits
         self.period_ns = period_ns
         self.max_observation_age_ns = max_observation_age_ns
         self.blend_rows = blend_rows if join == "blend" else 0
         self.max_rows = max_rows
+        self.max_chunk_rows = max_chunk_rows
+        self.max_ahead_ns = max_ahead_ns
+        self.max_speed = max_speed
+        self.position_range = position_range
         self.enabled = enabled
         self.estop_reason = ""
         """Why the emergency stop is latched; '' when it is not."""
@@ -140,28 +182,52 @@ class ChunkExecutor:
         self._box_low = np.array(limits.workspace_low)
         self._box_high = np.array(limits.workspace_high)
         self._chunks: list[ActionChunk] = []
+        self._far: ActionChunk | None = None
+        """Lockstep: a chunk that is stamped too far ahead to have to do with the present."""
         self._joined: dict[int, int] = {}
         self._observed_ns: int | None = None
         self._position = np.zeros(3)
+        self._since = np.zeros(3)
+        """What was commanded since the last observation (3) [m]."""
         self._observation_fault = "no observation yet"
+        self._jumped = ""
+        self._jumped_ns = 0
 
     # What comes in
 
     def add_chunk(self, chunk: ActionChunk) -> str:
         """Returns '' when accepted, else why it was refused. The newest chunk's stamp again replaces it."""
-        reason = self._refusal(chunk)
+        reason = self._distrusted(chunk)
+        if reason:
+            self.clear()
+            return reason
+        reason = self._late(chunk)
         if reason:
             return reason
-        if self._chunks and chunk.stamp_ns == self._chunks[-1].stamp_ns:
+        if self._is_far(chunk):
+            self._far = chunk
+        else:
+            self._keep(chunk)
+        return ""
+
+    def _keep(self, chunk: ActionChunk) -> None:
+        if not np.any(chunk.rows):
+            self._chunks = [chunk]
+        elif self._chunks and chunk.stamp_ns == self._chunks[-1].stamp_ns:
             self._chunks[-1] = chunk
         else:
             self._chunks = [*self._chunks[1 - _KEPT_CHUNKS :], chunk]
-            self._joined = {c.stamp_ns: self._joined[c.stamp_ns] for c in self._chunks if c.stamp_ns in self._joined}
-        return ""
+        self._joined = {c.stamp_ns: self._joined[c.stamp_ns] for c in self._chunks if c.stamp_ns in self._joined}
 
-    def _refusal(self, chunk: ActionChunk) -> str:
+    def _is_far(self, chunk: ActionChunk) -> bool:
+        return self._observed_ns is not None and chunk.stamp_ns - self._observed_ns > len(chunk.rows) * self.period_ns
+
+    def _distrusted(self, chunk: ActionChunk) -> str:
+        """Why no sender that is to be trusted makes such a chunk, or ''."""
         if chunk.period_ns != self.period_ns:
             return f"chunk refused: rows {chunk.period_ns} ns apart, {self.period_ns} ns expected"
+        if len(chunk.rows) > self.max_chunk_rows:
+            return f"chunk refused: {len(chunk.rows)} rows, at most {self.max_chunk_rows} expected"
         if not np.all(np.isfinite(chunk.rows)):
             return "chunk refused: NaN or infinite values"
         excess = np.abs(chunk.rows) > self._gross
@@ -171,6 +237,17 @@ class ChunkExecutor:
                 f"chunk refused: {ACTION_NAMES[j]} of row {i} is {chunk.rows[i, j]:.4g},"
                 f" at most {self._gross[j]:.4g} expected"
             )
+        if self.max_ahead_ns is not None and self._observed_ns is not None:
+            ahead_ns = chunk.stamp_ns - self._observed_ns
+            if ahead_ns > self.max_ahead_ns:
+                return (
+                    f"chunk refused: stamped {ahead_ns / 1e9:.3f} s ahead of eef_pose,"
+                    f" at most {self.max_ahead_ns / 1e9:g} s expected"
+                )
+        return ""
+
+    def _late(self, chunk: ActionChunk) -> str:
+        """Why a chunk comes too late to be of use, or ''."""
         if self._chunks and chunk.stamp_ns < self._chunks[-1].stamp_ns:
             late = (self._chunks[-1].stamp_ns - chunk.stamp_ns) / 1e9
             return f"chunk refused: {late:.3f} s older than the newest"
@@ -182,19 +259,46 @@ class ChunkExecutor:
     def observe(self, stamp_ns: int, eef_pos: NDArray[np.float64]) -> str:
         """The end effector was at eef_pos (3) [m]. Returns '' or why that is refused (then commands hold).
 
-        A stamp before the last one, or the same with another position, means that another run began: the chunks are
-        dropped.
+        A stamp before the last one, or in lockstep the same with another position, means that another run began: the
+        chunks are dropped.
         """
         position = np.asarray(eef_pos, np.float64)
-        if position.shape != (3,) or not np.all(np.isfinite(position)):
-            self._observation_fault = f"eef_pose refused: position {position.tolist()}, 3 finite numbers expected"
+        self._observation_fault = self._position_fault(position)
+        if self._observation_fault:
             return self._observation_fault
-        if self._observed_ns is not None and not self.observed(stamp_ns, position) and stamp_ns <= self._observed_ns:
-            self.clear()
+        if self._observed_ns is not None and not self.observed(stamp_ns, position):
+            lockstep = self.max_ahead_ns is None
+            if stamp_ns < self._observed_ns or (lockstep and stamp_ns == self._observed_ns):
+                self.clear()
+            self._notice_jump(stamp_ns, position)
         self._observed_ns = stamp_ns
         self._position = position
-        self._observation_fault = ""
+        self._since = np.zeros(3)
+        if self._far is not None and not self._is_far(self._far):
+            far, self._far = self._far, None
+            if not self._late(far):
+                self._keep(far)
+        if self._jumped and not 0 <= stamp_ns - self._jumped_ns < _SETTLED_NS:
+            self._jumped = ""
+        self._observation_fault = self._jumped
+        return self._observation_fault
+
+    def _position_fault(self, position: NDArray[np.float64]) -> str:
+        if position.shape != (3,) or not np.all(np.isfinite(position)):
+            return f"eef_pose refused: position {position.tolist()}, 3 finite numbers expected"
+        if self.position_range is not None:
+            return outside("eef_pose", position, *self.position_range, "m")
         return ""
+
+    def _notice_jump(self, stamp_ns: int, position: NDArray[np.float64]) -> None:
+        """A hand that is suddenly elsewhere: one of the two poses is not true, and chunks were made from either."""
+        assert self._observed_ns is not None
+        seconds = max(0, stamp_ns - self._observed_ns) / 1e9
+        moved = float(np.linalg.norm(position - self._position))
+        if self.max_speed is not None and moved > _JUMP_M + self.max_speed * seconds:
+            self._jumped = f"eef_pose jumped by {moved:.3f} m within {seconds:.3f} s"
+            self._jumped_ns = stamp_ns
+            self.clear()
 
     def observed(self, stamp_ns: int, eef_pos: NDArray[np.float64]) -> bool:
         """Whether this is the last observation again."""
@@ -203,20 +307,32 @@ class ChunkExecutor:
     def clear(self) -> None:
         """Forgets the chunks."""
         self._chunks = []
+        self._far = None
         self._joined = {}
 
-    def set_enabled(self, enabled: bool) -> None:
-        """Chunks from before do not count afterwards: their earlier rows were never executed."""
+    def set_enabled(self, enabled: bool) -> bool:
+        """Chunks from before do not count afterwards: their earlier rows were never executed.
+
+        False, and nothing is changed, where an emergency stop is latched that enabling would outlive.
+        """
+        if enabled and self.estop_reason:
+            return False
         if enabled and not self.enabled:
             self.clear()
         self.enabled = enabled
+        return True
 
     def estop(self, reason: str = "requested") -> None:
-        """Latches the emergency stop: commands hold until estop_reset. The first reason stays."""
+        """Latches the emergency stop: commands hold until estop_reset, and then until somebody enables them again.
+
+        The first reason stays.
+        """
         self.estop_reason = self.estop_reason or reason or "requested"
+        self.enabled = False
         self.clear()
 
     def estop_reset(self) -> None:
+        """Releases the emergency stop. Nothing moves yet: somebody has to enable it."""
         self.estop_reason = ""
         self.clear()
 
@@ -252,21 +368,28 @@ class ChunkExecutor:
         due = self._due(t_ns)
         if due is None:
             return self.hold(t_ns, self._why_not_covered(t_ns))
+        if not np.any(self._chunks[due].rows):
+            return self.hold(t_ns, "the chunk's sender asks for it")
         row = self._blended(due, t_ns)
         clipped = []
         limited = np.clip(row, self._low, self._high)
         if not np.array_equal(limited, row):
             clipped.append("limits")
         boxed = limited.copy()
-        # Inside the box up to its walls; outside only inwards.
+        # Inside the box up to its walls; outside only inwards. Between two observations it is where it was sent to.
+        position = self._position + self._since
         boxed[:3] = np.clip(
             limited[:3],
-            np.minimum(self._box_low - self._position, 0.0),
-            np.maximum(self._box_high - self._position, 0.0),
+            np.minimum(self._box_low - position, 0.0),
+            np.maximum(self._box_high - position, 0.0),
         )
         if not np.array_equal(boxed, limited):
             clipped.append("workspace")
         return Command(t_ns, boxed, True, clipped=" and ".join(clipped))
+
+    def sent(self, command: Command) -> None:
+        """A command went out, and there may be another one before the next observation."""
+        self._since = self._since + command.row[:3]
 
     def hold(self, t_ns: int, reason: str) -> Command:
         return Command(t_ns, np.zeros(ACTION_SIZE), False, reason)

@@ -22,7 +22,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import FrameType
+from types import FrameType, NoneType
 from typing import Any, ClassVar, NoReturn
 
 import rclpy
@@ -38,7 +38,7 @@ from diffusion_ros.checkpoint import CheckpointError, file_sha256, read_spec, wi
 from diffusion_ros.spec import GUARD_KIND
 from diffusion_ros.supervisor import Ended, Supervisor, describe_status
 from diffusion_ros.systems import ENVIRONMENT, SYSTEMS, System, Value, resource_folder
-from diffusion_ros.whole_file import write_json
+from diffusion_ros.whole_file import read_lines, write_json
 
 _PROGRESS_SECONDS = 0.2
 _PLAIN_PROGRESS_SECONDS = 10.0
@@ -65,6 +65,11 @@ class Request:
     namespace: str
     domain_id: int
     checkpoint_sha256: str
+
+    @property
+    def results(self) -> Path:
+        """Where the simulator writes each episode's result."""
+        return self.output_dir / "results.jsonl"
 
     @property
     def task(self) -> str:
@@ -172,16 +177,36 @@ def free_domain_id() -> int:
 
 @dataclass
 class Observer:
-    """What the system says of itself: episodes and their ends, and what the executor does."""
+    """What the system says of itself: episodes and what the executor does, for the progress line; and the results.
+
+    Anybody can publish on a topic: what is heard there is for the eye, and does not change the outcome. Results are
+    read from the file that the simulator adds them to.
+    """
 
     task: str
     episodes: int
+    file: Path
+    """Of the results, a line of JSON each."""
     results: dict[int, dict[str, Any]] = field(default_factory=dict)
     news: dict[str, Any] = field(default_factory=dict)
     executor: str = "starting"
     """What the node that acts says of itself."""
+    _size: int = 0
     actor: ClassVar[str] = "executor"
     """The hardware id under which it does."""
+    expected: ClassVar[Mapping[str, tuple[type, ...]]] = {
+        "event": (str,),
+        "index": (int,),
+        "step": (int,),
+        "max_steps": (int,),
+        "missed": (int,),
+        "success": (bool,),
+        "fault": (str,),
+        "rate": (int, float),
+        "acting": (bool,),
+        "latency_ms": (int, float, NoneType),
+    }
+    """What news of an episode must say."""
 
     def subscribe(self, node: Node) -> None:
         node.create_subscription(String, topics.EPISODE, self._on_episode, topics.EPISODE_QOS)
@@ -189,12 +214,20 @@ class Observer:
 
     def _on_episode(self, msg: String) -> None:
         try:
-            self.news = messages.episode_from_msg(msg)
+            news = messages.episode_from_msg(msg)
         except messages.MessageError:
             return
-        if self.news.get("event") == "end":
-            result = self.news["result"]
-            self.results[int(result["index"])] = result
+        # Exactly these types: True is an int, too.
+        if all(type(news.get(name)) in types for name, types in self.expected.items()):
+            self.news = news
+
+    def read(self) -> None:
+        """Brings the results up to date."""
+        size = self.file.stat().st_size if self.file.exists() else 0
+        if size != self._size:
+            self._size = size
+            for result in read_lines(self.file):
+                self.results[int(result["index"])] = result
 
     def _on_diagnostics(self, msg: DiagnosticArray) -> None:
         for status in messages.diagnostics_from_msg(msg):
@@ -203,7 +236,7 @@ class Observer:
 
     def line(self) -> str:
         """The progress, in one line."""
-        return self._line() if self.news else f"{self.task}  starting"
+        return messages.printable(self._line() if self.news else f"{self.task}  starting")
 
     def _line(self) -> str:
         news = self.news
@@ -221,7 +254,7 @@ class Observer:
                 "pausing": "next episode",
                 "end": "success" if news["success"] else "no success",
                 "done": "done",
-            }[phase]
+            }.get(phase, phase)
         return (
             f"{self.task}  episode {news['index'] + 1}/{self.episodes}  step {news['step']:3d}/{news['max_steps']}"
             f"{pace}  {state}{self._score()}"
@@ -257,6 +290,11 @@ class Observer:
 
 class MazeObserver(Observer):
     """The same for a maze, whose episodes have a score."""
+
+    expected = {
+        **{name: types for name, types in Observer.expected.items() if name not in ("acting", "latency_ms")},
+        "reward": (int, float),
+    }
 
     def _line(self) -> str:
         news = self.news
@@ -354,6 +392,8 @@ def command(request: Request, index: int) -> list[str]:
     node = request.system.started(request.values)[index]
     chosen = request.output_dir / f"{node.name}.yaml"
     parameters = request.system.parameters(node, request.values)
+    if node.required:
+        parameters["results"] = str(request.results)
     chosen.write_text(yaml.safe_dump({"/**": {"ros__parameters": parameters}}))
     files = [str(resource_folder() / "config" / node.config), str(chosen)]
     arguments = [argument for file in files for argument in ("--params-file", file)]
@@ -370,7 +410,8 @@ def run_system(request: Request, screen: Screen, stop: Sequence[int]) -> dict[st
     environment.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
     environment.setdefault("ROS_LOG_DIR", str(request.output_dir / "ros"))
     os.environ.update(environment)  # our own observer reads them there too
-    observer = OBSERVERS[request.system.name](request.task, int(request.values["episodes"]))
+    request.results.unlink(missing_ok=True)
+    observer = OBSERVERS[request.system.name](request.task, int(request.values["episodes"]), request.results)
     with ExitStack() as stack:
         context = Context()
         rclpy.init(args=[], context=context, domain_id=request.domain_id)
@@ -393,10 +434,8 @@ def run_system(request: Request, screen: Screen, stop: Sequence[int]) -> dict[st
                 if ended.name not in required or ended.status != 0:
                     raise _failure(ended, request.output_dir)
                 finished = True
+            observer.read()
             screen.progress(observer.line())
-        deadline = time.monotonic() + 2.0
-        while not stop and len(observer.results) < observer.episodes and time.monotonic() < deadline:
-            executor.spin_once(timeout_sec=0.05)
         restarted = dict(supervisor.restarted)
     if stop:
         return {}

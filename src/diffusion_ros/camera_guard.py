@@ -41,6 +41,10 @@ class CameraGuard:
         """Those that it knows."""
         return self.spec.cameras
 
+    def shape(self, camera: str) -> tuple[int, ...]:
+        """(H, W, 3) of the pictures that it knows of a camera."""
+        return self._shapes[f"{camera}_image"]
+
     def look(self, camera: str, image: NDArray[Any], pose: NDArray[np.float64]) -> View:
         """Scores image (H, W, 3) uint8, taken while the hand was at pose (7): position [m], quaternion xyzw.
 

@@ -152,15 +152,16 @@ def read_spec(path: Path | str) -> CheckpointSpec:
         raise CheckpointError(f"{path}: cannot be read: {error.strerror or error}") from None
 
 
-def record_scores(path: Path | str, scores: Mapping[str, Any]) -> None:
-    """Adds measured scores to the specification in the file; the module stays as it is. Raises CheckpointError."""
-    import torch
-
+def replace_spec(path: Path | str, spec: CheckpointSpec) -> None:
+    """Writes another specification into the file; the module stays as it is. Raises CheckpointError."""
     path = Path(path)
+    _write(foreign(path), spec, path)
+
+
+def record_scores(path: Path | str, scores: Mapping[str, Any]) -> None:
+    """Adds measured scores to the specification in the file. Raises CheckpointError."""
     spec = read_spec(path)
-    with _quiet():
-        module = torch.jit.load(str(path), map_location="cpu")
-    _write(module, dataclasses.replace(spec, scores={**spec.scores, **scores}), path)
+    replace_spec(path, dataclasses.replace(spec, scores={**spec.scores, **scores}))
 
 
 def weights(path: Path | str) -> dict[str, torch.Tensor]:

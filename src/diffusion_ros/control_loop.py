@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from diffusion_ros.action_chunk import ActionChunk
+from diffusion_ros.action_chunk import ActionChunk, hold_chunk
 from diffusion_ros.observation import Frame, ObservationWindow
 from diffusion_ros.policy import Policy, chunk_seed
 
@@ -57,7 +57,7 @@ class PolicyController:
     def push(self, frame: Frame) -> bool:
         """Adds the newest frame; False when it is a repetition or comes too soon after the last (faster sensors).
 
-        Raises policy.FrameError, and takes nothing, for a frame that does not fit the checkpoint.
+        Raises policy.FrameError, and takes nothing, for a frame that does not fit the checkpoint. `hold` answers it.
         """
         self.policy.check(frame.values)
         if frame.stamp_ns == self._window.newest_stamp_ns:
@@ -96,6 +96,11 @@ class PolicyController:
         )
         self.last_chunk = ActionChunk(stamp_ns, rows, self.policy.spec.period_ns)
         return self.last_chunk
+
+    def hold(self, stamp_ns: int) -> ActionChunk:
+        """The answer to an observation that is not to be trusted. The next one that is, is answered at once."""
+        self.reset()
+        return hold_chunk(stamp_ns, self.policy.spec.period_ns)
 
     @property
     def newest_stamp_ns(self) -> int | None:

@@ -20,6 +20,10 @@ __all__ = ["ERROR", "OK", "STALE", "WARN", "Diagnostics"]
 _RATE_SECONDS = 5.0
 _LATENCIES = 200
 _LOG_SECONDS = 5.0
+_SUMMARY = 1000
+"""Characters of a summary."""
+_LOG_KINDS = 8
+"""Different complaints that are logged within that time: whoever makes up new ones shall not fill the disk."""
 
 
 class Diagnostics:
@@ -68,6 +72,7 @@ class Diagnostics:
 
     def report(self, level: int, summary: str) -> None:
         """The node's state, and for anything but OK the reason, which is logged at most every 5 s."""
+        summary = messages.printable(summary, _SUMMARY)
         self._level, self._summary = level, summary
         if level == OK:
             return
@@ -77,6 +82,8 @@ class Diagnostics:
         if now - self._logged.get(kind, -_LOG_SECONDS) < _LOG_SECONDS:
             return
         self._logged = {k: t for k, t in self._logged.items() if now - t < _LOG_SECONDS}
+        if len(self._logged) >= _LOG_KINDS:
+            return
         self._logged[kind] = now
         # rclpy wants one severity for each line of source.
         if level == WARN:

@@ -17,6 +17,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from diffusion_ros.action_chunk import outside
 from diffusion_ros.render_backend import choose_render_backend
 from diffusion_ros.simulation import SceneGeom
 
@@ -25,6 +26,8 @@ Image = NDArray[np.uint8]
 
 IMAGE_SHAPE = (240, 320)
 """Height and width [px]."""
+_GREATEST_SPEED = 100.0
+"""Of a joint that is believed [m/s, rad/s]; episodes end long before."""
 _MARGIN = 0.5
 """Metres beyond either end of the rail that a picture shows."""
 _LEVEL = 0.68
@@ -83,6 +86,14 @@ class GymTask:
         if effort not in self.efforts:
             raise ValueError(f"effort {effort:g}, one of {', '.join(f'{e:g}' for e in self.efforts)} expected")
         return self.efforts.index(effort)
+
+    def impossible(self, positions: Array, velocities: Array) -> str:
+        """Why no machine like this can be in such a state, '' for one that can be."""
+        places = [2 * self.reach, *[2 * np.pi] * (len(self.joints) - 1)]
+        speeds = [_GREATEST_SPEED] * len(self.joints)
+        return outside("joint positions", positions, [-x for x in places], places) or outside(
+            "joint velocities", velocities, [-x for x in speeds], speeds
+        )
 
     def scene(self, positions: Array) -> list[SceneGeom]:
         """Rail, cart and links for viewers; the rail along x at height 0, angles about y."""

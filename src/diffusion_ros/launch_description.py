@@ -60,8 +60,10 @@ def _nodes(system: System, resources: Path, context: LaunchContext) -> list[Any]
     values = {a.name: a.parse(texts[a.name]) for a in system.arguments}
     checkpoint = Path(texts["checkpoint"] or system.default_checkpoint(values, resources))
     values["checkpoint"] = str(checkpoint.absolute())
-    if values.get("guard"):
-        values["guard"] = str(Path(texts["guard"]).absolute())
+    for name in ("guard", "params_file"):
+        if values.get(name):
+            values[name] = str(Path(texts[name]).absolute())
+    own = [str(values["params_file"])] if values.get("params_file") else []
     return [
         Node(
             executable=sys.executable,
@@ -70,6 +72,7 @@ def _nodes(system: System, resources: Path, context: LaunchContext) -> list[Any]
             namespace=LaunchConfiguration("namespace").perform(context),
             parameters=[
                 str(resources / "config" / node.config),
+                *own,
                 {
                     name: ParameterValue(value, value_type=type(value))
                     for name, value in system.parameters(node, values).items()

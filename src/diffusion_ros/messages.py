@@ -26,7 +26,7 @@ from std_msgs.msg import Float64, Header, Int64, String
 from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 from visualization_msgs.msg import Marker, MarkerArray
 
-from diffusion_ros.action_chunk import ACTION_NAMES, ActionChunk
+from diffusion_ros.action_chunk import ACTION_NAMES, MAX_ROWS, ActionChunk
 
 try:
     from tf2_msgs.msg import TFMessage as TFMessage  # on every ROS installation, but not on PyPI
@@ -39,8 +39,23 @@ if TYPE_CHECKING:
 Array = NDArray[np.float64]
 
 
+_LINE = 300
+"""Characters of what is said of a message: who names a joint by a megabyte shall not fill logs with it."""
+MAX_SECONDS = 2**31 - 1 - 86_400
+"""Stamps are 32 bits of seconds; a day before their end, so that what is reckoned from one is a stamp as well."""
+
+
+def printable(text: str, limit: int = _LINE) -> str:
+    """Text from outside as one line for logs and terminals: no control characters, and not longer than `limit`."""
+    line = "".join(c if c.isprintable() else "?" for c in text[: 4 * limit])
+    return line if len(line) <= limit else f"{line[: limit - 4]} ..."
+
+
 class MessageError(ValueError):
     """A message that must not be used; one line with the value and the rule."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(printable(reason))
 
 
 # Time
@@ -51,7 +66,11 @@ def stamp_to_msg(stamp_ns: int) -> Time:
 
 
 def stamp_ns(stamp: Time | Duration) -> int:
-    return int(stamp.sec) * 1_000_000_000 + int(stamp.nanosec)
+    """Raises MessageError for one that is no time: before 1970, at the end of its 32 bits, a second of nanoseconds."""
+    seconds, nanoseconds = int(stamp.sec), int(stamp.nanosec)
+    if not 0 <= seconds <= MAX_SECONDS or nanoseconds >= 1_000_000_000:
+        raise MessageError(f"stamp of {seconds} s and {nanoseconds} ns, 0 to {MAX_SECONDS} s and below 1 s expected")
+    return seconds * 1_000_000_000 + nanoseconds
 
 
 def duration_to_msg(duration_ns: int) -> Duration:
@@ -258,8 +277,8 @@ def chunk_from_msg(msg: JointTrajectory) -> ActionChunk:
     """Raises MessageError for other or reordered joint names, missing values, NaN, or uneven spacing in time."""
     if list(msg.joint_names) != list(ACTION_NAMES):
         raise MessageError(f"joint names {', '.join(msg.joint_names) or 'none'}, {', '.join(ACTION_NAMES)} expected")
-    if not msg.points:
-        raise MessageError("no points, at least one expected")
+    if not 1 <= len(msg.points) <= MAX_ROWS:
+        raise MessageError(f"{len(msg.points)} points, 1 to {MAX_ROWS} expected")
     period_ns = stamp_ns(msg.points[0].time_from_start)
     if period_ns < 1:
         raise MessageError(f"the first point is done after {period_ns} ns, more than 0 expected")
@@ -303,7 +322,7 @@ def episode_to_msg(episode: Mapping[str, Any]) -> String:
 def episode_from_msg(msg: String) -> dict[str, Any]:
     try:
         episode = json.loads(msg.data)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise MessageError(f"not JSON: {error}") from None
     if not isinstance(episode, dict):
         raise MessageError(f"{type(episode).__name__}, a JSON object expected")
@@ -519,7 +538,8 @@ def grid_from_msg(msg: OccupancyGrid) -> NDArray[np.bool_]:
     origin = msg.info.origin.position
     if len(msg.data) != rows * columns or not rows or not columns:
         raise MessageError(f"{len(msg.data)} cells for {columns} x {rows}")
-    if abs(msg.info.resolution - 1.0) > 1e-6 or abs(origin.x + columns / 2) > 1e-6 or abs(origin.y + rows / 2) > 1e-6:
+    off = (msg.info.resolution - 1.0, origin.x + columns / 2, origin.y + rows / 2)
+    if not all(abs(value) <= 1e-6 for value in off):  # so written for NaN
         raise MessageError(
             f"resolution {msg.info.resolution:g} m, origin ({origin.x:g}, {origin.y:g}): cells of 1 m about the origin"
             " expected"

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from diffusion_ros.action_chunk import outside
 from diffusion_ros.spec import CheckpointSpec
 
 if TYPE_CHECKING:
@@ -19,6 +20,10 @@ class FrameError(ValueError):
     """A frame that does not fit the checkpoint; one line that names the part and what was expected."""
 
 
+class RangeError(FrameError):
+    """A frame with a value far from all that the policy was trained on: whatever it answered would be a guess."""
+
+
 class Policy:
     """Encoding and sampling are apart so that a frame, which is part of several windows, is encoded once."""
 
@@ -27,7 +32,8 @@ class Policy:
         self.spec: CheckpointSpec = checkpoint.spec
 
     def check(self, frame: Mapping[str, NDArray[Any]]) -> None:
-        """Raises FrameError for a missing part, another shape, an image that is not uint8, or a value not finite."""
+        """Raises FrameError for a missing part, another shape, an image that is not uint8, or a value not finite, and
+        RangeError for one outside of the checkpoint's range."""
         for tensor in self.spec.inputs:
             value = frame.get(tensor.name)
             if value is None:
@@ -39,6 +45,13 @@ class Policy:
                     raise FrameError(f"{tensor.name}: {value.dtype}, uint8 expected")
             elif not np.all(np.isfinite(value)):
                 raise FrameError(f"{tensor.name}: {value.tolist()}, finite numbers expected")
+        self.check_ranges(frame)
+
+    def check_ranges(self, frame: Mapping[str, NDArray[Any]]) -> None:
+        """Raises RangeError for a value outside of the checkpoint's range; what has none is not looked at."""
+        for tensor in self.spec.inputs:
+            if tensor.low and (wrong := outside(tensor.name, frame[tensor.name], tensor.low, tensor.high, tensor.unit)):
+                raise RangeError(wrong)
 
     def encode(self, frame: Mapping[str, NDArray[Any]]) -> torch.Tensor:
         """Features (F,) float32 of one frame; see `check` for the errors."""

@@ -63,6 +63,8 @@ class RlPolicy:
 
     def effort(self, positions: Array, velocities: Array, efforts: Array) -> float:
         """The effort for the joints' state, (joints) each. Raises RlPolicyError."""
+        if wrong := self.task.impossible(positions, velocities):
+            raise RlPolicyError(wrong)
         try:
             return self.task.effort(self.action(self.task.observation(positions, velocities, efforts)))
         except RlPolicyError:

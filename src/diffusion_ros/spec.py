@@ -36,6 +36,13 @@ class TensorSpec:
     """'m', 'rad', '1', 'rgb', ..."""
     frame: str
     """The frame that the values are expressed in, '' where none applies."""
+    low: tuple[float, ...] = ()
+    """Of an input, least values that are believed, one for each of its numbers; () where none are known.
+
+    Those of the data, less a margin (training.ranges): what lies beyond is no observation that anything was learnt of.
+    """
+    high: tuple[float, ...] = ()
+    """The greatest ones."""
 
     def __post_init__(self) -> None:
         if not self.name:
@@ -44,6 +51,10 @@ class TensorSpec:
             raise SpecError(f"spec: {self.name}: shape {list(self.shape)}, positive integers expected")
         if self.dtype not in ("uint8", "int64", "float32"):
             raise SpecError(f"spec: {self.name}: dtype {self.dtype!r}, 'uint8', 'int64' or 'float32' expected")
+        if self.low or self.high:
+            if len(self.shape) != 1 or self.dtype != "float32":
+                raise SpecError(f"spec: {self.name}: a range, none expected of {self.dtype} {list(self.shape)}")
+            _box(self.name, self.low, self.high, self.shape[0])
 
 
 @dataclass(frozen=True)
@@ -223,6 +234,16 @@ class CheckpointSpec:
         return tuple(tensor.name for tensor in self.inputs)
 
     @property
+    def frame(self) -> str:
+        """The frame that a policy's actions are expressed in, '' where its specification has none."""
+        return next((tensor.frame for tensor in self.outputs if tensor.frame), "")
+
+    def range_of(self, name: str) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+        """Least and greatest values that are believed of an input; None where none are known, or no such input is."""
+        tensor = next((tensor for tensor in self.inputs if tensor.name == name), None)
+        return (tensor.low, tensor.high) if tensor is not None and tensor.low else None
+
+    @property
     def cameras(self) -> tuple[str, ...]:
         """The cameras whose images enter the policy, in the order of the inputs."""
         return tuple(name.removesuffix(IMAGE_SUFFIX) for name in self.input_names if name.endswith(IMAGE_SUFFIX))
@@ -284,14 +305,16 @@ class CheckpointSpec:
 def _tensors(name: str, value: object) -> tuple[TensorSpec, ...]:
     if not isinstance(value, list) or not all(isinstance(item, Mapping) for item in value):
         raise SpecError(f"spec: {name}, a list of objects expected")
-    wanted = {f.name for f in dataclasses.fields(TensorSpec)}
+    known = {f.name for f in dataclasses.fields(TensorSpec)}
+    wanted = known - {"low", "high"}  # which checkpoints of 0.1 do not have
     tensors = []
     for item in value:
-        if set(item) != wanted:
+        if not wanted <= set(item) <= known:
             raise SpecError(f"spec: {name}: fields {', '.join(sorted(item))}, {', '.join(sorted(wanted))} expected")
         if not isinstance(item["shape"], list):
             raise SpecError(f"spec: {name}: shape {item['shape']!r}, a list expected")
-        tensors.append(TensorSpec(**{**item, "shape": tuple(item["shape"])}))
+        ranges = {end: _numbers(f"{name}: {end}", item.get(end, [])) for end in ("low", "high")}
+        tensors.append(TensorSpec(**{**item, "shape": tuple(item["shape"]), **ranges}))
     return tuple(tensors)
 
 

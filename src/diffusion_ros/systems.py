@@ -186,6 +186,7 @@ REAL_ROBOT = System(
     name="real_robot",
     arguments=(
         Argument("checkpoint", "", "the policy (.pt)"),
+        Argument("params_file", "", "your YAML, over config/real_robot.yaml: the robot's limits and box, at least"),
         Argument("enabled", False, "whether the robot moves at once, or only after the service executor/set_enabled"),
         _GUARD,
         _SAMPLER_STEPS,

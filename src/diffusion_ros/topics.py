@@ -44,11 +44,18 @@ DIAGNOSTICS = "/diagnostics"
 
 WORLD_FRAME = "world"
 
-# Reliable throughout: a best-effort publisher is invisible to a reliable subscriber; let subscribers choose.
+# Published reliable throughout: a best-effort publisher is invisible to a reliable subscriber; let subscribers choose.
+# Each node's can be changed by ROS's parameters qos_overrides.<topic>.subscription.reliability, .depth and .history.
 SENSOR_QOS = QoSProfile(
     history=HistoryPolicy.KEEP_LAST,
     depth=5,
     reliability=ReliabilityPolicy.RELIABLE,
+    durability=DurabilityPolicy.VOLATILE,
+)
+BEST_EFFORT_QOS = QoSProfile(
+    history=HistoryPolicy.KEEP_LAST,
+    depth=5,
+    reliability=ReliabilityPolicy.BEST_EFFORT,
     durability=DurabilityPolicy.VOLATILE,
 )
 COMMAND_QOS = QoSProfile(
@@ -57,7 +64,14 @@ COMMAND_QOS = QoSProfile(
     reliability=ReliabilityPolicy.RELIABLE,
     durability=DurabilityPolicy.VOLATILE,
 )
-"""Chunks and commands: only the newest counts."""
+"""Chunks and commands as they are published: only the newest counts."""
+WATCHED_QOS = QoSProfile(
+    history=HistoryPolicy.KEEP_LAST,
+    depth=10,
+    reliability=ReliabilityPolicy.RELIABLE,
+    durability=DurabilityPolicy.VOLATILE,
+)
+"""Chunks and commands as they are heard: with a queue of one, a second publisher's could hide the first one's."""
 DESCRIPTION_QOS = QoSProfile(
     history=HistoryPolicy.KEEP_LAST,
     depth=1,
@@ -86,6 +100,11 @@ _SOURCES = {
     "object_pos": OBJECT_POSE,
     "object_quat": OBJECT_POSE,
 }
+
+
+def sensor_qos(lockstep: bool) -> QoSProfile:
+    """How sensors are heard: in real time best effort, as many drivers publish; in lockstep none may be lost."""
+    return SENSOR_QOS if lockstep else BEST_EFFORT_QOS
 
 
 def image(camera: str) -> str:

@@ -34,3 +34,20 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Writes `content` as JSON. Raises ValueError for NaN, which JSON has no value for, and OSError."""
     with whole_file(path) as temporary:
         temporary.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")
+
+
+def add_line(path: Path, content: Mapping[str, Any]) -> None:
+    """Adds `content` to a file of JSON, one line each, and returns when it is on disk. Raises OSError, ValueError."""
+    with path.open("a") as file:
+        file.write(json.dumps(content, allow_nan=False) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """What add_line has written, but for a last line that is not whole; [] where there is no file."""
+    try:
+        lines = path.read_text().splitlines(keepends=True)
+    except FileNotFoundError:
+        return []
+    return [json.loads(line) for line in lines if line.endswith("\n")]

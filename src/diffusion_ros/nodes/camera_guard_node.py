@@ -28,6 +28,7 @@ from sensor_msgs.msg import Image
 from diffusion_ros import checkpoint, messages, topics
 from diffusion_ros.camera_guard import CameraGuard, Judgement, View
 from diffusion_ros.diagnostics import ERROR, OK, WARN, Diagnostics
+from diffusion_ros.listener import Listener
 from diffusion_ros.nodes.runner import RunnableNode, run
 from diffusion_ros.nodes.worker import Worker, failure
 from diffusion_ros.observation import FrozenCameras
@@ -99,9 +100,20 @@ class CameraGuardNode(RunnableNode):
         self.diagnostics = Diagnostics(self, "camera guard", self._refresh)
         self.diagnostics.value("checkpoint", p.checkpoint)
         self.diagnostics.value("sha256", self.guard.checkpoint.sha256)
-        for camera in self.guard.cameras:
-            self.create_subscription(Image, topics.image(camera), partial(self._on_image, camera), topics.SENSOR_QOS)
-        self.create_subscription(PoseStamped, topics.EEF_POSE, self._on_pose, topics.SENSOR_QOS)
+        self._listeners: dict[str, Listener[Image]] = {
+            camera: Listener(
+                self,
+                Image,
+                topics.image(camera),
+                partial(self._on_image, camera),
+                partial(self._on_bad_image, camera),
+                topics.BEST_EFFORT_QOS,
+            )
+            for camera in self.guard.cameras
+        }
+        self._poses_listener = Listener(
+            self, PoseStamped, topics.EEF_POSE, self._on_pose, lambda error, msg: None, topics.BEST_EFFORT_QOS
+        )
 
         self._worker = Worker("scoring", self._take, self._work)
         self._newest: dict[str, Picture] = {}
@@ -112,14 +124,14 @@ class CameraGuardNode(RunnableNode):
     # Callbacks: check and store
 
     def _on_image(self, camera: str, msg: Image) -> None:
-        try:
-            stamp_ns, image = messages.image_from_msg(msg)
-        except messages.MessageError as error:
-            with self._worker.condition:
-                self._newest.pop(camera, None)
-                self._judgements[camera].distrust()
-                self._faults[camera] = f"{topics.image(camera)}: {error}"
-            return
+        if conflict := self._listeners[camera].conflict():
+            raise messages.MessageError(conflict)
+        stamp_ns, image = messages.image_from_msg(msg)
+        expected = self.guard.shape(camera)
+        if image.shape != expected:
+            raise messages.MessageError(
+                f"{image.shape[1]} x {image.shape[0]} pixels, the guard expects {expected[1]} x {expected[0]}"
+            )
         silent = self.diagnostics.age(topics.image(camera))
         self.diagnostics.tick(topics.image(camera))
         self._frozen.image(camera, stamp_ns, image)
@@ -131,11 +143,17 @@ class CameraGuardNode(RunnableNode):
         if self._frozen_reasons:
             self._tell()
 
+    def _on_bad_image(self, camera: str, error: messages.MessageError, msg: Image | None) -> None:
+        with self._worker.condition:
+            self._newest.pop(camera, None)
+            self._judgements[camera].distrust()
+            self._faults[camera] = f"{topics.image(camera)}: {error}"
+
     def _on_pose(self, msg: PoseStamped) -> None:
-        try:
-            stamp_ns, position, quaternion = messages.pose_from_msg(msg)
-        except messages.MessageError:
-            return  # the executor says what is wrong with it
+        """The executor says what is wrong with one that cannot be used."""
+        if self._poses_listener.conflict():
+            return
+        stamp_ns, position, quaternion = messages.pose_from_msg(msg)
         self._frozen.position(stamp_ns, position)
         with self._worker.condition:
             if self._poses and stamp_ns < self._poses[-1][0]:

@@ -10,8 +10,10 @@ from __future__ import annotations
 import sys
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,7 +23,6 @@ from rclpy.clock import Clock as RosClock
 from rclpy.clock_type import ClockType
 from rclpy.duration import Duration
 from rclpy.parameter import Parameter
-from rclpy.subscription import MessageInfo, Subscription
 from rosgraph_msgs.msg import Clock
 from std_msgs.msg import String
 from std_srvs.srv import Trigger
@@ -29,11 +30,13 @@ from std_srvs.srv import Trigger
 from diffusion_ros import messages, topics
 from diffusion_ros.diagnostics import ERROR, OK, WARN, Diagnostics
 from diffusion_ros.episode import Episode
+from diffusion_ros.listener import MAX_BYTES, Listener
 from diffusion_ros.nodes.runner import RunnableNode
 from diffusion_ros.params import declare, parameter
+from diffusion_ros.publisher_monitor import PublisherMonitor
 from diffusion_ros.simulation import episode_stamp_ns
-from diffusion_ros.sources import SourceWatch
 from diffusion_ros.video import Mp4Writer
+from diffusion_ros.whole_file import add_line
 
 Array = NDArray[np.float64]
 Image = NDArray[np.uint8]
@@ -44,6 +47,7 @@ _LEASE_SECONDS = 21.0
 """A process that was killed stays in the graph for FastDDS's lease of 20 s; who is still there after that lives."""
 _FAREWELL_SECONDS = 5.0
 """How long a simulator that is done stays where nobody listens to its results yet."""
+_STAMPS = 8
 _REPEAT_SECONDS = 1.0
 _NEWS_SECONDS = 0.2
 _SCENE_SECONDS = 0.1
@@ -68,6 +72,7 @@ class EpisodeParameters:
     )
     scene: bool = parameter(True, "publish the scene as markers")
     output_dir: str = parameter("", "folder of the videos, '' for the current one")
+    results: str = parameter("", "file to which the result of each episode is added when it ends, a line of JSON each")
 
 
 class EpisodeNode(RunnableNode, ABC):
@@ -81,6 +86,8 @@ class EpisodeNode(RunnableNode, ABC):
     """The command of no motion, executed where there is none."""
     rate: float
     """Control steps a second [Hz]."""
+    answer_steps: int = 3
+    """Real time: a command that answers an observation older than so many steps comes too late to be one."""
     records: bool = False
     """Whether episodes become videos."""
     parameters: EpisodeParameters
@@ -108,7 +115,10 @@ class EpisodeNode(RunnableNode, ABC):
         self._answered_at: float | None = None
         self._acting = False
         self._drawing: Generator[None, None, None] | None = None
-        self._commands: list[tuple[Subscription[Any], Callable[[Any, MessageInfo], None]]] = []
+        self._stamps: deque[int] = deque(maxlen=_STAMPS)
+        """Of the last observations."""
+        self._commands: list[Listener[Any]] = []
+        self._command_monitor: PublisherMonitor | None = None
         self._heard_sensor = False
         self._clock_publisher: Any = None
 
@@ -120,19 +130,46 @@ class EpisodeNode(RunnableNode, ABC):
         # At once, so that who wants the results is known before the first: in lockstep an episode may take 0.1 s.
         self._episode_publisher = self.create_publisher(String, topics.EPISODE, topics.EPISODE_QOS)
         self.diagnostics = Diagnostics(self, hardware_id, self._refresh)
-        own = self.create_subscription(*sensor, self._on_sensor, topics.SENSOR_QOS)
+        kind, topic = sensor
+        self._sensors: Listener[Any] = Listener(self, kind, topic, self._on_sensor, lambda *_: None, topics.SENSOR_QOS)
         # As it is called after remapping, which questions about the graph do not follow.
-        self._sensor_topic = own.topic_name
-        self._sources = SourceWatch(self, self._sensor_topic)
+        self._sensor_topic = self._sensors.topic_name
         self.create_service(Trigger, "~/reset", self._on_reset)
         self._period = 1.0 / self.rate
         self.create_timer(self._period, self._tick, clock=RosClock(clock_type=ClockType.STEADY_TIME))
 
-    def take_commands(self, kind: type, topic: str, callback: Callable[[Any, MessageInfo], None]) -> Subscription[Any]:
-        """Subscribes to commands. The callback calls `commanded` for those that can be used."""
-        subscription = self.create_subscription(kind, topic, callback, topics.COMMAND_QOS)
-        self._commands.append((subscription, callback))
-        return subscription
+    def take_commands(self, callbacks: Mapping[str, tuple[type[Any], Callable[[Any], None]]]) -> tuple[str, ...]:
+        """Subscribes to commands, by topic: type and callback, which calls `commanded` for those that can be used and
+        raises ValueError for others. One publisher must have all of the topics alone. Returns their resolved names."""
+        names = tuple(self.resolve_topic_name(topic) for topic in callbacks)
+        self._command_monitor = monitor = PublisherMonitor(self, *names)
+        for topic, (kind, callback) in callbacks.items():
+            self._commands.append(
+                Listener(
+                    self,
+                    kind,
+                    topic,
+                    partial(self._on_command, topic, callback),
+                    partial(self._on_bad_command, topic),
+                    topics.WATCHED_QOS,
+                    max_bytes=MAX_BYTES,
+                    monitor=monitor,
+                )
+            )
+        return names
+
+    def _on_command(self, topic: str, callback: Callable[[Any], None], msg: Any) -> None:
+        if self.phase not in ("waiting", "running"):
+            return
+        try:
+            callback(msg)
+        except ValueError as error:
+            raise messages.MessageError(str(error)) from None
+        self.diagnostics.tick(topic)
+
+    def _on_bad_command(self, topic: str, error: messages.MessageError, msg: Any) -> None:
+        self._command = None  # nor one that came before it
+        self._fault = self._refused = f"{topic} refused: {error}"
 
     # What a subclass fills in
 
@@ -186,12 +223,14 @@ class EpisodeNode(RunnableNode, ABC):
 
     # What comes in
 
-    def refuse(self, reason: str) -> None:
-        """A command came that cannot be used."""
-        self._fault = self._refused = reason
-
     def commanded(self, stamp_ns: int, row: Array) -> None:
         """A command that can be used, with the stamp of the observation that it answers."""
+        if not self._lockstep and self.starts(row) and stamp_ns not in list(self._stamps)[-self.answer_steps :]:
+            off = (self._stamp_ns - stamp_ns) / 1e6
+            self._fault = self._refused = (
+                f"command refused: it answers an observation of {off:.0f} ms before the newest"
+            )
+            return
         if stamp_ns == self._stamp_ns:
             # In real time the executor's hold may be followed by the row of a chunk that came late: the last counts.
             self._answered_at = time.monotonic()
@@ -202,10 +241,9 @@ class EpisodeNode(RunnableNode, ABC):
             self._step(row)
             self._go_on(episode_stamp_ns(self.episode.index, self.episode.steps, self.rate))
 
-    def _on_sensor(self, msg: Any, info: MessageInfo) -> None:
+    def _on_sensor(self, msg: Any) -> None:
         """Our own, or that of another simulator or robot."""
         self._heard_sensor = True
-        self._sources.heard(info)
 
     def _on_reset(self, request: Any, response: Any) -> Any:
         """Begins the current episode again, from the same seed."""
@@ -278,6 +316,7 @@ class EpisodeNode(RunnableNode, ABC):
         self.reset_simulator()
         self._command = None
         self._fault = ""
+        self._stamps.clear()
         self._stamp_ns = episode_stamp_ns(index, 0, self.rate)
         self._enter("pausing" if again and not self._lockstep else "waiting")
         if self._lockstep:
@@ -293,7 +332,9 @@ class EpisodeNode(RunnableNode, ABC):
 
     def _tick_realtime(self, now: float, late: bool) -> None:
         stamp_ns = self.get_clock().now().nanoseconds
-        self._take_waiting_commands()
+        for listener in self._commands:
+            # rclpy runs timers first: on a busy machine a command that came in time may still be in the queue.
+            listener.take_waiting()
         command, self._command = self._command, None
         if command is not None and (conflict := self.conflict()):
             command, self._refused = None, conflict
@@ -305,14 +346,6 @@ class EpisodeNode(RunnableNode, ABC):
             self._step(self.hold if command is None else command, missed=command is None)
         self._refused = ""
         self._go_on(stamp_ns, now)
-
-    def _take_waiting_commands(self) -> None:
-        """rclpy runs timers first: on a busy machine a command that came in time may still be in the queue."""
-        for subscription, callback in self._commands:
-            with subscription.handle:
-                waiting = subscription.handle.take_message(subscription.msg_type, False)
-            if waiting is not None:
-                callback(*waiting)
 
     def _go_on(self, stamp_ns: int, now: float | None = None) -> None:
         """Observes, or ends the episode."""
@@ -337,6 +370,7 @@ class EpisodeNode(RunnableNode, ABC):
 
     def _observe(self, stamp_ns: int, now: float) -> None:
         self._stamp_ns = stamp_ns
+        self._stamps.append(stamp_ns)
         self._stamped_at = now
         self._answered_at = None
         if self._clock_publisher is not None:
@@ -373,6 +407,8 @@ class EpisodeNode(RunnableNode, ABC):
             next(self._drawing, None)
 
     def _end(self, result: dict[str, Any]) -> None:
+        if self.parameters.results:
+            add_line(Path(self.parameters.results), result)
         self._publish_episode({"event": "end", "result": result})
         following = self.episode.index + 1
         if 0 < self.parameters.episodes <= following:
@@ -416,8 +452,9 @@ class EpisodeNode(RunnableNode, ABC):
         )
 
     def conflict(self) -> str:
-        """'' or who else publishes what only one may."""
-        return self._sources.reason()
+        """'' or who else publishes what only one may: sensors, or commands."""
+        commands = self._command_monitor.reason() if self._command_monitor is not None else ""
+        return self._sensors.conflict() or commands
 
     def _refresh(self) -> None:
         for name in ("task", "mode"):

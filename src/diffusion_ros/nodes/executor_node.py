@@ -1,7 +1,8 @@
-"""executor: chunks in, one command for each observation out. It alone decides what the robot does.
+"""executor: chunks in, one command for each control period out. It alone decides what the robot does.
 
-Everything it decides is in action_chunk.ChunkExecutor; this node converts, asks, and publishes. In lockstep the robot
-waits, so the executor waits for the chunk that it needs; in real time the due row or a hold goes out at once.
+Everything it decides is in action_chunk.ChunkExecutor and, in real time, control_clock.ControlClock; this node
+converts, asks, and publishes. In lockstep the robot waits, so the executor waits for the chunk that it needs; in real
+time the due row or a hold goes out in every period of its own clock, whatever the rate of the poses.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path as FilePath
 from typing import Any
 
 import numpy as np
@@ -19,28 +21,38 @@ from nav_msgs.msg import Path
 from numpy.typing import NDArray
 from rclpy.clock import Clock
 from rclpy.clock_type import ClockType
+from rclpy.duration import Duration
 from rclpy.parameter import Parameter
-from rclpy.subscription import MessageInfo
 from std_srvs.srv import SetBool, Trigger
 from trajectory_msgs.msg import JointTrajectory
 
 from diffusion_ros import checkpoint, messages, topics
 from diffusion_ros.action_chunk import ChunkExecutor, Command, ExecutorLimits
+from diffusion_ros.control_clock import ControlClock
 from diffusion_ros.diagnostics import ERROR, OK, WARN, Diagnostics
+from diffusion_ros.listener import MAX_BYTES, Listener
 from diffusion_ros.nodes.runner import RunnableNode, run
 from diffusion_ros.params import ParameterError, declare, parameter
-from diffusion_ros.sources import SourceWatch
+from diffusion_ros.spec import CheckpointSpec
+from diffusion_ros.stop_record import StopRecord, stop_folder
 
 _PATH_POINTS = 600
 _PATH_GAP_NS = 1_000_000_000
 """A hole of more than this in the poses: another episode, another path."""
+_CHUNK_ROWS = 32
+"""Rows of a chunk at most, where no checkpoint says how many there are."""
+_TICKS = 5
+"""Of the timer, a control period."""
+_FAREWELL_SECONDS = 1.0
+"""How long the last word may take to be heard."""
 
 
 @dataclass(frozen=True)
 class ExecutorParameters:
-    """Parameters of the executor node. What is left empty or 0 comes from the checkpoint."""
+    """Parameters of the executor node. What is left empty or 0 comes from the checkpoint, limits and box only where
+    checkpoint_limits says so."""
 
-    checkpoint: str = parameter("", "path of the policy checkpoint (.pt) whose spec gives rate, limits and box")
+    checkpoint: str = parameter("", "path of the policy checkpoint (.pt) whose spec gives rate, frame and ranges")
     mode: str = parameter(
         "realtime",
         "lockstep: the robot waits for each command; realtime: it does not",
@@ -49,6 +61,13 @@ class ExecutorParameters:
     enabled: bool = parameter(False, "whether it acts from the start; otherwise after ~/set_enabled")
     rate: float = parameter(0.0, "control steps a second [Hz]", low=0.0, high=1000.0)
     n_action_steps: int = parameter(0, "lockstep: rows of a chunk that are executed", low=0)
+    max_chunk_rows: int = parameter(0, "a chunk of more rows is refused", low=0, high=256)
+    frame_id: str = parameter(
+        "", "frame of eef_pose, chunks, commands and box: what the checkpoint's is called on this robot"
+    )
+    checkpoint_limits: bool = parameter(
+        False, "whether limits and box may be the checkpoint's: in the simulator that it was trained in, and only there"
+    )
     action_low: tuple[float, ...] = parameter((), "least command of a step (7): m, rad, gripper")
     action_high: tuple[float, ...] = parameter((), "greatest command of a step (7): m, rad, gripper")
     workspace_low: tuple[float, ...] = parameter(
@@ -60,7 +79,13 @@ class ExecutorParameters:
     )
     blend_rows: int = parameter(2, "join blend: rows over which the old chunk fades out", low=1)
     max_observation_age: float = parameter(
-        0.25, "realtime: eef_pose older than this, or silent for longer, is a reason to hold [s]", low=0.01
+        0.25,
+        "realtime: eef_pose older than this, or silent for longer, is a reason to hold; a chunk stamped farther ahead"
+        " of it is refused [s]",
+        low=0.01,
+    )
+    max_pose_speed: float = parameter(
+        3.0, "realtime: an eef_pose that moved faster since the last one is a fault [m/s]", low=0.1
     )
     guard: str = parameter("", "realtime: the camera guard's checkpoint; '': none. With one, its verdict is obeyed")
     max_guard_age: float = parameter(1.0, "a camera guard that is silent for longer is a reason to hold [s]", low=0.05)
@@ -75,17 +100,30 @@ class ExecutorParameters:
 class ExecutorNode(RunnableNode):
     """Subscribes to eef_pose and action_chunk; publishes eef_command, eef_path and diagnostics; serves the switches."""
 
-    def __init__(self, parameter_overrides: Sequence[Parameter[Any]] = ()) -> None:
-        """Raises ValueError (parameters, checkpoint) in one line."""
+    def __init__(self, parameter_overrides: Sequence[Parameter[Any]] = (), stops: FilePath | None = None) -> None:
+        """stops: where a stop is recorded for whoever takes this one's place; None: it is not.
+
+        Raises ValueError (parameters, checkpoint) in one line.
+        """
         super().__init__("executor", parameter_overrides)
-        self.parameters = declare(self, ExecutorParameters)
-        self._lockstep = self.parameters.mode == "lockstep"
-        self.executor_logic = _make_executor(self.get_name(), self.parameters)
+        self.parameters = p = declare(self, ExecutorParameters)
+        self._lockstep = p.mode == "lockstep"
+        spec = checkpoint.read_spec(p.checkpoint) if p.checkpoint else None
+        self.frame_id = p.frame_id or (spec.frame if spec is not None else "") or topics.WORLD_FRAME
+        """The one frame of poses, chunks, commands and box."""
+        self.executor_logic = _make_executor(self.get_name(), p, spec, self.frame_id)
+        self.monotonic = time.monotonic
+        """The steady clock [s]; tests have one of their own."""
+        self._control_clock = ControlClock(self.executor_logic.period_ns)
         self._pending_ns: int | None = None
-        """The observation that has no answer, or only a hold that a chunk may still replace."""
+        """Lockstep: the observation that has no answer."""
+        self._replaceable: tuple[int, int] | None = None
+        """Real time: stamp and row time of a hold that went out in this period and that a chunk may still replace."""
         self._received = 0.0
+        self._stamp_ns = 0
+        self._stamped = 0.0
+        """When the newest stamp came first."""
         self._answered: Command | None = None
-        self._frame_id = topics.WORLD_FRAME
         self._fault = ""
         """What was wrong with the last eef_pose message."""
         self._refused = ""
@@ -94,179 +132,308 @@ class ExecutorNode(RunnableNode):
         """The camera guard's last verdict, and when it came."""
         self._path: deque[tuple[int, NDArray[np.float64]]] = deque(maxlen=_PATH_POINTS)
         self._counts = {"acted": 0, "held": 0, "clipped": 0, "chunks refused": 0}
+        self._record: StopRecord | None = None
+        self._stopped_before = ""
+        """Why the executor before this one was stopped."""
+        if stops is not None:
+            self._record = StopRecord(self.get_fully_qualified_name(), self.context.get_domain_id(), stops)
+            self._stopped_before = self._record.read()
+            if self._stopped_before:
+                self.executor_logic.set_enabled(False)
 
         self._command_publisher = self.create_publisher(JointTrajectory, topics.EEF_COMMAND, topics.COMMAND_QOS)
         self._path_publisher = self.create_publisher(Path, topics.EEF_PATH, topics.COMMAND_QOS)
-        pose = self.create_subscription(PoseStamped, topics.EEF_POSE, self._on_pose, topics.SENSOR_QOS)
-        chunk = self.create_subscription(JointTrajectory, topics.ACTION_CHUNK, self._on_chunk, topics.COMMAND_QOS)
-        if self.parameters.guard:
-            guard = self.create_subscription(DiagnosticStatus, topics.CAMERA_GUARD, self._on_guard, topics.COMMAND_QOS)
-            self._guard_sources = SourceWatch(self, guard.topic_name)
-        self._pose_sources = SourceWatch(self, pose.topic_name)
-        self._chunk_sources = SourceWatch(self, chunk.topic_name)
+        sensors = topics.sensor_qos(self._lockstep)
+        self._poses = Listener(self, PoseStamped, topics.EEF_POSE, self._on_pose, self._on_bad_pose, sensors)
+        self._chunks = Listener(
+            self,
+            JointTrajectory,
+            topics.ACTION_CHUNK,
+            self._on_chunk,
+            self._on_bad_chunk,
+            topics.WATCHED_QOS,
+            max_bytes=MAX_BYTES,
+        )
+        # Our own among them: a second executor is a second publisher, to us as to the robot.
+        self._commands = Listener(
+            self,
+            JointTrajectory,
+            topics.EEF_COMMAND,
+            lambda msg: None,
+            lambda error, msg: None,
+            topics.WATCHED_QOS,
+            max_bytes=0,
+        )
+        self._verdicts: Listener[DiagnosticStatus] | None = None
+        if p.guard:
+            self._verdicts = Listener(
+                self,
+                DiagnosticStatus,
+                topics.CAMERA_GUARD,
+                self._on_guard,
+                self._on_bad_guard,
+                topics.WATCHED_QOS,
+                max_bytes=MAX_BYTES,
+            )
         self.create_service(SetBool, "~/set_enabled", self._on_set_enabled)
         self.create_service(Trigger, "~/estop", self._on_estop)
         self.create_service(Trigger, "~/estop_reset", self._on_estop_reset)
         self.diagnostics = Diagnostics(self, "executor", self._refresh)
         steady = Clock(clock_type=ClockType.STEADY_TIME)
-        self.create_timer(0.1, self._watch, clock=steady)
+        if not self._lockstep:
+            self.create_timer(self.executor_logic.period_ns / 1e9 / _TICKS, self._tick, clock=steady)
         self.create_timer(0.5, self._publish_path, clock=steady)
 
     # What comes in
 
-    def _on_pose(self, msg: PoseStamped, info: MessageInfo) -> None:
-        self._pose_sources.heard(info)
-        self._received = time.monotonic()
-        stamp_ns = messages.stamp_ns(msg.header.stamp)
-        repeated = False
-        try:
-            _, position, _ = messages.pose_from_msg(msg)
-            self._fault = ""
-        except messages.MessageError as error:
-            self._fault = f"{topics.EEF_POSE}: {error}"
-        else:
-            repeated = self.executor_logic.observed(stamp_ns, position)
+    def _on_pose(self, msg: PoseStamped) -> None:
+        stamp_ns, position, _ = messages.pose_from_msg(msg)
+        messages.check_frame(msg.header, self.frame_id)
+        self._fault = ""
+        repeated = self.executor_logic.observed(stamp_ns, position)
+        if not repeated:
             self.executor_logic.observe(stamp_ns, position)
-            self._frame_id = msg.header.frame_id
             self._trace(stamp_ns, position)
+        self._came(stamp_ns, repeated)
+
+    def _on_bad_pose(self, error: messages.MessageError, msg: PoseStamped | None) -> None:
+        self._fault = f"{topics.EEF_POSE}: {error}"
+        try:
+            stamp_ns = messages.stamp_ns(msg.header.stamp) if msg is not None else self._stamp_ns
+        except messages.MessageError:
+            stamp_ns = self._stamp_ns
+        self._came(stamp_ns, False)
+
+    def _came(self, stamp_ns: int, repeated: bool) -> None:
+        """A pose came, usable or not."""
+        now = self.monotonic()
+        self._received = now
+        if stamp_ns != self._stamp_ns:
+            self._stamp_ns, self._stamped = stamp_ns, now
         self.diagnostics.tick(topics.EEF_POSE)
-        if self._lockstep and repeated and self._answered is not None and self._answered.stamp_ns == stamp_ns:
+        if not self._lockstep:
+            if self._control_clock.pose(now):
+                self._act()
+            return
+        if repeated and self._answered is not None and self._answered.stamp_ns == stamp_ns:
             # The same observation again: our answer was lost. Not computed anew, as it was executed as it was.
-            self._send(self._answered)
+            self._send(self._answered, stamp_ns)
             return
         self._pending_ns = stamp_ns
         self._answer()
 
-    def _on_chunk(self, msg: JointTrajectory, info: MessageInfo) -> None:
-        self._chunk_sources.heard(info)
+    def _on_chunk(self, msg: JointTrajectory) -> None:
         self.diagnostics.tick(topics.ACTION_CHUNK)
+        if self._chunks.conflict():
+            # Of two that cannot be told apart nothing is kept, so that nothing of it outlives the conflict.
+            self.executor_logic.clear()
+            return
+        if msg.header.frame_id != self.frame_id:
+            self.executor_logic.clear()
+            raise messages.MessageError(
+                f"deltas in the frame {msg.header.frame_id!r}, {self.frame_id!r} (eef_pose's) expected"
+            )
         try:
-            if msg.header.frame_id != self._frame_id:
-                raise messages.MessageError(
-                    f"deltas in the frame {msg.header.frame_id!r}, {self._frame_id!r} (eef_pose's) expected"
-                )
-            self._refused = self.executor_logic.add_chunk(messages.chunk_from_msg(msg))
-        except messages.MessageError as error:
-            self._refused = f"chunk refused: {error}"
+            chunk = messages.chunk_from_msg(msg)
+        except messages.MessageError:
+            self.executor_logic.clear()
+            raise
+        self._refused = self.executor_logic.add_chunk(chunk)
         if self._refused:
             self._counts["chunks refused"] += 1
-        if self._pending_ns is not None:
-            self._answer(chunk_came=True)
+        elif self._lockstep:
+            self._answer()
+        else:
+            self._replace_hold()
 
-    def _on_guard(self, msg: DiagnosticStatus, info: MessageInfo) -> None:
-        self._guard_sources.heard(info)
-        self._guard = time.monotonic(), messages.status_from_msg(msg)
+    def _on_bad_chunk(self, error: messages.MessageError, msg: JointTrajectory | None) -> None:
+        if msg is None:
+            self.executor_logic.clear()
+        self._refused = f"chunk refused: {error}"
+        self._counts["chunks refused"] += 1
+        if self._lockstep:
+            self._answer()
+
+    def _on_guard(self, msg: DiagnosticStatus) -> None:
+        self._guard = self.monotonic(), messages.status_from_msg(msg)
         self.diagnostics.tick(topics.CAMERA_GUARD)
 
-    def _answer(self, chunk_came: bool = False) -> None:
+    def _on_bad_guard(self, error: messages.MessageError, msg: DiagnosticStatus | None) -> None:
+        status = messages.Status("", "", ERROR, str(error), {})
+        self._guard = self.monotonic(), status
+
+    # Lockstep
+
+    def _answer(self) -> None:
         """Answers the pending observation, as far as that can be done now."""
         stamp_ns = self._pending_ns
         if stamp_ns is None:
             return
         stop = self._stop_reason()
         if stop:
-            self._publish(self.executor_logic.hold(stamp_ns, stop), final=True)
+            self._publish(self.executor_logic.hold(stamp_ns, stop), stamp_ns)
         elif self.executor_logic.covers(stamp_ns):
-            now_ns = None if self._lockstep else self.get_clock().now().nanoseconds
-            self._publish(self.executor_logic.command(stamp_ns, now_ns), final=True)
-        elif not self._lockstep and not chunk_came:
-            # The hold goes out at once; a chunk that comes within the step may still replace it.
-            self._publish(self.executor_logic.command(stamp_ns, self.get_clock().now().nanoseconds), final=False)
+            self._publish(self.executor_logic.command(stamp_ns), stamp_ns)
+
+    # Real time
+
+    def _tick(self) -> None:
+        """A period without a pose has its command too; before the first pose none is told anything."""
+        if self._received and self._control_clock.tick(self.monotonic()):
+            self._act()
+
+    def _act(self) -> None:
+        """The command of this period."""
+        now, now_ns = self.monotonic(), self._now_ns()
+        stop = self._stop_reason()
+        if stop:
+            silent = now - self._received > self.parameters.max_observation_age
+            stamp_ns = now_ns if silent else self._stamp_ns
+            self._replaceable = None
+            self._publish(self.executor_logic.hold(stamp_ns, stop), stamp_ns)
+            return
+        # A stamp that is repeated, or none at all, does not stop the time.
+        present_ns = self._stamp_ns + round((now - self._stamped) * 1e9)
+        row_ns = self._control_clock.row_time(present_ns)
+        command = self.executor_logic.command(row_ns, now_ns)
+        # The hold goes out at once; a chunk that comes within the period may still replace it.
+        self._replaceable = None if command.acting else (self._stamp_ns, row_ns)
+        self._publish(command, self._stamp_ns)
+
+    def _replace_hold(self) -> None:
+        """A chunk came: its row takes the place of the hold that this period has had. Motion there is once a period."""
+        if self._replaceable is None or self._stop_reason():
+            return
+        stamp_ns, row_ns = self._replaceable
+        command = self.executor_logic.command(row_ns, self._now_ns())
+        if command.acting:
+            self._replaceable = None
+            self._publish(command, stamp_ns)
+
+    def _now_ns(self) -> int:
+        return int(self.get_clock().now().nanoseconds)
+
+    # Reasons to hold
 
     def _stop_reason(self) -> str:
         """Why nothing may move whatever chunk comes, or ''."""
-        if self.executor_logic.estop_reason or not self.executor_logic.enabled:
-            return self.executor_logic.stopped()
+        logic = self.executor_logic
+        if logic.estop_reason or not logic.enabled:
+            before = f" ({self._stopped_before})" if self._stopped_before else ""
+            return logic.stopped() + before
         return (
-            self._pose_sources.reason()
-            or self._chunk_sources.reason()
+            self._silence()
+            or self._poses.conflict()
+            or self._chunk_conflict()
+            or self._commands.conflict()
             or self._fault
             or self._guard_reason()
-            or self.executor_logic.stopped()
+            or logic.stopped()
         )
 
+    def _silence(self) -> str:
+        """Real time: why a robot that is not heard any more must not move."""
+        silent = self.monotonic() - self._received
+        if self._lockstep or not self._received or silent <= self.parameters.max_observation_age:
+            return ""
+        return f"{topics.EEF_POSE}: silent for {silent:.2f} s"
+
+    def _chunk_conflict(self) -> str:
+        conflict = self._chunks.conflict()
+        if conflict:
+            self.executor_logic.clear()
+        return conflict
+
     def _guard_reason(self) -> str:
-        if not self.parameters.guard:
+        if self._verdicts is None:
             return ""
         if self._guard is None:
             return "no word from the camera guard"
         came, verdict = self._guard
-        silent = time.monotonic() - came
+        silent = self.monotonic() - came
         if silent > self.parameters.max_guard_age:
             return f"{topics.CAMERA_GUARD}: silent for {silent:.2f} s"
         if verdict.level != OK:
             return f"{topics.CAMERA_GUARD}: {verdict.summary}"
-        return self._guard_sources.reason()
-
-    def _watch(self) -> None:
-        """Realtime: a robot whose pose is not heard any more is told to hold; none ever heard is told nothing."""
-        silent = time.monotonic() - self._received
-        if self._lockstep or not self._received or silent <= self.parameters.max_observation_age:
-            return
-        self._pending_ns = None
-        reason = self._stop_reason() or f"{topics.EEF_POSE}: silent for {silent:.2f} s"
-        self._publish(self.executor_logic.hold(self.get_clock().now().nanoseconds, reason), final=False)
+        return self._verdicts.conflict()
 
     # What goes out
 
-    def _publish(self, command: Command, final: bool) -> None:
-        if final:
-            self._pending_ns = None
+    def _publish(self, command: Command, stamp_ns: int) -> None:
+        self._pending_ns = None
         self._answered = command
         self._counts["acted" if command.acting else "held"] += 1
         self._counts["clipped"] += bool(command.clipped)
-        self._send(command)
-        self.diagnostics.latency("observation to command", time.monotonic() - self._received)
+        self._send(command, stamp_ns)
+        if not self._lockstep:
+            self.executor_logic.sent(command)
+        self.diagnostics.latency("observation to command", self.monotonic() - self._received)
         self._refresh()
 
-    def _send(self, command: Command) -> None:
+    def _send(self, command: Command, stamp_ns: int) -> None:
+        """stamp_ns: of the observation that it answers."""
         period_ns = self.executor_logic.period_ns
-        self._command_publisher.publish(
-            messages.command_to_msg(command.row, command.stamp_ns, period_ns, self._frame_id)
-        )
+        self._command_publisher.publish(messages.command_to_msg(command.row, stamp_ns, period_ns, self.frame_id))
         self.diagnostics.tick(topics.EEF_COMMAND)
 
     def _trace(self, stamp_ns: int, position: NDArray[np.float64]) -> None:
         if self._path and not 0 <= stamp_ns - self._path[-1][0] <= _PATH_GAP_NS:
             self._path.clear()
-        if not self._path or stamp_ns > self._path[-1][0]:
+        if not self._path or stamp_ns - self._path[-1][0] > self.executor_logic.period_ns // 2:
             self._path.append((stamp_ns, position))
 
     def _publish_path(self) -> None:
         if self._path and self._path_publisher.get_subscription_count() > 0:
             stamps, positions = zip(*self._path, strict=True)
-            self._path_publisher.publish(messages.path_to_msg(np.array(positions), stamps, stamps[-1], self._frame_id))
+            self._path_publisher.publish(messages.path_to_msg(np.array(positions), stamps, stamps[-1], self.frame_id))
 
     # Services
 
     def _on_set_enabled(self, request: Any, response: Any) -> Any:
-        self.executor_logic.set_enabled(bool(request.data))
+        enabled = bool(request.data)
+        response.success = self.executor_logic.set_enabled(enabled)
+        if response.success:
+            self._stopped_before = ""
+            self._remember("" if enabled else "it was disabled before it ended and was started again")
+            response.message = "enabled" if enabled else "not enabled"
+        else:
+            response.message = "refused: the emergency stop is latched; ~/estop_reset first"
         self._answer()
         self._refresh()
-        response.success = True
-        response.message = "enabled" if request.data else "not enabled"
-        if request.data and self.executor_logic.estop_reason:
-            response.message = "enabled, but the emergency stop is latched"
         return response
 
     def _on_estop(self, request: Any, response: Any) -> Any:
         self.executor_logic.estop("requested")
+        self._replaceable = None
         if self._lockstep:
             self._answer()
         elif self._received:
-            now_ns = self.get_clock().now().nanoseconds
-            self._publish(self.executor_logic.hold(now_ns, self.executor_logic.stopped()), final=True)
+            now_ns = self._now_ns()
+            self._publish(self.executor_logic.hold(now_ns, self.executor_logic.stopped()), now_ns)
+        self._remember("an emergency stop was latched when it ended and was started again")
         self._refresh()
         response.success = True
-        response.message = "stopped; latched until ~/estop_reset"
+        response.message = "stopped; latched until ~/estop_reset, then until ~/set_enabled"
         return response
 
     def _on_estop_reset(self, request: Any, response: Any) -> Any:
         self.executor_logic.estop_reset()
         self._refresh()
         response.success = True
-        response.message = "enabled" if self.executor_logic.enabled else "released, but not enabled"
+        response.message = "enabled" if self.executor_logic.enabled else "released, but not enabled: ~/set_enabled"
         return response
+
+    def _remember(self, reason: str) -> None:
+        """Writes a stop down, '' for its end."""
+        if self._record is None:
+            return
+        try:
+            if reason:
+                self._record.write(reason)
+            else:
+                self._record.clear()
+        except OSError as error:
+            self.get_logger().error(f"a stop cannot be written down for an executor after this one: {error}")
 
     # Diagnostics
 
@@ -274,15 +441,16 @@ class ExecutorNode(RunnableNode):
         logic = self.executor_logic
         self.diagnostics.value("enabled", logic.enabled)
         self.diagnostics.value("estop", logic.estop_reason or "released")
+        self.diagnostics.value("frame", self.frame_id)
         self.diagnostics.value("last chunk", self._refused or "accepted")
         for name, count in self._counts.items():
             self.diagnostics.value(name, count)
         stop = self._stop_reason()
         refused = f" ({self._refused})" if self._refused else ""
         if stop:
-            self.diagnostics.report(ERROR if logic.estop_reason else WARN, f"holding: {stop}")
+            self.diagnostics.report(ERROR if logic.estop_reason else WARN, f"holding: {stop}{refused}")
         elif self._lockstep and self._pending_ns is not None:
-            waited = time.monotonic() - self._received
+            waited = self.monotonic() - self._received
             if waited > 1.0:
                 self.diagnostics.report(WARN, f"waiting for a chunk for {waited:.1f} s{refused}")
         elif self._answered is not None and not self._answered.acting:
@@ -292,20 +460,34 @@ class ExecutorNode(RunnableNode):
             self.diagnostics.report(OK, f"acting, clipped to {clipped}" if clipped else "acting")
 
     def close(self) -> None:
-        """The last word to a robot that does not wait: hold."""
+        """The last word to a robot that does not wait: hold. It must have been heard before the publisher is gone."""
         if not self._lockstep and self._received:
-            now_ns = self.get_clock().now().nanoseconds
-            self._send(self.executor_logic.hold(now_ns, "the executor ends"))
+            now_ns = self._now_ns()
+            self._send(self.executor_logic.hold(now_ns, "the executor ends"), now_ns)
+            self._command_publisher.wait_for_all_acked(Duration(seconds=_FAREWELL_SECONDS))
 
 
-def _make_executor(owner: str, p: ExecutorParameters) -> ChunkExecutor:
+def _make_executor(owner: str, p: ExecutorParameters, spec: CheckpointSpec | None, frame_id: str) -> ChunkExecutor:
     """Parameters first, then the checkpoint's spec. Raises ParameterError for what neither gives."""
-    spec = checkpoint.read_spec(p.checkpoint) if p.checkpoint else None
-    names = ("rate", "n_action_steps", "action_low", "action_high", "workspace_low", "workspace_high")
+    limits = ("action_low", "action_high", "workspace_low", "workspace_high")
+    names = ("rate", "n_action_steps", *limits)
     values: dict[str, Any] = {name: getattr(p, name) or getattr(spec, name, None) for name in names}
     missing = [name for name, value in values.items() if not value]
     if missing:
         raise ParameterError(f"{owner}: parameter {', '.join(missing)} is required where no checkpoint is given")
+    own = [name for name in limits if not getattr(p, name)]
+    if own and not p.checkpoint_limits:
+        raise ParameterError(
+            f"{owner}: parameter {', '.join(own)} is required: a robot's limits and box are not a checkpoint's, except"
+            " in the simulator that it was trained in (checkpoint_limits)"
+        )
+    same_frame = spec is not None and spec.frame in ("", frame_id)
+    if not same_frame and (boxes := [name for name in own if name.startswith("workspace")]):
+        raise ParameterError(
+            f"{owner}: parameter {', '.join(boxes)} is required: the checkpoint's box is in its frame"
+            f" {spec.frame if spec is not None else ''!r}, not in {frame_id!r}"
+        )
+    realtime = p.mode == "realtime"
     try:
         return ChunkExecutor(
             ExecutorLimits(
@@ -316,15 +498,19 @@ def _make_executor(owner: str, p: ExecutorParameters) -> ChunkExecutor:
             join=p.join,
             blend_rows=p.blend_rows,
             # In lockstep the next chunk is waited for; else the rows beyond bridge one that is late.
-            max_rows=values["n_action_steps"] if p.mode == "lockstep" else None,
+            max_rows=None if realtime else values["n_action_steps"],
             enabled=p.enabled,
+            max_chunk_rows=p.max_chunk_rows or max(_CHUNK_ROWS, spec.n_rows if spec is not None else 0),
+            max_ahead_ns=round(p.max_observation_age * 1e9) if realtime else None,
+            max_speed=p.max_pose_speed if realtime else None,
+            position_range=spec.range_of("robot0_eef_pos") if spec is not None else None,
         )
     except ValueError as error:
         raise ParameterError(f"{owner}: {error}") from None
 
 
 def main() -> int:
-    return run(ExecutorNode)
+    return run(lambda: ExecutorNode(stops=stop_folder()))
 
 
 if __name__ == "__main__":

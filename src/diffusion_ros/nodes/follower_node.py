@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,10 +16,14 @@ from trajectory_msgs.msg import JointTrajectory
 
 from diffusion_ros import messages, topics
 from diffusion_ros.diagnostics import ERROR, OK, WARN, Diagnostics
+from diffusion_ros.listener import Listener
 from diffusion_ros.maze import FRAME, jumped
 from diffusion_ros.nodes.runner import RunnableNode, run
 from diffusion_ros.params import declare, parameter
 from diffusion_ros.plan_follower import Array, PursuitFollower, TimeFollower, brake
+
+_PLAN_BYTES = 1_000_000
+"""Of a plan: 100 points a second, for minutes."""
 
 
 @dataclass(frozen=True)
@@ -51,21 +56,44 @@ class FollowerNode(RunnableNode):
         self._fault = False
         self._publisher = self.create_publisher(WrenchStamped, topics.FORCE_COMMAND, topics.COMMAND_QOS)
         self.diagnostics = Diagnostics(self, "follower", self._refresh)
-        self.create_subscription(Odometry, topics.ODOMETRY, self._on_odometry, topics.SENSOR_QOS)
-        self.create_subscription(JointTrajectory, topics.PLANNED_TRAJECTORY, self._on_plan, topics.COMMAND_QOS)
+        self._odometry = Listener(
+            self,
+            Odometry,
+            topics.ODOMETRY,
+            self._on_odometry,
+            partial(self._refused, topics.ODOMETRY),
+            topics.BEST_EFFORT_QOS,
+        )
+        self._plans = Listener(
+            self,
+            JointTrajectory,
+            topics.PLANNED_TRAJECTORY,
+            self._on_plan,
+            partial(self._refused, topics.PLANNED_TRAJECTORY),
+            topics.WATCHED_QOS,
+            max_bytes=_PLAN_BYTES,
+        )
+        # Our own among them: a second follower is a second publisher, to us as to the robot.
+        self._forces = Listener(
+            self, WrenchStamped, topics.FORCE_COMMAND, lambda msg: None, lambda error, msg: None, topics.WATCHED_QOS
+        )
+
+    def _refused(self, topic: str, error: messages.MessageError, msg: object) -> None:
+        self._hold(f"{topic}: {error}", fault=True)
+
+    def _conflict(self) -> str:
+        return self._odometry.conflict() or self._plans.conflict() or self._forces.conflict()
 
     def _on_plan(self, msg: JointTrajectory) -> None:
         p = self.parameters
-        try:
-            stamp_ns, period_ns, states = messages.trajectory_from_msg(msg)
-            messages.check_frame(msg.header, FRAME)
-            if self._position is not None:
-                away = float(np.linalg.norm(states[:, :2] - self._position, axis=1).min())
-                if away > p.max_distance:
-                    raise messages.MessageError(f"{away:.2f} m away, at most {p.max_distance:g} m expected")
-        except messages.MessageError as error:
-            self._hold(f"{topics.PLANNED_TRAJECTORY}: {error}", fault=True)
-            return
+        if conflict := self._plans.conflict():
+            raise messages.MessageError(conflict)
+        stamp_ns, period_ns, states = messages.trajectory_from_msg(msg)
+        messages.check_frame(msg.header, FRAME)
+        if self._position is not None:
+            away = float(np.linalg.norm(states[:, :2] - self._position, axis=1).min())
+            if away > p.max_distance:
+                raise messages.MessageError(f"{away:.2f} m away, at most {p.max_distance:g} m expected")
         self._stamp_ns, self._period_ns = stamp_ns, period_ns
         positions, velocities = states[:, :2], states[:, 2:]
         self._follower = (
@@ -77,19 +105,18 @@ class FollowerNode(RunnableNode):
     def _on_odometry(self, msg: Odometry) -> None:
         now = time.monotonic()
         gap, self._came = now - self._came, now
-        try:
-            messages.check_frame(msg.header, FRAME)
-            stamp_ns, position, velocity = messages.odometry_from_msg(msg)
-        except messages.MessageError as error:
-            self._hold(f"{topics.ODOMETRY}: {error}", fault=True)
-            return
+        messages.check_frame(msg.header, FRAME)
+        stamp_ns, position, velocity = messages.odometry_from_msg(msg)
         last, self._position = self._position, position
+        conflict = self._conflict()
+        if conflict and self._reason != conflict:
+            self._hold(conflict, fault=True)
         if self._follower is not None:
             if gap > self.parameters.max_odometry_gap:
                 self._hold(f"{topics.ODOMETRY} was silent for {gap:.2f} s: the plan is dropped")
             elif last is not None and jumped(last, position, gap):
                 self._hold("the robot was set somewhere else: the plan is dropped")
-        if self._follower is None:
+        if self._follower is None or conflict:
             force = brake(velocity)
         else:
             if isinstance(self._follower, TimeFollower):

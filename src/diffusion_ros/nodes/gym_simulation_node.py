@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from rclpy.parameter import Parameter
-from rclpy.subscription import MessageInfo
 from sensor_msgs.msg import Image, JointState
 from std_msgs.msg import Float64, Int64
 from visualization_msgs.msg import MarkerArray
@@ -26,7 +25,6 @@ from diffusion_ros.gym_simulation import TASKS, GymSimulation
 from diffusion_ros.nodes import episode_node
 from diffusion_ros.nodes.runner import run
 from diffusion_ros.params import parameter
-from diffusion_ros.sources import SourceWatch
 
 Array = NDArray[np.float64]
 
@@ -60,6 +58,7 @@ class GymSimulationNode(episode_node.EpisodeNode):
     """
 
     hold = np.zeros(1)
+    answer_steps = 1
     parameters: GymSimulationParameters
     episode: BalanceEpisode
 
@@ -72,14 +71,14 @@ class GymSimulationNode(episode_node.EpisodeNode):
         self.records = self.parameters.video
         self._recorded: list[RecordedStep] = []
         self._stepped_at: float | None = None
-        stamped = self.take_commands(JointState, topics.JOINT_COMMAND, self._on_joint_command)
-        unstamped = (
-            self.take_commands(Int64, topics.DISCRETE_ACTION, self._on_discrete_action)
+        unstamped: tuple[str, tuple[type[Any], Callable[[Any], None]]] = (
+            (topics.DISCRETE_ACTION, (Int64, self._on_discrete_action))
             if self.task.discrete
-            else self.take_commands(Float64, topics.EFFORT_COMMAND, self._on_effort)
+            else (topics.EFFORT_COMMAND, (Float64, self._on_effort))
         )
-        self._command_topics = (stamped.topic_name, unstamped.topic_name)
-        self._command_sources = SourceWatch(self, *self._command_topics)
+        self._command_topics = self.take_commands(
+            dict([(topics.JOINT_COMMAND, (JointState, self._on_joint_command)), unstamped])
+        )
         self.start("gymnasium", (JointState, topics.JOINT_STATES))
 
     def advertise(self) -> None:
@@ -89,43 +88,16 @@ class GymSimulationNode(episode_node.EpisodeNode):
 
     # What comes in
 
-    def _on_joint_command(self, msg: JointState, info: MessageInfo) -> None:
-        def read() -> tuple[int, float]:
-            stamp_ns, effort = messages.joint_command_from_msg(msg, self.task.joints[0])
-            self.task.action(effort)
-            return stamp_ns, effort
-
-        self._on_command(topics.JOINT_COMMAND, info, read)
-
-    def _on_effort(self, msg: Float64, info: MessageInfo) -> None:
-        def read() -> tuple[int, float]:
-            return self._stamp_ns, self.task.effort(messages.effort_from_msg(msg))
-
-        self._on_command(topics.EFFORT_COMMAND, info, read)
-
-    def _on_discrete_action(self, msg: Int64, info: MessageInfo) -> None:
-        def read() -> tuple[int, float]:
-            return self._stamp_ns, self.task.effort(messages.discrete_action_from_msg(msg))
-
-        self._on_command(topics.DISCRETE_ACTION, info, read)
-
-    def _on_command(self, topic: str, info: MessageInfo, read: Callable[[], tuple[int, float]]) -> None:
-        if self.phase not in ("waiting", "running"):
-            return
-        self._command_sources.heard(info)
-        try:
-            stamp_ns, effort = read()
-        except ValueError as error:
-            self._command = None  # nor one that came before it
-            self.refuse(f"{topic} refused: {error}")
-            return
-        self.diagnostics.tick(topic)
-        if not self._lockstep and stamp_ns != self._stamp_ns:
-            self.refuse(
-                f"{topic} too late: it answers joint_states of {(self._stamp_ns - stamp_ns) / 1e6:.0f} ms before"
-            )
-            return
+    def _on_joint_command(self, msg: JointState) -> None:
+        stamp_ns, effort = messages.joint_command_from_msg(msg, self.task.joints[0])
+        self.task.action(effort)
         self.commanded(stamp_ns, np.array([effort]))
+
+    def _on_effort(self, msg: Float64) -> None:
+        self.commanded(self._stamp_ns, np.array([self.task.effort(messages.effort_from_msg(msg))]))
+
+    def _on_discrete_action(self, msg: Int64) -> None:
+        self.commanded(self._stamp_ns, np.array([self.task.effort(messages.discrete_action_from_msg(msg))]))
 
     def starts(self, row: Array) -> bool:
         return True  # an effort of 0 is a command like any other
@@ -135,9 +107,6 @@ class GymSimulationNode(episode_node.EpisodeNode):
         return self.count_subscribers(self._sensor_topic) > 1 and any(
             self.count_publishers(topic) for topic in self._command_topics
         )
-
-    def conflict(self) -> str:
-        return super().conflict() or self._command_sources.reason()
 
     # Episodes
 

@@ -24,11 +24,13 @@ from visualization_msgs.msg import MarkerArray
 
 from diffusion_ros import messages, topics
 from diffusion_ros.diagnostics import OK, WARN, Diagnostics
+from diffusion_ros.listener import Listener
 from diffusion_ros.maze import BALL_RADIUS, FRAME, GOAL_RADIUS, RATE, TASKS, MazeSimulation
 from diffusion_ros.maze_video import Moment, Shown, write_video
 from diffusion_ros.nodes.runner import RunnableNode, run
 from diffusion_ros.params import declare, parameter
 from diffusion_ros.plan_follower import brake
+from diffusion_ros.whole_file import add_line
 
 _NEWS_SECONDS = 0.2
 _PAUSE_SECONDS = 1.0
@@ -49,6 +51,7 @@ class MazeParameters:
     )
     video: bool = parameter(False, "whether every episode becomes an MP4: how its plan was denoised, and the drive")
     output_dir: str = parameter("", "folder of the videos, '' for the current one")
+    results: str = parameter("", "file to which the result of each episode is added when it ends, a line of JSON each")
 
 
 class MazeNode(RunnableNode):
@@ -84,7 +87,13 @@ class MazeNode(RunnableNode):
         self._scene = self.create_publisher(MarkerArray, topics.SCENE, topics.COMMAND_QOS)
         self._episode = self.create_publisher(String, topics.EPISODE, topics.EPISODE_QOS)
         self.diagnostics = Diagnostics(self, "maze", self._refresh)
-        self.create_subscription(WrenchStamped, topics.FORCE_COMMAND, self._on_force, topics.COMMAND_QOS)
+        self._forces = Listener(
+            self, WrenchStamped, topics.FORCE_COMMAND, self._on_force, self._on_bad_force, topics.WATCHED_QOS
+        )
+        # Our own among them: a second maze is a second publisher.
+        self._sensors = Listener(
+            self, Odometry, topics.ODOMETRY, lambda msg: None, lambda error, msg: None, topics.SENSOR_QOS
+        )
         self.create_subscription(PoseStamped, topics.GOAL, self._on_goal, topics.COMMAND_QOS)
         self.create_service(Trigger, "~/reset", self._on_reset)
         if p.video:
@@ -96,15 +105,18 @@ class MazeNode(RunnableNode):
         self.create_timer(1.0 / RATE, self._tick, clock=Clock(clock_type=ClockType.STEADY_TIME))
 
     def _on_force(self, msg: WrenchStamped) -> None:
-        try:
-            self._command = messages.force_from_msg(msg)
-            self._fault = ""
-        except messages.MessageError as error:
-            self._command = None
-            self._fault = f"{topics.FORCE_COMMAND} refused: {error}"
+        messages.check_frame(msg.header, FRAME)
+        self._command = messages.force_from_msg(msg)
+        self._fault = ""
+
+    def _on_bad_force(self, error: messages.MessageError, msg: WrenchStamped | None) -> None:
+        self._command = None
+        self._fault = f"{topics.FORCE_COMMAND} refused: {error}"
 
     def _on_goal(self, msg: PoseStamped) -> None:
         """What the score is about; a goal that no ball can reach is the planner's to refuse."""
+        if msg.header.frame_id not in ("", FRAME):
+            return
         goal = np.array([msg.pose.position.x, msg.pose.position.y])
         if not self.simulation.map.problem(goal):
             self.simulation.goal = goal
@@ -145,6 +157,9 @@ class MazeNode(RunnableNode):
                 return
             self.phase = "waiting"
         force, answered = brake(simulation.velocity), False
+        conflict = self._forces.conflict() or self._sensors.conflict()
+        if conflict:
+            self._command, self._fault = None, conflict
         if self._command is not None and self._command[0] in self._stamps:
             force, answered = self._command[1], True
         if self.phase == "waiting":
@@ -190,6 +205,8 @@ class MazeNode(RunnableNode):
                 result["video"] = str(path)
             except OSError as error:
                 self.get_logger().error(f"no video of episode {self.index}: {error}")
+        if self.parameters.results:
+            add_line(Path(self.parameters.results), result)
         self._tell({"event": "end", "result": result})
         if self.index + 1 >= self.parameters.episodes:
             self.phase = "done"

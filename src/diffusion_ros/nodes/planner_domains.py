@@ -17,8 +17,9 @@ from sensor_msgs.msg import JointState
 from trajectory_msgs.msg import JointTrajectory
 
 from diffusion_ros import messages, topics
-from diffusion_ros.action_chunk import ActionChunk
+from diffusion_ros.action_chunk import ActionChunk, hold_chunk, outside
 from diffusion_ros.arm_plan import HAND_RADIUS, STRAY, ArmFollower, arm_state, rotation_of
+from diffusion_ros.listener import MAX_BYTES, JointFilter, Listener
 from diffusion_ros.maze import BALL_RADIUS, FRAME, MazeMap, jumped
 from diffusion_ros.planner import Array, Plan, PlanError, clearance, leads_into
 
@@ -33,6 +34,10 @@ _HELD_UP_SECONDS = 4.0
 _HELD_UP_M = 0.01
 """A hand that moves less in that time is held up. Demonstrations do not stand still for so long, grasps included."""
 _IN_THE_WAY = "an obstacle has come in the way of the plan"
+_FAR = 0.5
+"""Of the box that the planner knows: a hand that is farther outside of it is not believed to be there."""
+_MAX_OPENING = 0.2
+"""Metres: twice what a Panda's fingers open, so that millimetres are not taken for metres."""
 _SETTLING_SECONDS = 1.0
 """After the plan's end, in which an arm is still brought to where it ends."""
 
@@ -67,6 +72,12 @@ class Domain(Protocol):
     def heed(self) -> None:
         """The obstacles are others now: stops a robot that one has come in the way of."""
 
+    def halt(self) -> bool:
+        """Stops the robot where it is; whether it was following a plan."""
+
+    def conflict(self) -> str:
+        """'' or who else publishes what the state is made from."""
+
     def follow(self, plan: Plan, stamp_ns: int) -> None:
         """Passes a new plan on to who drives."""
 
@@ -91,24 +102,44 @@ class MazeDomain:
         self._followed: Array | None = None
         """Positions (T, 2) of the plan, a control step apart."""
         self._trajectory = node.create_publisher(JointTrajectory, topics.PLANNED_TRAJECTORY, topics.COMMAND_QOS)
-        node.create_subscription(OccupancyGrid, topics.MAP, self._on_map, topics.DESCRIPTION_QOS)
-        node.create_subscription(Odometry, topics.ODOMETRY, self._on_odometry, topics.SENSOR_QOS)
+        self._maps = Listener(
+            node,
+            OccupancyGrid,
+            topics.MAP,
+            self._on_map,
+            lambda error, msg: node.refuse(f"{topics.MAP}: {error}"),
+            topics.DESCRIPTION_QOS,
+        )
+        self._odometry = Listener(
+            node, Odometry, topics.ODOMETRY, self._on_odometry, self._on_bad_odometry, topics.BEST_EFFORT_QOS
+        )
+        # Our own among them: a second planner is a second publisher, to us as to who drives.
+        self._plans = Listener(
+            node,
+            JointTrajectory,
+            topics.PLANNED_TRAJECTORY,
+            lambda msg: None,
+            lambda error, msg: None,
+            topics.WATCHED_QOS,
+            max_bytes=0,
+        )
 
     def _on_map(self, msg: OccupancyGrid) -> None:
-        try:
-            messages.check_frame(msg.header, FRAME)
-            self.map = MazeMap(messages.grid_from_msg(msg))
-        except messages.MessageError as error:
-            self._node.refuse(f"{topics.MAP}: {error}")
+        if conflict := self._maps.conflict():
+            raise messages.MessageError(conflict)
+        messages.check_frame(msg.header, FRAME)
+        self.map = MazeMap(messages.grid_from_msg(msg))
+
+    def _on_bad_odometry(self, error: messages.MessageError, msg: Odometry | None) -> None:
+        self.halt()
+        self._state = None
+        self._node.refuse(f"{topics.ODOMETRY}: {error}")
 
     def _on_odometry(self, msg: Odometry) -> None:
-        try:
-            messages.check_frame(msg.header, FRAME)
-            stamp_ns, position, velocity = messages.odometry_from_msg(msg)
-        except messages.MessageError as error:
-            self._state = self._followed = None
-            self._node.refuse(f"{topics.ODOMETRY}: {error}")
-            return
+        if conflict := self._odometry.conflict():
+            raise messages.MessageError(conflict)
+        messages.check_frame(msg.header, FRAME)
+        stamp_ns, position, velocity = messages.odometry_from_msg(msg)
         now = time.monotonic()
         if self._state is not None:
             _, state, came = self._state
@@ -123,15 +154,26 @@ class MazeDomain:
     def heed(self) -> None:
         if self._followed is None or self._state is None:
             return
-        stamp_ns, state, _ = self._state
+        _, state, _ = self._state
         beside = int(np.linalg.norm(self._followed - state[:2], axis=1).argmin())
         rate = self._node.planner.spec.rate
         ahead = np.vstack([state[:2], self._followed[beside : beside + round(_AHEAD_SECONDS * rate)]])
         if leads_into(clearance(ahead, self._node.obstacles, BALL_RADIUS)):
-            self._followed = None
-            still = np.tile(np.append(state[:2], [0.0, 0.0]), (2, 1))
-            self._trajectory.publish(messages.trajectory_to_msg(still, round(1e9 / rate), stamp_ns, FRAME))
+            self.halt()
             self._node.refuse(_IN_THE_WAY)
+
+    def halt(self) -> bool:
+        if self._followed is None or self._state is None:
+            return False
+        stamp_ns, state, _ = self._state
+        self._followed = None
+        still = np.tile(np.append(state[:2], [0.0, 0.0]), (2, 1))
+        period_ns = round(1e9 / self._node.planner.spec.rate)
+        self._trajectory.publish(messages.trajectory_to_msg(still, period_ns, stamp_ns, FRAME))
+        return True
+
+    def conflict(self) -> str:
+        return self._odometry.conflict() or self._plans.conflict()
 
     def missing(self) -> str:
         return "" if self.map is not None else topics.MAP
@@ -184,32 +226,53 @@ class ArmDomain:
         self._state: tuple[int, Array, float] | None = None
         self._opening = float("nan")
         self._opening_came = 0.0
+        self._joint_fault = ""
         self._followed: tuple[ArmFollower, int] | None = None
         self._way: deque[tuple[int, Array]] = deque()
         """Stamps [ns] and positions (3) of the last seconds in which plans were followed."""
         self._chunks = node.create_publisher(JointTrajectory, topics.ACTION_CHUNK, topics.COMMAND_QOS)
         self._trajectory = node.create_publisher(JointTrajectory, topics.PLANNED_TRAJECTORY, topics.COMMAND_QOS)
-        node.create_subscription(PoseStamped, topics.EEF_POSE, self._on_pose, topics.SENSOR_QOS)
-        node.create_subscription(JointState, topics.JOINT_STATES, self._on_joints, topics.SENSOR_QOS)
+        self._poses = Listener(
+            node, PoseStamped, topics.EEF_POSE, self._on_pose, self._on_bad_pose, topics.BEST_EFFORT_QOS
+        )
+        self._joints = Listener(
+            node,
+            JointState,
+            topics.JOINT_STATES,
+            self._on_joints,
+            self._on_bad_joints,
+            topics.BEST_EFFORT_QOS,
+            max_bytes=MAX_BYTES,
+            concerns=JointFilter(node.parameters.gripper_joints),
+        )
 
     def _on_joints(self, msg: JointState) -> None:
         """Both fingers, one positive and one negative."""
-        names = self._node.parameters.gripper_joints
-        try:
-            _, fingers, _ = messages.joint_state_from_msg(msg, names)
-            self._opening = float(np.abs(fingers).sum())
-            self._opening_came = time.monotonic()
-        except messages.MessageError:
-            self._opening = float("nan")
+        if conflict := self._joints.conflict():
+            raise messages.MessageError(conflict)
+        _, fingers, _ = messages.joint_state_from_msg(msg, self._node.parameters.gripper_joints)
+        opening = float(np.abs(fingers).sum())
+        if opening > _MAX_OPENING:
+            raise messages.MessageError(f"fingers {opening:.4g} m apart, at most {_MAX_OPENING:g} m expected")
+        self._opening, self._opening_came = opening, time.monotonic()
+
+    def _on_bad_joints(self, error: messages.MessageError, msg: JointState | None) -> None:
+        self._opening = float("nan")
+        self._joint_fault = str(error)
+
+    def _on_bad_pose(self, error: messages.MessageError, msg: PoseStamped | None) -> None:
+        self.halt()
+        self._state = None
+        self._node.refuse(f"{topics.EEF_POSE}: {error}")
 
     def _on_pose(self, msg: PoseStamped) -> None:
-        try:
-            stamp_ns, position, quaternion = messages.pose_from_msg(msg)
-            messages.check_frame(msg.header, self.frame)
-        except messages.MessageError as error:
-            self._state = self._followed = None
-            self._node.refuse(f"{topics.EEF_POSE}: {error}")
-            return
+        if conflict := self._poses.conflict():
+            raise messages.MessageError(conflict)
+        stamp_ns, position, quaternion = messages.pose_from_msg(msg)
+        messages.check_frame(msg.header, self.frame)
+        margin = _FAR * (self._high - self._low)
+        if wrong := outside("the hand", position, self._low - margin, self._high + margin, "m"):
+            raise messages.MessageError(wrong)
         now = time.monotonic()
         if self._state is not None:
             _, state, came = self._state
@@ -232,12 +295,12 @@ class ArmDomain:
         balls = self._node.obstacles
         ahead = np.vstack([position, follower.positions[min(step, follower.steps) :]])
         if leads_into(clearance(ahead, balls, HAND_RADIUS)):
-            self._followed = None
+            self.halt()
             self._node.refuse(_IN_THE_WAY)
             return
         strayed = follower.strayed(step, position) or self._held_up(stamp_ns, position, follower.positions[-1])
         if strayed:
-            self._followed = None
+            self.halt()
             self._node.forget()
             self._node.refuse(strayed)
             return
@@ -246,6 +309,18 @@ class ArmDomain:
             return
         rows = follower.rows(step, position, quaternion, _CHUNK_ROWS)
         self._chunks.publish(messages.chunk_to_msg(ActionChunk(stamp_ns, rows, period_ns), self.frame))
+
+    def halt(self) -> bool:
+        """The executor is told, too: it would go on to the end of the last chunk."""
+        if self._followed is None or self._state is None:
+            return False
+        self._followed = None
+        hold = hold_chunk(self._state[0], self._node.planner.spec.period_ns)
+        self._chunks.publish(messages.chunk_to_msg(hold, self.frame))
+        return True
+
+    def conflict(self) -> str:
+        return self._poses.conflict() or self._joints.conflict()
 
     def _held_up(self, stamp_ns: int, position: Array, end: Array) -> str:
         """Why a hand that should be on its way to `end` (3) is not, over plans that were each begun where it was."""
@@ -263,7 +338,8 @@ class ArmDomain:
     def unready(self, state: Array) -> str:
         """A plan moves the gripper too, and must know how it stands."""
         fingers = ", ".join(self._node.parameters.gripper_joints)
-        return f"no fingers ({fingers}) in {topics.JOINT_STATES}, or old ones" if np.isnan(state[-1]) else ""
+        why = f": {self._joint_fault}" if self._joint_fault and np.isnan(self._opening) else ""
+        return f"no fingers ({fingers}) in {topics.JOINT_STATES}, or old ones{why}" if np.isnan(state[-1]) else ""
 
     def heed(self) -> None:
         """Nothing: each pose is answered with a look at the obstacles."""

@@ -29,6 +29,7 @@ from visualization_msgs.msg import MarkerArray
 from diffusion_ros import checkpoint, messages, topics
 from diffusion_ros.arm_plan import make_planner
 from diffusion_ros.diagnostics import ERROR, OK, WARN, Diagnostics
+from diffusion_ros.listener import Listener
 from diffusion_ros.nodes.planner_domains import domain_of
 from diffusion_ros.nodes.runner import RunnableNode, run
 from diffusion_ros.nodes.worker import Worker, failure
@@ -46,6 +47,8 @@ from diffusion_ros.spec import SAMPLERS
 
 _BEST = (0.1, 0.7, 0.2, 1.0)
 _OTHER = (0.4, 0.4, 0.8, 0.35)
+_OBSTACLE_BYTES = 262_144
+"""Of a message of obstacles: about 1,500 balls."""
 _DENOISING = (0.9, 0.5, 0.1, 0.5)
 
 
@@ -69,6 +72,9 @@ class PlannerParameters:
         high=1.0,
     )
     max_state_age: float = parameter(0.5, "odometry, or an eef_pose, that is older is not planned from [s]", low=0.0)
+    max_obstacle_age: float = parameter(
+        1.0, "obstacles that have been heard of once and are silent for longer stop the robot [s]; 0: never", low=0.0
+    )
     obstacle_margin: float = parameter(
         0.1, "kept from obstacles, beside the radius of the ball, or of the hand [m]", low=0.0
     )
@@ -149,11 +155,25 @@ class PlannerNode(RunnableNode):
         self._worker.start()
 
         self.create_subscription(PoseStamped, topics.GOAL, self._on_goal, topics.COMMAND_QOS)
-        self.create_subscription(MarkerArray, topics.OBSTACLES, self._on_obstacles, topics.COMMAND_QOS)
+        self._obstacle_listener = Listener(
+            self,
+            MarkerArray,
+            topics.OBSTACLES,
+            self._on_obstacles,
+            self._on_bad_obstacles,
+            topics.WATCHED_QOS,
+            max_bytes=_OBSTACLE_BYTES,
+        )
+        self._obstacles_came: float | None = None
+        self._obstacle_fault = ""
+        """Why it is not known where the obstacles are."""
+        self._interrupted = False
+        """Whether that has stopped the robot on its way to the goal."""
         # A group of its own: in the common one nothing else would be heard while it waits for its plan.
         self.create_service(GetPlan, "~/plan", self._on_get_plan, callback_group=ReentrantCallbackGroup())
         period = 1.0 / p.replan_rate if p.replan_rate > 0 else 0.1
         self.create_timer(period, self._replan, clock=Clock(clock_type=ClockType.STEADY_TIME))
+        self.create_timer(0.1, self._watch_obstacles, clock=Clock(clock_type=ClockType.STEADY_TIME))
 
     def forget(self) -> None:
         """The goal was for a robot that is somewhere else now."""
@@ -167,11 +187,32 @@ class PlannerNode(RunnableNode):
     # Callbacks: check and store
 
     def _on_obstacles(self, msg: MarkerArray) -> None:
-        try:
-            self.obstacles = messages.balls_from_msg(msg, self.domain.frame)
-            self.domain.heed()
-        except messages.MessageError as error:
-            self.refuse(f"{topics.OBSTACLES}: {error}")
+        if conflict := self._obstacle_listener.conflict():
+            raise messages.MessageError(conflict)
+        self.obstacles = messages.balls_from_msg(msg, self.domain.frame)
+        self._obstacles_came = time.monotonic()
+        self._obstacle_fault = ""
+        self.domain.heed()
+        if self._interrupted:
+            # Where they are is known again; the goal still stands.
+            self._interrupted = False
+            self._refused = ""
+            if self._goal is not None:
+                self._submit(Request(None, self._goal), waits=True)
+
+    def _on_bad_obstacles(self, error: messages.MessageError, msg: MarkerArray | None) -> None:
+        self._lose_obstacles(f"{topics.OBSTACLES}: {error}")
+
+    def _watch_obstacles(self) -> None:
+        limit, came = self.parameters.max_obstacle_age, self._obstacles_came
+        if limit > 0 and came is not None and (silent := time.monotonic() - came) > limit:
+            self._lose_obstacles(f"{topics.OBSTACLES}: silent for {silent:.1f} s")
+
+    def _lose_obstacles(self, reason: str) -> None:
+        """It is not known any more where the obstacles are: whoever drove on would drive blind."""
+        self._obstacle_fault = reason
+        self._interrupted |= self.domain.halt() or self._goal is not None
+        self.refuse(reason)
 
     def _on_goal(self, msg: PoseStamped) -> None:
         """A new goal takes the place of the last one; until there is a plan to it, the last plan is followed."""
@@ -244,7 +285,9 @@ class PlannerNode(RunnableNode):
             raise PlanError(
                 f"{self.domain.state_topic} is {age:.2f} s old, at most {self.parameters.max_state_age:g} s expected"
             )
-        if problem := self.domain.unready(state[1]):
+        if self._obstacle_fault:
+            raise PlanError(self._obstacle_fault)
+        if problem := self.domain.conflict() or self.domain.unready(state[1]):
             raise PlanError(problem)
         return state[0], state[1]
 
@@ -277,6 +320,8 @@ class PlannerNode(RunnableNode):
                 self._refused = ""
             if request.answer is not None:
                 request.answer.set_result(outcome)
+            elif self._obstacle_fault:
+                continue  # it was made from obstacles that may be elsewhere now
             elif best is not None and plans is not None:
                 self._last = best, request.goal
                 self._publish(best, plans, outcome.stamp_ns)

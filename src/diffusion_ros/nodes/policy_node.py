@@ -1,7 +1,8 @@
 """policy: observations in, action chunks out.
 
 Callbacks only check and store; a worker thread encodes and samples, so that no sensor waits for an inference. It
-always works on the newest frame. Whether anything moves is the executor's decision.
+always works on the newest frame. Whether anything moves is the executor's decision; where an input is not to be trusted
+any more, it is told by a chunk that holds, so that the rows from before are not executed to their end.
 """
 
 from __future__ import annotations
@@ -24,15 +25,22 @@ from sensor_msgs.msg import Image, JointState
 from trajectory_msgs.msg import JointTrajectory
 
 from diffusion_ros import checkpoint, messages, topics
-from diffusion_ros.action_chunk import ActionChunk
+from diffusion_ros.action_chunk import ActionChunk, hold_chunk
 from diffusion_ros.control_loop import PolicyController
 from diffusion_ros.diagnostics import ERROR, OK, WARN, Diagnostics
+from diffusion_ros.listener import MAX_BYTES, JointFilter, Listener
 from diffusion_ros.nodes.runner import RunnableNode, run
 from diffusion_ros.nodes.worker import Worker, failure
-from diffusion_ros.observation import Frame, FrameAssembler, FrozenCameras
+from diffusion_ros.observation import Frame, FrameAssembler, FrameRate, FrozenCameras
 from diffusion_ros.params import declare, parameter
-from diffusion_ros.policy import FrameError, Policy
+from diffusion_ros.policy import FrameError, Policy, RangeError
 from diffusion_ros.spec import SAMPLERS
+
+_SLOW_INFERENCE_SECONDS = 2.0
+_PATIENCE_SECONDS = 1.0
+"""Without a complete frame, or beyond the time that chunks should take, before it is said."""
+_REPEAT_SECONDS = 1.5
+"""In lockstep, where a simulator that waits repeats its observation once a second, so much more."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +64,19 @@ class PolicyParameters:
     sync_tolerance: float = parameter(
         0.0, "how far the stamps of one frame may differ [s]; 0: not at all (simulation)", low=0.0, high=1.0
     )
-    max_input_age: float = parameter(0.5, "an input that is silent for longer is reported [s]", low=0.0)
+    max_input_age: float = parameter(
+        0.5,
+        "realtime: an input that is silent for longer is reported; one whose stamps are farther from the clock is not"
+        " used [s]",
+        low=0.0,
+    )
+    min_frame_rate: float = parameter(
+        0.6,
+        "realtime: frames that come less often are not used, in parts of the checkpoint's rate; 0: any are",
+        low=0.0,
+        high=1.0,
+    )
+    good_frames: int = parameter(3, "pictures in a row after which a camera that sent a bad one is trusted", low=1)
     max_frozen: float = parameter(
         1.0, "how long a camera may show the same picture while the robot moves [s]; 0: for ever", low=0.0
     )
@@ -66,7 +86,10 @@ class PolicyParameters:
     gripper_signs: tuple[float, ...] = parameter(
         (1.0, 1.0), "factors from joint_states to the policy's finger positions (training: one positive, one negative)"
     )
-    frame_id: str = parameter("", "frame of the chunks' deltas, '' for the checkpoint's; must be eef_pose's")
+    frame_id: str = parameter(
+        "",
+        "frame of poses and of the chunks' deltas: what the checkpoint's is called on this robot, '' for its own name",
+    )
 
     def __post_init__(self) -> None:
         if len(self.gripper_joints) != len(self.gripper_signs):
@@ -95,19 +118,26 @@ class PolicyNode(RunnableNode):
             )
         )
         spec = self.policy.spec
+        self._realtime = p.mode == "realtime"
         self._controller = PolicyController(
-            self.policy,
-            p.policy_seed,
-            lead_steps=p.lead_steps if p.mode == "realtime" else 0,
+            self.policy, p.policy_seed, lead_steps=p.lead_steps if self._realtime else 0
         )
-        self._frame_id = p.frame_id or next((t.frame for t in spec.outputs if t.frame), topics.WORLD_FRAME)
+        self._frame_id = p.frame_id or spec.frame or topics.WORLD_FRAME
         self._shapes = {tensor.name: tensor.shape for tensor in spec.inputs}
         self._topics = topics.sources(spec.input_names)
         self._assembler = FrameAssembler(spec.input_names, round(p.sync_tolerance * 1e9))
         self._frozen = FrozenCameras(round(p.max_frozen * 1e9))
+        self._rate = FrameRate(spec.period_ns, p.min_frame_rate if self._realtime else 0.0)
+        self._framed: float | None = None
+        """When the last complete frame came."""
+        self._chunked = time.monotonic()
+        """When the last chunk went."""
         self._stamps: dict[str, int] = {}
         self._faults: dict[str, str] = {}
         """By topic, '' for the policy itself: what is wrong with the last that came."""
+        self._distrusted: dict[str, int] = {}
+        """By topic: good pictures that are still wanted from a camera that sent a bad one."""
+        self._fingers = JointFilter(p.gripper_joints)
         self._frozen_reasons: list[str] = []
 
         self._chunk_publisher = self.create_publisher(JointTrajectory, topics.ACTION_CHUNK, topics.COMMAND_QOS)
@@ -123,10 +153,19 @@ class PolicyNode(RunnableNode):
             "threads": torch.get_num_threads(),
         }.items():
             self.diagnostics.value(name, value)
+        self._listeners: dict[str, Listener[Any]] = {}
+        self._stopped = False
+        """Real time: whether the executor was told to hold since the last chunk."""
+        self._began = 0.0
+        """When the worker took what it is at."""
         self._subscribe(spec.cameras)
 
         self._worker = Worker("inference", self._take, self._work)
         self._frames: deque[tuple[Frame, float]] = deque(maxlen=4 * spec.n_obs_steps)
+        self._stops = 0
+        """How often the executor was told to hold; what is made from observations of before is not published."""
+        self._stops_seen = 0
+        """By the worker."""
         self._busy = False
         self._worker.start()
 
@@ -134,20 +173,36 @@ class PolicyNode(RunnableNode):
 
     def _subscribe(self, cameras: Sequence[str]) -> None:
         for camera in cameras:
-            topic = topics.image(camera)
-            self.create_subscription(Image, topic, partial(self._on_image, camera, topic), topics.SENSOR_QOS)
+            self._listen(Image, topics.image(camera), partial(self._on_image, camera))
         # The rest is wanted by some checkpoints only; with cameras the pose also tells whether one of them is frozen.
-        readers: list[tuple[type, str, Callable[[Any], None]]] = [
-            (PoseStamped, topics.EEF_POSE, self._on_eef_pose),
-            (PoseStamped, topics.OBJECT_POSE, self._on_object_pose),
-            (JointState, topics.JOINT_STATES, self._on_joint_states),
-        ]
-        for message, topic, callback in readers:
-            if topic in self._topics or (cameras and topic == topics.EEF_POSE):
-                self.create_subscription(message, topic, callback, topics.SENSOR_QOS)
+        if topics.EEF_POSE in self._topics or cameras:
+            self._listen(PoseStamped, topics.EEF_POSE, self._on_eef_pose)
+        if topics.OBJECT_POSE in self._topics:
+            self._listen(PoseStamped, topics.OBJECT_POSE, self._on_object_pose)
+        if topics.JOINT_STATES in self._topics:
+            self._listen(JointState, topics.JOINT_STATES, self._on_joint_states, MAX_BYTES, self._fingers)
 
-    def _on_image(self, camera: str, topic: str, msg: Image) -> None:
-        name = f"{camera}_image"
+    def _listen(
+        self,
+        kind: type[Any],
+        topic: str,
+        callback: Callable[[Any], None],
+        max_bytes: int | None = None,
+        concerns: Callable[[Any], bool] | None = None,
+    ) -> None:
+        self._listeners[topic] = Listener(
+            self,
+            kind,
+            topic,
+            callback,
+            lambda error, msg: self._bad(topic, error),
+            topics.sensor_qos(not self._realtime),
+            max_bytes=max_bytes,
+            concerns=concerns,
+        )
+
+    def _on_image(self, camera: str, msg: Image) -> None:
+        name, topic = f"{camera}_image", topics.image(camera)
         try:
             stamp_ns, image = messages.image_from_msg(msg)
             height, width = self._shapes[name][:2]
@@ -155,43 +210,68 @@ class PolicyNode(RunnableNode):
                 raise messages.MessageError(
                     f"{image.shape[1]} x {image.shape[0]} pixels, the checkpoint expects {width} x {height}"
                 )
-        except messages.MessageError as error:
-            self._bad(topic, error)
+        except messages.MessageError:
+            self._distrusted[topic] = self.parameters.good_frames
+            raise
+        wanted = self._distrusted.get(topic, 0) - 1
+        if wanted > 0:
+            self._distrusted[topic] = wanted
+            self._faults.pop(topic, None)
+            self._assembler.clear()
             return
+        self._distrusted.pop(topic, None)
         self._frozen.image(camera, stamp_ns, image)
         self._good(topic, stamp_ns, {name: image})
 
     def _on_eef_pose(self, msg: PoseStamped) -> None:
-        try:
-            stamp_ns, position, quaternion = messages.pose_from_msg(msg)
-        except messages.MessageError as error:
-            self._bad(topics.EEF_POSE, error)
-            return
+        stamp_ns, position, quaternion = messages.pose_from_msg(msg)
+        messages.check_frame(msg.header, self._frame_id)
         self._frozen.position(stamp_ns, position)
         self._good(topics.EEF_POSE, stamp_ns, {"robot0_eef_pos": position, "robot0_eef_quat": quaternion})
 
     def _on_object_pose(self, msg: PoseStamped) -> None:
-        try:
-            stamp_ns, position, quaternion = messages.pose_from_msg(msg)
-        except messages.MessageError as error:
-            self._bad(topics.OBJECT_POSE, error)
-            return
+        stamp_ns, position, quaternion = messages.pose_from_msg(msg)
+        messages.check_frame(msg.header, self._frame_id)
         self._good(topics.OBJECT_POSE, stamp_ns, {"object_pos": position, "object_quat": quaternion})
 
     def _on_joint_states(self, msg: JointState) -> None:
         p = self.parameters
-        try:
-            stamp_ns, positions, _ = messages.joint_state_from_msg(msg, p.gripper_joints)
-        except messages.MessageError as error:
-            self._bad(topics.JOINT_STATES, error)
-            return
+        stamp_ns, positions, _ = messages.joint_state_from_msg(msg, p.gripper_joints)
         self._good(topics.JOINT_STATES, stamp_ns, {"robot0_gripper_qpos": positions * np.array(p.gripper_signs)})
 
     def _bad(self, topic: str, error: ValueError) -> None:
         self._faults[topic] = f"{topic}: {error}"
+        # Parts of it that were good before must not become a frame with what comes later.
+        self._assembler.clear()
+        self._stop()
         self._refresh()
 
+    def _stop(self) -> None:
+        """Real time: what the last chunk has left is not to be executed."""
+        if not self._realtime or not self._stamps:
+            return
+        with self._worker.condition:
+            self._stops += 1
+            self._frames.clear()
+            said, self._stopped = self._stopped, True
+        if not said:
+            hold = hold_chunk(max(self._stamps.values()), self.policy.spec.period_ns)
+            self._chunk_publisher.publish(messages.chunk_to_msg(hold, self._frame_id))
+
     def _good(self, topic: str, stamp_ns: int, values: dict[str, NDArray[Any]]) -> None:
+        """Raises MessageError for what must not be used though it can be read."""
+        conflict = self._listeners[topic].conflict()
+        if conflict:
+            raise messages.MessageError(conflict)
+        if self._realtime:
+            offset = (stamp_ns - self.get_clock().now().nanoseconds) / 1e9
+            self.diagnostics.value(f"{topic} offset [s]", f"{offset:.3f}")
+            limit = self.parameters.max_input_age
+            if abs(offset) > limit:
+                side = "ahead of" if offset > 0 else "behind"
+                raise messages.MessageError(
+                    f"stamped {abs(offset):.3f} s {side} the clock, at most {limit:g} s expected"
+                )
         self._faults.pop(topic, None)
         self._stamps[topic] = stamp_ns
         self.diagnostics.tick(topic)
@@ -203,8 +283,11 @@ class PolicyNode(RunnableNode):
                 self._observe(frame)
 
     def _observe(self, frame: Frame) -> None:
+        self._framed = time.monotonic()
+        self._rate.add(frame.stamp_ns)
         self._frozen_reasons = self._frozen.reasons()
-        if self._frozen_reasons:
+        if self._frozen_reasons or self._rate.reason():
+            self._stop()
             self._refresh()
             return
         with self._worker.condition:
@@ -217,6 +300,11 @@ class PolicyNode(RunnableNode):
         frames = list(self._frames)
         self._frames.clear()
         self._busy = bool(frames)
+        self._began = time.monotonic()
+        if frames and self._stops_seen != self._stops:
+            # What was observed before a stop is no history of what comes after it.
+            self._stops_seen = self._stops
+            self._controller.reset()
         return frames or None
 
     def _work(self, frames: list[tuple[Frame, float]]) -> None:
@@ -225,6 +313,11 @@ class PolicyNode(RunnableNode):
             self._faults.pop("", None)
         except FrameError as error:
             self._faults[""] = str(error)
+            # In lockstep a robot waits for ever for who says nothing: right for a fault, but not for a simulation
+            # that has gone where no demonstration was.
+            if self._realtime or isinstance(error, RangeError):
+                hold = self._controller.hold(frames[-1][0].stamp_ns)
+                self._chunk_publisher.publish(messages.chunk_to_msg(hold, self._frame_id))
         except Exception as error:
             if "" not in self._faults:
                 self.get_logger().error(traceback.format_exc())
@@ -265,7 +358,12 @@ class PolicyNode(RunnableNode):
             self._publish(self._controller.last_chunk, frame)
 
     def _publish(self, chunk: ActionChunk, frame: Frame) -> None:
-        self._chunk_publisher.publish(messages.chunk_to_msg(chunk, self._frame_id))
+        with self._worker.condition:
+            if self._stops_seen != self._stops:
+                return
+            self._stopped = False
+            self._chunk_publisher.publish(messages.chunk_to_msg(chunk, self._frame_id))
+        self._chunked = time.monotonic()
         self.diagnostics.tick(topics.ACTION_CHUNK)
         position = frame.values.get("robot0_eef_pos")
         if position is not None and self._path_publisher.get_subscription_count() > 0:
@@ -281,11 +379,13 @@ class PolicyNode(RunnableNode):
         if reasons:
             bad = any(self._faults.values()) or self._frozen_reasons
             self.diagnostics.report(ERROR if bad else WARN, "; ".join(reasons))
+        elif self._rate.slow():
+            self.diagnostics.report(WARN, f"publishing chunks, though {self._rate.slow()}")
         else:
             self.diagnostics.report(OK, "publishing chunks")
 
     def reasons(self) -> list[str]:
-        """Why no chunk is being made, a line each; empty when all is well."""
+        """Why no chunk is being made, a line each; empty when chunks leave as often as they should."""
         p = self.parameters
         reasons = list(self._faults.values())
         newest_ns = max(self._stamps.values(), default=0)
@@ -293,17 +393,42 @@ class PolicyNode(RunnableNode):
             if topic in self._faults:
                 continue
             age = self.diagnostics.age(topic)
-            if age is None:
-                reasons.append(f"{topic}: nothing received")
-            elif p.mode == "realtime" and age > p.max_input_age:
+            if topic in self._distrusted:
+                reasons.append(f"{topic}: good again, but not for {p.good_frames} pictures yet")
+            elif age is None:
+                nothing = self._fingers.nothing() if topic == topics.JOINT_STATES else "nothing received"
+                reasons.append(f"{topic}: {nothing}")
+            elif self._realtime and age > p.max_input_age:
                 reasons.append(f"{topic}: silent for {age:.2f} s")
             elif p.max_frozen > 0 and (newest_ns - self._stamps[topic]) / 1e9 > p.max_frozen:
                 lag = (newest_ns - self._stamps[topic]) / 1e9
                 reasons.append(f"{topic}: its stamps stand still, {lag:.2f} s behind the other inputs")
         reasons += self._frozen_reasons
-        if not reasons and not self.diagnostics.age(topics.ACTION_CHUNK):
-            reasons.append("no complete frame yet: the stamps of the inputs differ")
-        return reasons
+        if self._realtime and self._stamps and (slow := self._rate.reason()):
+            reasons.append(slow)
+        return reasons or self._why_late()
+
+    def _why_late(self) -> list[str]:
+        """Why chunks do not leave as often as they should though all inputs are good."""
+        now = time.monotonic()
+        if self._busy and now - self._began > _SLOW_INFERENCE_SECONDS:
+            return [f"the inference that began {now - self._began:.1f} s ago has not returned"]
+        patience = _PATIENCE_SECONDS + (0.0 if self._realtime else _REPEAT_SECONDS)
+        if self._framed is None or now - self._framed > patience:
+            newest = {topic: self._stamps[topic] for topic in self._topics}
+            first, last = min(newest, key=newest.__getitem__), max(newest, key=newest.__getitem__)
+            apart = (newest[last] - newest[first]) / 1e9
+            return [
+                f"no complete frame {'yet' if self._framed is None else 'any more'}: the stamps of the inputs differ,"
+                f" {first} is {apart:.3f} s behind {last}, at most"
+                f" {self.parameters.sync_tolerance:g} s expected (sync_tolerance)"
+            ]
+        if self.diagnostics.age(topics.ACTION_CHUNK) is None:
+            return ["the first chunk is being made"]
+        interval = self._controller.interval_steps * self.policy.spec.period_ns / 1e9
+        if self._realtime and now - self._chunked > 2 * interval + _PATIENCE_SECONDS:
+            return [f"no chunk for {now - self._chunked:.1f} s, one in {interval:g} s expected"]
+        return []
 
     def close(self) -> None:
         self._worker.close()

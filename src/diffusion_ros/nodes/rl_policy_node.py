@@ -13,16 +13,15 @@ from typing import Any
 
 import torch
 from rclpy.parameter import Parameter
-from rclpy.subscription import MessageInfo
 from sensor_msgs.msg import JointState
 
 from diffusion_ros import checkpoint, messages, topics
 from diffusion_ros.diagnostics import ERROR, OK, WARN, Diagnostics
 from diffusion_ros.gym_simulation import TASKS
+from diffusion_ros.listener import MAX_BYTES, JointFilter, Listener
 from diffusion_ros.nodes.runner import RunnableNode, run
 from diffusion_ros.params import declare, parameter
 from diffusion_ros.rl_policy import RlPolicy, RlPolicyError
-from diffusion_ros.sources import SourceWatch
 from diffusion_ros.spec import REACTIVE_KINDS
 
 _SILENT_SECONDS = 2.0
@@ -62,8 +61,27 @@ class RlPolicyNode(RunnableNode):
         self._fault, self._level = "", OK
         """Why the last state got no command, and how bad that is."""
         self._publisher = self.create_publisher(JointState, topics.JOINT_COMMAND, topics.COMMAND_QOS)
-        states = self.create_subscription(JointState, topics.JOINT_STATES, self._on_joint_states, topics.SENSOR_QOS)
-        self._sources = SourceWatch(self, states.topic_name)
+        self._joints = JointFilter(self._task.joints)
+        self._states = Listener(
+            self,
+            JointState,
+            topics.JOINT_STATES,
+            self._on_joint_states,
+            lambda error, msg: self._hold(f"{topics.JOINT_STATES}: {error}", ERROR),
+            topics.sensor_qos(p.mode == "lockstep"),
+            max_bytes=MAX_BYTES,
+            concerns=self._joints,
+        )
+        # Our own among them: a second policy is a second publisher, to us as to the robot.
+        self._commands = Listener(
+            self,
+            JointState,
+            topics.JOINT_COMMAND,
+            lambda msg: None,
+            lambda error, msg: None,
+            topics.WATCHED_QOS,
+            max_bytes=0,
+        )
         self.diagnostics = Diagnostics(self, "rl_policy", self._refresh)
         for name, value in {
             "checkpoint": p.checkpoint,
@@ -76,16 +94,11 @@ class RlPolicyNode(RunnableNode):
         }.items():
             self.diagnostics.value(name, value)
 
-    def _on_joint_states(self, msg: JointState, info: MessageInfo) -> None:
+    def _on_joint_states(self, msg: JointState) -> None:
         began = time.monotonic()
-        self._sources.heard(info)
         self.diagnostics.tick(topics.JOINT_STATES)
-        try:
-            stamp_ns, *state = messages.joint_motion_from_msg(msg, self._task.joints, self._task.has_efforts)
-        except messages.MessageError as error:
-            self._hold(f"{topics.JOINT_STATES}: {error}", ERROR)
-            return
-        conflict, stale = self._sources.reason(), self._stale(stamp_ns)
+        stamp_ns, *state = messages.joint_motion_from_msg(msg, self._task.joints, self._task.has_efforts)
+        conflict, stale = self._states.conflict() or self._commands.conflict(), self._stale(stamp_ns)
         if conflict or stale:
             self._hold(conflict or f"{topics.JOINT_STATES}: {stale}", ERROR if conflict else WARN)
             return
@@ -116,7 +129,7 @@ class RlPolicyNode(RunnableNode):
         if self._fault:
             self.diagnostics.report(self._level, f"holding: {self._fault}")
         elif age is None:
-            self.diagnostics.report(WARN, f"holding: {topics.JOINT_STATES}: nothing received")
+            self.diagnostics.report(WARN, f"holding: {topics.JOINT_STATES}: {self._joints.nothing()}")
         elif self.parameters.mode == "realtime" and age > _SILENT_SECONDS:
             self.diagnostics.report(WARN, f"holding: {topics.JOINT_STATES}: silent for {age:.2f} s")
         else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import gc
 import os
 import signal
@@ -16,6 +17,8 @@ from rclpy.impl.logging_severity import LoggingSeverity
 from rclpy.logging import set_logger_level
 from rclpy.node import Node
 from rclpy.parameter import Parameter
+from rclpy.qos import QoSProfile
+from rclpy.qos_overriding_options import QoSOverridingOptions
 from rclpy.signals import SignalHandlerOptions
 
 _WAKE_SECONDS = 0.1
@@ -38,6 +41,23 @@ class RunnableNode(Node):
             raise ValueError(f"{name}: a parameter without a value (an empty list?): leave it out ({error})") from None
         self.exit_status: int | None = None
         """Set by the node when its work is done: `run` then ends with this status."""
+
+    def create_subscription(self, msg_type: Any, topic: str, callback: Any, qos_profile: Any, **options: Any) -> Any:
+        """As Node's, with ROS's parameters qos_overrides.<topic>.subscription.* for relative topics."""
+        return super().create_subscription(
+            msg_type, topic, callback, *self._overridable(topic, qos_profile, options), **options
+        )
+
+    def create_publisher(self, msg_type: Any, topic: str, qos_profile: Any, **options: Any) -> Any:
+        """As Node's, with ROS's parameters qos_overrides.<topic>.publisher.* for relative topics."""
+        return super().create_publisher(msg_type, topic, *self._overridable(topic, qos_profile, options), **options)
+
+    def _overridable(self, topic: str, qos: Any, options: dict[str, Any]) -> tuple[Any]:
+        """The profile to be used; ROS writes the parameters' values into it, and ours are shared."""
+        if topic.startswith("/") or not isinstance(qos, QoSProfile):
+            return (qos,)
+        options.setdefault("qos_overriding_options", QoSOverridingOptions.with_default_policies())
+        return (copy.copy(qos),)
 
     def close(self) -> None:
         """Called once before the node is destroyed, while it can still publish: stop threads, say the last word."""

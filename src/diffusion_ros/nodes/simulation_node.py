@@ -15,7 +15,6 @@ from diagnostic_msgs.msg import DiagnosticArray
 from geometry_msgs.msg import PoseStamped
 from numpy.typing import NDArray
 from rclpy.parameter import Parameter
-from rclpy.subscription import MessageInfo
 from sensor_msgs.msg import CameraInfo, Image, JointState
 from std_msgs.msg import String
 from trajectory_msgs.msg import JointTrajectory
@@ -65,12 +64,12 @@ class SimulationNode(episode_node.EpisodeNode):
         self._executor_says = ""
         self._recorded: list[RecordedStep] = []
         self._camera_fault: CameraFault | None = None
-        command = self.take_commands(JointTrajectory, topics.EEF_COMMAND, self._on_command)
+        # As they are called after remapping, which questions about the graph do not follow.
+        (self._command_topic,) = self.take_commands({topics.EEF_COMMAND: (JointTrajectory, self._on_eef_command)})
         chunk = self.create_subscription(JointTrajectory, topics.ACTION_CHUNK, self._on_chunk, topics.COMMAND_QOS)
         self.create_subscription(DiagnosticArray, topics.DIAGNOSTICS, self._on_diagnostics, topics.DIAGNOSTICS_QOS)
-        # As they are called after remapping, which questions about the graph do not follow.
         self.create_subscription(String, topics.CAMERA_FAULT, self._on_camera_fault, topics.COMMAND_QOS)
-        self._command_topic, self._chunk_topic = command.topic_name, chunk.topic_name
+        self._chunk_topic = chunk.topic_name
         self.start("robosuite", (PoseStamped, topics.EEF_POSE))
 
     def advertise(self) -> None:
@@ -95,16 +94,9 @@ class SimulationNode(episode_node.EpisodeNode):
 
     # What comes in
 
-    def _on_command(self, msg: JointTrajectory, info: MessageInfo) -> None:
-        if self.phase not in ("waiting", "running"):
-            return
-        try:
-            stamp_ns, row = messages.command_from_msg(msg)
-        except messages.MessageError as error:
-            self.refuse(f"{topics.EEF_COMMAND} refused: {error}")
-            return
-        self.diagnostics.tick(topics.EEF_COMMAND)
-        self.commanded(stamp_ns, row)
+    def _on_eef_command(self, msg: JointTrajectory) -> None:
+        messages.check_frame(msg.header, topics.WORLD_FRAME)
+        self.commanded(*messages.command_from_msg(msg))
 
     def _on_chunk(self, msg: JointTrajectory) -> None:
         try:

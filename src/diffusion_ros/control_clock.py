@@ -1,0 +1,68 @@
+"""ControlClock: when a control period's command is due, whatever the rate of the poses. No ROS, time is an argument.
+
+    due times       |         |         |         |         |
+    a pose within   [----|----)[---|----)[---|----)             half a period either way: the command goes with it
+    no pose                                       -----!        else without one, at the end of that time
+
+A pose every period (a simulator, a driver at the control rate) is answered at once; of a thousand poses a second one
+in fifty is. Commands never come faster than one a period on the whole, nor closer than half a period to each other.
+"""
+
+from __future__ import annotations
+
+_PULL = 0.1
+"""Part of a late pose's lateness by which the due times follow: a robot's clock is not ours. Early poses do not pull,
+for where poses come often one is always early."""
+_FOLLOW = 8
+"""The rows' time follows the poses' stamps by an eighth of what they differ."""
+
+
+class ControlClock:
+    """The executor's clock in real time. Times are seconds of one steady clock, stamps nanoseconds of the poses'."""
+
+    def __init__(self, period_ns: int) -> None:
+        if period_ns < 1:
+            raise ValueError(f"period {period_ns} ns, more than 0 expected")
+        self.period_ns = period_ns
+        self._period = period_ns / 1e9
+        self._due: float | None = None
+        self._sent = -float("inf")
+        self._row_ns: int | None = None
+
+    def pose(self, now: float) -> bool:
+        """A pose came. Whether the command of a period is due with it."""
+        if self._due is None:
+            self._advance(now, now)
+            return True
+        if now < self._due - self._period / 2 or now < self._sent + self._period / 2:
+            return False
+        late = now - self._due
+        self._advance(now, self._due + (_PULL * late if late > 0 else 0.0))
+        return True
+
+    def tick(self, now: float) -> bool:
+        """Time has passed. Whether the command of a period is due without a pose; before the first pose never."""
+        if self._due is None or now < self._due + self._period / 2:
+            return False
+        self._advance(now, self._due)
+        return True
+
+    def _advance(self, now: float, due: float) -> None:
+        self._sent = now
+        # After a standstill of more than a period nothing is made up for.
+        self._due = (due if now - due < self._period else now) + self._period
+
+    def row_time(self, present_ns: int) -> int:
+        """The time whose row is due, given the time of the observations now, in the clock of their stamps.
+
+        Rows follow each other by periods, though the poses that commands go with come a little early or late; so that
+        none is left out or given twice. A present that is half a period off is taken as it is.
+        """
+        if self._row_ns is not None:
+            expected_ns = self._row_ns + self.period_ns
+            off_ns = present_ns - expected_ns
+            if 2 * abs(off_ns) < self.period_ns:
+                self._row_ns = expected_ns + off_ns // _FOLLOW
+                return self._row_ns
+        self._row_ns = present_ns
+        return present_ns

@@ -1,0 +1,95 @@
+"""Who publishes on a topic: two at once on a topic that moves a robot mean that nobody knows what it will do."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Hashable, Mapping
+from typing import Any
+
+from rclpy.node import Node
+
+_NAMES_SECONDS = 1.0
+"""How long the graph's names are good for: asking is slow, and a conflict is asked about at every command."""
+
+
+class PublisherMonitor:
+    """Notices a second live publisher of a topic, or of several that one publisher must have alone.
+
+    By the publishers that were heard and not by the graph: a process that was killed stays in the graph for up to
+    20 s (FastDDS's lease), and the one that replaces it must not be refused for so long.
+
+    From Kilted on a message says which publisher it is from. On Jazzy it has the publisher's own count of its messages:
+    a count that falls, or leaps, is another publisher's, if the graph knows another one.
+    """
+
+    WINDOW_SECONDS = 2.0
+    _LEAP = 20
+    """Messages in a row that a subscriber may have missed."""
+
+    def __init__(self, node: Node, *topics: str, clock: Callable[[], float] = time.monotonic) -> None:
+        """topics: their full names after remapping, as in Subscription.topic_name."""
+        self._node = node
+        self._topics = topics
+        self._clock = clock
+        self._heard: dict[Hashable, float] = {}
+        self._counts: dict[tuple[str, int], int] = {}
+        """Jazzy: by topic and a number of ours the last count of each publisher."""
+        self._next_key = 0
+        self._anonymous = False
+        self._names: tuple[float, str] = (-_NAMES_SECONDS, "")
+
+    def heard(self, info: Mapping[str, Any], topic: str = "") -> None:
+        """A message came; info: what rclpy hands to a callback with two arguments; topic: where there are several."""
+        now = self._clock()
+        # One that is silent for so long is forgotten, and so is its count.
+        self._heard = {key: t for key, t in self._heard.items() if now - t < self.WINDOW_SECONDS}
+        key = self._key(info, topic)
+        if key is not None:
+            self._heard[key] = now
+
+    def _key(self, info: Mapping[str, Any], topic: str) -> Hashable | None:
+        gid = info.get("publisher_gid")
+        if gid is not None:
+            return bytes(gid["data"])
+        count = info.get("publication_sequence_number")
+        if count is None:  # a middleware that tells neither
+            self._anonymous = True
+            return None
+        self._counts = {key: last for key, last in self._counts.items() if key in self._heard}
+        # Of those that it can follow the one that it follows most closely.
+        before = [
+            (last, key) for key, last in self._counts.items() if key[0] == topic and last < count <= last + self._LEAP
+        ]
+        self._next_key += 1
+        key = max(before)[1] if before else (topic, self._next_key)
+        self._counts[key] = count
+        return key
+
+    def reason(self) -> str:
+        """'' or what is wrong."""
+        now = self._clock()
+        if self._anonymous:
+            publishers = sum(self._node.count_publishers(topic) for topic in self._topics)
+        else:
+            publishers = sum(now - t < self.WINDOW_SECONDS for t in self._heard.values())
+        if publishers > 1 and self._counts:
+            publishers = min(publishers, sum(self._node.count_publishers(topic) for topic in self._topics))
+        if publishers < 2:
+            return ""
+        names = self._who(now)
+        found = f"{publishers} publishers on {' and '.join(self._topics)}, one expected"
+        return f"{found}: {names}" if names else found
+
+    def _who(self, now: float) -> str:
+        """Their names, or on Jazzy those of all that the graph knows."""
+        asked, names = self._names
+        if now - asked < _NAMES_SECONDS:
+            return names
+        found = []
+        for topic in self._topics:
+            for publisher in self._node.get_publishers_info_by_topic(topic):
+                known = {key for key in self._heard if isinstance(key, bytes)}
+                if not known or bytes(publisher.endpoint_gid) in known:
+                    found.append(f"{publisher.node_namespace.rstrip('/')}/{publisher.node_name}")
+        self._names = now, " and ".join(sorted(found))
+        return self._names[1]
