@@ -229,7 +229,8 @@ def test_a_goal_becomes_chunks_that_answer_every_pose(ros: Graph, parameters: li
     robot.chunks.clear()
     robot.show([0.01, 0.0, 1.0], 1_100_000_000)
     ros.spin_until(lambda: "in the way" in planner.diagnostics.summary)
-    assert not robot.chunks
+    ros.spin_until(lambda: robot.chunks)
+    assert not any(messages.chunk_from_msg(msg).rows.any() for msg in robot.chunks), "a hold, and nothing else"
     robot.ask([0.3, 0.0, 1.0])
     ros.spin_until(lambda: "through an obstacle" in planner.diagnostics.summary)
 

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import fake_policy
 import numpy as np
@@ -28,6 +29,7 @@ from trajectory_msgs.msg import JointTrajectory
 from diffusion_ros import checkpoint, messages, topics
 from diffusion_ros.action_chunk import ActionChunk, ChunkExecutor, ExecutorLimits
 from diffusion_ros.control_loop import PolicyController
+from diffusion_ros.nodes import executor_node as executor_node_module
 from diffusion_ros.nodes.executor_node import ExecutorNode
 from diffusion_ros.nodes.policy_node import PolicyNode
 from diffusion_ros.observation import Frame
@@ -699,17 +701,19 @@ def test_sensors_faster_than_the_control_rate_are_thinned_out(graph, checkpoints
 # Real time
 
 
-def test_the_next_chunk_is_made_before_the_last_is_used_up_and_nothing_holds_in_between(graph, checkpoints):
+def test_the_next_chunk_is_made_before_the_last_is_used_up_and_nothing_holds_in_between(
+    graph, checkpoints, monkeypatch
+):
     for_ever = 1e10  # the stamps' time is the test's, so that a busy machine cannot fail it
     robot = graph.add(Robot())
     policy = graph.add(
         policy_node(checkpoints["pixels"], mode="realtime", lead_steps=2, max_input_age=for_ever, min_frame_rate=0.0)
     )
-    executor = graph.add(executor_node(checkpoints["pixels"], mode="realtime", max_observation_age=for_ever))
+    graph.add(executor_node(checkpoints["pixels"], mode="realtime", max_observation_age=for_ever))
     connect(graph, robot)
     for step in range(40):
         stamp = stamp_of(0, step)
-        executor.monotonic = lambda stamp=stamp: stamp / 1e9
+        monkeypatch.setattr(executor_node_module, "time", SimpleNamespace(monotonic=lambda stamp=stamp: stamp / 1e9))
         deliver(graph, robot, policy, stamp)
         row = graph.spin_until(lambda stamp=stamp: [robot.answer(stamp)] if robot.answer(stamp) is not None else None)[
             0

@@ -296,6 +296,7 @@ def test_second_simulator_that_appears_later_is_an_error(graph: ros_graph.Graph,
 
     def disturbed() -> bool:
         publisher.publish(pose)
+        graph.spin(0.02)  # not as fast as this process can: the queues keep five
         status = peer.status()
         if status and status.level == messages.ERROR:
             seen.append(status.summary)

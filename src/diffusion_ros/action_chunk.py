@@ -369,7 +369,7 @@ class ChunkExecutor:
         if due is None:
             return self.hold(t_ns, self._why_not_covered(t_ns))
         if not np.any(self._chunks[due].rows):
-            return self.hold(t_ns, "the chunk's sender asks for it")
+            return self.hold(t_ns, "action_chunk's sender asks for it")
         row = self._blended(due, t_ns)
         clipped = []
         limited = np.clip(row, self._low, self._high)
@@ -422,6 +422,8 @@ class ChunkExecutor:
         if not self._chunks:
             return "no chunk yet"
         newest = self._chunks[-1]
+        if not np.any(newest.rows):
+            return f"action_chunk's sender asked for it {(t_ns - newest.stamp_ns) / 1e9:.3f} s ago"
         if newest.index_at(t_ns) < 0:
             return f"the newest chunk begins in {(newest.stamp_ns - t_ns) / 1e9:.3f} s"
         return f"no chunk covers the present: the newest is {(t_ns - newest.stamp_ns) / 1e9:.3f} s old"

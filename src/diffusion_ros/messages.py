@@ -41,6 +41,8 @@ Array = NDArray[np.float64]
 
 _LINE = 300
 """Characters of what is said of a message: who names a joint by a megabyte shall not fill logs with it."""
+_NAME = 60
+"""Characters of a name from outside, so that the rule behind it is still said."""
 MAX_SECONDS = 2**31 - 1 - 86_400
 """Stamps are 32 bits of seconds; a day before their end, so that what is reckoned from one is a stamp as well."""
 
@@ -493,7 +495,7 @@ def odometry_to_msg(position: ArrayLike, velocity: ArrayLike, time_ns: int, fram
 def check_frame(header: Header, frame_id: str) -> None:
     """Raises MessageError for another frame: its numbers mean something else."""
     if header.frame_id != frame_id:
-        raise MessageError(f"frame {header.frame_id!r}, {frame_id!r} expected")
+        raise MessageError(f"frame {printable(header.frame_id, _NAME)!r}, {frame_id!r} expected")
 
 
 def odometry_from_msg(msg: Odometry) -> tuple[int, Array, Array]:

@@ -26,11 +26,11 @@ class PublisherMonitor:
     _LEAP = 20
     """Messages in a row that a subscriber may have missed."""
 
-    def __init__(self, node: Node, *topics: str, clock: Callable[[], float] = time.monotonic) -> None:
-        """topics: their full names after remapping, as in Subscription.topic_name."""
+    def __init__(self, node: Node, *topics: str, clock: Callable[[], float] | None = None) -> None:
+        """topics: their full names after remapping, as in Subscription.topic_name; clock: [s], None: time.monotonic."""
         self._node = node
         self._topics = topics
-        self._clock = clock
+        self._clock = clock or (lambda: time.monotonic())
         self._heard: dict[Hashable, float] = {}
         self._counts: dict[tuple[str, int], int] = {}
         """Jazzy: by topic and a number of ours the last count of each publisher."""

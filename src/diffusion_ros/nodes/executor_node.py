@@ -112,8 +112,6 @@ class ExecutorNode(RunnableNode):
         self.frame_id = p.frame_id or (spec.frame if spec is not None else "") or topics.WORLD_FRAME
         """The one frame of poses, chunks, commands and box."""
         self.executor_logic = _make_executor(self.get_name(), p, spec, self.frame_id)
-        self.monotonic = time.monotonic
-        """The steady clock [s]; tests have one of their own."""
         self._control_clock = ControlClock(self.executor_logic.period_ns)
         self._pending_ns: int | None = None
         """Lockstep: the observation that has no answer."""
@@ -206,7 +204,7 @@ class ExecutorNode(RunnableNode):
 
     def _came(self, stamp_ns: int, repeated: bool) -> None:
         """A pose came, usable or not."""
-        now = self.monotonic()
+        now = time.monotonic()
         self._received = now
         if stamp_ns != self._stamp_ns:
             self._stamp_ns, self._stamped = stamp_ns, now
@@ -230,9 +228,8 @@ class ExecutorNode(RunnableNode):
             return
         if msg.header.frame_id != self.frame_id:
             self.executor_logic.clear()
-            raise messages.MessageError(
-                f"deltas in the frame {msg.header.frame_id!r}, {self.frame_id!r} (eef_pose's) expected"
-            )
+            frame = messages.printable(msg.header.frame_id, 60)
+            raise messages.MessageError(f"deltas in the frame {frame!r}, {self.frame_id!r} (eef_pose's) expected")
         try:
             chunk = messages.chunk_from_msg(msg)
         except messages.MessageError:
@@ -255,12 +252,12 @@ class ExecutorNode(RunnableNode):
             self._answer()
 
     def _on_guard(self, msg: DiagnosticStatus) -> None:
-        self._guard = self.monotonic(), messages.status_from_msg(msg)
+        self._guard = time.monotonic(), messages.status_from_msg(msg)
         self.diagnostics.tick(topics.CAMERA_GUARD)
 
     def _on_bad_guard(self, error: messages.MessageError, msg: DiagnosticStatus | None) -> None:
         status = messages.Status("", "", ERROR, str(error), {})
-        self._guard = self.monotonic(), status
+        self._guard = time.monotonic(), status
 
     # Lockstep
 
@@ -279,12 +276,12 @@ class ExecutorNode(RunnableNode):
 
     def _tick(self) -> None:
         """A period without a pose has its command too; before the first pose none is told anything."""
-        if self._received and self._control_clock.tick(self.monotonic()):
+        if self._received and self._control_clock.tick(time.monotonic()):
             self._act()
 
     def _act(self) -> None:
         """The command of this period."""
-        now, now_ns = self.monotonic(), self._now_ns()
+        now, now_ns = time.monotonic(), self._now_ns()
         stop = self._stop_reason()
         if stop:
             silent = now - self._received > self.parameters.max_observation_age
@@ -333,7 +330,7 @@ class ExecutorNode(RunnableNode):
 
     def _silence(self) -> str:
         """Real time: why a robot that is not heard any more must not move."""
-        silent = self.monotonic() - self._received
+        silent = time.monotonic() - self._received
         if self._lockstep or not self._received or silent <= self.parameters.max_observation_age:
             return ""
         return f"{topics.EEF_POSE}: silent for {silent:.2f} s"
@@ -350,7 +347,7 @@ class ExecutorNode(RunnableNode):
         if self._guard is None:
             return "no word from the camera guard"
         came, verdict = self._guard
-        silent = self.monotonic() - came
+        silent = time.monotonic() - came
         if silent > self.parameters.max_guard_age:
             return f"{topics.CAMERA_GUARD}: silent for {silent:.2f} s"
         if verdict.level != OK:
@@ -367,7 +364,7 @@ class ExecutorNode(RunnableNode):
         self._send(command, stamp_ns)
         if not self._lockstep:
             self.executor_logic.sent(command)
-        self.diagnostics.latency("observation to command", self.monotonic() - self._received)
+        self.diagnostics.latency("observation to command", time.monotonic() - self._received)
         self._refresh()
 
     def _send(self, command: Command, stamp_ns: int) -> None:
@@ -450,7 +447,7 @@ class ExecutorNode(RunnableNode):
         if stop:
             self.diagnostics.report(ERROR if logic.estop_reason else WARN, f"holding: {stop}{refused}")
         elif self._lockstep and self._pending_ns is not None:
-            waited = self.monotonic() - self._received
+            waited = time.monotonic() - self._received
             if waited > 1.0:
                 self.diagnostics.report(WARN, f"waiting for a chunk for {waited:.1f} s{refused}")
         elif self._answered is not None and not self._answered.acting:

@@ -1,0 +1,28 @@
+"""Every kind of fault: nothing moves that should not, the reason is said, and the robot goes on once it is over."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import rclpy
+import ros_graph
+
+from . import others, processes  # noqa: F401
+from .kinds import FAULTS, Fault
+
+
+@pytest.fixture(scope="module", autouse=True)
+def ros() -> Iterator[None]:
+    with ros_graph.own_domain():
+        rclpy.init()
+        yield
+        rclpy.try_shutdown()
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
+def test_fault(fault: Fault, tmp_path: Path) -> None:
+    verdict = fault.check(tmp_path)
+    assert verdict.moved == 0.0, f"{verdict.moved:.3f} m of wrong motion"
+    assert verdict.recovered is None or verdict.recovered < 3.0
