@@ -8,6 +8,8 @@ SEED ?= 100000
 VIEW ?= frontview
 MODE ?= realtime
 CHECKPOINT ?= checkpoints/$(TASK)_pixels.pt
+# Tests at a time: more than there are cores, as many of them wait.
+JOBS ?= $(shell expr $$(nproc) + 1)
 RUN := $(or $(RUN),runs/$(TASK)-$(shell date +%Y%m%d-%H%M%S))
 
 .DEFAULT_GOAL := help
@@ -34,7 +36,7 @@ sim: setup
 		--view "$(VIEW)" --output-dir "$(RUN)" --json "$(RUN)/summary.json"
 
 test: setup
-	ROS_PYTHON_CHECK_FIELDS=1 $(PY) -m pytest -m "not slow"
+	ROS_PYTHON_CHECK_FIELDS=1 $(PY) -m pytest -m "not slow" -n $(JOBS)
 
 test-slow: setup
 	ROS_PYTHON_CHECK_FIELDS=1 $(PY) -m pytest -m slow

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import signal
 import subprocess
@@ -22,6 +23,7 @@ from geometry_msgs.msg import PoseStamped
 from nav_msgs.msg import Path as PathMessage
 from rclpy.node import Node
 from rclpy.parameter import Parameter
+from rclpy.qos import qos_profile_sensor_data
 from sensor_msgs.msg import Image, JointState
 from std_srvs.srv import SetBool, Trigger
 from trajectory_msgs.msg import JointTrajectory
@@ -696,6 +698,71 @@ def test_sensors_faster_than_the_control_rate_are_thinned_out(graph, checkpoints
         deliver(graph, robot, policy, stamp_of(0, 0) + step * PERIOD // 5)
     graph.spin(0.3)
     assert [round((chunk.stamp_ns - stamp_of(0, 0)) / PERIOD) for chunk in robot.chunks] == [0, 8, 16]
+
+
+def test_in_lockstep_an_input_out_of_range_is_a_hold_and_the_next_observation_goes_on(graph, tmp_path):
+    """A simulation in which something falls off the table must not wait for ever."""
+    inputs = tuple(
+        dataclasses.replace(tensor, low=(-5.0,) * 3, high=(5.0,) * 3) if tensor.name == "object_pos" else tensor
+        for tensor in STATE_INPUTS
+    )
+    robot = graph.add(Robot())
+    path = fake_policy.save(tmp_path / "policy.pt", fake_policy.spec(inputs))
+    policy = graph.add(policy_node(path))
+    graph.add(executor_node(path))
+    connect(graph, robot)
+    assert lockstep(graph, robot, stamp_of(0, 0)).any()
+    frame = robot.plant.frame
+    moved = []
+    for step in range(1, 20):
+        fallen = {"object_pos": np.array([0.0, 0.0, -9.0])} if step in (3, 8, 9, 10) else {}
+        robot.plant.frame = lambda fallen=fallen: {**frame(), **fallen}
+        moved.append(lockstep(graph, robot, stamp_of(0, step)).any())
+        if fallen:
+            assert policy.reasons() == ["object_pos[2] is -9 m, -5 to 5 expected"]
+    # Rows of a chunk that was made already are executed, whether its robot or its policy hears of step 3 first.
+    assert moved == [step not in (8, 9, 10) for step in range(1, 20)]
+    graph.spin_until(lambda: not policy.reasons())
+
+
+# Parameters
+
+
+def test_limits_and_box_are_a_robots_own(graph, checkpoints):
+    with pytest.raises(
+        ValueError, match="action_low, action_high, workspace_low, workspace_high is required: a robot's"
+    ):
+        executor_node(checkpoints["state"], checkpoint_limits=False)
+    own = {"action_low": [-0.02] * 7, "action_high": [0.02] * 7}
+    with pytest.raises(ValueError, match="workspace_low, workspace_high is required: a robot's"):
+        executor_node(checkpoints["state"], checkpoint_limits=False, **own)
+    # The checkpoint's box has the checkpoint's frame.
+    with pytest.raises(
+        ValueError, match="workspace_low, workspace_high is required: the checkpoint's box is in its frame"
+    ):
+        executor_node(checkpoints["state"], frame_id="panda_link0")
+    box = {"workspace_low": [0.3, -0.3, 0.0], "workspace_high": [0.7, 0.3, 0.5]}
+    node = graph.add(executor_node(checkpoints["state"], checkpoint_limits=False, frame_id="panda_link0", **own, **box))
+    assert node.frame_id == "panda_link0" and node.executor_logic.limits.workspace_high == (0.7, 0.3, 0.5)
+
+
+@pytest.mark.filterwarnings("ignore:Deprecated in favor of:DeprecationWarning")  # rclpy of itself
+@pytest.mark.parametrize(
+    ("mode", "override", "heard"),
+    [("realtime", None, True), ("lockstep", None, False), ("realtime", "reliable", False)],
+)
+def test_best_effort_sensors_are_heard_in_real_time_unless_parameters_say_otherwise(
+    graph, checkpoints, mode, override, heard
+):
+    robot = graph.add(Node("driver"))
+    publisher = robot.create_publisher(PoseStamped, topics.EEF_POSE, qos_profile_sensor_data)
+    overrides = {"qos_overrides./eef_pose.subscription.reliability": override} if override else {}
+    executor = graph.add(executor_node(checkpoints["state"], mode=mode, **overrides))
+    graph.spin_until(lambda: robot.count_subscribers("eef_pose"))
+    for _ in range(20):
+        publisher.publish(messages.pose_to_msg((0, 0, 0), (0, 0, 0, 1), now(robot), topics.WORLD_FRAME))
+        graph.spin(0.02)
+    assert bool(executor._received) == heard
 
 
 # Real time

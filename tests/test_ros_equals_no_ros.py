@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -68,6 +69,19 @@ def test_from_state_too(tmp_path: Path) -> None:
     path = save(tmp_path / "lift.pt", spec((*LOW_DIM, *OBJECT), task="lift", environment="Lift"))
     graph, plain = both(path, "lift", 2, tmp_path, "--max-steps", 25)
     assert graph == plain
+
+
+def test_what_lies_out_of_range_is_held_alike(tmp_path: Path) -> None:
+    """Fingers that open and close: now in the range, now beyond it."""
+    inputs = tuple(
+        dataclasses.replace(tensor, low=(-0.1, -0.03), high=(0.03, 0.1)) if "gripper" in tensor.name else tensor
+        for tensor in (*LOW_DIM, *OBJECT)
+    )
+    path = save(tmp_path / "lift.pt", spec(inputs, task="lift", environment="Lift"))
+    graph, plain = both(path, "lift", 1, tmp_path, "--max-steps", 60)
+    assert graph == plain
+    held = json.loads((tmp_path / "graph.json").read_text())["held"]
+    assert 0 < held < 60, held
 
 
 @pytest.mark.parametrize(

@@ -162,6 +162,7 @@ def test_resumed_run_has_the_same_weights(demonstrations: Path, tmp_path: Path, 
     names = ("robot0_eef_pos", "robot0_eef_quat", "robot0_gripper_qpos", "object_pos", "object_quat")
     frame = {n: np.zeros(s) for n, s in zip(names, (3, 4, 2, 3, 4), strict=True)}
     frame["robot0_eef_quat"][3] = frame["object_quat"][3] = 1
+    frame["robot0_gripper_qpos"][:] = (0.04, -0.04)  # as they always are in these demonstrations
     for camera in ("agentview", "robot0_eye_in_hand"):
         frame[f"{camera}_image"] = np.full((84, 84, 3), 90, np.uint8)
     answers = []

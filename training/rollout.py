@@ -78,7 +78,7 @@ def roll_out(
                 if controller.needs_chunk(stamp):
                     chunk = controller.chunk()
             except RangeError:
-                chunk = controller.hold(stamp)
+                chunk = controller.distrust(stamp)
             refused = executor.add_chunk(chunk) if chunk is not None else ""
             if refused:
                 raise RuntimeError(f"episode {index}, step {steps}: {refused}")

@@ -102,6 +102,17 @@ class PolicyController:
         self.reset()
         return hold_chunk(stamp_ns, self.policy.spec.period_ns)
 
+    def distrust(self, stamp_ns: int) -> ActionChunk | None:
+        """Lockstep: the observation stamped so is not to be trusted, nor a history that it is part of.
+
+        Returns the hold that answers it where a chunk is due. Else None: the robot has its row of the last chunk
+        already, and no result may depend on which of the two comes first.
+        """
+        if self.needs_chunk(stamp_ns):
+            return self.hold(stamp_ns)
+        self._window.clear()
+        return None
+
     @property
     def newest_stamp_ns(self) -> int | None:
         return self._window.newest_stamp_ns

@@ -41,6 +41,8 @@ Array = NDArray[np.float64]
 
 _LINE = 300
 """Characters of what is said of a message: who names a joint by a megabyte shall not fill logs with it."""
+_FAR = 1e9
+"""Metres, and metres a second: beyond it nothing is, and squares of it overflow sooner or later."""
 _NAME = 60
 """Characters of a name from outside, so that the rule behind it is still said."""
 MAX_SECONDS = 2**31 - 1 - 86_400
@@ -242,6 +244,11 @@ def _finite(name: str, value: float) -> float:
     return float(value)
 
 
+def _short(values: Array) -> list[float]:
+    """As it stands in a reason."""
+    return np.round(values, 4).tolist()
+
+
 def pose_to_msg(position: ArrayLike, quaternion: ArrayLike, time_ns: int, frame_id: str) -> PoseStamped:
     """position (3) [m], quaternion (4) xyzw."""
     return PoseStamped(header=_header(time_ns, frame_id), pose=_pose(position, quaternion))
@@ -252,11 +259,11 @@ def pose_from_msg(msg: PoseStamped) -> tuple[int, Array, Array]:
     p, q = msg.pose.position, msg.pose.orientation
     position = np.array([p.x, p.y, p.z], np.float64)
     quaternion = np.array([q.x, q.y, q.z, q.w], np.float64)
-    if not np.all(np.isfinite(position)):
-        raise MessageError(f"position {position.tolist()}, finite numbers expected")
-    norm = float(np.linalg.norm(quaternion))
+    if not np.all(np.abs(position) <= _FAR):  # so written for NaN
+        raise MessageError(f"position {_short(position)}, finite numbers expected, at most {_FAR:g} m")
+    norm = math.hypot(*quaternion)
     if not abs(norm - 1.0) < 0.01:  # so written for NaN
-        raise MessageError(f"quaternion {quaternion.tolist()}, unit length expected")
+        raise MessageError(f"quaternion {_short(quaternion)}, unit length expected")
     return stamp_ns(msg.header.stamp), position, quaternion
 
 
@@ -503,8 +510,8 @@ def odometry_from_msg(msg: Odometry) -> tuple[int, Array, Array]:
     p, v = msg.pose.pose.position, msg.twist.twist.linear
     position, velocity = np.array([p.x, p.y], np.float64), np.array([v.x, v.y], np.float64)
     for name, value in (("position", position), ("velocity", velocity)):
-        if not np.all(np.isfinite(value)):
-            raise MessageError(f"{name} {value.tolist()}, finite numbers expected")
+        if not np.all(np.abs(value) <= _FAR):  # so written for NaN
+            raise MessageError(f"{name} {_short(value)}, finite numbers expected, at most {_FAR:g}")
     return stamp_ns(msg.header.stamp), position, velocity
 
 
@@ -585,8 +592,8 @@ def trajectory_from_msg(msg: JointTrajectory) -> tuple[int, int, Array]:
         if period_ns < 1 or stamp_ns(point.time_from_start) != i * period_ns:
             raise MessageError(f"point {i} is due after {stamp_ns(point.time_from_start)} ns, {i * period_ns} expected")
     states = np.array([[*point.positions, *point.velocities] for point in msg.points], np.float64)
-    if not np.all(np.isfinite(states)):
-        raise MessageError("NaN or infinite values, finite numbers expected")
+    if not np.all(np.abs(states) <= _FAR):  # so written for NaN
+        raise MessageError(f"NaN or infinite values, finite numbers expected, at most {_FAR:g}")
     return stamp_ns(msg.header.stamp), period_ns, states
 
 
@@ -642,6 +649,6 @@ def balls_from_msg(msg: MarkerArray, frame_id: str) -> Array:
         check_frame(sphere.header, frame_id)
     balls = [[m.pose.position.x, m.pose.position.y, m.pose.position.z, m.scale.x / 2] for m in spheres]
     values = np.array(balls, np.float64).reshape(-1, 4)
-    if not np.all(np.isfinite(values)) or (values[:, 3:] <= 0).any():
+    if not np.all(np.abs(values) <= _FAR) or (values[:, 3:] <= 0).any():  # so written for NaN
         raise MessageError(f"spheres {values.tolist()}, finite places and radii above 0 expected")
     return values

@@ -26,7 +26,7 @@ def check(fault: Fault) -> tuple[Verdict | None, str]:
         try:
             return fault.check(Path(name)), ""
         except AssertionError as error:
-            return None, " ".join(str(error).split())[:120]
+            return None, " ".join(str(error).split())[:400]
 
 
 def reason(verdict: Verdict) -> str:

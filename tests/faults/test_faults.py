@@ -26,3 +26,14 @@ def test_fault(fault: Fault, tmp_path: Path) -> None:
     verdict = fault.check(tmp_path)
     assert verdict.moved == 0.0, f"{verdict.moved:.3f} m of wrong motion"
     assert verdict.recovered is None or verdict.recovered < 3.0
+
+
+def test_the_documentation_has_them_all() -> None:
+    """`python -m tests.faults --markdown` prints the table."""
+    text = (ros_graph.ROOT / "docs" / "faults.md").read_text()
+    rows = [line.split(" | ") for line in text.splitlines() if line.startswith("| ")]
+    told = {row[0].removeprefix("| "): row for row in rows if len(row) == 5}
+    assert set(told) - {"fault"} == {fault.name for fault in FAULTS}
+    assert all(told[fault.name][2] == "0" and told[fault.name][1] == fault.what for fault in FAULTS)
+    assert f"{len(FAULTS)} kinds of fault" in text
+    assert f"{len(FAULTS)} kinds of fault" in (ros_graph.ROOT / "README.md").read_text()

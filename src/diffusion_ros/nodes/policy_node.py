@@ -313,10 +313,15 @@ class PolicyNode(RunnableNode):
             self._faults.pop("", None)
         except FrameError as error:
             self._faults[""] = str(error)
-            # In lockstep a robot waits for ever for who says nothing: right for a fault, but not for a simulation
-            # that has gone where no demonstration was.
-            if self._realtime or isinstance(error, RangeError):
-                hold = self._controller.hold(frames[-1][0].stamp_ns)
+            stamp_ns = frames[-1][0].stamp_ns
+            hold = None
+            if self._realtime:
+                hold = self._controller.hold(stamp_ns)
+            elif isinstance(error, RangeError):
+                # In lockstep a robot waits for ever for who says nothing: right for a fault, but not for a simulation
+                # that has gone where no demonstration was.
+                hold = self._controller.distrust(stamp_ns)
+            if hold is not None:
                 self._chunk_publisher.publish(messages.chunk_to_msg(hold, self._frame_id))
         except Exception as error:
             if "" not in self._faults:

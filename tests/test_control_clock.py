@@ -1,0 +1,64 @@
+"""One command a control period, whatever the rate of the poses."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from diffusion_ros.control_clock import ControlClock
+
+PERIOD = 50_000_000
+
+
+def sent(poses: np.ndarray, seconds: float) -> list[tuple[float, bool]]:
+    """When commands are due, and whether with a pose; the timer ticks every 10 ms."""
+    clock = ControlClock(PERIOD)
+    events = sorted([(t, True) for t in poses] + [(t, False) for t in np.arange(0, seconds, 0.01)])
+    return [(t, pose) for t, pose in events if (clock.pose(t) if pose else clock.tick(t))]
+
+
+@pytest.mark.parametrize("hz", [10, 14, 20, 24, 25, 30, 50, 60, 100, 137, 250, 500, 1000])
+def test_a_command_a_period(hz):
+    times = np.array([t for t, _ in sent(0.003 + np.arange(0, 20, 1 / hz), 20)])
+    assert abs(len(times) / 20 - 20) < 0.5, len(times)
+    assert np.diff(times).min() >= 0.025 - 1e-9, "never two within half a period"
+
+
+def test_poses_at_the_control_rate_are_all_answered_at_once():
+    rng = np.random.default_rng(0)
+    poses = np.arange(0, 60, 0.05) + rng.uniform(0, 0.01, 1200)
+    times = sent(poses, 60)
+    assert all(pose for _, pose in times) and [t for t, _ in times] == list(poses)
+
+
+def test_a_clock_that_is_a_little_slower_or_faster_is_followed():
+    for period in (0.0501, 0.0499):
+        times = sent(np.arange(0, 60, period), 60)
+        assert sum(pose for _, pose in times) >= 0.99 * 60 / period
+        assert len(times) <= 1201
+
+
+def test_nothing_is_made_up_for_after_a_standstill():
+    clock = ControlClock(PERIOD)
+    assert clock.pose(0.0)
+    assert clock.tick(3.0) and not clock.tick(3.0) and not clock.pose(3.001)
+    assert clock.pose(3.05)
+
+
+def test_before_the_first_pose_nothing_is_due():
+    clock = ControlClock(PERIOD)
+    assert not clock.tick(10.0)
+    with pytest.raises(ValueError, match="period 0 ns"):
+        ControlClock(0)
+
+
+def test_rows_follow_each_other_though_poses_come_a_little_early_or_late():
+    clock = ControlClock(PERIOD)
+    rng = np.random.default_rng(1)
+    presents = [k * PERIOD + int(rng.integers(-20, 21)) * 1_000_000 for k in range(200)]
+    rows = [round(clock.row_time(present) / PERIOD) for present in presents]
+    assert np.diff(rows).tolist() == [1] * 199
+    # The nearest row alone would not have done.
+    shifted = [present + PERIOD // 2 for present in presents]
+    assert np.diff([round(t / PERIOD) for t in shifted]).tolist() != [1] * 199
+    assert clock.row_time(10**12) == 10**12, "another run"
