@@ -17,10 +17,12 @@ def sent(poses: np.ndarray, seconds: float) -> list[tuple[float, bool]]:
     return [(t, pose) for t, pose in events if (clock.pose(t) if pose else clock.tick(t))]
 
 
-@pytest.mark.parametrize("hz", [10, 14, 20, 24, 25, 30, 50, 60, 100, 137, 250, 500, 1000])
+@pytest.mark.parametrize("hz", [10, 14, 16, 18, 20, 24, 25, 30, 50, 60, 100, 137, 250, 500, 1000])
 def test_a_command_a_period(hz):
     times = np.array([t for t, _ in sent(0.003 + np.arange(0, 20, 1 / hz), 20)])
-    assert abs(len(times) / 20 - 20) < 0.5, len(times)
+    # Poses that come a little too seldom may be answered one by one; what is missing between seldom ones is not.
+    least = hz if hz >= 16 else 20
+    assert min(least, 20) - 0.5 < len(times) / 20 < 20.5, len(times)
     assert np.diff(times).min() >= 0.025 - 1e-9, "never two within half a period"
 
 
@@ -36,6 +38,16 @@ def test_a_clock_that_is_a_little_slower_or_faster_is_followed():
         times = sent(np.arange(0, 60, period), 60)
         assert sum(pose for _, pose in times) >= 0.99 * 60 / period
         assert len(times) <= 1201
+
+
+@pytest.mark.parametrize("phase", range(0, 50, 2))
+def test_poses_that_come_again_at_another_phase_are_soon_answered_at_once(phase):
+    """As after the pause between two episodes: the clock has gone on by itself meanwhile."""
+    rng = np.random.default_rng(phase)
+    again = 2.0 + phase / 1000 + np.arange(0, 10, 0.05)
+    times = sent(np.concatenate([np.arange(0, 1, 0.05), again + rng.uniform(0, 0.004, 200)]), 12)
+    settled = [pose for t, pose in times if t > 2.3 + phase / 1000]
+    assert all(settled[:-2]) and len(settled) > 190
 
 
 def test_nothing_is_made_up_for_after_a_standstill():

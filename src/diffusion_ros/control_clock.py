@@ -13,6 +13,10 @@ from __future__ import annotations
 _PULL = 0.1
 """Part of a late pose's lateness by which the due times follow: a robot's clock is not ours. Early poses do not pull,
 for where poses come often one is always early."""
+_LOST_STEP = 2.5
+"""Periods without a command that went with a pose, though poses come."""
+_PACE = 1.25
+"""Periods between poses that are meant to be answered one by one."""
 _FOLLOW = 8
 """The rows' time follows the poses' stamps by an eighth of what they differ."""
 
@@ -26,17 +30,25 @@ class ControlClock:
         self.period_ns = period_ns
         self._period = period_ns / 1e9
         self._due: float | None = None
-        self._sent = -float("inf")
+        self._sent = self._with_pose = -float("inf")
+        """When the last command went, and the last one that went with a pose."""
+        self._heard = -float("inf")
         self._row_ns: int | None = None
 
     def pose(self, now: float) -> bool:
         """A pose came. Whether the command of a period is due with it."""
+        gap, self._heard = now - self._heard, now
         if self._due is None:
+            self._with_pose = now
             self._advance(now, now)
             return True
         if now < self._due - self._period / 2 or now < self._sent + self._period / 2:
+            if gap < _PACE * self._period and now > self._with_pose + _LOST_STEP * self._period:
+                # Poses that come just after each command would never be answered: the next one is to be in time.
+                self._due = now + self._period
             return False
         late = now - self._due
+        self._with_pose = now
         self._advance(now, self._due + (_PULL * late if late > 0 else 0.0))
         return True
 
