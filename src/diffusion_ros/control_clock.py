@@ -16,7 +16,7 @@ for where poses come often one is always early."""
 _LOST_STEP = 2.5
 """Periods without a command that went with a pose, though poses come."""
 _PACE = 1.25
-"""Periods between poses that are meant to be answered one by one."""
+"""Periods between poses at most, and half a one at least, that are meant to be answered one by one."""
 _FOLLOW = 8
 """The rows' time follows the poses' stamps by an eighth of what they differ."""
 
@@ -43,7 +43,8 @@ class ControlClock:
             self._advance(now, now)
             return True
         if now < self._due - self._period / 2 or now < self._sent + self._period / 2:
-            if gap < _PACE * self._period and now > self._with_pose + _LOST_STEP * self._period:
+            one_by_one = self._period / 2 < gap < _PACE * self._period
+            if one_by_one and now > self._with_pose + _LOST_STEP * self._period:
                 # Poses that come just after each command would never be answered: the next one is to be in time.
                 self._due = now + self._period
             return False
