@@ -1,6 +1,11 @@
 # What there is to do here: `make help`. Every target sets up what is missing.
 PYTHON ?= python3
 PY := .venv/bin/python
+# Which ROS 2 the tests run on: jazzy, or kilted for what is ROS.
+ROS ?= jazzy
+KILTED := .venv-kilted/bin/python
+ROS_TESTS := tests/faults $(addprefix tests/test_,$(addsuffix .py,messages nodes params simulation_node gym_nodes \
+	planner_nodes arm_planner camera_guard image_generator bringup))
 
 TASK ?= can
 EPISODES ?= 3
@@ -13,12 +18,12 @@ JOBS ?= $(shell expr $$(nproc) + 1)
 RUN := $(or $(RUN),runs/$(TASK)-$(shell date +%Y%m%d-%H%M%S))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup sim test test-slow check bench clean
+.PHONY: help setup kilted sim test test-slow check bench clean
 
 help:
 	@echo "make sim        the Can task from pixels over ROS 2: simulator, policy and executor, with a video under runs/"
 	@echo "                TASK=lift|can|square EPISODES=$(EPISODES) SEED=$(SEED) VIEW=$(VIEW) MODE=realtime|lockstep CHECKPOINT=..."
-	@echo "make test       the tests (make test-slow: the slow ones)"
+	@echo "make test       the tests (make test-slow: the slow ones; ROS=kilted: those of ROS, on Kilted instead of Jazzy)"
 	@echo "make check      format, lint, types"
 	@echo "make bench      the benchmarks, as ratios against a reference timed in the same run"
 	@echo "make setup      .venv with the pinned versions (PYTHON=$(PYTHON)); the others do this when it is missing"
@@ -35,16 +40,30 @@ sim: setup
 		--task "$(TASK)" --checkpoint "$(CHECKPOINT)" --episodes "$(EPISODES)" --seed "$(SEED)" --mode "$(MODE)" \
 		--view "$(VIEW)" --output-dir "$(RUN)" --json "$(RUN)/summary.json"
 
+kilted: .venv-kilted/.installed
+
+.venv-kilted/.installed: .venv/.installed requirements-kilted.txt
+	@scripts/setup.sh kilted
+	@touch $@
+
+ifeq ($(ROS),jazzy)
 test: setup
 	ROS_PYTHON_CHECK_FIELDS=1 $(PY) -m pytest -m "not slow" -n $(JOBS)
+else ifeq ($(ROS),kilted)
+test: kilted
+	ROS_PYTHON_CHECK_FIELDS=1 $(KILTED) -m pytest -m "not slow" -n $(JOBS) $(ROS_TESTS)
+else
+test:
+	@echo "ROS=$(ROS): expected jazzy or kilted" >&2; exit 2
+endif
 
 test-slow: setup
 	ROS_PYTHON_CHECK_FIELDS=1 $(PY) -m pytest -m slow
 
-check: setup
+check: setup kilted
 	$(PY) -m ruff format --check .
 	$(PY) -m ruff check .
-	$(PY) -m mypy
+	$(PY) -m mypy --python-executable $(KILTED)
 
 bench: setup
 	@for benchmark in tests/benchmarks/bench_*.py; do $(PY) "$$benchmark" || exit 1; done

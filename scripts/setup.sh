@@ -1,9 +1,22 @@
 #!/bin/sh
 # Makes .venv with the pinned versions of requirements*.txt and this project in it (editable). Safe to run again.
 #   usage: scripts/setup.sh [python]      a Python of at least 3.10; the default is python3
+#          scripts/setup.sh kilted        .venv-kilted: ROS 2 Kilted, and else what .venv has
 set -eu
 cd "$(dirname "$0")/.."
 python=${1:-python3}
+
+if [ "$python" = kilted ]; then
+    echo "setup: installing ROS 2 Kilted into .venv-kilted, beside .venv"
+    rm -rf .venv-kilted
+    .venv/bin/python -m venv .venv-kilted
+    kilted=.venv-kilted/bin/python
+    "$kilted" -m pip install -r requirements-kilted.txt --disable-pip-version-check --no-input
+    purelib='import sysconfig; print(sysconfig.get_path("purelib"))'
+    # What is installed in .venv-kilted itself comes first on Python's path, what this file names after it.
+    .venv/bin/python -c "$purelib" >"$("$kilted" -c "$purelib")/venv.pth"
+    exit 0
+fi
 
 die() {
     echo "setup: $*" >&2
@@ -25,6 +38,12 @@ fi
 pip() {
     .venv/bin/python -m pip "$@" --disable-pip-version-check --no-input
 }
+
+# Two distributions of ROS 2 cannot share an environment, and pip leaves parts of the other one behind.
+ros=$(sed -n 's/^ros-rclpy.*==//p' requirements.txt)
+if [ -x .venv/bin/python ] && ! .venv/bin/python -m pip show ros-rclpy 2>/dev/null | grep -qx "Version: $ros"; then
+    rm -rf .venv
+fi
 
 echo "setup: installing the pinned versions into .venv: 3 GB on disk, a few minutes"
 "$python" -m venv .venv

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from diffusion_ros.action_chunk import ActionChunk, ChunkExecutor, ExecutorLimits
+from diffusion_ros.action_chunk import ActionChunk, ChunkExecutor, ExecutorLimits, hold_chunk
 
 PERIOD = 50_000_000
 START = 1_000_000_000
@@ -173,6 +173,30 @@ def test_time_that_goes_back_drops_the_chunks_of_the_other_run():
     assert e.command(at(0)).acting, "the same observation again changes nothing"
     e.observe(at(0), CENTRE + 0.01)
     assert not e.command(at(0)).acting, "another position at the same time is another run"
+
+
+def realtime(**changes: object) -> ChunkExecutor:
+    return executor(max_ahead_ns=250_000_000, max_speed=3.0, **changes)
+
+
+def test_who_asks_for_a_hold_means_now_however_old_its_observation():
+    e = realtime()
+    e.add_chunk(chunk(0))
+    e.observe(at(3), CENTRE)
+    assert e.command(at(3)).acting
+    assert e.add_chunk(hold_chunk(at(1), PERIOD)) == ""
+    held = e.command(at(3))
+    assert not held.acting and "sender asked for it" in held.reason
+    assert e.add_chunk(chunk(3)) == "" and e.command(at(3)).acting
+
+
+def test_a_chunk_from_before_the_first_pose_blocks_none():
+    e = ChunkExecutor(LIMITS, PERIOD, 250_000_000, max_ahead_ns=250_000_000)
+    assert "no eef_pose yet" in e.add_chunk(chunk(6000))
+    waits = ChunkExecutor(LIMITS, PERIOD, 250_000_000)
+    assert waits.add_chunk(chunk(6000)) == "", "in lockstep the chunk may come before its pose"
+    waits.observe(at(0), CENTRE)
+    assert waits.add_chunk(chunk(0)) == "" and waits.command(at(0)).acting
 
 
 # What must not pass

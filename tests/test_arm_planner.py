@@ -106,6 +106,46 @@ def test_a_plan_that_is_too_fast_for_an_arm_takes_longer_on_the_same_way() -> No
     np.testing.assert_allclose(follower.rotations[-1].as_rotvec(), [0, 0, 0.4], atol=1e-9)
 
 
+def test_one_pose_that_is_none_stops_the_hand_and_the_next_one_takes_it_on(
+    ros: Graph, parameters: list[Parameter[Any]]
+) -> None:
+    planner, robot = ros.add(PlannerNode([*parameters, PATIENT])), ros.add(Robot())
+    ros.spin_until(lambda: robot.heard())
+    robot.show([0.0, 0.0, 1.0])
+    ros.spin_until(lambda: ready(planner))
+    robot.ask([0.3, 0.0, 1.0])
+    ros.spin_until(lambda: robot.trajectories)
+    robot.show([0.0, float("nan"), 1.0], 1_050_000_000)
+    ros.spin_until(lambda: "finite numbers expected" in planner.diagnostics.summary and robot.chunks)
+    assert not messages.chunk_from_msg(robot.chunks[-1]).rows.any()
+    robot.trajectories.clear()
+    robot.show([0.0, 0.0, 1.0], 1_100_000_000)
+    ros.spin_until(lambda: robot.trajectories)
+    robot.show([0.0, 0.0, 1.0], 1_150_000_000)
+    ros.spin_until(lambda: messages.chunk_from_msg(robot.chunks[-1]).rows.any())
+
+
+def test_a_goal_that_was_reached_is_not_gone_to_again_when_obstacles_come_back(
+    ros: Graph, parameters: list[Parameter[Any]]
+) -> None:
+    planner, robot = ros.add(PlannerNode([*parameters, PATIENT])), ros.add(Robot())
+    ros.spin_until(lambda: robot.heard())
+    robot.show([0.0, 0.0, 1.0])
+    ros.spin_until(lambda: ready(planner))
+    robot.ask([0.3, 0.0, 1.0])
+    ros.spin_until(lambda: robot.trajectories)
+    planner.domain._followed = None  # as after the plan's end and its second to settle
+    bad = messages.balls_to_msg([[0.2, 0.4, float("nan"), 0.03]], (1.0, 0.0, 0.0, 1.0), "x", "world")
+    robot.obstacles.publish(bad)
+    ros.spin_until(lambda: planner._obstacle_fault)
+    robot.trajectories.clear()
+    robot.obstacles.publish(messages.balls_to_msg([[0.2, 0.4, 1.0, 0.03]], (1.0, 0.0, 0.0, 1.0), "x", "world"))
+    ros.spin_until(lambda: not planner._obstacle_fault)
+    robot.show([0.0, 0.0, 1.0], 1_100_000_000)
+    ros.spin(0.5)
+    assert not robot.trajectories
+
+
 def test_a_hand_that_is_held_up_is_not_pushed_on() -> None:
     follower = ArmFollower(straight(), 20.0)
     assert follower.strayed(4, np.array([0.02, 0.0, 0.01])) == ""

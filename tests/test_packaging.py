@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import itertools
 import os
 import re
 import shutil
@@ -50,10 +51,17 @@ def test_setup_and_manifest_agree(distribution: dict[str, Any]) -> None:
 
 
 def test_every_version_is_pinned_once(distribution: dict[str, Any]) -> None:
-    lines = "\n".join(path.read_text() for path in sorted(ROOT.glob("requirements*.txt"))).splitlines()
-    wanted = [Requirement(line) for line in lines if line and not line.startswith("#")]
-    for requirement in wanted:
+    files = {path.name: path.read_text().splitlines() for path in sorted(ROOT.glob("requirements*.txt"))}
+    every = {
+        name: [Requirement(line) for line in lines if line and not line.startswith("#")]
+        for name, lines in files.items()
+    }
+    for requirement in itertools.chain(*every.values()):
         assert re.fullmatch(r"==[\w.]+", str(requirement.specifier)), f"{requirement} is not pinned"
+    # The same packages of another ROS 2 are a file of their own.
+    kilted = {requirement.name for requirement in every.pop("requirements-kilted.txt")}
+    wanted = list(itertools.chain(*every.values()))
+    assert kilted == {requirement.name for requirement in wanted if requirement.name.startswith("ros-")}
     once = {(canonicalize_name(requirement.name), str(requirement.marker)) for requirement in wanted}
     assert len(once) == len(wanted)
     # What a plain `pip install .` brings comes from there.

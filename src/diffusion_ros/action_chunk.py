@@ -201,6 +201,10 @@ class ChunkExecutor:
         if reason:
             self.clear()
             return reason
+        if self.max_ahead_ns is not None and not np.any(chunk.rows):
+            # However old the observation is that it answers: who asks for a hold means now.
+            self._keep(chunk)
+            return ""
         reason = self._late(chunk)
         if reason:
             return reason
@@ -237,7 +241,9 @@ class ChunkExecutor:
                 f"chunk refused: {ACTION_NAMES[j]} of row {i} is {chunk.rows[i, j]:.4g},"
                 f" at most {self._gross[j]:.4g} expected"
             )
-        if self.max_ahead_ns is not None and self._observed_ns is not None:
+        if self.max_ahead_ns is not None:
+            if self._observed_ns is None:
+                return "chunk refused: there is no eef_pose yet to tell its time by"
             ahead_ns = chunk.stamp_ns - self._observed_ns
             if ahead_ns > self.max_ahead_ns:
                 return (
@@ -274,6 +280,10 @@ class ChunkExecutor:
         self._observed_ns = stamp_ns
         self._position = position
         self._since = np.zeros(3)
+        for chunk in [chunk for chunk in self._chunks if self._is_far(chunk)]:
+            # It came before the first observation, when nobody could tell.
+            self._chunks.remove(chunk)
+            self._far = chunk
         if self._far is not None and not self._is_far(self._far):
             far, self._far = self._far, None
             if not self._late(far):

@@ -41,6 +41,8 @@ from diffusion_ros.systems import ENVIRONMENT, SYSTEMS, System, Value, resource_
 from diffusion_ros.whole_file import read_lines, write_json
 
 _PROGRESS_SECONDS = 0.2
+_SHOWN = 1e9
+"""Numbers of a progress line are smaller."""
 _PLAIN_PROGRESS_SECONDS = 10.0
 """Between lines where they cannot be overwritten (a file, a pipe)."""
 
@@ -217,8 +219,7 @@ class Observer:
             news = messages.episode_from_msg(msg)
         except messages.MessageError:
             return
-        # Exactly these types: True is an int, too.
-        if all(type(news.get(name)) in types for name, types in self.expected.items()):
+        if all(_fits(news.get(name), types) for name, types in self.expected.items()):
             self.news = news
 
     def read(self) -> None:
@@ -286,6 +287,11 @@ class Observer:
     def outcome(self, summary: Mapping[str, Any]) -> str:
         """The summary in one line."""
         return f"{self.task}: {summary['successes']} of {self.episodes} succeeded"
+
+
+def _fits(value: Any, types: tuple[type, ...]) -> bool:
+    """Whether it is of exactly these types (True is an int, too) and, if a number, one that can be shown."""
+    return type(value) in types and (not isinstance(value, (int, float)) or -_SHOWN < value < _SHOWN)
 
 
 class MazeObserver(Observer):

@@ -4,8 +4,9 @@
     a pose within   [----|----)[---|----)[---|----)             half a period either way: the command goes with it
     no pose                                       -----!        else without one, at the end of that time
 
-A pose every period (a simulator, a driver at the control rate) is answered at once; of a thousand poses a second one
-in fifty is. Commands never come faster than one a period on the whole, nor closer than half a period to each other.
+A pose every period (a simulator, a driver at the control rate) is answered at once, and waited for half a period
+longer; of a thousand poses a second one in fifty is answered. Commands never come faster than one a period on the
+whole, nor closer than a quarter of a period to each other.
 """
 
 from __future__ import annotations
@@ -33,6 +34,8 @@ class ControlClock:
         self._sent = self._with_pose = -float("inf")
         """When the last command went, and the last one that went with a pose."""
         self._heard = -float("inf")
+        self._one_by_one = False
+        """Whether poses come about once a period."""
         self._row_ns: int | None = None
 
     def pose(self, now: float) -> bool:
@@ -42,9 +45,9 @@ class ControlClock:
             self._with_pose = now
             self._advance(now, now)
             return True
-        if now < self._due - self._period / 2 or now < self._sent + self._period / 2:
-            one_by_one = self._period / 2 < gap < _PACE * self._period
-            if one_by_one and now > self._with_pose + _LOST_STEP * self._period:
+        self._one_by_one = self._period / 2 < gap < _PACE * self._period
+        if now < self._due - self._period / 2 or now < self._sent + self._period / 4:
+            if self._one_by_one and now > self._with_pose + _LOST_STEP * self._period:
                 # Poses that come just after each command would never be answered: the next one is to be in time.
                 self._due = now + self._period
             return False
@@ -55,7 +58,7 @@ class ControlClock:
 
     def tick(self, now: float) -> bool:
         """Time has passed. Whether the command of a period is due without a pose; before the first pose never."""
-        if self._due is None or now < self._due + self._period / 2:
+        if self._due is None or now < self._due + self._period * (1.0 if self._one_by_one else 0.5):
             return False
         self._advance(now, self._due)
         return True
@@ -63,7 +66,7 @@ class ControlClock:
     def _advance(self, now: float, due: float) -> None:
         self._sent = now
         # After a standstill of more than a period nothing is made up for.
-        self._due = (due if now - due < self._period else now) + self._period
+        self._due = (due if now - due <= self._period + 1e-9 else now) + self._period
 
     def row_time(self, present_ns: int) -> int:
         """The time whose row is due, given the time of the observations now, in the clock of their stamps.

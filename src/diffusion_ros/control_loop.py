@@ -50,8 +50,10 @@ class PolicyController:
         self.interval_steps = spec.n_action_steps - lead_steps
         """Steps from the observation of one chunk to that of the next."""
         self.last_chunk: ActionChunk | None = None
+        self.min_gap_ns = spec.period_ns * 3 // 4
+        """Frames that come sooner after the last one are not used."""
         self._window: ObservationWindow[_Observed] = ObservationWindow(
-            spec.n_obs_steps, MAX_GAP_STEPS * spec.period_ns, min_gap_ns=spec.period_ns * 3 // 4
+            spec.n_obs_steps, MAX_GAP_STEPS * spec.period_ns, self.min_gap_ns
         )
 
     def push(self, frame: Frame) -> bool:

@@ -78,16 +78,22 @@ class Listener(Generic[M]):
     def take(self, received: Any, info: Any) -> None:
         """What rclpy calls: a message, serialised where it is bounded, and who sent it."""
         msg: M | None = None
-        try:
-            if self._max_bytes is None:
-                msg = received
-            elif len(received) <= self._max_bytes:
+        problem = ""
+        if self._max_bytes is None:
+            msg = received
+        elif len(received) > self._max_bytes:
+            problem = f"{len(received)} bytes, at most {self._max_bytes} expected"
+        else:
+            try:
                 msg = deserialize_message(bytes(received), self._kind)
-            if msg is not None and self._concerns is not None and not self._concerns(msg):
-                return
-            self.monitor.heard(info, self.topic_name)
+            except RuntimeError as error:  # the middleware's own
+                problem = f"cannot be read: {' '.join(str(error).split())}"
+        if msg is not None and self._concerns is not None and not self._concerns(msg):
+            return
+        self.monitor.heard(info, self.topic_name)
+        try:
             if msg is None:
-                raise MessageError(f"{len(received)} bytes, at most {self._max_bytes} expected")
+                raise MessageError(problem)
             self._callback(msg)
         except MessageError as error:
             self._refused(error, msg)

@@ -246,7 +246,8 @@ def _finite(name: str, value: float) -> float:
 
 def _short(values: Array) -> list[float]:
     """As it stands in a reason."""
-    return np.round(values, 4).tolist()
+    rounded: list[float] = np.round(values, 4).tolist()
+    return rounded
 
 
 def pose_to_msg(position: ArrayLike, quaternion: ArrayLike, time_ns: int, frame_id: str) -> PoseStamped:

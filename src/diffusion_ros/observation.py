@@ -97,6 +97,7 @@ class FrameAssembler:
     def clear(self) -> None:
         """Forgets all parts: what is waited for must come anew."""
         self._by_stamp = {}
+        self._last_ns = None
         for history in self._by_name.values():
             history.clear()
 
@@ -142,25 +143,28 @@ class FrameAssembler:
 
 
 class FrameRate:
-    """Whether frames come often enough: two that are much farther apart than in training show another motion."""
+    """Whether an input comes often enough: two that are much farther apart than in training show another motion."""
 
     _INTERVALS = 4
 
-    def __init__(self, period_ns: int, least: float) -> None:
-        """least: of the rate that period_ns means, in parts of it; 0: any."""
+    def __init__(self, name: str, period_ns: int, least: float, min_gap_ns: int = 0) -> None:
+        """least: of the rate that period_ns means, in parts of it; 0: any. min_gap_ns: what comes sooner after the last
+        that counted is not used, and does not count."""
+        self._name = name
         self._period_ns = period_ns
         self._least = least
+        self._min_gap_ns = min_gap_ns
         self._stamps: deque[int] = deque(maxlen=self._INTERVALS + 1)
 
     def add(self, stamp_ns: int) -> None:
         if self._stamps and stamp_ns < self._stamps[-1]:
             self._stamps.clear()
-        if not self._stamps or stamp_ns > self._stamps[-1]:
+        if not self._stamps or stamp_ns >= self._stamps[-1] + max(1, self._min_gap_ns):
             self._stamps.append(stamp_ns)
 
     @property
     def rate(self) -> float | None:
-        """Frames a second by the median of the last intervals, so that one that is missing counts for nothing; None
+        """Times a second by the median of the last intervals, so that one that is missing counts for nothing; None
         while two intervals are not known."""
         if len(self._stamps) < 3:
             return None
@@ -172,17 +176,18 @@ class FrameRate:
         if self._least == 0:
             return ""
         if self.rate is None:
-            return f"waiting for three frames: how often they come is not known yet, {wanted:g} Hz expected"
+            return f"{self._name}: how often it comes is not known yet, {wanted:g} Hz expected"
         if self.rate < self._least * wanted:
-            return f"frames come at {self.rate:.1f} Hz, at least {self._least * wanted:g} of {wanted:g} Hz expected"
+            least = self._least * wanted
+            return f"{self._name}: comes at {self.rate:.1f} Hz, at least {least:g} of {wanted:g} Hz expected"
         return ""
 
     def slow(self) -> str:
-        """'' or that they come less often than in training, though often enough."""
+        """'' or that it comes less often than in training, though often enough."""
         wanted = 1e9 / self._period_ns
         if self._least == 0 or self.rate is None or self.rate >= _SLOW * wanted:
             return ""
-        return f"frames come at {self.rate:.1f} Hz, trained at {wanted:g} Hz"
+        return f"{self._name} comes at {self.rate:.1f} Hz, trained at {wanted:g} Hz"
 
 
 class ObservationWindow(Generic[T]):

@@ -4,12 +4,34 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Hashable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from rclpy.node import Node
 
 _NAMES_SECONDS = 1.0
 """How long the graph's names are good for: asking is slow, and a conflict is asked about at every command."""
+
+
+_LEAP = 20
+"""Messages in a row that a subscriber may have missed, beside those that came while it was busy."""
+
+
+@dataclass(frozen=True)
+class _Count:
+    """How many messages a publisher has sent, when that was heard, and the seconds between two of them."""
+
+    count: int
+    heard: float
+    interval: float = float("inf")
+
+    def leap(self, now: float) -> float:
+        """By how much the count may have risen since."""
+        return _LEAP + 3 * (now - self.heard) / self.interval
+
+    def next(self, count: int, now: float) -> _Count:
+        new = max(1e-6, (now - self.heard) / (count - self.count))
+        return _Count(count, now, new if self.interval == float("inf") else 0.8 * self.interval + 0.2 * new)
 
 
 class PublisherMonitor:
@@ -23,8 +45,6 @@ class PublisherMonitor:
     """
 
     WINDOW_SECONDS = 2.0
-    _LEAP = 20
-    """Messages in a row that a subscriber may have missed."""
 
     def __init__(self, node: Node, *topics: str, clock: Callable[[], float] | None = None) -> None:
         """topics: their full names after remapping, as in Subscription.topic_name; clock: [s], None: time.monotonic."""
@@ -32,7 +52,7 @@ class PublisherMonitor:
         self._topics = topics
         self._clock = clock or (lambda: time.monotonic())
         self._heard: dict[Hashable, float] = {}
-        self._counts: dict[tuple[str, int], int] = {}
+        self._counts: dict[tuple[str, int], _Count] = {}
         """Jazzy: by topic and a number of ours the last count of each publisher."""
         self._next_key = 0
         self._anonymous = False
@@ -55,14 +75,17 @@ class PublisherMonitor:
         if count is None:  # a middleware that tells neither
             self._anonymous = True
             return None
-        self._counts = {key: last for key, last in self._counts.items() if key in self._heard}
+        now = self._clock()
+        self._counts = {key: known for key, known in self._counts.items() if key in self._heard}
         # Of those that it can follow the one that it follows most closely.
         before = [
-            (last, key) for key, last in self._counts.items() if key[0] == topic and last < count <= last + self._LEAP
+            (known.count, key)
+            for key, known in self._counts.items()
+            if key[0] == topic and known.count < count <= known.count + known.leap(now)
         ]
         self._next_key += 1
         key = max(before)[1] if before else (topic, self._next_key)
-        self._counts[key] = count
+        self._counts[key] = self._counts[key].next(count, now) if before else _Count(count, now)
         return key
 
     def reason(self) -> str:

@@ -31,8 +31,8 @@ from diffusion_ros.nodes.rl_policy_node import RlPolicyNode
 from diffusion_ros.nodes.runner import RunnableNode
 from diffusion_ros.simulation import Simulation
 
-from .bench import CAMERAS, FINGERS, PERIOD_NS, Clock, deliver, own_time, parameters
-from .kinds import STRANGER, Verdict, fault
+from .bench import CAMERAS, FINGERS, PERIOD_NS, Bench, Clock, deliver, own_time, parameters
+from .kinds import STRANGER, Verdict, acts, fault, held, recovery
 
 NAN = float("nan")
 DOWN = (1.0, 0.0, 0.0, 0.0)
@@ -476,6 +476,9 @@ def episode_junk(folder: Path) -> Verdict:
         '{"event": "end", "result": {"index": "x"}}',
         json.dumps({**good, "event": "end", "result": {"index": 0, "success": True}}),
         json.dumps({**good, "rate": "fast"}),
+        json.dumps({**good, "rate": 10**400}),
+        json.dumps({**good, "latency_ms": float("nan")}),
+        json.dumps(good).replace('"index": 0', '"index": ' + "9" * 4300),
         json.dumps({**good, "event": 3}),
         json.dumps({**good, "success": None}),
         '{"index": ' + "9" * 5000 + "}",
@@ -491,3 +494,50 @@ def episode_junk(folder: Path) -> Verdict:
     observer._on_episode(String(data=json.dumps(good)))
     assert "step   7/400" in observer.line()
     return Verdict(0.0, "junk is not shown, and changes no result", 0.0)
+
+
+@fault("bytes that are no message", "on a topic of the executor, who must live")
+def undecodable(folder: Path) -> Verdict:
+    bench = Bench(folder)
+    try:
+        acts(bench)
+        for listener in (bench.executor._chunks, bench.executor._commands):
+            listener.take(b"\x00\x01\x00\x00\x00\x00", {"publisher_gid": {"data": b"policy"}})
+        said = bench.executor._refused
+        assert "cannot be read" in said, said
+        return Verdict(0.0, said, recovery(bench))
+    finally:
+        bench.close()
+
+
+@fault("pictures 60 ms late, then fingers in millimetres", "the policy's hold answers an old observation, and counts")
+def late_hold(folder: Path) -> Verdict:
+    bench = Bench(folder, pixels=True)
+    robot = bench.robot
+    for name in ("pose", "joints", *CAMERAS):
+        robot.offset[name] = -0.06
+    robot.change["pose"] = lambda msg: None
+    wrong = [False]
+
+    def beside(msg: Any) -> Any:
+        # The executor has a pose of its own, of now.
+        now = bench.pose_msg(stamp_ns=bench.clock.ns)
+        deliver(bench.executor._poses, now, b"the robot")
+        assert bench.policy is not None
+        deliver(bench.policy._listeners[topics.EEF_POSE], msg, b"the robot")
+
+    robot.change["pose"] = beside
+    robot.change["joints"] = lambda msg: (
+        messages.joint_state_to_msg(FINGERS, (20.0, -20.0), (0, 0), messages.stamp_ns(msg.header.stamp))
+        if wrong[0]
+        else msg
+    )
+    try:
+        return held(
+            bench,
+            "robot0_gripper_qpos[0] is 20 m",
+            lambda b: wrong.__setitem__(0, True),
+            lambda b: wrong.__setitem__(0, False),
+        )
+    finally:
+        bench.close()

@@ -39,8 +39,8 @@ from diffusion_ros.stop_record import StopRecord, stop_folder
 _PATH_POINTS = 600
 _PATH_GAP_NS = 1_000_000_000
 """A hole of more than this in the poses: another episode, another path."""
-_CHUNK_ROWS = 32
-"""Rows of a chunk at most, where no checkpoint says how many there are."""
+_CHUNK_ROWS = 16
+"""Rows of a chunk at most, where no policy's checkpoint says how many there are."""
 _TICKS = 5
 """Of the timer, a control period."""
 _FAREWELL_SECONDS = 1.0
@@ -497,7 +497,8 @@ def _make_executor(owner: str, p: ExecutorParameters, spec: CheckpointSpec | Non
             # In lockstep the next chunk is waited for; else the rows beyond bridge one that is late.
             max_rows=None if realtime else values["n_action_steps"],
             enabled=p.enabled,
-            max_chunk_rows=p.max_chunk_rows or max(_CHUNK_ROWS, spec.n_rows if spec is not None else 0),
+            max_chunk_rows=p.max_chunk_rows
+            or (spec.n_rows if spec is not None and spec.kind == "policy" else _CHUNK_ROWS),
             max_ahead_ns=round(p.max_observation_age * 1e9) if realtime else None,
             max_speed=p.max_pose_speed if realtime else None,
             position_range=spec.range_of("robot0_eef_pos") if spec is not None else None,

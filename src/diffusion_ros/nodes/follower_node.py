@@ -108,9 +108,9 @@ class FollowerNode(RunnableNode):
         messages.check_frame(msg.header, FRAME)
         stamp_ns, position, velocity = messages.odometry_from_msg(msg)
         last, self._position = self._position, position
-        conflict = self._conflict()
-        if conflict and self._reason != conflict:
-            self._hold(conflict, fault=True)
+        if self._odometry.conflict():
+            return  # which of the two is the robot's nobody knows: without a force it brakes by itself
+        conflict = self._plans.conflict() or self._forces.conflict()
         if self._follower is not None:
             if gap > self.parameters.max_odometry_gap:
                 self._hold(f"{topics.ODOMETRY} was silent for {gap:.2f} s: the plan is dropped")
@@ -132,7 +132,9 @@ class FollowerNode(RunnableNode):
 
     def _refresh(self) -> None:
         age = self.diagnostics.age(topics.FORCE_COMMAND)
-        if age is None or age > 1.0:
+        if conflict := self._conflict():
+            self.diagnostics.report(ERROR, f"holding: {conflict}")
+        elif age is None or age > 1.0:
             self.diagnostics.report(WARN, f"holding: no {topics.ODOMETRY}")
         elif self._follower is None:
             self.diagnostics.report(ERROR if self._fault else WARN, f"holding: {self._reason}")

@@ -35,6 +35,8 @@ from diffusion_ros.whole_file import add_line
 _NEWS_SECONDS = 0.2
 _PAUSE_SECONDS = 1.0
 """Silence between episodes, by which the others know a new one."""
+_LINES_BYTES = 2_000_000
+"""Of plans as lines: some 80,000 points."""
 _FORCE_STEPS = 3
 """A force that answers an odometry older than so many steps comes too late."""
 
@@ -98,8 +100,19 @@ class MazeNode(RunnableNode):
         self.create_service(Trigger, "~/reset", self._on_reset)
         if p.video:
             Path(p.output_dir).mkdir(parents=True, exist_ok=True)
-            self.create_subscription(MarkerArray, topics.CANDIDATES, self._on_candidates, topics.DESCRIPTION_QOS)
-            self.create_subscription(MarkerArray, topics.DENOISING, self._on_denoising, topics.DESCRIPTION_QOS)
+            for topic, callback in (
+                (topics.CANDIDATES, self._on_candidates),
+                (topics.DENOISING, self._on_denoising),
+            ):
+                Listener(
+                    self,
+                    MarkerArray,
+                    topic,
+                    callback,
+                    lambda error, msg: None,
+                    topics.DESCRIPTION_QOS,
+                    max_bytes=_LINES_BYTES,
+                )
         self._begin(0)
         self._map.publish(messages.grid_to_msg(self.simulation.map.walls, 0, FRAME))
         self.create_timer(1.0 / RATE, self._tick, clock=Clock(clock_type=ClockType.STEADY_TIME))

@@ -131,9 +131,8 @@ class MazeDomain:
         self.map = MazeMap(messages.grid_from_msg(msg))
 
     def _on_bad_odometry(self, error: messages.MessageError, msg: Odometry | None) -> None:
-        self.halt()
+        self._node.interrupt(f"{topics.ODOMETRY}: {error}")
         self._state = None
-        self._node.refuse(f"{topics.ODOMETRY}: {error}")
 
     def _on_odometry(self, msg: Odometry) -> None:
         if conflict := self._odometry.conflict():
@@ -149,7 +148,10 @@ class MazeDomain:
                 self._node.forget()
         self._node.diagnostics.tick(topics.ODOMETRY)
         self._state = stamp_ns, np.append(position, velocity), now
+        if conflict := self._plans.conflict():
+            self._node.interrupt(conflict)
         self.heed()
+        self._node.resume()
 
     def heed(self) -> None:
         if self._followed is None or self._state is None:
@@ -261,9 +263,8 @@ class ArmDomain:
         self._joint_fault = str(error)
 
     def _on_bad_pose(self, error: messages.MessageError, msg: PoseStamped | None) -> None:
-        self.halt()
+        self._node.interrupt(f"{topics.EEF_POSE}: {error}")
         self._state = None
-        self._node.refuse(f"{topics.EEF_POSE}: {error}")
 
     def _on_pose(self, msg: PoseStamped) -> None:
         if conflict := self._poses.conflict():
@@ -286,6 +287,7 @@ class ArmDomain:
             self._way.clear()
         if self._followed is not None:
             self._publish_chunk(stamp_ns, position, quaternion)
+        self._node.resume()
 
     def _publish_chunk(self, stamp_ns: int, position: Array, quaternion: Array) -> None:
         assert self._followed is not None

@@ -137,6 +137,11 @@ class PlannerNode(RunnableNode):
         self._last: tuple[Plan, Array] | None = None
         """The last valid plan, and the goal (S) that it leads to."""
         self._refused = ""
+        self._obstacles_came: float | None = None
+        self._obstacle_fault = ""
+        """Why it is not known where the obstacles are."""
+        self._interrupted = False
+        """Whether a fault has stopped the robot on its way to the goal."""
 
         self._plan_publisher = self.create_publisher(Path, topics.PLAN, topics.DESCRIPTION_QOS)
         self._candidates_publisher = self.create_publisher(MarkerArray, topics.CANDIDATES, topics.DESCRIPTION_QOS)
@@ -164,11 +169,6 @@ class PlannerNode(RunnableNode):
             topics.WATCHED_QOS,
             max_bytes=_OBSTACLE_BYTES,
         )
-        self._obstacles_came: float | None = None
-        self._obstacle_fault = ""
-        """Why it is not known where the obstacles are."""
-        self._interrupted = False
-        """Whether that has stopped the robot on its way to the goal."""
         # A group of its own: in the common one nothing else would be heard while it waits for its plan.
         self.create_service(GetPlan, "~/plan", self._on_get_plan, callback_group=ReentrantCallbackGroup())
         period = 1.0 / p.replan_rate if p.replan_rate > 0 else 0.1
@@ -178,6 +178,25 @@ class PlannerNode(RunnableNode):
     def forget(self) -> None:
         """The goal was for a robot that is somewhere else now."""
         self._goal = self._last = None
+
+    def interrupt(self, reason: str) -> None:
+        """Stops the robot on its way; `resume` goes on to the goal that it was under way to."""
+        with self._worker.condition:
+            planning = self._goal is not None and (self._busy or self._request is not None)
+        self._interrupted |= self.domain.halt() or planning
+        self.refuse(reason)
+
+    def resume(self) -> None:
+        """Plans anew from where the robot is, once what has interrupted it is over; before that nothing."""
+        if not self._interrupted:
+            return
+        try:
+            self._here()
+        except PlanError:
+            return
+        self._interrupted, self._refused = False, ""
+        if self._goal is not None:
+            self._submit(Request(None, self._goal), waits=True)
 
     def refuse(self, reason: str) -> None:
         """Says why something was not done; the last valid plan stays."""
@@ -193,12 +212,7 @@ class PlannerNode(RunnableNode):
         self._obstacles_came = time.monotonic()
         self._obstacle_fault = ""
         self.domain.heed()
-        if self._interrupted:
-            # Where they are is known again; the goal still stands.
-            self._interrupted = False
-            self._refused = ""
-            if self._goal is not None:
-                self._submit(Request(None, self._goal), waits=True)
+        self.resume()
 
     def _on_bad_obstacles(self, error: messages.MessageError, msg: MarkerArray | None) -> None:
         self._lose_obstacles(f"{topics.OBSTACLES}: {error}")
@@ -211,18 +225,20 @@ class PlannerNode(RunnableNode):
     def _lose_obstacles(self, reason: str) -> None:
         """It is not known any more where the obstacles are: whoever drove on would drive blind."""
         self._obstacle_fault = reason
-        self._interrupted |= self.domain.halt() or self._goal is not None
-        self.refuse(reason)
+        self.interrupt(reason)
 
     def _on_goal(self, msg: PoseStamped) -> None:
         """A new goal takes the place of the last one; until there is a plan to it, the last plan is followed."""
         try:
             goal = self._state_at(msg, "goal")
+            if self._interrupted or self._obstacle_fault:
+                # Instead of the goal that it was under way to, once it goes on.
+                self._goal, self._interrupted = goal, True
             self._here()
         except PlanError as error:
             self.refuse(str(error))
             return
-        self._goal = goal
+        self._goal, self._interrupted = goal, False
         self._submit(Request(None, goal), waits=True)
 
     async def _on_get_plan(self, request: GetPlan.Request, response: GetPlan.Response) -> GetPlan.Response:

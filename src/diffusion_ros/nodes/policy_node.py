@@ -127,7 +127,10 @@ class PolicyNode(RunnableNode):
         self._topics = topics.sources(spec.input_names)
         self._assembler = FrameAssembler(spec.input_names, round(p.sync_tolerance * 1e9))
         self._frozen = FrozenCameras(round(p.max_frozen * 1e9))
-        self._rate = FrameRate(spec.period_ns, p.min_frame_rate if self._realtime else 0.0)
+        least = p.min_frame_rate if self._realtime else 0.0
+        self._rates = {
+            topic: FrameRate(topic, spec.period_ns, least, self._controller.min_gap_ns) for topic in self._topics
+        }
         self._framed: float | None = None
         """When the last complete frame came."""
         self._chunked = time.monotonic()
@@ -274,6 +277,8 @@ class PolicyNode(RunnableNode):
                 )
         self._faults.pop(topic, None)
         self._stamps[topic] = stamp_ns
+        if topic in self._rates:
+            self._rates[topic].add(stamp_ns)
         self.diagnostics.tick(topic)
         for name, value in values.items():
             if name not in self._shapes:
@@ -284,9 +289,8 @@ class PolicyNode(RunnableNode):
 
     def _observe(self, frame: Frame) -> None:
         self._framed = time.monotonic()
-        self._rate.add(frame.stamp_ns)
         self._frozen_reasons = self._frozen.reasons()
-        if self._frozen_reasons or self._rate.reason():
+        if self._frozen_reasons or self._too_slow():
             self._stop()
             self._refresh()
             return
@@ -384,8 +388,8 @@ class PolicyNode(RunnableNode):
         if reasons:
             bad = any(self._faults.values()) or self._frozen_reasons
             self.diagnostics.report(ERROR if bad else WARN, "; ".join(reasons))
-        elif self._rate.slow():
-            self.diagnostics.report(WARN, f"publishing chunks, though {self._rate.slow()}")
+        elif slow := next(filter(None, (rate.slow() for rate in self._rates.values())), ""):
+            self.diagnostics.report(WARN, f"publishing chunks, though {slow}")
         else:
             self.diagnostics.report(OK, "publishing chunks")
 
@@ -409,9 +413,13 @@ class PolicyNode(RunnableNode):
                 lag = (newest_ns - self._stamps[topic]) / 1e9
                 reasons.append(f"{topic}: its stamps stand still, {lag:.2f} s behind the other inputs")
         reasons += self._frozen_reasons
-        if self._realtime and self._stamps and (slow := self._rate.reason()):
+        if not reasons and (slow := self._too_slow()):
             reasons.append(slow)
         return reasons or self._why_late()
+
+    def _too_slow(self) -> str:
+        """'' or which input does not come often enough."""
+        return next(filter(None, (rate.reason() for rate in self._rates.values())), "")
 
     def _why_late(self) -> list[str]:
         """Why chunks do not leave as often as they should though all inputs are good."""

@@ -24,6 +24,7 @@ from diffusion_ros import messages, topics
 from diffusion_ros.action_chunk import ACTION_SIZE, ActionChunk
 from diffusion_ros.camera_faults import CameraFault
 from diffusion_ros.episode import Episode, RecordedStep, pictures
+from diffusion_ros.listener import MAX_BYTES, Listener
 from diffusion_ros.nodes import episode_node
 from diffusion_ros.nodes.runner import run
 from diffusion_ros.params import parameter
@@ -66,7 +67,15 @@ class SimulationNode(episode_node.EpisodeNode):
         self._camera_fault: CameraFault | None = None
         # As they are called after remapping, which questions about the graph do not follow.
         (self._command_topic,) = self.take_commands({topics.EEF_COMMAND: (JointTrajectory, self._on_eef_command)})
-        chunk = self.create_subscription(JointTrajectory, topics.ACTION_CHUNK, self._on_chunk, topics.COMMAND_QOS)
+        chunk = Listener(
+            self,
+            JointTrajectory,
+            topics.ACTION_CHUNK,
+            self._on_chunk,
+            self._on_bad_chunk,
+            topics.COMMAND_QOS,
+            max_bytes=MAX_BYTES,
+        )
         self.create_subscription(DiagnosticArray, topics.DIAGNOSTICS, self._on_diagnostics, topics.DIAGNOSTICS_QOS)
         self.create_subscription(String, topics.CAMERA_FAULT, self._on_camera_fault, topics.COMMAND_QOS)
         self._chunk_topic = chunk.topic_name
@@ -99,10 +108,10 @@ class SimulationNode(episode_node.EpisodeNode):
         self.commanded(*messages.command_from_msg(msg))
 
     def _on_chunk(self, msg: JointTrajectory) -> None:
-        try:
-            self._chunk = messages.chunk_from_msg(msg)
-        except messages.MessageError:
-            self._chunk = None  # the executor says what is wrong with it
+        self._chunk = messages.chunk_from_msg(msg)
+
+    def _on_bad_chunk(self, error: messages.MessageError, msg: JointTrajectory | None) -> None:
+        self._chunk = None  # the executor says what is wrong with it
 
     def _on_diagnostics(self, msg: DiagnosticArray) -> None:
         for status in messages.diagnostics_from_msg(msg):
@@ -117,7 +126,7 @@ class SimulationNode(episode_node.EpisodeNode):
                 raise ValueError(f"camera {camera!r}: expected one of {', '.join(self.simulation.cameras)}")
             self._camera_fault = CameraFault(fault, camera, self.episode.seed) if msg.data else None
         except ValueError as error:
-            self.get_logger().error(f"{topics.CAMERA_FAULT} {msg.data!r}: {error}")
+            self.get_logger().error(f"{topics.CAMERA_FAULT} {messages.printable(msg.data, 60)!r}: {error}")
             return
         if self._camera_fault is None:
             self.simulation.disturb_view()
