@@ -71,7 +71,7 @@ class Clock:
 def own_time(clock: Clock) -> Iterator[None]:
     """`time.monotonic` is the bench's."""
     real = time.monotonic
-    time.monotonic = lambda: clock.seconds  # type: ignore[assignment]
+    time.monotonic = lambda: clock.seconds
     try:
         yield
     finally:
@@ -156,13 +156,13 @@ class Bench:
 
     def _own(self, node: RunnableNode) -> None:
         """Gives a node the bench's clock."""
-        node.get_clock = lambda: self.clock  # type: ignore[method-assign,return-value]
+        node.get_clock = lambda: self.clock
 
     def _policy(self) -> PolicyNode:
         chosen = {k.removeprefix("policy_"): v for k, v in self.changes.items() if k.startswith("policy_")}
         node = PolicyNode(parameters(**{"checkpoint": str(self.checkpoint), "mode": "realtime", **chosen}))
         self._own(node)
-        node._chunk_publisher.publish = self._chunk  # type: ignore[method-assign]
+        node._chunk_publisher.publish = self._chunk
         return node
 
     def new_executor(self, stops: Path | None = None) -> ExecutorNode:
@@ -171,7 +171,7 @@ class Bench:
         given = {"checkpoint": str(self.checkpoint), "enabled": True, "checkpoint_limits": True, **chosen}
         node = ExecutorNode(parameters(**given), stops)
         self._own(node)
-        node._command_publisher.publish = self._command  # type: ignore[method-assign]
+        node._command_publisher.publish = self._command
         self.executor = node
         return node
 

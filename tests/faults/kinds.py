@@ -715,7 +715,7 @@ def policy_hangs(folder: Path) -> Verdict:
     def begin(b: Bench) -> None:
         assert b.policy is not None
         b.hangs = True
-        b.policy.policy.sample = stopped  # type: ignore[method-assign]
+        b.policy.policy.sample = stopped
         for _ in range(20):
             b.run(PERIOD)
             if entered.wait(0.02):  # its thread lives in the machine's time
@@ -724,7 +724,7 @@ def policy_hangs(folder: Path) -> Verdict:
 
     def end(b: Bench) -> None:
         assert b.policy is not None
-        b.policy.policy.sample = sample  # type: ignore[method-assign]
+        b.policy.policy.sample = sample
         go_on.set()
         b.hangs = False
 
@@ -870,7 +870,7 @@ def last_word(folder: Path) -> Verdict:
     bench = Bench(folder)
     try:
         acts(bench)
-        bench.executor._command_publisher.wait_for_all_acked = lambda timeout: True  # type: ignore[method-assign]
+        bench.executor._command_publisher.wait_for_all_acked = lambda timeout: True
         bench.executor.close()
         assert not bench.commands[-1].row.any()
         return Verdict(0.0, "the executor ends", None)

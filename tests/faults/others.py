@@ -44,7 +44,7 @@ def timed(make: Callable[[], RunnableNode]) -> Iterator[tuple[Any, Clock]]:
     clock = Clock()
     with own_time(clock):
         node = make()
-        node.get_clock = lambda: clock  # type: ignore[method-assign,return-value]
+        node.get_clock = lambda: clock
         try:
             yield node, clock
         finally:
@@ -64,8 +64,8 @@ def _lift() -> Simulation:
 @contextmanager
 def simulator() -> Iterator[tuple[Any, Clock]]:
     """Lift in real time, with an executor's first command done: it runs."""
-    real, simulation_node.Simulation = simulation_node.Simulation, lambda task: _lift()  # type: ignore[misc,assignment]
-    closed, Simulation.close = Simulation.close, lambda self: None  # type: ignore[method-assign]
+    real, simulation_node.Simulation = simulation_node.Simulation, lambda task: _lift()
+    closed, Simulation.close = Simulation.close, lambda self: None
     try:
         with timed(
             lambda: simulation_node.SimulationNode(parameters(task="lift", mode="realtime", seed=7, scene=False))
@@ -78,7 +78,7 @@ def simulator() -> Iterator[tuple[Any, Clock]]:
             assert node.phase == "running"
             yield node, clock
     finally:
-        simulation_node.Simulation, Simulation.close = real, closed  # type: ignore[misc,method-assign]
+        simulation_node.Simulation, Simulation.close = real, closed
 
 
 def tick(node: Any, clock: Clock) -> None:

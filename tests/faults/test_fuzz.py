@@ -221,7 +221,7 @@ def test_the_executor_node(bench: Bench, count: int) -> None:
     rng = np.random.default_rng(count)
     executor = bench.executor
     sent: list[Any] = []
-    executor._command_publisher.publish = sent.append  # type: ignore[method-assign]
+    executor._command_publisher.publish = sent.append
     position = np.zeros(3)
     acted = 0
     box = np.array(executor.executor_logic.limits.workspace_high)

@@ -1,0 +1,39 @@
+"""What a node says of itself: one line, and not as much as somebody else likes."""
+
+from __future__ import annotations
+
+import pytest
+import ros_graph
+from rclpy.node import Node
+
+from diffusion_ros.diagnostics import ERROR, OK, WARN, Diagnostics
+from diffusion_ros.messages import printable
+
+
+class Log:
+    """A logger that keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+        self.warning = self.error = self.lines.append
+
+
+def test_a_sender_of_new_complaints_does_not_fill_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    with ros_graph.graph() as graph:
+        node = graph.add(Node("watched"))
+        log = Log()
+        monkeypatch.setattr(node, "get_logger", lambda: log)
+        diagnostics = Diagnostics(node)
+        for i in range(10_000):
+            diagnostics.report(WARN, f"eef_pose: frame {chr(97 + i % 26) * (1 + i % 300)!r}, 'world' expected")
+        assert len(log.lines) <= 8
+        diagnostics.report(ERROR, "a\n\x1b[31m" * 10_000)
+        assert diagnostics.summary.isprintable() and len(diagnostics.summary) <= 1000
+        diagnostics.report(OK, "acting")
+        assert (diagnostics.level, diagnostics.summary) == (OK, "acting")
+
+
+def test_text_from_outside_is_one_line() -> None:
+    assert printable("joint\n\x1b[31m") == "joint??[31m"
+    assert printable("x" * 1000, 20) == "x" * 16 + " ..."
+    assert printable("Würfel") == "Würfel"
