@@ -433,7 +433,7 @@ class PolicyNode(RunnableNode):
             apart = (newest[last] - newest[first]) / 1e9
             return [
                 f"no complete frame {'yet' if self._framed is None else 'any more'}: the stamps of the inputs differ,"
-                f" {first} is {apart:.3f} s behind {last}, at most"
+                f" {first} is {apart:.2g} s behind {last}, at most"
                 f" {self.parameters.sync_tolerance:g} s expected (sync_tolerance)"
             ]
         if self.diagnostics.age(topics.ACTION_CHUNK) is None:
