@@ -32,8 +32,9 @@ setup(
         (f"share/{NAME}/launch", files("launch", "*.launch.py")),
         (f"share/{NAME}/config", files("config")),
         (f"share/{NAME}/checkpoints", files("checkpoints", "*.pt")),
-        # Where launch_ros and `ros2 run` look for a package's executables. pip puts scripts into bin/ only.
-        (f"lib/{NAME}", files("libexec")),
+        # Where launch_ros and `ros2 run` look for a package's executables. pip puts scripts into bin/ only. What the
+        # others are links to is none of them: it would be listed, and fail.
+        (f"lib/{NAME}", [name for name in files("libexec") if Path(name).name != "run_node"]),
     ],
     entry_points={"console_scripts": [f"{NAME} = {NAME}.bringup:main"]},
     zip_safe=False,

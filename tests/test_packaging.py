@@ -101,7 +101,7 @@ def test_every_node_has_an_executable(distribution: dict[str, Any]) -> None:
         assert os.access(path, os.X_OK), f"{path} is not executable"
         assert path.resolve().name == "run_node"
     installed = dict(distribution["data_files"])["lib/diffusion_ros"]
-    assert {Path(name).name for name in installed} == set(executables)
+    assert {Path(name).name for name in installed} == nodes, "run_node is what they are links to, and no node"
 
 
 def test_nodes_import_neither_training_nor_diffusers() -> None:
@@ -183,7 +183,7 @@ def test_wheel_installs_what_ros_looks_for(tmp_path: Path) -> None:
     environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
     (site / "diffusion_ros/nodes/probe.py").write_text("import sys; print(__name__, __file__, sys.argv[1:])")
     probe = prefix / "lib/diffusion_ros/probe"
-    shutil.copy2(prefix / "lib/diffusion_ros/run_node", probe)
+    shutil.copy2(prefix / "lib/diffusion_ros/policy_node", probe)
     answer = subprocess.run([probe, "a b"], env=environment, check=True, capture_output=True, text=True).stdout
     assert answer == f"__main__ {site}/diffusion_ros/nodes/probe.py ['a b']\n"
 
