@@ -98,6 +98,11 @@ class Listener(Generic[M]):
         except MessageError as error:
             self._refused(error, msg)
 
+    @classmethod
+    def of_publishers(cls, node: Node, kind: type[M], topic: str, qos: QoSProfile) -> Listener[M]:
+        """Reads nothing: only who publishes on a topic of one's own is noted, oneself among them."""
+        return cls(node, kind, topic, lambda msg: None, lambda error, msg: None, qos, max_bytes=0)
+
     def take_waiting(self) -> None:
         """Takes what waits in the queue now: rclpy runs timers first, however long a message has been there."""
         for _ in range(self._subscription.qos_profile.depth):

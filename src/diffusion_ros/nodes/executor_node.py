@@ -153,15 +153,7 @@ class ExecutorNode(RunnableNode):
             max_bytes=MAX_BYTES,
         )
         # Our own among them: a second executor is a second publisher, to us as to the robot.
-        self._commands = Listener(
-            self,
-            JointTrajectory,
-            topics.EEF_COMMAND,
-            lambda msg: None,
-            lambda error, msg: None,
-            topics.WATCHED_QOS,
-            max_bytes=0,
-        )
+        self._commands = Listener.of_publishers(self, JointTrajectory, topics.EEF_COMMAND, topics.WATCHED_QOS)
         self._verdicts: Listener[DiagnosticStatus] | None = None
         if p.guard:
             self._verdicts = Listener(

@@ -74,9 +74,7 @@ class FollowerNode(RunnableNode):
             max_bytes=_PLAN_BYTES,
         )
         # Our own among them: a second follower is a second publisher, to us as to the robot.
-        self._forces = Listener(
-            self, WrenchStamped, topics.FORCE_COMMAND, lambda msg: None, lambda error, msg: None, topics.WATCHED_QOS
-        )
+        self._forces = Listener.of_publishers(self, WrenchStamped, topics.FORCE_COMMAND, topics.WATCHED_QOS)
 
     def _refused(self, topic: str, error: messages.MessageError, msg: object) -> None:
         self._hold(f"{topic}: {error}", fault=True)

@@ -93,9 +93,7 @@ class MazeNode(RunnableNode):
             self, WrenchStamped, topics.FORCE_COMMAND, self._on_force, self._on_bad_force, topics.WATCHED_QOS
         )
         # Our own among them: a second maze is a second publisher.
-        self._sensors = Listener(
-            self, Odometry, topics.ODOMETRY, lambda msg: None, lambda error, msg: None, topics.SENSOR_QOS
-        )
+        self._sensors = Listener.of_publishers(self, Odometry, topics.ODOMETRY, topics.SENSOR_QOS)
         self.create_subscription(PoseStamped, topics.GOAL, self._on_goal, topics.COMMAND_QOS)
         self.create_service(Trigger, "~/reset", self._on_reset)
         if p.video:

@@ -114,15 +114,7 @@ class MazeDomain:
             node, Odometry, topics.ODOMETRY, self._on_odometry, self._on_bad_odometry, topics.BEST_EFFORT_QOS
         )
         # Our own among them: a second planner is a second publisher, to us as to who drives.
-        self._plans = Listener(
-            node,
-            JointTrajectory,
-            topics.PLANNED_TRAJECTORY,
-            lambda msg: None,
-            lambda error, msg: None,
-            topics.WATCHED_QOS,
-            max_bytes=0,
-        )
+        self._plans = Listener.of_publishers(node, JointTrajectory, topics.PLANNED_TRAJECTORY, topics.WATCHED_QOS)
 
     def _on_map(self, msg: OccupancyGrid) -> None:
         if conflict := self._maps.conflict():

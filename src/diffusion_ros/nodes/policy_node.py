@@ -72,7 +72,7 @@ class PolicyParameters:
     )
     min_frame_rate: float = parameter(
         0.6,
-        "realtime: frames that come less often are not used, in parts of the checkpoint's rate; 0: any are",
+        "realtime: inputs that come less often are not used, in parts of the checkpoint's rate; 0: any are",
         low=0.0,
         high=1.0,
     )

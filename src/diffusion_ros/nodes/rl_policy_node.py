@@ -73,15 +73,7 @@ class RlPolicyNode(RunnableNode):
             concerns=self._joints,
         )
         # Our own among them: a second policy is a second publisher, to us as to the robot.
-        self._commands = Listener(
-            self,
-            JointState,
-            topics.JOINT_COMMAND,
-            lambda msg: None,
-            lambda error, msg: None,
-            topics.WATCHED_QOS,
-            max_bytes=0,
-        )
+        self._commands = Listener.of_publishers(self, JointState, topics.JOINT_COMMAND, topics.WATCHED_QOS)
         self.diagnostics = Diagnostics(self, "rl_policy", self._refresh)
         for name, value in {
             "checkpoint": p.checkpoint,
