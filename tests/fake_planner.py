@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from diffusion_ros.checkpoint import exported, save
-from diffusion_ros.maze import maze_named
+from diffusion_ros.simulators.tasks import maze_task
 from diffusion_ros.spec import CheckpointSpec, TensorSpec
 
 HORIZON, STRIDE = 32, 4
@@ -103,7 +103,7 @@ def fake_arm_planner(path: Path) -> Path:
 
 def fake_planner(path: Path) -> Path:
     """Writes it for the U-maze and returns the path."""
-    task = maze_named("umaze")
+    task = maze_task("umaze")
     columns = tuple(TensorSpec(n, (2,), "float32", "m", "map") for n in ("action", "position", "velocity"))
     spec = CheckpointSpec(
         kind="planner",

@@ -11,13 +11,13 @@ import numpy as np
 import torch
 
 from diffusion_ros import checkpoint
-from diffusion_ros.gym_simulation import task_named
+from diffusion_ros.simulators.gym import gym_task
 
 
 def gym_rollouts(path: Path, episodes: int, seed: int, max_steps: int | None = None) -> list[dict[str, Any]]:
     """What the simulator's node reports of the same episodes, as far as the clock does not decide it."""
     loaded = checkpoint.load(path)
-    task = task_named(loaded.spec.task)
+    task = gym_task(loaded.spec.task)
     env = gymnasium.make(loaded.spec.environment, max_episode_steps=max_steps or task.max_steps)
     physics: Any = env.unwrapped
     results = []

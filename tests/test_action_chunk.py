@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from diffusion_ros.action_chunk import ActionChunk, ChunkExecutor, ExecutorLimits, hold_chunk
+from diffusion_ros.control.action_chunk import ActionChunk, ChunkExecutor, ExecutorLimits, hold_chunk
 
 PERIOD = 50_000_000
 START = 1_000_000_000

@@ -18,23 +18,23 @@ from sensor_msgs.msg import JointState
 from trajectory_msgs.msg import JointTrajectory
 from visualization_msgs.msg import MarkerArray
 
-from diffusion_ros import checkpoint, messages, topics
-from diffusion_ros.arm_plan import (
+from diffusion_ros import checkpoint
+from diffusion_ros.control.hand_follower import (
     HAND_RADIUS,
     REMAINS,
     STEP_LENGTH,
     STRAY,
     ArmFollower,
     arm_state,
-    make_planner,
     rotation_of,
-    smoothed,
 )
+from diffusion_ros.models.hand_planner import make_planner, smoothed
+from diffusion_ros.models.planner import Plan, PlanError, clearance, leads_into
 from diffusion_ros.nodes.executor_node import ExecutorNode
 from diffusion_ros.nodes.planner_node import PlannerNode
 from diffusion_ros.nodes.simulation_node import SimulationNode
-from diffusion_ros.planner import Plan, PlanError, clearance, leads_into
-from diffusion_ros.simulation import Simulation
+from diffusion_ros.ros import messages, topics
+from diffusion_ros.simulators.arm import Simulation
 
 COLUMNS = {"action": slice(0, 7), "position": slice(7, 10), "rotation": slice(10, 16), "gripper": slice(16, 17)}
 DOWN = np.array([1.0, 0.0, 0.0, 0.0])

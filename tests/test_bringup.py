@@ -24,8 +24,9 @@ from gym_rollouts import gym_rollouts
 from rclpy.node import Node
 from std_msgs.msg import String
 
-from diffusion_ros import bringup, messages, topics
-from diffusion_ros.supervisor import Ended, Supervisor
+from diffusion_ros import bringup
+from diffusion_ros.ros import messages, topics
+from diffusion_ros.systems.supervisor import Ended, Supervisor
 
 BOX: dict[str, Any] = {"workspace_low": (-1.0, -1.0, 0.8), "workspace_high": (1.0, 1.0, 1.5)}
 ROOT = Path(__file__).parents[1]

@@ -21,17 +21,19 @@ from std_msgs.msg import String
 from torch import Tensor
 from trajectory_msgs.msg import JointTrajectory
 
-from diffusion_ros import checkpoint, messages, topics
-from diffusion_ros.action_chunk import ActionChunk
-from diffusion_ros.camera_faults import FAULTS, CameraFault
-from diffusion_ros.camera_guard import CameraGuard, Judgement, View
+from diffusion_ros import checkpoint
 from diffusion_ros.checkpoint import CheckpointError
-from diffusion_ros.diagnostics import ERROR, OK
+from diffusion_ros.control.action_chunk import ActionChunk
+from diffusion_ros.models.camera_guard import CameraGuard, CameraScore, Judgement
+from diffusion_ros.models.policy import FrameError
 from diffusion_ros.nodes.camera_guard_node import CameraGuardNode, Picture
 from diffusion_ros.nodes.executor_node import ExecutorNode
 from diffusion_ros.nodes.simulation_node import SimulationNode
-from diffusion_ros.policy import FrameError
-from diffusion_ros.simulation import CAMERAS, Simulation
+from diffusion_ros.robot import CAMERAS, WORLD_FRAME
+from diffusion_ros.ros import messages, topics
+from diffusion_ros.ros.diagnostics import ERROR, OK
+from diffusion_ros.simulators.arm import Simulation
+from diffusion_ros.simulators.camera_faults import FAULTS, CameraFault
 from diffusion_ros.spec import SpecError
 
 STATE = (*fake_policy.LOW_DIM, *fake_policy.OBJECT)
@@ -156,7 +158,7 @@ class Robot(Node):
     def show(self, agentview: np.ndarray, wrist: np.ndarray, moves: float = 0.0, pose_late_ns: int = 0) -> None:
         stamp = int(self.get_clock().now().nanoseconds)
         self.x += moves
-        self.pose.publish(messages.pose_to_msg((self.x, 0, 0), (0, 0, 0, 1), stamp - pose_late_ns, topics.WORLD_FRAME))
+        self.pose.publish(messages.pose_to_msg((self.x, 0, 0), (0, 0, 0, 1), stamp - pose_late_ns, WORLD_FRAME))
         for camera, image in zip(CAMERAS, (agentview, wrist), strict=True):
             self.images[camera].publish(messages.image_to_msg(image, stamp, ""))
 
@@ -202,7 +204,7 @@ def test_slow_scoring_serves_all_cameras_and_old_scores_do_not_count(
     robot, node = ros.add(Robot()), ros.add(guard_node(guard_path, max_image_age=0.1))
     look, looked = node.guard.look, []
 
-    def slow_look(camera: str, image: np.ndarray, pose: np.ndarray) -> View:
+    def slow_look(camera: str, image: np.ndarray, pose: np.ndarray) -> CameraScore:
         time.sleep(0.2)
         looked.append(camera)
         return look(camera, image, pose)
@@ -229,7 +231,7 @@ def test_a_picture_is_seen_with_the_pose_of_its_time(ros: Graph, guard_path: Pat
 
     def passes(*stamps: int) -> None:
         for stamp in stamps:
-            node._on_pose(messages.pose_to_msg((stamp, 2, 3), (0, 0, 0.6, 0.8), stamp * ms, topics.WORLD_FRAME))
+            node._on_pose(messages.pose_to_msg((stamp, 2, 3), (0, 0, 0.6, 0.8), stamp * ms, WORLD_FRAME))
 
     later = 10_000_000
     passes(later, later + 50, later + 100)
@@ -268,9 +270,9 @@ class Chunker(Node):
 
     def go_on(self) -> None:
         stamp = int(self.get_clock().now().nanoseconds)
-        self.pose.publish(messages.pose_to_msg((0, 0, 0), (0, 0, 0, 1), stamp, topics.WORLD_FRAME))
+        self.pose.publish(messages.pose_to_msg((0, 0, 0), (0, 0, 0, 1), stamp, WORLD_FRAME))
         rows = np.full((9, 7), 0.01)
-        self.chunk.publish(messages.chunk_to_msg(ActionChunk(stamp, rows, 50_000_000), topics.WORLD_FRAME))
+        self.chunk.publish(messages.chunk_to_msg(ActionChunk(stamp, rows, 50_000_000), WORLD_FRAME))
 
     def say(self, level: int, summary: str) -> None:
         self.guard.publish(messages.status_to_msg(messages.Status("camera_guard", "camera guard", level, summary, {})))

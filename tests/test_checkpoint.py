@@ -15,7 +15,7 @@ from torch import nn
 
 from diffusion_ros import checkpoint
 from diffusion_ros.checkpoint import CheckpointError
-from diffusion_ros.policy import FrameError, Policy, chunk_seed
+from diffusion_ros.models.policy import FrameError, Policy, chunk_seed
 from diffusion_ros.spec import CheckpointSpec, SpecError
 
 

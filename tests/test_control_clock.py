@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from diffusion_ros.control_clock import ControlClock
+from diffusion_ros.control.control_clock import ControlClock
 
 PERIOD = 50_000_000
 

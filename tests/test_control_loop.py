@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from diffusion_ros import checkpoint
-from diffusion_ros.control_loop import PolicyController
-from diffusion_ros.observation import Frame
-from diffusion_ros.policy import FrameError, Policy, chunk_seed
+from diffusion_ros.control.observation import Frame
+from diffusion_ros.control.policy_controller import PolicyController
+from diffusion_ros.models.policy import FrameError, Policy, chunk_seed
 from diffusion_ros.spec import CheckpointSpec, SpecError
 
 PERIOD = 50_000_000

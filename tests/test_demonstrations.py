@@ -15,12 +15,13 @@ import h5py
 import numpy as np
 import pytest
 
-from diffusion_ros.policy import Policy
-from diffusion_ros.simulation import ACTION_SCALE, Simulation
+from diffusion_ros.models.policy import Policy
+from diffusion_ros.robot import ACTION_SCALE
+from diffusion_ros.simulators.arm import Simulation
 from training import collect_demos
 from training.collect_demos import Options, collect, record_episode
-from training.datasets import load_demonstrations, make_windows, split_episodes
-from training.experts import EXPERTS, View
+from training.data.demonstrations import load_demonstrations, make_windows, split_episodes
+from training.data.experts import EXPERTS, ExpertView
 
 
 @pytest.mark.parametrize("task", ["lift", "can", "square"])
@@ -29,7 +30,7 @@ def test_expert_solves_its_task(task: str) -> None:
     solved = 0
     for seed in range(2):
         simulation.reset(seed)
-        view = View.of(simulation)
+        view = ExpertView.of(simulation)
         expert = EXPERTS[task](view)
         for _ in range(250):
             simulation.step(next(expert))
@@ -99,7 +100,7 @@ def test_expert_takes_over_where_the_policy_has_not_succeeded(tmp_path: Path, mo
     ) -> list[int]:
         drove.append((first, max_steps))
         if len(drove) < 3:  # this policy solves the first two scenes
-            view = View.of(simulation)
+            view = ExpertView.of(simulation)
             expert = EXPERTS["lift"](view)
             while not simulation.success:
                 simulation.step(next(expert))

@@ -6,8 +6,8 @@ import pytest
 import ros_graph
 from rclpy.node import Node
 
-from diffusion_ros.diagnostics import ERROR, OK, WARN, Diagnostics
-from diffusion_ros.messages import printable
+from diffusion_ros.ros.diagnostics import ERROR, OK, WARN, Diagnostics
+from diffusion_ros.ros.messages import printable
 
 
 class Log:

@@ -10,7 +10,9 @@ from scipy.spatial.transform import Rotation
 from torch import Tensor, nn
 
 from diffusion_ros.checkpoint import script
-from training.diffusion_policy import (
+from training.diffusion.noise_schedule import NoiseSchedule
+from training.diffusion.normalizer import LimitsNormalizer
+from training.diffusion.policy import (
     HAND_REACH,
     DiffusionPolicy,
     ObservationEncoder,
@@ -19,8 +21,6 @@ from training.diffusion_policy import (
     object_vector,
     rotation_6d,
 )
-from training.noise_schedule import NoiseSchedule
-from training.normalizer import LimitsNormalizer
 
 ACTION_LIMITS = np.array([0.05, 0.05, 0.05, 0.5, 0.5, 0.5, 1.0])
 

@@ -11,8 +11,8 @@ from scipy import linalg
 from torch import nn
 
 from diffusion_ros.checkpoint import script
-from training.frechet import feature_distance, frechet_distance, inception, stand_in, train_stand_in
-from training.image_datasets import read_digits
+from training.data.images import read_digits
+from training.evaluation.frechet import feature_distance, frechet_distance, inception, stand_in, train_stand_in
 
 
 def covariance(rng: np.random.Generator, size: int) -> np.ndarray:

@@ -17,12 +17,21 @@ from sklearn.covariance import LedoitWolf
 from sklearn.linear_model import Ridge
 
 from diffusion_ros import checkpoint
-from diffusion_ros.camera_guard import CameraGuard
-from diffusion_ros.policy import Policy
-from diffusion_ros.simulation import CAMERAS
-from training.camera_guard import FAMILIAR, PATCH, RIDGE, SAME_LOOK, STRANGEST, Familiarity, GuardModel, place_channels
-from training.noise_schedule import NoiseSchedule
-from training.rollout import roll_out
+from diffusion_ros.models.camera_guard import CameraGuard
+from diffusion_ros.models.policy import Policy
+from diffusion_ros.robot import CAMERAS
+from training.diffusion.guard import (
+    FAMILIAR,
+    PATCH,
+    RIDGE,
+    SAME_LOOK,
+    STRANGEST,
+    Familiarity,
+    GuardModel,
+    place_channels,
+)
+from training.diffusion.noise_schedule import NoiseSchedule
+from training.evaluation.rollout import roll_out
 from training.train_guard import Options, Trainer, expert_frames, policy_frames, train
 
 pytestmark = pytest.mark.usefixtures("fresh_accelerate")

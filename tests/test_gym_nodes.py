@@ -24,11 +24,11 @@ from std_srvs.srv import Trigger
 from torch import Tensor
 from visualization_msgs.msg import MarkerArray
 
-from diffusion_ros import messages, topics
-from diffusion_ros.gym_simulation import IMAGE_SHAPE, TASKS, GymSimulation
 from diffusion_ros.nodes.gym_simulation_node import GymSimulationNode
 from diffusion_ros.nodes.rl_policy_node import RlPolicyNode
-from diffusion_ros.simulation import episode_stamp_ns
+from diffusion_ros.ros import messages, topics
+from diffusion_ros.simulators.episode import episode_stamp_ns
+from diffusion_ros.simulators.gym import GYM_TASKS, IMAGE_SHAPE, GymSimulation
 
 SEED = 100_007
 
@@ -44,7 +44,7 @@ class Peer(Node):
 
     def __init__(self, task: str, name: str = "peer") -> None:
         super().__init__(name)
-        self.task = TASKS[task]
+        self.task = GYM_TASKS[task]
         self.efforts: list[float] | None = None
         """Answers by joint_command, the last one again and again; None: nothing."""
         self.answered = 0
@@ -106,8 +106,8 @@ def simulator(graph: ros_graph.Graph, task: str, **chosen: Any) -> GymSimulation
 
 def some_efforts(task: str, count: int) -> list[float]:
     rng = np.random.default_rng(2)
-    if TASKS[task].discrete:
-        return [TASKS[task].efforts[i] for i in rng.integers(2, size=count)]
+    if GYM_TASKS[task].discrete:
+        return [GYM_TASKS[task].efforts[i] for i in rng.integers(2, size=count)]
     return [float(np.float32(x)) for x in rng.uniform(-0.2, 0.2, count)]
 
 
@@ -127,7 +127,7 @@ def test_results_reach_one_who_was_found_when_all_was_over(graph: ros_graph.Grap
     graph.spin_until(lambda: node.exit_status == 0 and len(late.results()) == 2)
 
 
-@pytest.mark.parametrize("task", list(TASKS))
+@pytest.mark.parametrize("task", list(GYM_TASKS))
 def test_lockstep_equals_the_simulator_without_ros(graph: ros_graph.Graph, task: str) -> None:
     """Same seed, same efforts: all that is published, return and final state, bit for bit."""
     efforts = some_efforts(task, 10)
@@ -157,7 +157,7 @@ def test_lockstep_equals_the_simulator_without_ros(graph: ros_graph.Graph, task:
     stamps = [messages.stamp_ns(msg.header.stamp) for msg in peer.states]
     assert stamps == [episode_stamp_ns(i, step, node.rate) for i in range(2) for step in range(4)]
     assert [messages.stamp_ns(msg.clock) for msg in peer.clock][:1] == stamps[:1]
-    assert list(peer.states[0].name) == list(TASKS[task].joints)
+    assert list(peer.states[0].name) == list(GYM_TASKS[task].joints)
 
 
 def test_failure_ends_an_episode(graph: ros_graph.Graph) -> None:
@@ -170,11 +170,11 @@ def test_failure_ends_an_episode(graph: ros_graph.Graph) -> None:
     assert (result["return"], result["terminated"], result["success"]) == (result["steps"], True, False)
 
 
-@pytest.mark.parametrize("task", list(TASKS))
+@pytest.mark.parametrize("task", list(GYM_TASKS))
 def test_commands_without_a_stamp_answer_what_is_out(graph: ros_graph.Graph, task: str) -> None:
     node = simulator(graph, task)
     peer = graph.add(Peer(task))
-    discrete = TASKS[task].discrete
+    discrete = GYM_TASKS[task].discrete
     kind, topic = (Int64, topics.DISCRETE_ACTION) if discrete else (Float64, topics.EFFORT_COMMAND)
     publisher = peer.create_publisher(kind, topic, topics.COMMAND_QOS)
     graph.spin_until(lambda: peer.states and publisher.get_subscription_count())
@@ -321,9 +321,9 @@ def upright(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("mode", ["lockstep", "realtime"])
-@pytest.mark.parametrize("task", list(TASKS))
+@pytest.mark.parametrize("task", list(GYM_TASKS))
 def test_policy_and_simulator(graph: ros_graph.Graph, task: str, mode: str, balance: Path, upright: Path) -> None:
-    checkpoint = balance if TASKS[task].discrete else upright
+    checkpoint = balance if GYM_TASKS[task].discrete else upright
     node = simulator(graph, task, mode=mode, episodes=1, max_steps=30)
     policy = graph.add(RlPolicyNode(parameters(checkpoint=str(checkpoint), mode=mode, max_state_age=5.0)))
     peer = graph.add(Peer(task))
@@ -342,7 +342,7 @@ class Sensors(Node):
 
     def __init__(self, task: str, name: str = "sensors") -> None:
         super().__init__(name)
-        self.task = TASKS[task]
+        self.task = GYM_TASKS[task]
         self.publisher = self.create_publisher(JointState, topics.JOINT_STATES, topics.SENSOR_QOS)
 
     def state(self, stamp_ns: int | None = None) -> JointState:

@@ -8,7 +8,7 @@ import gymnasium
 import numpy as np
 import pytest
 
-from diffusion_ros.gym_simulation import IMAGE_SHAPE, TASKS, GymSimulation, GymTask, task_named
+from diffusion_ros.simulators.gym import GYM_TASKS, IMAGE_SHAPE, GymSimulation, GymTask, gym_task
 
 
 def environment(task: GymTask) -> Any:
@@ -22,7 +22,7 @@ def efforts(task: GymTask, count: int) -> list[float]:
     return [float(np.float32(x)) for x in rng.uniform(-1, 1, count)]
 
 
-@pytest.mark.parametrize("task", TASKS.values(), ids=list(TASKS))
+@pytest.mark.parametrize("task", GYM_TASKS.values(), ids=list(GYM_TASKS))
 def test_it_is_the_environment_and_the_joints_carry_its_observation(task: GymTask) -> None:
     """To the end of an episode and beyond: rewards, failure and every bit of the observation, through the joints."""
     simulation, env = GymSimulation(task.name), environment(task)
@@ -61,7 +61,7 @@ def test_the_end_of_the_rail_is_felt() -> None:
     assert np.abs(simulation.joint_velocities).max() > 10 or max(np.abs(felt)) == 10.0
 
 
-@pytest.mark.parametrize("task", TASKS.values(), ids=list(TASKS))
+@pytest.mark.parametrize("task", GYM_TASKS.values(), ids=list(GYM_TASKS))
 def test_the_table_says_what_gymnasium_says(task: GymTask) -> None:
     env = environment(task)
     physics: Any = env.unwrapped
@@ -81,7 +81,7 @@ def test_the_table_says_what_gymnasium_says(task: GymTask) -> None:
 
 
 def test_seeds_decide_and_a_reset_forgets() -> None:
-    for name in TASKS:
+    for name in GYM_TASKS:
         first, second = GymSimulation(name), GymSimulation(name)
         first.reset(3)
         hashes = []
@@ -133,13 +133,13 @@ def test_efforts_that_no_action_has(task: str, effort: float, expected: str) -> 
 
 
 def test_actions_and_efforts() -> None:
-    task = task_named("cartpole")
+    task = gym_task("cartpole")
     assert [task.effort(a) for a in (0, 1)] == [-10.0, 10.0] and [task.action(e) for e in (-10.0, 10.0)] == [0, 1]
     for action in (2, -1, 0.5):
         with pytest.raises(ValueError, match=f"action {action:g}, one of 0 to 1 expected"):
             task.effort(action)
     with pytest.raises(ValueError, match="unknown task 'walk': expected one of cartpole, double_pendulum"):
-        task_named("walk")
+        gym_task("walk")
 
 
 def test_the_links_are_where_mujoco_has_them() -> None:
@@ -159,7 +159,7 @@ def test_the_links_are_where_mujoco_has_them() -> None:
 
 
 def test_pictures_show_what_moved() -> None:
-    for task in TASKS.values():
+    for task in GYM_TASKS.values():
         rest = np.zeros(len(task.joints))
         upright = task.draw(rest)
         assert upright.shape == (*IMAGE_SHAPE, 3) and upright.dtype == np.uint8

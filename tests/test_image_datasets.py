@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from training.image_datasets import load_images, read_digits
+from training.data.images import load_images, read_digits
 
 
 def pictures(*shape: int, seed: int = 0) -> np.ndarray:

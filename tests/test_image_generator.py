@@ -16,10 +16,11 @@ from sensor_msgs.msg import Image
 from std_srvs.srv import Trigger
 from torch import Tensor, nn
 
-from diffusion_ros import checkpoint, messages, topics
+from diffusion_ros import checkpoint
 from diffusion_ros.checkpoint import CheckpointError, exported
-from diffusion_ros.image_generator import ImageGenerator, grid
+from diffusion_ros.models.image_generator import ImageGenerator, grid
 from diffusion_ros.nodes.image_generator_node import ImageGeneratorNode
+from diffusion_ros.ros import messages, topics
 from diffusion_ros.spec import CheckpointSpec, TensorSpec
 
 

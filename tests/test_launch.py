@@ -17,8 +17,9 @@ import ros_graph
 import yaml
 from fake_planner import fake_planner
 
-from diffusion_ros.gym_simulation import TASKS
-from diffusion_ros.systems import (
+from diffusion_ros.robot import WORLD_FRAME
+from diffusion_ros.simulators.gym import GYM_TASKS
+from diffusion_ros.systems.system import (
     CARTPOLE,
     DOUBLE_PENDULUM,
     MAZE,
@@ -154,7 +155,7 @@ def test_maze_runs_to_its_end(launch: Callable[..., subprocess.Popen[str]], tmp_
 
 
 def test_gymnasium_tasks_run_to_their_end(launch: Callable[..., subprocess.Popen[str]], tmp_path: Path) -> None:
-    paths = [fake_rl.save(tmp_path / f"{task}.pt", spec_=fake_rl.spec(task)) for task in TASKS]
+    paths = [fake_rl.save(tmp_path / f"{task}.pt", spec_=fake_rl.spec(task)) for task in GYM_TASKS]
     for arguments in ((f"checkpoint:={paths[0]}",), (f"checkpoint:={paths[1]}", "system:=double_pendulum")):
         process = launch("rl.launch.py", *arguments, "mode:=lockstep", "episodes:=1", "max_steps:=20")
         output, _ = process.communicate(timeout=120)
@@ -256,8 +257,8 @@ def test_resources_are_found_in_every_installation(tmp_path: Path, monkeypatch: 
 
 
 def test_rviz_shows_a_planner_and_sets_its_goals() -> None:
-    from diffusion_ros import topics
-    from diffusion_ros.maze import FRAME
+    from diffusion_ros.ros import topics
+    from diffusion_ros.simulators.maze import FRAME
 
     manager = yaml.safe_load((ROOT / "config/planner.rviz").read_text())["Visualization Manager"]
     assert manager["Global Options"]["Fixed Frame"] == FRAME
@@ -274,10 +275,10 @@ def test_rviz_shows_a_planner_and_sets_its_goals() -> None:
 
 def test_rviz_shows_what_is_published() -> None:
     """The displays' topics are those of the nodes, relative, and the descriptions are asked for as they are sent."""
-    from diffusion_ros import topics
+    from diffusion_ros.ros import topics
 
     manager = yaml.safe_load((ROOT / "config/simulation.rviz").read_text())["Visualization Manager"]
-    assert manager["Global Options"]["Fixed Frame"] == topics.WORLD_FRAME
+    assert manager["Global Options"]["Fixed Frame"] == WORLD_FRAME
     shown = {d["Topic"]["Value"]: d for d in manager["Displays"] if "Topic" in d}
     assert {topic: display["Class"].split("/")[1] for topic, display in shown.items()} == {
         topics.SCENE: "MarkerArray",
@@ -293,7 +294,7 @@ def test_rviz_shows_what_is_published() -> None:
 
 
 def test_rviz_shows_what_an_image_generator_draws() -> None:
-    from diffusion_ros import topics
+    from diffusion_ros.ros import topics
 
     manager = yaml.safe_load((ROOT / "config/images.rviz").read_text())["Visualization Manager"]
     assert {d["Topic"]["Value"]: d["Topic"]["Durability Policy"] for d in manager["Displays"]} == {
@@ -303,9 +304,10 @@ def test_rviz_shows_what_an_image_generator_draws() -> None:
 
 
 def test_every_task_has_the_views() -> None:
-    from diffusion_ros.simulation import TASKS, Simulation
+    from diffusion_ros.simulators.arm import Simulation
+    from diffusion_ros.simulators.tasks import ARM_TASKS
 
-    for task in TASKS:
+    for task in ARM_TASKS:
         simulation = Simulation(task)
         assert set(VIEWS) <= set(simulation.known_cameras)
         simulation.close()

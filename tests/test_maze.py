@@ -9,15 +9,16 @@ import h5py
 import numpy as np
 import pytest
 
-from diffusion_ros.maze import TASKS, MazeMap, MazeSimulation, WaypointController, maze_named
+from diffusion_ros.simulators.maze import MazeMap, MazeSimulation, WaypointController
+from diffusion_ros.simulators.tasks import MAZE_TASKS, maze_task
 from training import collect_maze
 from training.collect_maze import Options, collect
-from training.trajectories import load_maze
+from training.data.trajectories import load_maze
 
 CORRIDOR = MazeMap(np.array([[1, 1, 1, 1, 1], [1, 0, 0, 0, 1], [1, 1, 1, 0, 1], [1, 1, 1, 1, 1]], dtype=bool))
 
 
-@pytest.mark.parametrize("name", TASKS)
+@pytest.mark.parametrize("name", MAZE_TASKS)
 def test_map_is_the_environments(name: str) -> None:
     simulation = MazeSimulation(name)
     theirs = simulation._maze.maze
@@ -29,7 +30,7 @@ def test_map_is_the_environments(name: str) -> None:
     simulation.close()
 
 
-@pytest.mark.parametrize("name", TASKS)
+@pytest.mark.parametrize("name", MAZE_TASKS)
 def test_oracle_arrives_and_stays(name: str) -> None:
     simulation = MazeSimulation(name)
     simulation.reset(100_003)
@@ -71,10 +72,10 @@ def test_wall_distance() -> None:
 
 
 def test_score_is_d4rls() -> None:
-    assert maze_named("large").score(273.99) == pytest.approx(100)
-    assert maze_named("large").score(6.7) == pytest.approx(0)
+    assert maze_task("large").score(273.99) == pytest.approx(100)
+    assert maze_task("large").score(6.7) == pytest.approx(0)
     with pytest.raises(ValueError, match="unknown maze 'huge'"):
-        maze_named("huge")
+        maze_task("huge")
 
 
 def test_bad_starts_goals_and_forces() -> None:
@@ -123,7 +124,7 @@ def test_collecting_goes_on_where_it_was(stream: Path, tmp_path: Path) -> None:
 
     options = Options(size="umaze", out=out, steps=3000, part=1000, workers=1)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("training.parts.multiprocessing.get_context", lambda method: InThisProcess())
+        patch.setattr("training.data.parts.multiprocessing.get_context", lambda method: InThisProcess())
         patch.setattr(collect_maze, "_work", stopped)
         with pytest.raises(RuntimeError, match="stopped; 1 parts are kept"):
             collect(options)

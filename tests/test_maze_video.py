@@ -7,10 +7,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from diffusion_ros.maze import load_map, maze_named
-from diffusion_ros.maze_video import MazePicture, Moment, Shown, write_video
+from diffusion_ros.simulators.maze import load_map
+from diffusion_ros.simulators.maze_video import MazePicture, Moment, Shown, write_video
+from diffusion_ros.simulators.tasks import maze_task
 
-MAP = load_map(maze_named("umaze"))
+MAP = load_map(maze_task("umaze"))
 
 
 def test_things_are_drawn_where_they_are() -> None:

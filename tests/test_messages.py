@@ -12,12 +12,14 @@ os.environ["ROS_PYTHON_CHECK_FIELDS"] = "1"
 
 import ros_graph  # noqa: F401  (imports rclpy without its warnings)
 from rclpy.serialization import deserialize_message, serialize_message
+from std_msgs.msg import String
 from trajectory_msgs.msg import JointTrajectoryPoint
 from visualization_msgs.msg import Marker
 
-from diffusion_ros import messages
-from diffusion_ros.action_chunk import ACTION_NAMES, ActionChunk
-from diffusion_ros.messages import MessageError
+from diffusion_ros.control.action_chunk import ActionChunk
+from diffusion_ros.robot import ACTION_NAMES
+from diffusion_ros.ros import messages
+from diffusion_ros.ros.messages import MessageError
 
 STAMP = 1_700_000_000_123_456_789
 PERIOD = 50_000_000
@@ -223,7 +225,7 @@ def test_episodes_are_json():
     assert messages.episode_from_msg(wire(messages.episode_to_msg(episode))) == episode
     for text in ("", "[1]", "{"):
         with pytest.raises(MessageError):
-            messages.episode_from_msg(messages.String(data=text))
+            messages.episode_from_msg(String(data=text))
 
 
 def test_diagnostics_keep_their_level_which_is_a_byte():

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from diffusion_ros.checkpoint import script
+from training.diffusion.noise_schedule import NoiseSchedule
 from training.networks.embeddings import SinusoidalEmbedding
 from training.networks.encoders import (
     ResNet18Encoder,
@@ -22,7 +23,6 @@ from training.networks.encoders import (
 )
 from training.networks.transformer import DecoderLayer, DiffusionTransformer
 from training.networks.unet1d import ConditionalUnet1d, TemporalConv
-from training.noise_schedule import NoiseSchedule
 
 
 @pytest.fixture(autouse=True)

@@ -28,15 +28,17 @@ from sensor_msgs.msg import Image, JointState
 from std_srvs.srv import SetBool, Trigger
 from trajectory_msgs.msg import JointTrajectory
 
-from diffusion_ros import checkpoint, messages, topics
-from diffusion_ros.action_chunk import ActionChunk, ChunkExecutor, ExecutorLimits
-from diffusion_ros.control_loop import PolicyController
+from diffusion_ros import checkpoint
+from diffusion_ros.control.action_chunk import ActionChunk, ChunkExecutor, ExecutorLimits
+from diffusion_ros.control.observation import Frame
+from diffusion_ros.control.policy_controller import PolicyController
+from diffusion_ros.models.policy import Policy
 from diffusion_ros.nodes import executor_node as executor_node_module
 from diffusion_ros.nodes.executor_node import ExecutorNode
 from diffusion_ros.nodes.policy_node import PolicyNode
-from diffusion_ros.observation import Frame
-from diffusion_ros.policy import Policy
-from diffusion_ros.publisher_monitor import PublisherMonitor
+from diffusion_ros.robot import WORLD_FRAME, optical_frame
+from diffusion_ros.ros import messages, topics
+from diffusion_ros.ros.publisher_monitor import PublisherMonitor
 
 PERIOD = 50_000_000
 FINGERS = ("gripper0_right_finger_joint1", "gripper0_right_finger_joint2")
@@ -113,18 +115,18 @@ class Robot(Node):
         frame = self.plant.frame()
         for camera, publisher in self.images.items():
             if camera not in skip:
-                publisher.publish(messages.image_to_msg(frame[f"{camera}_image"], stamp, topics.optical_frame(camera)))
+                publisher.publish(messages.image_to_msg(frame[f"{camera}_image"], stamp, optical_frame(camera)))
         self.joints.publish(
             messages.joint_state_to_msg(
                 ("joint1", *FINGERS), (0.0, *frame["robot0_gripper_qpos"]), (0.0, 0.0, 0.0), stamp
             )
         )
         for publisher, name in ((self.object, "object"), (self.pose, "robot0_eef")):
-            pose = messages.pose_to_msg(frame[f"{name}_pos"], frame[f"{name}_quat"], stamp, topics.WORLD_FRAME)
+            pose = messages.pose_to_msg(frame[f"{name}_pos"], frame[f"{name}_quat"], stamp, WORLD_FRAME)
             publisher.publish(pose)
 
     def publish_pose(self, stamp: int, position: tuple[float, float, float] = (0.0, 0.0, 0.0)) -> None:
-        self.pose.publish(messages.pose_to_msg(position, (0, 0, 0, 1), stamp, topics.WORLD_FRAME))
+        self.pose.publish(messages.pose_to_msg(position, (0, 0, 0, 1), stamp, WORLD_FRAME))
 
     def publish_now(self) -> int:
         stamp = int(self.get_clock().now().nanoseconds)
@@ -385,7 +387,7 @@ class Chunker(Node):
         super().__init__(name)
         self.publisher = self.create_publisher(JointTrajectory, topics.ACTION_CHUNK, topics.COMMAND_QOS)
 
-    def send(self, stamp: int, value: float = 0.01, frame_id: str = topics.WORLD_FRAME) -> None:
+    def send(self, stamp: int, value: float = 0.01, frame_id: str = WORLD_FRAME) -> None:
         rows = np.zeros((9, 7))
         rows[:, 0] = value
         self.publisher.publish(messages.chunk_to_msg(ActionChunk(stamp, rows, PERIOD), frame_id))
@@ -765,7 +767,7 @@ def test_best_effort_sensors_are_heard_in_real_time_unless_parameters_say_otherw
     executor = graph.add(executor_node(checkpoints["state"], mode=mode, **overrides))
     graph.spin_until(lambda: robot.count_subscribers("eef_pose"))
     for _ in range(20):
-        publisher.publish(messages.pose_to_msg((0, 0, 0), (0, 0, 0, 1), now(robot), topics.WORLD_FRAME))
+        publisher.publish(messages.pose_to_msg((0, 0, 0), (0, 0, 0, 1), now(robot), WORLD_FRAME))
         graph.spin(0.02)
     assert bool(executor._received) == heard
 

@@ -12,7 +12,7 @@ from diffusers import DDPMScheduler as _DDPMScheduler
 from torch import Tensor, nn
 
 from diffusion_ros.checkpoint import script
-from training.noise_schedule import BETA_SCHEDULES, LOSSES, NoiseSchedule, denoising_loss, make_betas
+from training.diffusion.noise_schedule import BETA_SCHEDULES, LOSSES, NoiseSchedule, denoising_loss, make_betas
 
 # diffusers has no types.
 DDIMScheduler: Any = _DDIMScheduler

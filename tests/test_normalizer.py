@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from diffusion_ros.checkpoint import script
-from training.normalizer import AffineNormalizer, GaussianNormalizer, LimitsNormalizer
+from training.diffusion.normalizer import AffineNormalizer, GaussianNormalizer, LimitsNormalizer
 
 
 @pytest.fixture

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from diffusion_ros.observation import FrameAssembler, FrozenCameras, ObservationWindow
+from diffusion_ros.control.frozen_cameras import FrozenCameras
+from diffusion_ros.control.observation import FrameAssembler, ObservationWindow
 
 MS = 1_000_000
 

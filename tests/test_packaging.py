@@ -123,7 +123,7 @@ print(len(names), *sorted({name.partition(".")[0] for name in sys.modules}))
     ("library", "folders", "only_in"),
     [
         ("training", ["src"], []),
-        ("robosuite", ["src", "training"], ["src/diffusion_ros/simulation.py"]),
+        ("robosuite", ["src", "training"], ["src/diffusion_ros/simulators/arm.py"]),
         ("diffusers", ["src"], []),
     ],
 )

@@ -15,16 +15,17 @@ from diffusers import DDIMScheduler, DDPMScheduler
 from scipy.spatial.transform import Rotation
 
 from diffusion_ros import checkpoint
-from diffusion_ros.arm_plan import HandPlanner, arm_state
-from diffusion_ros.maze import maze_named
-from diffusion_ros.plan_follower import FOLLOWERS, PursuitFollower, make_follower
-from diffusion_ros.planner import Plan, PlanError, Planner, obstacle_guides, trailing_timesteps
+from diffusion_ros.control.hand_follower import arm_state
+from diffusion_ros.control.path_follower import FOLLOWERS, PursuitFollower, make_follower
+from diffusion_ros.models.hand_planner import HandPlanner
+from diffusion_ros.models.planner import Plan, PlanError, Planner, obstacle_guides, trailing_timesteps
+from diffusion_ros.simulators.tasks import maze_task
 from diffusion_ros.spec import CheckpointSpec, TensorSpec
-from training.diffuser import Diffuser, DiffuserLoss, loss_weights
-from training.noise_schedule import NoiseSchedule
-from training.normalizer import LimitsNormalizer
+from training.data.trajectories import load_trajectories
+from training.diffusion.diffuser import Diffuser, DiffuserLoss, loss_weights
+from training.diffusion.noise_schedule import NoiseSchedule
+from training.diffusion.normalizer import LimitsNormalizer
 from training.train_diffuser import Options, Trainer
-from training.trajectories import load_trajectories
 
 pytestmark = pytest.mark.usefixtures("fresh_accelerate")
 
@@ -40,7 +41,7 @@ def make_diffuser(prediction: str = "sample", **options: Any) -> Diffuser:
 
 
 def make_spec(**changes: Any) -> CheckpointSpec:
-    task = maze_named("umaze")
+    task = maze_task("umaze")
     columns = tuple(TensorSpec(n, (2,), "float32", "m", "map") for n in ("action", "position", "velocity"))
     fields: dict[str, Any] = {
         "kind": "planner",

@@ -22,13 +22,14 @@ from std_msgs.msg import String
 from trajectory_msgs.msg import JointTrajectory
 from visualization_msgs.msg import MarkerArray
 
-from diffusion_ros import messages, topics
-from diffusion_ros.maze import FRAME, load_map, maze_named
 from diffusion_ros.nodes.follower_node import FollowerNode
 from diffusion_ros.nodes.maze_node import MazeNode
 from diffusion_ros.nodes.planner_node import PlannerNode
+from diffusion_ros.ros import messages, topics
+from diffusion_ros.simulators.maze import FRAME, load_map
+from diffusion_ros.simulators.tasks import maze_task
 
-WALLS = load_map(maze_named("umaze")).walls
+WALLS = load_map(maze_task("umaze")).walls
 START, GOAL = np.array([-1.0, -1.0]), np.array([1.0, -1.0])
 UPRIGHT = (0.0, 0.0, 0.0, 1.0)
 

@@ -7,9 +7,10 @@ import pytest
 import torch
 from scipy.spatial.transform import Rotation
 
-from diffusion_ros.simulation import CAMERAS, Simulation
+from diffusion_ros.robot import CAMERAS
+from diffusion_ros.simulators.arm import Simulation
+from training.diffusion.pose_points import AXIS, camera_views, point_loss, project
 from training.networks.encoders import SpatialSoftmax
-from training.pose_points import AXIS, camera_views, point_loss, project
 
 
 @pytest.fixture(scope="module")

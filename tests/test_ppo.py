@@ -14,9 +14,9 @@ import torch
 
 from diffusion_ros import checkpoint
 from training import command_line, train_ppo
-from training.evaluate_gym import evaluate_gym, record_video
+from training.evaluation.gym import evaluate_gym, record_video
 from training.networks.mlp import ActorCritic
-from training.ppo import CLIP, ContinuousPolicy, RewardScaler, RunningStatistics, advantages, clipped_loss
+from training.rl.ppo import CLIP, ContinuousPolicy, RewardScaler, RunningStatistics, advantages, clipped_loss
 from training.train_ppo import Options, Trainer
 
 pytestmark = pytest.mark.usefixtures("fresh_accelerate")

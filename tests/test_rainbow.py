@@ -18,12 +18,12 @@ import torch
 from diffusion_ros import checkpoint
 from training import command_line, train_rainbow
 from training.ablate_rainbow import quartiles_to_threshold, table, variants
-from training.gymnasium_task import discrete_task, first_episodes
 from training.networks.mlp import NoisyLinear, QNetwork, factorised_noise
 from training.networks.q_passes import QPasses
-from training.rainbow import DiscretePolicy, Learner, landing, project
-from training.replay import Minibatches
-from training.side_by_side import of_seed, side_by_side
+from training.rl.gymnasium_task import discrete_task, first_episodes
+from training.rl.rainbow import DiscretePolicy, Learner, landing, project
+from training.rl.replay import Minibatches
+from training.rl.side_by_side import of_seed, side_by_side
 from training.train_rainbow import SWITCHES, Options, Trainer, steps_to
 
 pytestmark = pytest.mark.usefixtures("fresh_accelerate")

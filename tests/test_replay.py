@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from training.replay import NStepReturns, Replay, SumTree, Transitions
+from training.rl.replay import NStepReturns, Replay, SumTree, Transitions
 
 
 @pytest.mark.parametrize("capacity", [1, 2, 5, 64, 1000])

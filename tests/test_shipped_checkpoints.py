@@ -11,17 +11,20 @@ from scipy.spatial.distance import cdist
 from sklearn.cluster import KMeans
 
 from diffusion_ros import checkpoint
-from diffusion_ros.arm_plan import arm_state, make_planner
-from diffusion_ros.camera_faults import FAULTS, CameraFault
-from diffusion_ros.camera_guard import CameraGuard, View
-from diffusion_ros.image_generator import ImageGenerator
-from diffusion_ros.maze import load_map, maze_named
-from diffusion_ros.planner import Planner
-from diffusion_ros.policy import Policy
-from diffusion_ros.simulation import CAMERAS, TASKS, Simulation
-from training.evaluate_arm import least, plan_clear
-from training.evaluate_guard import evaluate_guard, hand_pose, watch_policy
-from training.image_datasets import load_images
+from diffusion_ros.control.hand_follower import arm_state
+from diffusion_ros.models.camera_guard import CameraGuard, CameraScore
+from diffusion_ros.models.hand_planner import make_planner
+from diffusion_ros.models.image_generator import ImageGenerator
+from diffusion_ros.models.planner import Planner
+from diffusion_ros.models.policy import Policy
+from diffusion_ros.robot import CAMERAS
+from diffusion_ros.simulators.arm import Simulation
+from diffusion_ros.simulators.camera_faults import FAULTS, CameraFault
+from diffusion_ros.simulators.maze import load_map
+from diffusion_ros.simulators.tasks import ARM_TASKS, maze_task
+from training.data.images import load_images
+from training.evaluation.arm import least, plan_clear
+from training.evaluation.guard import evaluate_guard, hand_pose, watch_policy
 
 CHECKPOINTS = sorted((Path(__file__).resolve().parents[1] / "checkpoints").glob("*.pt"))
 PLANNERS = [path for path in CHECKPOINTS if path.stem.startswith("maze_")]
@@ -49,7 +52,7 @@ def test_checkpoint_fits_its_task(path: Path) -> None:
     task, inputs = path.stem.split("_")[:2]
     policy = Policy(checkpoint.load(path, kind="policy", task=task))
     spec = policy.spec
-    assert spec.environment == TASKS[task].environment
+    assert spec.environment == ARM_TASKS[task].environment
     assert spec.cameras == (() if inputs == "state" else ("agentview", "robot0_eye_in_hand"))
     assert ("object_pos" in spec.input_names) == (inputs == "state")
     assert spec.training["out"].endswith(path.name) and len(spec.data_hash) == 64 and spec.git_commit
@@ -123,7 +126,9 @@ def test_the_guard_s_evaluation_and_what_it_makes_of_a_policy() -> None:
 
 
 def test_a_guard_that_sees_nothing_good_stops_a_policy(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(CameraGuard, "look", lambda self, camera, image, pose: View(1.5, np.zeros((7, 7), np.float32)))
+    monkeypatch.setattr(
+        CameraGuard, "look", lambda self, camera, image, pose: CameraScore(1.5, np.zeros((7, 7), np.float32))
+    )
     guard, policy = (next(p for p in CHECKPOINTS if p.name == name) for name in ("guard_can.pt", "can_state.pt"))
     (stopped,) = watch_policy(guard, policy, 1, 95_000)["stopped"]
     assert stopped == {"seed": 95_000, "success": True, "camera": "agentview", "step": 4}  # the second picture
@@ -134,7 +139,7 @@ def test_planner_fits_its_maze(path: Path) -> None:
     planner = Planner(checkpoint.load(path, kind="planner", task=path.stem.split("_")[1]))
     spec = planner.spec
     assert spec.training["out"].endswith(path.name) and len(spec.data_hash) == 64 and spec.git_commit
-    task = maze_named(spec.task)
+    task = maze_task(spec.task)
     assert spec.environment == task.environment
     maze = load_map(task)
     start, goal = maze.centre(maze.free_cells[0]), maze.centre(task.goal_cell)

@@ -9,8 +9,11 @@ import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
 
-from diffusion_ros.simulation import ACTION_SCALE, CAMERAS, Simulation, SimulationEnv, episode_stamp_ns
-from training.experts import EXPERTS, View
+from diffusion_ros.robot import ACTION_SCALE, CAMERAS
+from diffusion_ros.simulators.arm import Simulation
+from diffusion_ros.simulators.arm_env import SimulationEnv
+from diffusion_ros.simulators.episode import episode_stamp_ns
+from training.data.experts import EXPERTS, ExpertView
 
 FORWARD = np.array([0.02, 0.01, -0.02, 0.0, 0.0, 0.1, 1.0])
 
@@ -53,7 +56,7 @@ def test_observation_is_of_the_present_state(can: Simulation) -> None:
 def test_a_hold_keeps_the_hand_where_it_was_told_to_stay(can: Simulation) -> None:
     """In the middle of lifting, with the can in the hand."""
     can.reset(90_001)
-    view = View.of(can)
+    view = ExpertView.of(can)
     expert = EXPERTS["can"](view)
     for _ in range(80):
         can.step(next(expert))
@@ -150,7 +153,7 @@ def test_gymnasium_environment() -> None:
         check_env(env, skip_render_check=True)
     env.reset(seed=0)
     simulation = env.unwrapped.simulation
-    view = View.of(simulation)
+    view = ExpertView.of(simulation)
     expert = EXPERTS["lift"](view)
     for _ in range(60):
         _, reward, terminated, _, info = env.step(next(expert) / ACTION_SCALE)

@@ -24,11 +24,13 @@ from std_srvs.srv import Trigger
 from trajectory_msgs.msg import JointTrajectory
 from visualization_msgs.msg import MarkerArray
 
-from diffusion_ros import messages, topics
-from diffusion_ros.episode import Episode
-from diffusion_ros.nodes import episode_node, simulation_node
+from diffusion_ros.nodes import simulation_node
 from diffusion_ros.nodes.simulation_node import SimulationNode
-from diffusion_ros.simulation import CAMERAS, Simulation, episode_stamp_ns
+from diffusion_ros.robot import CAMERAS, WORLD_FRAME, optical_frame
+from diffusion_ros.ros import messages, topics
+from diffusion_ros.ros import simulator_node as episode_node
+from diffusion_ros.simulators.arm import Simulation
+from diffusion_ros.simulators.episode import Episode, episode_stamp_ns
 
 SEED = 100_007
 PERIOD_NS = 50_000_000
@@ -67,7 +69,7 @@ class Peer(Node):
 
     def answer(self, stamp_ns: int, row: np.ndarray) -> None:
         self.answered.append(stamp_ns)
-        self.command.publish(messages.command_to_msg(row, stamp_ns, PERIOD_NS, topics.WORLD_FRAME))
+        self.command.publish(messages.command_to_msg(row, stamp_ns, PERIOD_NS, WORLD_FRAME))
 
     def stamps(self, topic: str) -> list[int]:
         return [messages.stamp_ns(msg.header.stamp) for msg in self.heard[topic]]
@@ -174,7 +176,7 @@ def test_lockstep_waits_repeats_and_takes_only_its_answer(graph: ros_graph.Graph
     peer.answer(first + PERIOD_NS, row)
     graph.spin(0.3)
     assert node.episode.steps == 0
-    bad = messages.command_to_msg(row, first, PERIOD_NS, topics.WORLD_FRAME)
+    bad = messages.command_to_msg(row, first, PERIOD_NS, WORLD_FRAME)
     bad.points[0].positions[2] = float("nan")
     peer.command.publish(bad)
     graph.spin_until(lambda: peer.status() and "refused" in peer.status().summary)
@@ -209,7 +211,7 @@ def test_late_subscribers_get_descriptions(graph: ros_graph.Graph) -> None:
     for marker, geom in zip(markers, geoms, strict=True):
         p = marker.pose.position
         np.testing.assert_array_equal([p.x, p.y, p.z], geom.position)
-        assert marker.header.frame_id == topics.WORLD_FRAME
+        assert marker.header.frame_id == WORLD_FRAME
 
 
 def test_realtime_begins_with_motion_and_holds_without_commands(graph: ros_graph.Graph) -> None:
@@ -291,7 +293,7 @@ def test_second_simulator_that_appears_later_is_an_error(graph: ros_graph.Graph,
     peer.rows = [np.array([0.0, 0.0, 0.01, 0.0, 0.0, 0.0, 0.0])]
     graph.spin_until(lambda: node.episode.steps >= 3, 30)
     publisher = graph.add(Node("other")).create_publisher(PoseStamped, topics.EEF_POSE, topics.SENSOR_QOS)
-    pose = messages.pose_to_msg((0.0, 0.0, 1.0), (0.0, 0.0, 0.0, 1.0), 5, topics.WORLD_FRAME)
+    pose = messages.pose_to_msg((0.0, 0.0, 1.0), (0.0, 0.0, 0.0, 1.0), 5, WORLD_FRAME)
     seen = []
 
     def disturbed() -> bool:
@@ -369,11 +371,11 @@ def test_transforms_are_the_poses(graph: ros_graph.Graph) -> None:
     simulation = Simulation("lift")
     frame = simulation.observe(images=False)
     moving = {t.child_frame_id: t for t in simulation_node.transforms(simulation, frame, 7)}
-    assert set(moving) == {"robot0_eef", *map(topics.optical_frame, CAMERAS)}
+    assert set(moving) == {"robot0_eef", *map(optical_frame, CAMERAS)}
     eef = moving["robot0_eef"].transform.translation
     np.testing.assert_array_equal([eef.x, eef.y, eef.z], frame["robot0_eef_pos"])
     for camera in CAMERAS:
-        transform = moving[topics.optical_frame(camera)].transform
+        transform = moving[optical_frame(camera)].transform
         q = transform.rotation
         ahead = Rotation.from_quat([q.x, q.y, q.z, q.w]).apply([0.0, 0.0, 1.0])
         assert ahead[2] < -0.3  # both look down

@@ -8,12 +8,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-from diffusion_ros.stop_record import StopRecord, stop_folder
+from diffusion_ros.control.stop_record import StopRecord, stop_folder
 
 READ = """
 import sys
 from pathlib import Path
-from diffusion_ros.stop_record import StopRecord
+from diffusion_ros.control.stop_record import StopRecord
 print(StopRecord("/left/executor", 7, Path(sys.argv[1])).read())
 """
 

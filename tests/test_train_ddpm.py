@@ -19,10 +19,10 @@ from torch import nn
 from diffusion_ros import checkpoint
 from diffusion_ros.checkpoint import CheckpointError
 from diffusion_ros.spec import CheckpointSpec, SpecError, TensorSpec
-from training.image_diffusion import ImageDiffusion, ImageDiffusionLoss, to_float, to_uint8
-from training.image_figures import grid, shown_steps
+from training.diffusion.images import ImageDiffusion, ImageDiffusionLoss, to_float, to_uint8
+from training.diffusion.noise_schedule import NoiseSchedule
+from training.evaluation.image_figures import grid, shown_steps
 from training.networks.unet2d import Unet2d
-from training.noise_schedule import NoiseSchedule
 from training.train_ddpm import Options, Trainer, report_corrupt, restore_diffusion
 
 ENVIRONMENT = {
@@ -200,7 +200,7 @@ def test_bad_options(changes: dict[str, object], expected: str, tmp_path: Path) 
 
 
 def test_corrupt_files_are_named_and_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from training.image_datasets import load_images
+    from training.data.images import load_images
 
     for i in range(12):
         content = np.full((4, 4), i, np.uint8)

@@ -14,8 +14,8 @@ import pytest
 import torch
 
 from diffusion_ros import checkpoint
-from diffusion_ros.policy import Policy
-from training.datasets import load_demonstrations
+from diffusion_ros.models.policy import Policy
+from training.data.demonstrations import load_demonstrations
 from training.run import ExponentialMovingAverage, load_state, save_state, step_generator, warm_cosine
 from training.train_diffusion_policy import Options, Trainer
 

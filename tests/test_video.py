@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
-from diffusion_ros import video
+from diffusion_ros.simulators import video
 
 MATRIX = np.array([[200.0, 0.0, 191.5], [0.0, 200.0, 191.5], [0.0, 0.0, 1.0]])
 STRAIGHT = np.array([0.0, 0.0, 0.0, 1.0])

@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from diffusion_ros.whole_file import whole_file
+from diffusion_ros.atomic_file import atomic_write
 from training import command_line
-from training.gymnasium_task import discrete_task
+from training.rl.gymnasium_task import discrete_task
+from training.rl.side_by_side import of_seed, side_by_side
 from training.run import options_json
-from training.side_by_side import of_seed, side_by_side
 from training.train_rainbow import FREE, SWITCHES, train_one
 from training.train_rainbow import Options as RainbowOptions
 
@@ -101,7 +101,7 @@ def ablate(options: Options) -> None:
         assert result is not None
         results[name].append(result)
     text = table(results, options.steps)
-    with whole_file(options.table) as temporary:
+    with atomic_write(options.table) as temporary:
         temporary.write_text(text)
     draw(results, options)
     print(text)
@@ -178,7 +178,7 @@ def draw(results: Mapping[str, Sequence[Mapping[str, Any]]], options: Options) -
     axes[2].grid(alpha=0.3)
     seeds = len(options.seeds)
     figure.suptitle(f"{options.environment}: medians and quartiles of {seeds} seeds")
-    with whole_file(options.figure) as temporary:
+    with atomic_write(options.figure) as temporary:
         figure.savefig(temporary, dpi=110, format="png")
     pyplot.close(figure)
 

@@ -20,13 +20,15 @@ import numpy as np
 import torch
 
 from diffusion_ros import checkpoint
-from diffusion_ros.policy import Policy
-from diffusion_ros.simulation import ACTION_SCALE, CAMERAS, IMAGE_SIZE, RATE, Simulation, task_named
-from diffusion_ros.whole_file import whole_file
+from diffusion_ros.atomic_file import atomic_write
+from diffusion_ros.models.policy import Policy
+from diffusion_ros.robot import ACTION_SCALE, CAMERAS, IMAGE_SIZE, RATE
+from diffusion_ros.simulators.arm import Simulation
+from diffusion_ros.simulators.tasks import arm_task
 from training import command_line
-from training.experts import EXPERTS, View
-from training.parts import Job, parts
-from training.rollout import roll_out
+from training.data.experts import EXPERTS, ExpertView
+from training.data.parts import Job, parts
+from training.evaluation.rollout import roll_out
 
 EVALUATION_SEEDS = 100_000
 """Seeds from here on are kept for evaluation; demonstrations must not use them."""
@@ -80,7 +82,7 @@ class Options:
     """Processes."""
 
     def __post_init__(self) -> None:
-        task_named(self.task)
+        arm_task(self.task)
         if self.episodes < 1 or self.workers < 1:
             raise ValueError(f"episodes {self.episodes}, workers {self.workers}: both must be at least 1")
         if self.seed < 0 or self.seed + self.episodes > EVALUATION_SEEDS:
@@ -124,7 +126,7 @@ def record_episode(simulation: Simulation, options: Options, seed: int, policy: 
 
 
 def _attempt(simulation: Simulation, options: Options, sigma: float, rng: np.random.Generator) -> dict[str, Any] | None:
-    view = View.of(simulation)
+    view = ExpertView.of(simulation)
     expert = EXPERTS[options.task](view)
     spread = sigma * np.array([1, 1, 1, 0.3, 0.3, 0.3, 0])
     frames, states, actions, rewards = [], [], [], []
@@ -169,7 +171,7 @@ def _attempt(simulation: Simulation, options: Options, sigma: float, rng: np.ran
 
 def _write_part(path: Path, simulation: Simulation, options: Options, seed: int, policy: Policy | None) -> None:
     episode = record_episode(simulation, options, seed, policy)
-    with whole_file(path) as temporary, h5py.File(temporary, "w") as file:
+    with atomic_write(path) as temporary, h5py.File(temporary, "w") as file:
         group = file.create_group("demo")
         for name, value in episode["obs"].items():
             group.create_dataset(f"obs/{name}", data=value)
@@ -213,8 +215,8 @@ def _work(job: Job) -> str:
 
 def _merge(options: Options, files: list[Path]) -> None:
     """All parts in one file, which appears only when it is whole."""
-    task = task_named(options.task)
-    with whole_file(options.out) as temporary, h5py.File(temporary, "w") as file:
+    task = arm_task(options.task)
+    with atomic_write(options.out) as temporary, h5py.File(temporary, "w") as file:
         data = file.create_group("data")
         total = 0
         if options.include is not None:

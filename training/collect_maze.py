@@ -13,10 +13,11 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from diffusion_ros.maze import MazeSimulation, WaypointController, maze_named
-from diffusion_ros.whole_file import whole_file
+from diffusion_ros.atomic_file import atomic_write
+from diffusion_ros.simulators.maze import MazeSimulation, WaypointController
+from diffusion_ros.simulators.tasks import maze_task
 from training import command_line
-from training.parts import Job, parts
+from training.data.parts import Job, parts
 
 GOAL_NOISE = 0.25
 """Goals lie in the middle half of a cell, as the environment's own do [m]."""
@@ -46,7 +47,7 @@ class Options:
     """Processes."""
 
     def __post_init__(self) -> None:
-        maze_named(self.size)
+        maze_task(self.size)
         if self.part < 1 or self.workers < 1:
             raise ValueError(f"part {self.part}, workers {self.workers}: both must be at least 1")
         if self.steps < 1 or self.steps % self.part:
@@ -100,7 +101,7 @@ def _work(job: Job) -> str:
     seed, path = job
     try:
         stream = record(simulation, options.part, options.noise, seed)
-        with whole_file(path) as temporary, h5py.File(temporary, "w") as file:
+        with atomic_write(path) as temporary, h5py.File(temporary, "w") as file:
             for name, value in stream.items():
                 file.create_dataset(name, data=value)
     except OSError as error:
@@ -117,7 +118,7 @@ def collect(options: Options) -> None:
         parts(
             options.out, seeds, settings, _work, _start_worker, (options,), options.workers, options.size, "part"
         ) as files,
-        whole_file(options.out) as temporary,
+        atomic_write(options.out) as temporary,
         h5py.File(temporary, "w") as file,
     ):
         opened = [h5py.File(part, "r") for part in files]

@@ -15,13 +15,13 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from diffusion_ros.atomic_file import write_json
 from diffusion_ros.spec import GUARD_KIND, REACTIVE_KINDS
-from diffusion_ros.whole_file import write_json
 from training import command_line
-from training.evaluate_arm import evaluate_arm
-from training.evaluate_guard import evaluate_guard, watch_policy
-from training.evaluate_gym import evaluate_gym
-from training.evaluate_planner import PlannerOptions, evaluate_planner
+from training.evaluation.arm import evaluate_arm
+from training.evaluation.guard import evaluate_guard, watch_policy
+from training.evaluation.gym import evaluate_gym
+from training.evaluation.maze import PlannerOptions, evaluate_planner
 
 IDENTITY = ("checkpoint", "checkpoint_sha256")
 """Of a summary: which file it is about."""
@@ -66,9 +66,9 @@ class Options:
 def _evaluate_share(options: Options, indices: list[int], results: Any) -> None:
     import torch
 
-    from diffusion_ros.policy import Policy
-    from diffusion_ros.simulation import Simulation
-    from training.rollout import roll_out
+    from diffusion_ros.models.policy import Policy
+    from diffusion_ros.simulators.arm import Simulation
+    from training.evaluation.rollout import roll_out
 
     if options.workers > 1:
         signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-from diffusion_ros.whole_file import whole_file
+from diffusion_ros.atomic_file import atomic_write
 
 STATE_FILE = "state.pt"
 """In a run's folder: what --resume goes on from."""
@@ -30,7 +30,7 @@ FIRST_VALIDATION_SEED = 90_000
 
 def save_state(path: Path, state: dict[str, Any]) -> None:
     """Writes tensors and numbers; the file appears, or replaces the one before, only when it is whole."""
-    with whole_file(path) as temporary:
+    with atomic_write(path) as temporary:
         torch.save(state, temporary)
 
 

@@ -19,14 +19,15 @@ from torch import Tensor
 from tqdm import tqdm
 
 from diffusion_ros import checkpoint
+from diffusion_ros.atomic_file import write_json
 from diffusion_ros.spec import CheckpointSpec, TensorSpec
-from diffusion_ros.whole_file import write_json
-from training import command_line, image_figures
-from training.frechet import Autoencoder, Extractor, feature_distance, inception, stand_in, train_stand_in
-from training.image_datasets import MAX_NAMED, ImageData, load_images
-from training.image_diffusion import ImageDiffusion, ImageDiffusionLoss, to_float, to_uint8
+from training import command_line
+from training.data.images import MAX_NAMED, ImageData, load_images
+from training.diffusion.images import ImageDiffusion, ImageDiffusionLoss, to_float, to_uint8
+from training.diffusion.noise_schedule import NoiseSchedule
+from training.evaluation import image_figures
+from training.evaluation.frechet import Autoencoder, Extractor, feature_distance, inception, stand_in, train_stand_in
 from training.networks.unet2d import Unet2d
-from training.noise_schedule import NoiseSchedule
 from training.run import (
     ExponentialMovingAverage,
     Run,
@@ -41,7 +42,7 @@ from training.run import (
 )
 
 SCHEDULES = {"linear": "linear", "cosine": "squaredcos_cap_v2", "quadratic": "quadratic", "sigmoid": "sigmoid"}
-"""How the options call the schedules of training/noise_schedule.py."""
+"""How the options call the schedules of training/diffusion/noise_schedule.py."""
 FREE = (
     *("save_every", "validate_every", "sample_every", "sampler", "sampler_steps", "half_weights"),
     *("inception", "stand_in_iterations", "evaluation_images"),

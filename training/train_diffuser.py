@@ -11,13 +11,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diffusion_ros import checkpoint, maze, simulation
+from diffusion_ros import checkpoint
+from diffusion_ros.robot import ACTION_SCALE, RATE
+from diffusion_ros.simulators import maze
+from diffusion_ros.simulators.tasks import maze_task
 from diffusion_ros.spec import CheckpointSpec, TensorSpec
 from training import command_line
-from training.diffuser import Diffuser, DiffuserLoss, loss_weights
+from training.data.trajectories import Trajectories, load_trajectories
+from training.diffusion.diffuser import Diffuser, DiffuserLoss, loss_weights
+from training.diffusion.noise_schedule import NoiseSchedule
+from training.diffusion.normalizer import LimitsNormalizer
 from training.networks.value1d import ReturnEstimator
-from training.noise_schedule import NoiseSchedule
-from training.normalizer import LimitsNormalizer
 from training.run import (
     ExponentialMovingAverage,
     Run,
@@ -28,7 +32,6 @@ from training.run import (
     train_timed,
     warm_cosine,
 )
-from training.trajectories import Trajectories, load_trajectories
 
 WORKSPACE_MARGIN = 0.05
 """Metres beyond where demonstrations have been that an arm may go."""
@@ -60,7 +63,7 @@ class Options:
     num_train_timesteps: int = 64
     """Diffusion steps in training."""
     beta_schedule: str = "squaredcos_cap_v2"
-    """Noise schedule; see training/noise_schedule.py."""
+    """Noise schedule; see training/diffusion/noise_schedule.py."""
     prediction: Literal["epsilon", "sample"] = "sample"
     """What the network predicts: the noise or the clean trajectory."""
     action_weight: float = 1.0
@@ -153,12 +156,12 @@ def make_spec(options: Options, data: Trajectories, scores: dict[str, Any]) -> C
     """What a robot has to know of the planner."""
     state = [column for column in data.columns if column.name != "action"]
     if data.task == "arm":
-        rate, limits = simulation.RATE, simulation.ACTION_SCALE
+        rate, limits = RATE, ACTION_SCALE
         visited = data.states[:, : data.position_dim].astype(float)
         low, high = visited.min(axis=0) - WORKSPACE_MARGIN, visited.max(axis=0) + WORKSPACE_MARGIN
     else:
         rate, limits = maze.RATE, np.ones(2)
-        high = np.array([*maze.load_map(maze.maze_named(data.task)).size, 2.0]) / 2
+        high = np.array([*maze.load_map(maze_task(data.task)).size, 2.0]) / 2
         low = -high
     return CheckpointSpec(
         kind="planner",

@@ -20,12 +20,16 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from diffusion_ros import checkpoint
-from diffusion_ros.policy import Policy
-from diffusion_ros.simulation import ACTION_SCALE, CAMERAS, IMAGE_SIZE, RATE, Simulation, task_named
+from diffusion_ros.models.policy import Policy
+from diffusion_ros.robot import ACTION_SCALE, CAMERAS, IMAGE_SIZE, RATE
+from diffusion_ros.simulators.arm import Simulation
+from diffusion_ros.simulators.tasks import arm_task
 from diffusion_ros.spec import CheckpointSpec, TensorSpec
 from training import command_line
-from training.datasets import Demonstrations, Windows, load_demonstrations, make_windows, split_episodes
-from training.diffusion_policy import (
+from training.data.demonstrations import Demonstrations, Windows, load_demonstrations, make_windows, split_episodes
+from training.diffusion.noise_schedule import NoiseSchedule
+from training.diffusion.normalizer import LimitsNormalizer
+from training.diffusion.policy import (
     POSE_DIM,
     DiffusionPolicy,
     ObservationEncoder,
@@ -34,13 +38,11 @@ from training.diffusion_policy import (
     make_denoiser,
     object_vector,
 )
+from training.diffusion.pose_points import camera_views, point_loss, project
+from training.evaluation.rollout import roll_out
 from training.networks.encoders import SmallConvEncoder, crop, random_offset
 from training.networks.transformer import DiffusionTransformer
-from training.noise_schedule import NoiseSchedule
-from training.normalizer import LimitsNormalizer
-from training.pose_points import camera_views, point_loss, project
 from training.ranges import with_ranges
-from training.rollout import roll_out
 from training.run import (
     FIRST_VALIDATION_SEED,
     ExponentialMovingAverage,
@@ -121,7 +123,7 @@ class Options:
     num_train_timesteps: int = 100
     """Diffusion steps in training."""
     beta_schedule: str = "squaredcos_cap_v2"
-    """Noise schedule; see training/noise_schedule.py."""
+    """Noise schedule; see training/diffusion/noise_schedule.py."""
     sampler: Literal["ddim", "ddpm"] = "ddim"
     """Sampler of the exported checkpoint; can be changed when it is loaded."""
     sampler_steps: int = 10
@@ -220,7 +222,7 @@ class Limits:
 
     @staticmethod
     def of(data: Demonstrations) -> Limits:
-        """Limits of hand and object vectors (see :mod:`training.diffusion_policy`) and of actions."""
+        """Limits of hand and object vectors (see :mod:`training.diffusion.policy`) and of actions."""
         low_dim = {name: torch.from_numpy(v) for name, v in data.observations.items() if v.dtype != np.uint8}
         pose = unit_limits(POSE_DIM)
         if "object_pos" in low_dim:
@@ -313,7 +315,7 @@ def make_spec(options: Options, data: Demonstrations, scores: dict[str, Any]) ->
     return CheckpointSpec(
         kind="policy",
         task=data.task,
-        environment=task_named(data.task).environment,
+        environment=arm_task(data.task).environment,
         inputs=with_ranges(tuple(inputs), data.observations),
         outputs=(TensorSpec("action", (7,), "float32", "m, rad per control step; gripper", frame),),
         rate=RATE,

@@ -14,16 +14,18 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from diffusion_ros import checkpoint
-from diffusion_ros.policy import Policy
-from diffusion_ros.simulation import CAMERAS, IMAGE_SIZE, Simulation, task_named
-from diffusion_ros.simulation import RATE as SIMULATION_RATE
+from diffusion_ros.models.policy import Policy
+from diffusion_ros.robot import CAMERAS, IMAGE_SIZE
+from diffusion_ros.robot import RATE as SIMULATION_RATE
+from diffusion_ros.simulators.arm import Simulation
+from diffusion_ros.simulators.tasks import arm_task
 from diffusion_ros.spec import GUARD_KIND, CheckpointSpec, TensorSpec
 from training import command_line
-from training.camera_guard import TINY, GuardLoss, GuardModel
-from training.datasets import load_demonstrations, split_episodes
-from training.evaluate_guard import drive, hand_pose, picture
-from training.noise_schedule import NoiseSchedule
-from training.rollout import roll_out
+from training.data.demonstrations import load_demonstrations, split_episodes
+from training.diffusion.guard import TINY, GuardLoss, GuardModel
+from training.diffusion.noise_schedule import NoiseSchedule
+from training.evaluation.guard import drive, hand_pose, picture
+from training.evaluation.rollout import roll_out
 from training.run import (
     FIRST_VALIDATION_SEED,
     ExponentialMovingAverage,
@@ -134,7 +136,7 @@ def make_spec(options: Options, task: str, data_hash: str, scores: dict[str, Any
     return CheckpointSpec(
         kind=GUARD_KIND,
         task=task,
-        environment=task_named(task).environment,
+        environment=arm_task(task).environment,
         inputs=(
             *(TensorSpec(f"{camera}_image", (IMAGE_SIZE, IMAGE_SIZE, 3), "uint8", "rgb", "") for camera in CAMERAS),
             TensorSpec("robot0_eef_pos", (3,), "float32", "m", "world"),

@@ -13,20 +13,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from diffusion_ros import checkpoint
-from diffusion_ros.whole_file import whole_file, write_json
+from diffusion_ros.atomic_file import atomic_write, write_json
 from training import command_line
-from training.evaluate_gym import evaluate_and_record, record_video
-from training.gymnasium_task import (
-    EpisodeLog,
-    continuous_task,
-    first_episodes,
-    policy_spec,
-    training_seed,
-)
+from training.evaluation.gym import evaluate_and_record, record_video
 from training.networks.mlp import ActorCritic
-from training.ppo import ContinuousPolicy, RewardScaler, RunningStatistics, advantages, clipped_loss
+from training.rl.gymnasium_task import EpisodeLog, continuous_task, first_episodes, policy_spec, training_seed
+from training.rl.ppo import ContinuousPolicy, RewardScaler, RunningStatistics, advantages, clipped_loss
+from training.rl.side_by_side import train_seeds
 from training.run import FIRST_VALIDATION_SEED, Run, options_json, set_rates, step_generator
-from training.side_by_side import train_seeds
 
 Array = NDArray[Any]
 FREE = ("seeds", "workers", "evaluation_episodes", "videos")
@@ -197,7 +191,7 @@ class Trainer:
         self.environments.close()
         self.tests.close()
         best = max(range(len(self.test_curve)), key=lambda i: (self.test_curve[i][1], i))
-        with whole_file(options.out) as temporary:
+        with atomic_write(options.out) as temporary:
             temporary.write_bytes(self.checkpoint_path(self.test_curve[best][0]).read_bytes())
 
     def checkpoint_path(self, steps: int) -> Path:

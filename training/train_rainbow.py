@@ -12,21 +12,15 @@ import torch
 from numpy.typing import NDArray
 
 from diffusion_ros import checkpoint
-from diffusion_ros.whole_file import write_json
+from diffusion_ros.atomic_file import write_json
 from training import command_line
-from training.evaluate_gym import evaluate_and_record
-from training.gymnasium_task import (
-    EpisodeLog,
-    discrete_task,
-    first_episodes,
-    policy_spec,
-    training_seed,
-)
+from training.evaluation.gym import evaluate_and_record
 from training.networks.mlp import QNetwork
-from training.rainbow import DiscretePolicy, Learner
-from training.replay import NStepReturns, Replay
+from training.rl.gymnasium_task import EpisodeLog, discrete_task, first_episodes, policy_spec, training_seed
+from training.rl.rainbow import DiscretePolicy, Learner
+from training.rl.replay import NStepReturns, Replay
+from training.rl.side_by_side import train_seeds
 from training.run import FIRST_VALIDATION_SEED, Run, options_json, step_generator
-from training.side_by_side import train_seeds
 
 Array = NDArray[Any]
 SWITCHES = ("double", "prioritised", "dueling", "noisy", "categorical", "n_step")

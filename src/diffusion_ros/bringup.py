@@ -33,12 +33,12 @@ from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from std_msgs.msg import String
 
-from diffusion_ros import messages, topics
+from diffusion_ros.atomic_file import read_lines, write_json
 from diffusion_ros.checkpoint import CheckpointError, file_sha256, read_spec, with_article
+from diffusion_ros.ros import messages, topics
 from diffusion_ros.spec import GUARD_KIND
-from diffusion_ros.supervisor import Ended, Supervisor, describe_status
-from diffusion_ros.systems import ENVIRONMENT, SYSTEMS, System, Value, resource_folder
-from diffusion_ros.whole_file import read_lines, write_json
+from diffusion_ros.systems.supervisor import Ended, Supervisor, describe_status
+from diffusion_ros.systems.system import ENVIRONMENT, SYSTEMS, System, Value, resource_folder
 
 _PROGRESS_SECONDS = 0.2
 _SHOWN = 1e9

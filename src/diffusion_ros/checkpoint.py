@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
+from diffusion_ros.atomic_file import atomic_write
 from diffusion_ros.spec import GUARD_KIND, IMAGE_KIND, REACTIVE_KINDS, CheckpointSpec, SpecError
-from diffusion_ros.whole_file import whole_file
 
 if TYPE_CHECKING:
     import torch
@@ -123,7 +123,7 @@ def _write(scripted: Any, spec: CheckpointSpec, path: Path) -> None:
     with _quiet():
         torch.jit.save(scripted, buffer, _extra_files={SPEC_FILE: spec.to_json().encode()})
     with (
-        whole_file(path) as temporary,
+        atomic_write(path) as temporary,
         zipfile.ZipFile(buffer) as source,
         zipfile.ZipFile(temporary, "w") as archive,
     ):

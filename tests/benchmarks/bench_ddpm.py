@@ -18,11 +18,11 @@ import torch
 from diffusers import UNet2DModel as _UNet2DModel
 from torch import Tensor, nn
 
-from training.frechet import stand_in, train_stand_in
-from training.image_datasets import load_images
-from training.image_diffusion import to_float, to_uint8
+from training.data.images import load_images
+from training.diffusion.images import to_float, to_uint8
+from training.diffusion.noise_schedule import NoiseSchedule, denoising_loss
+from training.evaluation.frechet import stand_in, train_stand_in
 from training.networks.unet2d import Unet2d
-from training.noise_schedule import NoiseSchedule, denoising_loss
 from training.run import ExponentialMovingAverage, step_generator, warm_cosine
 
 UNet2DModel: Any = _UNet2DModel  # diffusers has no types

@@ -24,8 +24,8 @@ from rclpy.node import Node
 from std_msgs.msg import String
 from trajectory_msgs.msg import JointTrajectory
 
-from diffusion_ros import messages, topics
 from diffusion_ros.bringup import free_domain_id
+from diffusion_ros.ros import messages, topics
 
 GUARD = Path(__file__).resolve().parents[2] / "checkpoints" / "guard_can.pt"
 FAULTS = (

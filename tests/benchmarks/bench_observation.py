@@ -17,8 +17,9 @@ from collections.abc import Callable
 
 import numpy as np
 
-from diffusion_ros.render_backend import choose_render_backend
-from diffusion_ros.simulation import CAMERAS, IMAGE_SIZE, Simulation
+from diffusion_ros.robot import CAMERAS, IMAGE_SIZE
+from diffusion_ros.simulators.arm import Simulation
+from diffusion_ros.simulators.render_backend import choose_render_backend
 
 ROUNDS = 3
 FRAMES = 40

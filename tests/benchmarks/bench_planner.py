@@ -14,9 +14,9 @@ from bench_policy import CHECKPOINTS, median_ms
 from diffusers import DDPMScheduler
 
 from diffusion_ros import checkpoint
-from diffusion_ros.maze import MazeSimulation
-from diffusion_ros.planner import Planner
-from training.evaluate_planner import PlannerOptions, evaluate_planner
+from diffusion_ros.models.planner import Planner
+from diffusion_ros.simulators.maze import MazeSimulation
+from training.evaluation.maze import PlannerOptions, evaluate_planner
 from training.train_diffuser import restore_diffuser
 
 REFERENCE_STEPS = 256

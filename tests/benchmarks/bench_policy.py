@@ -15,7 +15,7 @@ import torch
 from diffusers import DDPMScheduler
 
 from diffusion_ros import checkpoint
-from diffusion_ros.policy import Policy
+from diffusion_ros.models.policy import Policy
 from training.train_diffusion_policy import restore_policy
 
 CHECKPOINTS = Path(__file__).resolve().parents[2] / "checkpoints"

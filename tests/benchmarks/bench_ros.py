@@ -14,7 +14,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from diffusion_ros.simulation import RATE
+from diffusion_ros.robot import RATE
 
 CHECKPOINT = Path(__file__).resolve().parents[2] / "checkpoints" / "can_pixels.pt"
 PERIOD_MS = 1000 / RATE

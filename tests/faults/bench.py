@@ -22,11 +22,12 @@ from rclpy.serialization import serialize_message
 from sensor_msgs.msg import Image, JointState
 from trajectory_msgs.msg import JointTrajectory
 
-from diffusion_ros import messages, topics
-from diffusion_ros.listener import Listener
 from diffusion_ros.nodes.executor_node import ExecutorNode
 from diffusion_ros.nodes.policy_node import PolicyNode
-from diffusion_ros.nodes.runner import RunnableNode
+from diffusion_ros.robot import WORLD_FRAME, optical_frame
+from diffusion_ros.ros import messages, topics
+from diffusion_ros.ros.listener import Listener
+from diffusion_ros.ros.runner import RunnableNode
 from diffusion_ros.spec import TensorSpec
 
 PERIOD = 0.05
@@ -219,9 +220,7 @@ class Bench:
     def stamp(self, name: str) -> int:
         return self.clock.ns + round(self.robot.offset.get(name, 0.0) * 1e9)
 
-    def pose_msg(
-        self, position: Any = None, frame: str = topics.WORLD_FRAME, stamp_ns: int | None = None
-    ) -> PoseStamped:
+    def pose_msg(self, position: Any = None, frame: str = WORLD_FRAME, stamp_ns: int | None = None) -> PoseStamped:
         place = self.robot.position if position is None else position
         return messages.pose_to_msg(place, (0, 0, 0, 1), self.stamp("pose") if stamp_ns is None else stamp_ns, frame)
 
@@ -229,12 +228,12 @@ class Bench:
         return messages.joint_state_to_msg(names, values, np.zeros(len(names)), self.stamp("joints"))
 
     def object_msg(self, position: Any = (0.0, 0.1, 0.8)) -> PoseStamped:
-        return messages.pose_to_msg(position, (0, 0, 0, 1), self.stamp("object"), topics.WORLD_FRAME)
+        return messages.pose_to_msg(position, (0, 0, 0, 1), self.stamp("object"), WORLD_FRAME)
 
     def picture_msg(self, camera: str, size: int = 84) -> Image:
         shade = 0 if self.robot.frozen_camera else self._picture % 200
         image = np.full((size, size, 3), 20 + shade, np.uint8)
-        return messages.image_to_msg(image, self.stamp(camera), topics.optical_frame(camera))
+        return messages.image_to_msg(image, self.stamp(camera), optical_frame(camera))
 
     # Time
 

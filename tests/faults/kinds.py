@@ -14,8 +14,9 @@ import numpy as np
 from builtin_interfaces.msg import Time
 from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
-from diffusion_ros import messages, topics
-from diffusion_ros.action_chunk import ACTION_NAMES, ActionChunk
+from diffusion_ros.control.action_chunk import ActionChunk
+from diffusion_ros.robot import ACTION_NAMES, WORLD_FRAME
+from diffusion_ros.ros import messages
 
 from .bench import CAMERAS, FINGERS, PERIOD, PERIOD_NS, Bench
 
@@ -332,7 +333,7 @@ def _speed(name: str, what: str, **robot: Any) -> None:
     check.__name__ = name
 
 
-def chunk_msg(bench: Bench, rows: np.ndarray, ahead: float = 0.0, frame: str = topics.WORLD_FRAME) -> JointTrajectory:
+def chunk_msg(bench: Bench, rows: np.ndarray, ahead: float = 0.0, frame: str = WORLD_FRAME) -> JointTrajectory:
     """A chunk of one's own, made from the observation of now."""
     return messages.chunk_to_msg(ActionChunk(bench.clock.ns + round(ahead * 1e9), rows, PERIOD_NS), frame)
 
@@ -626,7 +627,7 @@ _chunk("chunk: its sender is gone", "no more chunks", "no chunk covers the prese
 
 def _rows(msg: JointTrajectory, count: int) -> JointTrajectory:
     rows = np.full((count, 7), 0.01)
-    return messages.chunk_to_msg(ActionChunk(messages.stamp_ns(msg.header.stamp), rows, PERIOD_NS), topics.WORLD_FRAME)
+    return messages.chunk_to_msg(ActionChunk(messages.stamp_ns(msg.header.stamp), rows, PERIOD_NS), WORLD_FRAME)
 
 
 def _blinding(rows: int) -> None:
@@ -793,7 +794,7 @@ def second_executor(folder: Path) -> Verdict:
             row = np.full(7, 0.01)
             deliver(
                 bench.executor._commands,
-                messages.command_to_msg(row, bench.clock.ns, PERIOD_NS, topics.WORLD_FRAME),
+                messages.command_to_msg(row, bench.clock.ns, PERIOD_NS, WORLD_FRAME),
                 STRANGER,
             )
         return msg

@@ -19,17 +19,20 @@ from std_msgs.msg import String
 from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 from visualization_msgs.msg import MarkerArray
 
-from diffusion_ros import bringup, messages, topics
-from diffusion_ros.gym_simulation import TASKS
-from diffusion_ros.maze import FRAME, load_map, maze_named
+from diffusion_ros import bringup
 from diffusion_ros.nodes import simulation_node
 from diffusion_ros.nodes.camera_guard_node import CameraGuardNode
 from diffusion_ros.nodes.follower_node import FollowerNode
 from diffusion_ros.nodes.maze_node import MazeNode
 from diffusion_ros.nodes.planner_node import PlannerNode
 from diffusion_ros.nodes.rl_policy_node import RlPolicyNode
-from diffusion_ros.nodes.runner import RunnableNode
-from diffusion_ros.simulation import Simulation
+from diffusion_ros.robot import WORLD_FRAME
+from diffusion_ros.ros import messages, topics
+from diffusion_ros.ros.runner import RunnableNode
+from diffusion_ros.simulators.arm import Simulation
+from diffusion_ros.simulators.gym import GYM_TASKS
+from diffusion_ros.simulators.maze import FRAME, load_map
+from diffusion_ros.simulators.tasks import maze_task
 
 from .bench import CAMERAS, FINGERS, PERIOD_NS, Bench, Clock, deliver, own_time, parameters
 from .kinds import STRANGER, Verdict, acts, fault, held, recovery
@@ -86,9 +89,7 @@ def tick(node: Any, clock: Clock) -> None:
     node._tick_realtime(clock.seconds, False)
 
 
-def command(
-    node: Any, row: np.ndarray, sender: bytes, stamp_ns: int | None = None, frame: str = topics.WORLD_FRAME
-) -> None:
+def command(node: Any, row: np.ndarray, sender: bytes, stamp_ns: int | None = None, frame: str = WORLD_FRAME) -> None:
     stamp_ns = node._stamp_ns if stamp_ns is None else stamp_ns
     deliver(node._commands[0], messages.command_to_msg(row, stamp_ns, PERIOD_NS, frame), sender)
 
@@ -127,7 +128,7 @@ def _simulator(name: str, what: str, says: str, foreign: Callable[[Any], None], 
 
 
 def _many_points(node: Any) -> None:
-    msg = messages.command_to_msg(PUSH, node._stamp_ns, PERIOD_NS, topics.WORLD_FRAME)
+    msg = messages.command_to_msg(PUSH, node._stamp_ns, PERIOD_NS, WORLD_FRAME)
     msg.points = [JointTrajectoryPoint(positions=PUSH.tolist())] * 20_000
     deliver(node._commands[0], msg, b"executor")
 
@@ -361,7 +362,7 @@ _obstacles(
 def map_resolution(folder: Path) -> Verdict:
     path = fake_planner(folder / "maze.pt")
     with timed(lambda: PlannerNode(parameters(checkpoint=str(path)))) as (node, _):
-        grid: OccupancyGrid = messages.grid_to_msg(load_map(maze_named("umaze")).walls, 0, FRAME)
+        grid: OccupancyGrid = messages.grid_to_msg(load_map(maze_task("umaze")).walls, 0, FRAME)
         grid.info.resolution = NAN
         deliver(node.domain._maps, grid, b"maze")
         said = node.diagnostics.summary
@@ -379,7 +380,7 @@ def _joints(name: str, what: str, says: str, foreign: Callable[[Any, Any, int], 
     @fault(name, what)
     def check(folder: Path) -> Verdict:
         path = fake_rl.save(folder / "cartpole.pt")
-        task = TASKS["cartpole"]
+        task = GYM_TASKS["cartpole"]
         with timed(lambda: RlPolicyNode(parameters(checkpoint=str(path)))) as (node, clock):
             commands: list[Any] = []
             node._publisher.publish = commands.append

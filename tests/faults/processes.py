@@ -22,8 +22,9 @@ from std_msgs.msg import String
 from std_srvs.srv import SetBool, Trigger
 from trajectory_msgs.msg import JointTrajectory
 
-from diffusion_ros import messages, topics
-from diffusion_ros.action_chunk import ActionChunk
+from diffusion_ros.control.action_chunk import ActionChunk
+from diffusion_ros.robot import WORLD_FRAME
+from diffusion_ros.ros import messages, topics
 
 from .bench import PERIOD_NS
 from .kinds import Verdict, fault
@@ -47,8 +48,8 @@ class Driver(Node):
         stamp_ns = self.get_clock().now().nanoseconds
         rows = np.zeros((9, 7))
         rows[:, 0] = 0.01
-        self._chunk.publish(messages.chunk_to_msg(ActionChunk(stamp_ns, rows, PERIOD_NS), topics.WORLD_FRAME))
-        self._pose.publish(messages.pose_to_msg((0, 0, 0), (0, 0, 0, 1), stamp_ns, topics.WORLD_FRAME))
+        self._chunk.publish(messages.chunk_to_msg(ActionChunk(stamp_ns, rows, PERIOD_NS), WORLD_FRAME))
+        self._pose.publish(messages.pose_to_msg((0, 0, 0), (0, 0, 0, 1), stamp_ns, WORLD_FRAME))
 
     def _on_command(self, msg: JointTrajectory) -> None:
         self.rows.append(messages.command_from_msg(msg)[1])

@@ -17,8 +17,9 @@ import ros_graph
 from rclpy.logging import LoggingSeverity, set_logger_level
 from std_msgs.msg import String
 
-from diffusion_ros import messages, topics
-from diffusion_ros.action_chunk import ActionChunk, ChunkExecutor, Command, ExecutorLimits
+from diffusion_ros.control.action_chunk import ActionChunk, ChunkExecutor, Command, ExecutorLimits
+from diffusion_ros.robot import WORLD_FRAME
+from diffusion_ros.ros import messages
 
 from .bench import PERIOD_NS, Bench
 from .kinds import _call, chunk_msg
@@ -139,7 +140,7 @@ def mutated(rng: np.random.Generator, thing: Any, depth: int = 0) -> Any:
 def readers() -> list[tuple[Any, Callable[[Any], Any]]]:
     """A good message of each kind that moves something, and who reads it."""
     rows = np.full((9, 7), 0.01)
-    world = topics.WORLD_FRAME
+    world = WORLD_FRAME
     image = messages.image_to_msg(np.zeros((4, 4, 3), np.uint8), 5, "camera")
     fingers = ("a", "b")
     joints = messages.joint_state_to_msg(fingers, (0.0, 0.0), (0.0, 0.0), 5, efforts=(0.0, 0.0))
@@ -252,7 +253,7 @@ def test_the_executor_node(bench: Bench, count: int) -> None:
         else:
             _call(bench, "set_enabled", bool(rng.random() < 0.9))
         for command in sent:
-            assert command.header.frame_id == topics.WORLD_FRAME
+            assert command.header.frame_id == WORLD_FRAME
             _, row = messages.command_from_msg(command)
             assert np.all(row >= LOW) and np.all(row <= HIGH)
             logic = executor.executor_logic

@@ -25,15 +25,17 @@ from rclpy.clock_type import ClockType
 from rclpy.parameter import Parameter
 from sensor_msgs.msg import Image
 
-from diffusion_ros import checkpoint, messages, topics
-from diffusion_ros.camera_guard import CameraGuard, Judgement, View
-from diffusion_ros.diagnostics import ERROR, OK, WARN, Diagnostics
-from diffusion_ros.listener import Listener
-from diffusion_ros.nodes.runner import RunnableNode, run
-from diffusion_ros.nodes.worker import Worker, failure
-from diffusion_ros.observation import FrozenCameras
-from diffusion_ros.params import declare, parameter
-from diffusion_ros.policy import FrameError
+from diffusion_ros import checkpoint
+from diffusion_ros.control.frozen_cameras import FrozenCameras
+from diffusion_ros.models.camera_guard import CameraGuard, CameraScore, Judgement
+from diffusion_ros.models.policy import FrameError
+from diffusion_ros.robot import optical_frame
+from diffusion_ros.ros import messages, topics
+from diffusion_ros.ros.diagnostics import ERROR, OK, WARN, Diagnostics
+from diffusion_ros.ros.listener import Listener
+from diffusion_ros.ros.params import declare, parameter
+from diffusion_ros.ros.runner import RunnableNode, run
+from diffusion_ros.ros.worker import Worker, failure
 from diffusion_ros.spec import GUARD_KIND
 
 
@@ -211,7 +213,7 @@ class CameraGuardNode(RunnableNode):
             self._faults[camera] = f"{camera}: {failure('scoring', error)}"
         self._tell()
 
-    def _show(self, scored: Picture, view: View) -> None:
+    def _show(self, scored: Picture, view: CameraScore) -> None:
         publisher = self._heat_publishers[scored.camera]
         if publisher.get_subscription_count() == 0:
             return
@@ -220,7 +222,7 @@ class CameraGuardNode(RunnableNode):
         heat = np.clip(cv2.resize(view.heat, (width, height), interpolation=cv2.INTER_LINEAR) / 2, 0, 1)[..., None]
         red = np.array([255, 0, 0])
         picture = ((1 - heat) * image + heat * red).astype(np.uint8)
-        publisher.publish(messages.image_to_msg(picture, scored.stamp_ns, topics.optical_frame(scored.camera)))
+        publisher.publish(messages.image_to_msg(picture, scored.stamp_ns, optical_frame(scored.camera)))
 
     # The verdict
 

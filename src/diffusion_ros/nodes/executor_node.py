@@ -26,15 +26,17 @@ from rclpy.parameter import Parameter
 from std_srvs.srv import SetBool, Trigger
 from trajectory_msgs.msg import JointTrajectory
 
-from diffusion_ros import checkpoint, messages, topics
-from diffusion_ros.action_chunk import ChunkExecutor, Command, ExecutorLimits
-from diffusion_ros.control_clock import ControlClock
-from diffusion_ros.diagnostics import ERROR, OK, WARN, Diagnostics
-from diffusion_ros.listener import MAX_BYTES, Listener
-from diffusion_ros.nodes.runner import RunnableNode, run
-from diffusion_ros.params import ParameterError, declare, parameter
+from diffusion_ros import checkpoint
+from diffusion_ros.control.action_chunk import ChunkExecutor, Command, ExecutorLimits
+from diffusion_ros.control.control_clock import ControlClock
+from diffusion_ros.control.stop_record import StopRecord, stop_folder
+from diffusion_ros.robot import WORLD_FRAME
+from diffusion_ros.ros import messages, topics
+from diffusion_ros.ros.diagnostics import ERROR, OK, WARN, Diagnostics
+from diffusion_ros.ros.listener import MAX_BYTES, Listener
+from diffusion_ros.ros.params import ParameterError, declare, parameter
+from diffusion_ros.ros.runner import RunnableNode, run
 from diffusion_ros.spec import CheckpointSpec
-from diffusion_ros.stop_record import StopRecord, stop_folder
 
 _PATH_POINTS = 600
 _PATH_GAP_NS = 1_000_000_000
@@ -109,7 +111,7 @@ class ExecutorNode(RunnableNode):
         self.parameters = p = declare(self, ExecutorParameters)
         self._lockstep = p.mode == "lockstep"
         spec = checkpoint.read_spec(p.checkpoint) if p.checkpoint else None
-        self.frame_id = p.frame_id or (spec.frame if spec is not None else "") or topics.WORLD_FRAME
+        self.frame_id = p.frame_id or (spec.frame if spec is not None else "") or WORLD_FRAME
         """The one frame of poses, chunks, commands and box."""
         self.executor_logic = _make_executor(self.get_name(), p, spec, self.frame_id)
         self._control_clock = ControlClock(self.executor_logic.period_ns)

@@ -14,13 +14,13 @@ from nav_msgs.msg import Odometry
 from rclpy.parameter import Parameter
 from trajectory_msgs.msg import JointTrajectory
 
-from diffusion_ros import messages, topics
-from diffusion_ros.diagnostics import ERROR, OK, WARN, Diagnostics
-from diffusion_ros.listener import Listener
-from diffusion_ros.maze import FRAME, jumped
-from diffusion_ros.nodes.runner import RunnableNode, run
-from diffusion_ros.params import declare, parameter
-from diffusion_ros.plan_follower import Array, PursuitFollower, TimeFollower, brake
+from diffusion_ros.control.path_follower import Array, PursuitFollower, TimeFollower, brake
+from diffusion_ros.ros import messages, topics
+from diffusion_ros.ros.diagnostics import ERROR, OK, WARN, Diagnostics
+from diffusion_ros.ros.listener import Listener
+from diffusion_ros.ros.params import declare, parameter
+from diffusion_ros.ros.runner import RunnableNode, run
+from diffusion_ros.simulators.maze import FRAME, jumped
 
 _PLAN_BYTES = 1_000_000
 """Of a plan: 100 points a second, for minutes."""

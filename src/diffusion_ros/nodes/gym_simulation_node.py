@@ -19,12 +19,14 @@ from sensor_msgs.msg import Image, JointState
 from std_msgs.msg import Float64, Int64
 from visualization_msgs.msg import MarkerArray
 
-from diffusion_ros import messages, topics, video
-from diffusion_ros.episode import BalanceEpisode
-from diffusion_ros.gym_simulation import TASKS, GymSimulation
-from diffusion_ros.nodes import episode_node
-from diffusion_ros.nodes.runner import run
-from diffusion_ros.params import parameter
+from diffusion_ros.robot import WORLD_FRAME
+from diffusion_ros.ros import messages, topics
+from diffusion_ros.ros import simulator_node as episode_node
+from diffusion_ros.ros.params import parameter
+from diffusion_ros.ros.runner import run
+from diffusion_ros.simulators import video
+from diffusion_ros.simulators.episode import BalanceEpisode
+from diffusion_ros.simulators.gym import GYM_TASKS, GymSimulation
 
 Array = NDArray[np.float64]
 
@@ -35,12 +37,12 @@ _VIDEO_SHAPE = (video.VIEW_SIZE, video.VIEW_SIZE * 4 // 3)
 class GymSimulationParameters(episode_node.EpisodeParameters):
     """Parameters of the gym_simulation node."""
 
-    task: str = parameter("cartpole", "what is to be balanced", choices=tuple(TASKS))
+    task: str = parameter("cartpole", "what is to be balanced", choices=tuple(GYM_TASKS))
     video: bool = parameter(False, "whether every episode becomes an MP4")
 
 
 @dataclass(frozen=True)
-class RecordedStep:
+class BalanceStep:
     """What one picture of the video is made from."""
 
     positions: Array
@@ -69,7 +71,7 @@ class GymSimulationNode(episode_node.EpisodeNode):
         self.task = self.simulation.task
         self.rate = self.task.rate
         self.records = self.parameters.video
-        self._recorded: list[RecordedStep] = []
+        self._recorded: list[BalanceStep] = []
         self._stepped_at: float | None = None
         unstamped: tuple[str, tuple[type[Any], Callable[[Any], None]]] = (
             (topics.DISCRETE_ACTION, (Int64, self._on_discrete_action))
@@ -141,7 +143,7 @@ class GymSimulationNode(episode_node.EpisodeNode):
         simulation = self.simulation
         if self._image_publisher.get_subscription_count() > 0:
             picture = self.task.draw(simulation.joint_positions)
-            self._image_publisher.publish(messages.image_to_msg(picture, stamp_ns, topics.WORLD_FRAME))
+            self._image_publisher.publish(messages.image_to_msg(picture, stamp_ns, WORLD_FRAME))
         # Last, because the policy answers it at once.
         self._joint_publisher.publish(
             messages.joint_state_to_msg(
@@ -157,7 +159,7 @@ class GymSimulationNode(episode_node.EpisodeNode):
     def publish_scene(self) -> None:
         if self._scene_publisher.get_subscription_count() > 0:
             geoms = self.task.scene(self.simulation.joint_positions)
-            self._scene_publisher.publish(messages.scene_to_msg(geoms, 0, topics.WORLD_FRAME))
+            self._scene_publisher.publish(messages.scene_to_msg(geoms, 0, WORLD_FRAME))
 
     # The video
 
@@ -169,7 +171,7 @@ class GymSimulationNode(episode_node.EpisodeNode):
         else:
             state = ("the end", video.GREEN) if self.episode.success else ("failed", video.AMBER)
         effort = 0.0 if row is None else float(row[0])
-        self._recorded.append(RecordedStep(self.simulation.joint_positions, effort, self.episode.steps, state))
+        self._recorded.append(BalanceStep(self.simulation.joint_positions, effort, self.episode.steps, state))
 
     def pictures(self) -> Iterator[NDArray[np.uint8]]:
         for step in self._recorded:

@@ -22,15 +22,16 @@ from std_msgs.msg import String
 from std_srvs.srv import Trigger
 from visualization_msgs.msg import MarkerArray
 
-from diffusion_ros import messages, topics
-from diffusion_ros.diagnostics import OK, WARN, Diagnostics
-from diffusion_ros.listener import Listener
-from diffusion_ros.maze import BALL_RADIUS, FRAME, GOAL_RADIUS, RATE, TASKS, MazeSimulation
-from diffusion_ros.maze_video import Moment, Shown, write_video
-from diffusion_ros.nodes.runner import RunnableNode, run
-from diffusion_ros.params import declare, parameter
-from diffusion_ros.plan_follower import brake
-from diffusion_ros.whole_file import add_line
+from diffusion_ros.atomic_file import add_line
+from diffusion_ros.control.path_follower import brake
+from diffusion_ros.ros import messages, topics
+from diffusion_ros.ros.diagnostics import OK, WARN, Diagnostics
+from diffusion_ros.ros.listener import Listener
+from diffusion_ros.ros.params import declare, parameter
+from diffusion_ros.ros.runner import RunnableNode, run
+from diffusion_ros.simulators.maze import BALL_RADIUS, FRAME, GOAL_RADIUS, RATE, MazeSimulation
+from diffusion_ros.simulators.maze_video import Moment, Shown, write_video
+from diffusion_ros.simulators.tasks import MAZE_TASKS
 
 _NEWS_SECONDS = 0.2
 _PAUSE_SECONDS = 1.0
@@ -45,7 +46,7 @@ _FORCE_STEPS = 3
 class MazeParameters:
     """Parameters of the maze node."""
 
-    size: str = parameter("large", "which maze", choices=tuple(TASKS))
+    size: str = parameter("large", "which maze", choices=tuple(MAZE_TASKS))
     episodes: int = parameter(0, "how many, then the node ends; 0: one without end", low=0)
     seed: int = parameter(100_000, "start and goal of episode i are drawn from seed + i", low=0)
     obstacle_radius: float = parameter(

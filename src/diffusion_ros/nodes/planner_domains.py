@@ -16,12 +16,12 @@ from nav_msgs.msg import OccupancyGrid, Odometry
 from sensor_msgs.msg import JointState
 from trajectory_msgs.msg import JointTrajectory
 
-from diffusion_ros import messages, topics
-from diffusion_ros.action_chunk import ActionChunk, hold_chunk, outside
-from diffusion_ros.arm_plan import HAND_RADIUS, STRAY, ArmFollower, arm_state, rotation_of
-from diffusion_ros.listener import MAX_BYTES, JointFilter, Listener
-from diffusion_ros.maze import BALL_RADIUS, FRAME, MazeMap, jumped
-from diffusion_ros.planner import Array, Plan, PlanError, clearance, leads_into
+from diffusion_ros.control.action_chunk import ActionChunk, hold_chunk, outside
+from diffusion_ros.control.hand_follower import HAND_RADIUS, STRAY, ArmFollower, arm_state, rotation_of
+from diffusion_ros.models.planner import Array, Plan, PlanError, clearance, leads_into
+from diffusion_ros.ros import messages, topics
+from diffusion_ros.ros.listener import MAX_BYTES, JointFilter, Listener
+from diffusion_ros.simulators.maze import BALL_RADIUS, FRAME, MazeMap, jumped
 
 if TYPE_CHECKING:
     from diffusion_ros.nodes.planner_node import PlannerNode

@@ -26,23 +26,16 @@ from rclpy.parameter import Parameter
 from rclpy.task import Future
 from visualization_msgs.msg import MarkerArray
 
-from diffusion_ros import checkpoint, messages, topics
-from diffusion_ros.arm_plan import make_planner
-from diffusion_ros.diagnostics import ERROR, OK, WARN, Diagnostics
-from diffusion_ros.listener import Listener
+from diffusion_ros import checkpoint
+from diffusion_ros.models.hand_planner import make_planner
+from diffusion_ros.models.planner import Array, Plan, PlanError, Plans, clearance, leads_into, obstacle_guides
 from diffusion_ros.nodes.planner_domains import domain_of
-from diffusion_ros.nodes.runner import RunnableNode, run
-from diffusion_ros.nodes.worker import Worker, failure
-from diffusion_ros.params import declare, parameter
-from diffusion_ros.planner import (
-    Array,
-    Plan,
-    PlanError,
-    Plans,
-    clearance,
-    leads_into,
-    obstacle_guides,
-)
+from diffusion_ros.ros import messages, topics
+from diffusion_ros.ros.diagnostics import ERROR, OK, WARN, Diagnostics
+from diffusion_ros.ros.listener import Listener
+from diffusion_ros.ros.params import declare, parameter
+from diffusion_ros.ros.runner import RunnableNode, run
+from diffusion_ros.ros.worker import Worker, failure
 from diffusion_ros.spec import SAMPLERS
 
 _BEST = (0.1, 0.7, 0.2, 1.0)
@@ -85,7 +78,7 @@ class PlannerParameters:
 
 
 @dataclass(frozen=True)
-class Request:
+class PlanRequest:
     """What the worker is to plan."""
 
     start: tuple[int, Array] | None
@@ -101,7 +94,7 @@ class Request:
 class Outcome:
     """What came of a request."""
 
-    request: Request
+    request: PlanRequest
     stamp_ns: int = 0
     """Of the plans' start."""
     plans: Plans | None = None
@@ -153,7 +146,7 @@ class PlannerNode(RunnableNode):
         self.domain = domain_of(self.planner.spec.task)(self)
 
         self._worker = Worker("planning", self._take, self._work)
-        self._request: Request | None = None
+        self._request: PlanRequest | None = None
         self._busy = False
         self._outcomes: deque[Outcome] = deque()
         self._came = self.create_guard_condition(self._deliver)
@@ -196,7 +189,7 @@ class PlannerNode(RunnableNode):
             return
         self._interrupted, self._refused = False, ""
         if self._goal is not None:
-            self._submit(Request(None, self._goal), waits=True)
+            self._submit(PlanRequest(None, self._goal), waits=True)
 
     def refuse(self, reason: str) -> None:
         """Says why something was not done; the last valid plan stays."""
@@ -239,7 +232,7 @@ class PlannerNode(RunnableNode):
             self.refuse(str(error))
             return
         self._goal, self._interrupted = goal, False
-        self._submit(Request(None, goal), waits=True)
+        self._submit(PlanRequest(None, goal), waits=True)
 
     async def _on_get_plan(self, request: GetPlan.Request, response: GetPlan.Response) -> GetPlan.Response:
         """Plans from `start` (from where the robot is where its frame is ''), to `goal`; no path where it cannot."""
@@ -249,7 +242,7 @@ class PlannerNode(RunnableNode):
                 start = self.get_clock().now().nanoseconds, self._state_at(request.start, "start")
             else:
                 start = self._here()
-            asked = Request(start, goal, answer=Future(executor=self.executor))
+            asked = PlanRequest(start, goal, answer=Future(executor=self.executor))
             if not self._submit(asked):
                 raise PlanError("another plan is being made")
         except PlanError as error:
@@ -279,7 +272,7 @@ class PlannerNode(RunnableNode):
             position = plan.part("position")
             done = int(np.linalg.norm(position - state[: position.shape[1]], axis=1).argmin())
             warm = self.planner.shifted(plan, done)
-        self._submit(Request(None, self._goal, warm))
+        self._submit(PlanRequest(None, self._goal, warm))
 
     def _leads_there(self, goal: Array) -> bool:
         """Whether a plan to this goal (S) is one to the goal that the node has now."""
@@ -312,7 +305,7 @@ class PlannerNode(RunnableNode):
         state = self.domain.state()
         return np.inf if state is None else time.monotonic() - state[2]
 
-    def _submit(self, request: Request, waits: bool = False) -> bool:
+    def _submit(self, request: PlanRequest, waits: bool = False) -> bool:
         """Hands it to the worker; False where that is busy, unless the request may wait (and replace one that does)."""
         with self._worker.condition:
             if (self._busy or self._request is not None) and not waits:
@@ -345,7 +338,7 @@ class PlannerNode(RunnableNode):
 
     # The worker thread
 
-    def _take(self) -> tuple[Request, str] | None:
+    def _take(self) -> tuple[PlanRequest, str] | None:
         """The request, and what was refused before it."""
         if self._request is None:
             return None
@@ -353,7 +346,7 @@ class PlannerNode(RunnableNode):
         self._busy = True
         return request, self._refused
 
-    def _work(self, taken: tuple[Request, str]) -> None:
+    def _work(self, taken: tuple[PlanRequest, str]) -> None:
         request, before = taken
         try:
             outcome = self._plan(request, before)
@@ -367,7 +360,7 @@ class PlannerNode(RunnableNode):
             self._busy = False
         self._came.trigger()
 
-    def _plan(self, request: Request, refused_before: str) -> Outcome:
+    def _plan(self, request: PlanRequest, refused_before: str) -> Outcome:
         p = self.parameters
         stamp_ns, start = self._here() if request.start is None else request.start
         margin = self.domain.radius + p.obstacle_margin

@@ -24,16 +24,19 @@ from rclpy.parameter import Parameter
 from sensor_msgs.msg import Image, JointState
 from trajectory_msgs.msg import JointTrajectory
 
-from diffusion_ros import checkpoint, messages, topics
-from diffusion_ros.action_chunk import ActionChunk, hold_chunk
-from diffusion_ros.control_loop import PolicyController
-from diffusion_ros.diagnostics import ERROR, OK, WARN, Diagnostics
-from diffusion_ros.listener import MAX_BYTES, JointFilter, Listener
-from diffusion_ros.nodes.runner import RunnableNode, run
-from diffusion_ros.nodes.worker import Worker, failure
-from diffusion_ros.observation import Frame, FrameAssembler, FrameRate, FrozenCameras
-from diffusion_ros.params import declare, parameter
-from diffusion_ros.policy import FrameError, Policy, RangeError
+from diffusion_ros import checkpoint
+from diffusion_ros.control.action_chunk import ActionChunk, hold_chunk
+from diffusion_ros.control.frozen_cameras import FrozenCameras
+from diffusion_ros.control.observation import Frame, FrameAssembler, FrameRate
+from diffusion_ros.control.policy_controller import PolicyController
+from diffusion_ros.models.policy import FrameError, Policy, RangeError
+from diffusion_ros.robot import WORLD_FRAME
+from diffusion_ros.ros import messages, topics
+from diffusion_ros.ros.diagnostics import ERROR, OK, WARN, Diagnostics
+from diffusion_ros.ros.listener import MAX_BYTES, JointFilter, Listener
+from diffusion_ros.ros.params import declare, parameter
+from diffusion_ros.ros.runner import RunnableNode, run
+from diffusion_ros.ros.worker import Worker, failure
 from diffusion_ros.spec import SAMPLERS
 
 _SLOW_INFERENCE_SECONDS = 2.0
@@ -122,7 +125,7 @@ class PolicyNode(RunnableNode):
         self._controller = PolicyController(
             self.policy, p.policy_seed, lead_steps=p.lead_steps if self._realtime else 0
         )
-        self._frame_id = p.frame_id or spec.frame or topics.WORLD_FRAME
+        self._frame_id = p.frame_id or spec.frame or WORLD_FRAME
         self._shapes = {tensor.name: tensor.shape for tensor in spec.inputs}
         self._topics = topics.sources(spec.input_names)
         self._assembler = FrameAssembler(spec.input_names, round(p.sync_tolerance * 1e9))

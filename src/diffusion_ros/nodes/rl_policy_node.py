@@ -15,13 +15,14 @@ import torch
 from rclpy.parameter import Parameter
 from sensor_msgs.msg import JointState
 
-from diffusion_ros import checkpoint, messages, topics
-from diffusion_ros.diagnostics import ERROR, OK, WARN, Diagnostics
-from diffusion_ros.gym_simulation import TASKS
-from diffusion_ros.listener import MAX_BYTES, JointFilter, Listener
-from diffusion_ros.nodes.runner import RunnableNode, run
-from diffusion_ros.params import declare, parameter
-from diffusion_ros.rl_policy import RlPolicy, RlPolicyError
+from diffusion_ros import checkpoint
+from diffusion_ros.models.rl_policy import RlPolicy, RlPolicyError
+from diffusion_ros.ros import messages, topics
+from diffusion_ros.ros.diagnostics import ERROR, OK, WARN, Diagnostics
+from diffusion_ros.ros.listener import MAX_BYTES, JointFilter, Listener
+from diffusion_ros.ros.params import declare, parameter
+from diffusion_ros.ros.runner import RunnableNode, run
+from diffusion_ros.simulators.gym import GYM_TASKS
 from diffusion_ros.spec import REACTIVE_KINDS
 
 _SILENT_SECONDS = 2.0
@@ -33,7 +34,7 @@ class RlPolicyParameters:
     """Parameters of the rl_policy node."""
 
     checkpoint: str = parameter(description="path of a discrete or continuous policy's checkpoint (.pt)")
-    task: str = parameter("", "what it must have been trained on, '' for anything known", choices=("", *TASKS))
+    task: str = parameter("", "what it must have been trained on, '' for anything known", choices=("", *GYM_TASKS))
     mode: str = parameter(
         "realtime",
         "lockstep: the robot waits for each command; realtime: it does not, and old states get none",

@@ -20,15 +20,18 @@ from std_msgs.msg import String
 from trajectory_msgs.msg import JointTrajectory
 from visualization_msgs.msg import MarkerArray
 
-from diffusion_ros import messages, topics
-from diffusion_ros.action_chunk import ACTION_SIZE, ActionChunk
-from diffusion_ros.camera_faults import CameraFault
-from diffusion_ros.episode import Episode, RecordedStep, pictures
-from diffusion_ros.listener import MAX_BYTES, Listener
-from diffusion_ros.nodes import episode_node
-from diffusion_ros.nodes.runner import run
-from diffusion_ros.params import parameter
-from diffusion_ros.simulation import RATE, TASKS, Simulation
+from diffusion_ros.control.action_chunk import ActionChunk
+from diffusion_ros.robot import ACTION_SIZE, RATE, WORLD_FRAME, optical_frame
+from diffusion_ros.ros import messages, topics
+from diffusion_ros.ros import simulator_node as episode_node
+from diffusion_ros.ros.listener import MAX_BYTES, Listener
+from diffusion_ros.ros.params import parameter
+from diffusion_ros.ros.runner import run
+from diffusion_ros.simulators.arm import Simulation
+from diffusion_ros.simulators.arm_video import ArmStep, pictures
+from diffusion_ros.simulators.camera_faults import CameraFault
+from diffusion_ros.simulators.episode import Episode
+from diffusion_ros.simulators.tasks import ARM_TASKS
 
 Array = NDArray[np.float64]
 
@@ -37,7 +40,7 @@ Array = NDArray[np.float64]
 class SimulationParameters(episode_node.EpisodeParameters):
     """Parameters of the simulation node."""
 
-    task: str = parameter("can", "what the robot is to do", choices=tuple(TASKS))
+    task: str = parameter("can", "what the robot is to do", choices=tuple(ARM_TASKS))
     stop_after_success: int = parameter(0, "steps that an episode goes on after its success", low=0)
     transforms: bool = parameter(True, "publish /tf where tf2_msgs is installed")
     view: str = parameter("", "camera of the video's larger view, '' for no video")
@@ -63,7 +66,7 @@ class SimulationNode(episode_node.EpisodeNode):
         # For the video.
         self._chunk: ActionChunk | None = None
         self._executor_says = ""
-        self._recorded: list[RecordedStep] = []
+        self._recorded: list[ArmStep] = []
         self._camera_fault: CameraFault | None = None
         # As they are called after remapping, which questions about the graph do not follow.
         (self._command_topic,) = self.take_commands({topics.EEF_COMMAND: (JointTrajectory, self._on_eef_command)})
@@ -95,7 +98,7 @@ class SimulationNode(episode_node.EpisodeNode):
         }
         self._scene_publisher = self.create_publisher(MarkerArray, topics.SCENE, topics.DESCRIPTION_QOS)
         # Stamp 0: the newest transform there is.
-        self._scene = messages.SerializedScene(self.simulation.scene(), 0, topics.WORLD_FRAME)
+        self._scene = messages.SerializedScene(self.simulation.scene(), 0, WORLD_FRAME)
         wants_transforms = self.parameters.transforms and messages.TFMessage is not None
         self._transform_publisher = (
             self.create_publisher(messages.TFMessage, topics.TF, topics.SENSOR_QOS) if wants_transforms else None
@@ -104,7 +107,7 @@ class SimulationNode(episode_node.EpisodeNode):
     # What comes in
 
     def _on_eef_command(self, msg: JointTrajectory) -> None:
-        messages.check_frame(msg.header, topics.WORLD_FRAME)
+        messages.check_frame(msg.header, WORLD_FRAME)
         self.commanded(*messages.command_from_msg(msg))
 
     def _on_chunk(self, msg: JointTrajectory) -> None:
@@ -178,7 +181,7 @@ class SimulationNode(episode_node.EpisodeNode):
         drawn = time.monotonic()
         self._frame = frame
         for camera in simulation.cameras if watched else ():
-            optical, size = topics.optical_frame(camera), simulation.image_size
+            optical, size = optical_frame(camera), simulation.image_size
             image = messages.image_to_msg(frame[f"{camera}_image"], stamp_ns, optical)
             self._image_publishers[camera].publish(image)
             matrix = simulation.camera_matrix(camera, size, size)
@@ -189,7 +192,7 @@ class SimulationNode(episode_node.EpisodeNode):
                 simulation.joint_names, simulation.joint_positions(), simulation.joint_velocities(), stamp_ns
             )
         )
-        world = topics.WORLD_FRAME
+        world = WORLD_FRAME
         object_pose = messages.pose_to_msg(frame["object_pos"], frame["object_quat"], stamp_ns, world)
         self._object_publisher.publish(object_pose)
         # Last, because the executor answers it at once.
@@ -227,7 +230,7 @@ class SimulationNode(episode_node.EpisodeNode):
         if self._chunk is not None:
             rows = self._chunk.rows[max(0, self._chunk.index_at(self._stamp_ns)) :]
         self._recorded.append(
-            RecordedStep(
+            ArmStep(
                 qpos=self.simulation.data.qpos.copy(),
                 images=tuple(self._frame[f"{camera}_image"] for camera in self.simulation.cameras),
                 eef_pos=self._frame["robot0_eef_pos"],
@@ -249,9 +252,9 @@ class SimulationNode(episode_node.EpisodeNode):
 def transforms(simulation: Simulation, frame: dict[str, NDArray[Any]], stamp_ns: int) -> list[Any]:
     """geometry_msgs/TransformStamped of the hand and of the cameras' optical frames in the world."""
     poses = [(frame["robot0_eef_pos"], frame["robot0_eef_quat"], "robot0_eef")]
-    poses += [(*simulation.camera_pose(camera), topics.optical_frame(camera)) for camera in simulation.cameras]
+    poses += [(*simulation.camera_pose(camera), optical_frame(camera)) for camera in simulation.cameras]
     return [
-        messages.transform_to_msg(position, quaternion, stamp_ns, topics.WORLD_FRAME, name)
+        messages.transform_to_msg(position, quaternion, stamp_ns, WORLD_FRAME, name)
         for position, quaternion, name in poses
     ]
 

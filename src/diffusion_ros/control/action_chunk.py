@@ -1,0 +1,439 @@
+"""From chunks to commands: which row is due, what is late, how chunks join, and what a robot must never be sent.
+
+No ROS here and no clock: time is an argument, so that the executor node and training.evaluate run the same code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from diffusion_ros.robot import ACTION_NAMES, ACTION_SIZE
+
+GROSS = 5.0
+"""A value beyond this many times its limit is a fault of whoever made the chunk, not something to clip."""
+MAX_ROWS = 256
+"""Rows of a chunk that is read at all."""
+_KEPT_CHUNKS = 3
+_JUMP_M = 0.05
+"""What a pose may differ from the last one however short the time: noise, and stamps that are not quite true."""
+_SETTLED_NS = 500_000_000
+"""After a jump poses must have been consistent for so long before one of them is believed."""
+
+
+@dataclass(frozen=True)
+class ActionChunk:
+    """Rows of actions; row i is due at stamp_ns + i * period_ns.
+
+    rows (N, 7) float64: dx dy dz [m per control step], drx dry drz [rad per control step, a rotation vector], both in
+    the axes of eef_pose's frame, and the gripper, -1 open to +1 closed, 0 as it is.
+    """
+
+    stamp_ns: int
+    """Stamp of the newest observation that the chunk was made from: row 0 answers it."""
+    rows: NDArray[np.float64]
+    period_ns: int
+
+    def __post_init__(self) -> None:
+        rows = np.asarray(self.rows, np.float64)
+        if rows.ndim != 2 or rows.shape[0] < 1 or rows.shape[1] != ACTION_SIZE:
+            raise ValueError(f"chunk of shape {rows.shape}, (N, {ACTION_SIZE}) with N at least 1 expected")
+        if self.period_ns < 1:
+            raise ValueError(f"chunk with a period of {self.period_ns} ns, more than 0 expected")
+        object.__setattr__(self, "rows", rows)
+
+    def index_at(self, t_ns: int) -> int:
+        """The row whose due time is nearest to t_ns, whether the chunk has it or not; a tie goes to the later one.
+
+        Nearest and not the last one due: observations of a real clock come a little early and late, and rounding
+        down would then give one row twice and leave the next one out. Integers, so exact for any stamp.
+        """
+        return (2 * (t_ns - self.stamp_ns) + self.period_ns) // (2 * self.period_ns)
+
+    def row(self, t_ns: int) -> NDArray[np.float64] | None:
+        """(7), or None outside the chunk."""
+        index = self.index_at(t_ns)
+        if not 0 <= index < len(self.rows):
+            return None
+        row: NDArray[np.float64] = self.rows[index]
+        return row
+
+    @property
+    def end_ns(self) -> int:
+        """Due time of the first row that the chunk no longer has."""
+        return self.stamp_ns + len(self.rows) * self.period_ns
+
+
+def hold_chunk(stamp_ns: int, period_ns: int) -> ActionChunk:
+    """What a sender says that cannot answer the observation stamped so: hold, and forget what I said before."""
+    return ActionChunk(stamp_ns, np.zeros((1, ACTION_SIZE)), period_ns)
+
+
+def outside(name: str, value: NDArray[Any], low: Sequence[float], high: Sequence[float], unit: str = "") -> str:
+    """'' when value (n) lies from low (n) to high (n), else a line that says what does not."""
+    wrong = np.flatnonzero(~((value >= np.asarray(low)) & (value <= np.asarray(high))))  # so written for NaN
+    if not wrong.size:
+        return ""
+    i = int(wrong[0])
+    of = f"{name}[{i}]" if len(value) > 1 else name
+    return f"{of} is {float(value[i]):.6g} {unit}".rstrip() + f", {low[i]:.4g} to {high[i]:.4g} expected"
+
+
+@dataclass(frozen=True)
+class ExecutorLimits:
+    """What one control step may do (7: m, rad, gripper) and the box that the end effector stays in (3: m)."""
+
+    action_low: tuple[float, ...]
+    action_high: tuple[float, ...]
+    workspace_low: tuple[float, ...]
+    workspace_high: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        for name, low, high, size in (
+            ("action", self.action_low, self.action_high, ACTION_SIZE),
+            ("workspace", self.workspace_low, self.workspace_high, 3),
+        ):
+            for end, values in (("low", low), ("high", high)):
+                if len(values) != size or not np.all(np.isfinite(values)):
+                    raise ValueError(f"{name}_{end} {list(values)}, {size} finite numbers expected")
+            if any(a >= b for a, b in zip(low, high, strict=True)):
+                raise ValueError(f"{name}_low {list(low)}, below {name}_high {list(high)} in every component expected")
+        if any(x > 0 for x in self.action_low) or any(x < 0 for x in self.action_high):
+            raise ValueError(f"action limits {list(self.action_low)} to {list(self.action_high)}, 0 inside expected")
+
+
+@dataclass(frozen=True)
+class Command:
+    """What the robot is to do now."""
+
+    stamp_ns: int
+    row: NDArray[np.float64]
+    """(7) as in ActionChunk; all zero is a hold: no motion, the gripper as it is."""
+    acting: bool
+    reason: str = ""
+    """Why it holds; '' when acting."""
+    clipped: str = ""
+    """What was taken back: 'limits', 'workspace', 'limits and workspace', or ''."""
+
+
+class ChunkExecutor:
+    """Decides alone what the robot does: the due row, clipped to limits and box, or a hold and the reason for it.
+
+    join 'latest': the newest chunk that covers the time decides. 'blend': over the first blend_rows rows that are used
+    of a new chunk, translation and rotation go over linearly from the previous chunk; the gripper switches at once.
+    max_rows: rows of a chunk that may be executed; None: all. In lockstep n_action_steps, since there the next chunk
+    is waited for; on a running clock all, since the rows beyond n_action_steps bridge a chunk that is late.
+    max_chunk_rows: a chunk of more rows would drive on long after its sender is gone, and is refused.
+    max_ahead_ns: on a running clock, how far ahead of the newest observation a chunk may be stamped. None, in lockstep,
+    where the next episode's stamps lie far ahead: such a chunk is kept apart until an observation reaches it, so that
+    it stops none of the present.
+    max_speed: on a running clock, a pose that moved faster since the last one [m/s] is a fault; None: not looked at.
+    position_range: least and greatest position (3 each) [m] of the hand that can be true; None: not looked at.
+
+    A chunk whose rows are all zero is a hold that its sender asks for: nothing of what it sent before is executed. So
+    it is with a chunk that is refused for what is in it: a sender that is not to be trusted now was not before.
+    """
+
+    def __init__(
+        self,
+        limits: ExecutorLimits,
+        period_ns: int,
+        max_observation_age_ns: int,
+        join: str = "latest",
+        blend_rows: int = 0,
+        max_rows: int | None = None,
+        enabled: bool = True,
+        max_chunk_rows: int = MAX_ROWS,
+        max_ahead_ns: int | None = None,
+        max_speed: float | None = None,
+        position_range: tuple[Sequence[float], Sequence[float]] | None = None,
+    ) -> None:
+        if period_ns < 1:
+            raise ValueError(f"period {period_ns} ns, more than 0 expected")
+        if max_observation_age_ns < 0:
+            raise ValueError(f"max_observation_age {max_observation_age_ns} ns, at least 0 expected")
+        if join not in ("latest", "blend"):
+            raise ValueError(f"join {join!r}, 'latest' or 'blend' expected")
+        if join == "blend" and blend_rows < 1:
+            raise ValueError(f"blend_rows {blend_rows}, at least 1 expected with join 'blend'")
+        if max_rows is not None and max_rows < 1:
+            raise ValueError(f"max_rows {max_rows}, at least 1 expected")
+        if max_chunk_rows < 1:
+            raise ValueError(f"max_chunk_rows {max_chunk_rows}, at least 1 expected")
+        self.limits = limits
+        self.period_ns = period_ns
+        self.max_observation_age_ns = max_observation_age_ns
+        self.blend_rows = blend_rows if join == "blend" else 0
+        self.max_rows = max_rows
+        self.max_chunk_rows = max_chunk_rows
+        self.max_ahead_ns = max_ahead_ns
+        self.max_speed = max_speed
+        self.position_range = position_range
+        self.enabled = enabled
+        self.estop_reason = ""
+        """Why the emergency stop is latched; '' when it is not."""
+        self._low = np.array(limits.action_low)
+        self._high = np.array(limits.action_high)
+        self._gross = GROSS * np.maximum(np.abs(self._low), np.abs(self._high))
+        self._box_low = np.array(limits.workspace_low)
+        self._box_high = np.array(limits.workspace_high)
+        self._chunks: list[ActionChunk] = []
+        self._far: ActionChunk | None = None
+        """Lockstep: a chunk that is stamped too far ahead to have to do with the present."""
+        self._joined: dict[int, int] = {}
+        self._observed_ns: int | None = None
+        self._position = np.zeros(3)
+        self._since = np.zeros(3)
+        """What was commanded since the last observation (3) [m]."""
+        self._observation_fault = "no observation yet"
+        self._jumped = ""
+        self._jumped_ns = 0
+
+    # What comes in
+
+    def add_chunk(self, chunk: ActionChunk) -> str:
+        """Returns '' when accepted, else why it was refused. The newest chunk's stamp again replaces it."""
+        reason = self._distrusted(chunk)
+        if reason:
+            self.clear()
+            return reason
+        if self.max_ahead_ns is not None and not np.any(chunk.rows):
+            # However old the observation is that it answers: who asks for a hold means now.
+            self._keep(chunk)
+            return ""
+        reason = self._late(chunk)
+        if reason:
+            return reason
+        if self._is_far(chunk):
+            self._far = chunk
+        else:
+            self._keep(chunk)
+        return ""
+
+    def _keep(self, chunk: ActionChunk) -> None:
+        if not np.any(chunk.rows):
+            self._chunks = [chunk]
+        elif self._chunks and chunk.stamp_ns == self._chunks[-1].stamp_ns:
+            self._chunks[-1] = chunk
+        else:
+            self._chunks = [*self._chunks[1 - _KEPT_CHUNKS :], chunk]
+        self._joined = {c.stamp_ns: self._joined[c.stamp_ns] for c in self._chunks if c.stamp_ns in self._joined}
+
+    def _is_far(self, chunk: ActionChunk) -> bool:
+        return self._observed_ns is not None and chunk.stamp_ns - self._observed_ns > len(chunk.rows) * self.period_ns
+
+    def _distrusted(self, chunk: ActionChunk) -> str:
+        """Why no sender that is to be trusted makes such a chunk, or ''."""
+        if chunk.period_ns != self.period_ns:
+            return f"chunk refused: rows {chunk.period_ns} ns apart, {self.period_ns} ns expected"
+        if len(chunk.rows) > self.max_chunk_rows:
+            return f"chunk refused: {len(chunk.rows)} rows, at most {self.max_chunk_rows} expected"
+        if not np.all(np.isfinite(chunk.rows)):
+            return "chunk refused: NaN or infinite values"
+        excess = np.abs(chunk.rows) > self._gross
+        if np.any(excess):
+            i, j = (int(k) for k in np.argwhere(excess)[0])
+            return (
+                f"chunk refused: {ACTION_NAMES[j]} of row {i} is {chunk.rows[i, j]:.4g},"
+                f" at most {self._gross[j]:.4g} expected"
+            )
+        if self.max_ahead_ns is not None:
+            if self._observed_ns is None:
+                return "chunk refused: there is no eef_pose yet to tell its time by"
+            ahead_ns = chunk.stamp_ns - self._observed_ns
+            if ahead_ns > self.max_ahead_ns:
+                return (
+                    f"chunk refused: stamped {ahead_ns / 1e9:.3f} s ahead of eef_pose,"
+                    f" at most {self.max_ahead_ns / 1e9:g} s expected"
+                )
+        return ""
+
+    def _late(self, chunk: ActionChunk) -> str:
+        """Why a chunk comes too late to be of use, or ''."""
+        if self._chunks and chunk.stamp_ns < self._chunks[-1].stamp_ns:
+            late = (self._chunks[-1].stamp_ns - chunk.stamp_ns) / 1e9
+            return f"chunk refused: {late:.3f} s older than the newest"
+        if self._observed_ns is not None and chunk.index_at(self._observed_ns) >= len(chunk.rows):
+            late = (self._observed_ns - chunk.stamp_ns) / 1e9
+            return f"chunk refused: all rows late, made from an observation {late:.3f} s old"
+        return ""
+
+    def observe(self, stamp_ns: int, eef_pos: NDArray[np.float64]) -> str:
+        """The end effector was at eef_pos (3) [m]. Returns '' or why that is refused (then commands hold).
+
+        A stamp before the last one, or in lockstep the same with another position, means that another run began: the
+        chunks are dropped.
+        """
+        position = np.asarray(eef_pos, np.float64)
+        self._observation_fault = self._position_fault(position)
+        if self._observation_fault:
+            return self._observation_fault
+        if self._observed_ns is not None and not self.observed(stamp_ns, position):
+            lockstep = self.max_ahead_ns is None
+            if stamp_ns < self._observed_ns or (lockstep and stamp_ns == self._observed_ns):
+                self.clear()
+            self._notice_jump(stamp_ns, position)
+        self._observed_ns = stamp_ns
+        self._position = position
+        self._since = np.zeros(3)
+        for chunk in [chunk for chunk in self._chunks if self._is_far(chunk)]:
+            # It came before the first observation, when nobody could tell.
+            self._chunks.remove(chunk)
+            self._far = chunk
+        if self._far is not None and not self._is_far(self._far):
+            far, self._far = self._far, None
+            if not self._late(far):
+                self._keep(far)
+        if self._jumped and not 0 <= stamp_ns - self._jumped_ns < _SETTLED_NS:
+            self._jumped = ""
+        self._observation_fault = self._jumped
+        return self._observation_fault
+
+    def _position_fault(self, position: NDArray[np.float64]) -> str:
+        if position.shape != (3,) or not np.all(np.isfinite(position)):
+            return f"eef_pose refused: position {position.tolist()}, 3 finite numbers expected"
+        if self.position_range is not None:
+            return outside("eef_pose", position, *self.position_range, "m")
+        return ""
+
+    def _notice_jump(self, stamp_ns: int, position: NDArray[np.float64]) -> None:
+        """A hand that is suddenly elsewhere: one of the two poses is not true, and chunks were made from either."""
+        assert self._observed_ns is not None
+        seconds = max(0, stamp_ns - self._observed_ns) / 1e9
+        moved = float(np.linalg.norm(position - self._position))
+        if self.max_speed is not None and moved > _JUMP_M + self.max_speed * seconds:
+            self._jumped = f"eef_pose jumped by {moved:.3f} m within {seconds:.3f} s"
+            self._jumped_ns = stamp_ns
+            self.clear()
+
+    def observed(self, stamp_ns: int, eef_pos: NDArray[np.float64]) -> bool:
+        """Whether this is the last observation again."""
+        return stamp_ns == self._observed_ns and np.array_equal(eef_pos, self._position)
+
+    def clear(self) -> None:
+        """Forgets the chunks."""
+        self._chunks = []
+        self._far = None
+        self._joined = {}
+
+    def set_enabled(self, enabled: bool) -> bool:
+        """Chunks from before do not count afterwards: their earlier rows were never executed.
+
+        False, and nothing is changed, where an emergency stop is latched that enabling would outlive.
+        """
+        if enabled and self.estop_reason:
+            return False
+        if enabled and not self.enabled:
+            self.clear()
+        self.enabled = enabled
+        return True
+
+    def estop(self, reason: str = "requested") -> None:
+        """Latches the emergency stop: commands hold until estop_reset, and then until somebody enables them again.
+
+        The first reason stays.
+        """
+        self.estop_reason = self.estop_reason or reason or "requested"
+        self.enabled = False
+        self.clear()
+
+    def estop_reset(self) -> None:
+        """Releases the emergency stop. Nothing moves yet: somebody has to enable it."""
+        self.estop_reason = ""
+        self.clear()
+
+    # What goes out
+
+    def covers(self, t_ns: int) -> bool:
+        """Whether a chunk has an executable row for t_ns."""
+        return self._due(t_ns) is not None
+
+    def stopped(self) -> str:
+        """Why every command would be a hold whatever chunk came, or ''."""
+        if self.estop_reason:
+            return f"emergency stop: {self.estop_reason}"
+        if not self.enabled:
+            return "not enabled"
+        return self._observation_fault
+
+    def command(self, t_ns: int, now_ns: int | None = None) -> Command:
+        """The command for the observation stamped t_ns. Asking again gives the same answer.
+
+        now_ns: the present in the clock of the stamps, where one runs; the newest observation must not be older than
+        max_observation_age_ns by it. Without it t_ns is the present.
+        """
+        reason = self.stopped()
+        if reason:
+            return self.hold(t_ns, reason)
+        assert self._observed_ns is not None
+        age_ns = (t_ns if now_ns is None else now_ns) - self._observed_ns
+        if age_ns > self.max_observation_age_ns:
+            return self.hold(t_ns, f"eef_pose is {age_ns / 1e9:.3f} s old")
+        if now_ns is not None and -age_ns > self.max_observation_age_ns:
+            return self.hold(t_ns, f"eef_pose is stamped {-age_ns / 1e9:.3f} s ahead of the clock")
+        due = self._due(t_ns)
+        if due is None:
+            return self.hold(t_ns, self._why_not_covered(t_ns))
+        if not np.any(self._chunks[due].rows):
+            return self.hold(t_ns, "action_chunk's sender asks for it")
+        row = self._blended(due, t_ns)
+        clipped = []
+        limited = np.clip(row, self._low, self._high)
+        if not np.array_equal(limited, row):
+            clipped.append("limits")
+        boxed = limited.copy()
+        # Inside the box up to its walls; outside only inwards. Between two observations it is where it was sent to.
+        position = self._position + self._since
+        boxed[:3] = np.clip(
+            limited[:3],
+            np.minimum(self._box_low - position, 0.0),
+            np.maximum(self._box_high - position, 0.0),
+        )
+        if not np.array_equal(boxed, limited):
+            clipped.append("workspace")
+        return Command(t_ns, boxed, True, clipped=" and ".join(clipped))
+
+    def sent(self, command: Command) -> None:
+        """A command went out, and there may be another one before the next observation."""
+        self._since = self._since + command.row[:3]
+
+    def hold(self, t_ns: int, reason: str) -> Command:
+        return Command(t_ns, np.zeros(ACTION_SIZE), False, reason)
+
+    def _due(self, t_ns: int) -> int | None:
+        """Which chunk decides at t_ns: the newest that has an executable row for it."""
+        for k in range(len(self._chunks) - 1, -1, -1):
+            chunk = self._chunks[k]
+            rows = len(chunk.rows) if self.max_rows is None else min(self.max_rows, len(chunk.rows))
+            if 0 <= chunk.index_at(t_ns) < rows:
+                return k
+        return None
+
+    def _blended(self, k: int, t_ns: int) -> NDArray[np.float64]:
+        chunk = self._chunks[k]
+        row: NDArray[np.float64] = chunk.rows[chunk.index_at(t_ns)].copy()
+        if self.blend_rows == 0:
+            return row
+        first = min(self._joined.get(chunk.stamp_ns, t_ns), t_ns)
+        self._joined[chunk.stamp_ns] = first
+        used = chunk.index_at(t_ns) - chunk.index_at(first)
+        before = self._chunks[k - 1].row(t_ns) if k > 0 else None
+        if before is None or used >= self.blend_rows:
+            return row
+        weight = (used + 1) / (self.blend_rows + 1)
+        row[:6] = (1.0 - weight) * before[:6] + weight * row[:6]
+        return row
+
+    def _why_not_covered(self, t_ns: int) -> str:
+        if not self._chunks:
+            return "no chunk yet"
+        newest = self._chunks[-1]
+        if not np.any(newest.rows):
+            return f"action_chunk's sender asked for it {(t_ns - newest.stamp_ns) / 1e9:.3f} s ago"
+        if newest.index_at(t_ns) < 0:
+            return f"the newest chunk begins in {(newest.stamp_ns - t_ns) / 1e9:.3f} s"
+        return f"no chunk covers the present: the newest is {(t_ns - newest.stamp_ns) / 1e9:.3f} s old"

@@ -1,0 +1,125 @@
+"""PolicyController: when a chunk is due and what it is made from; the same in the policy node and in evaluation.
+
+With n_action_steps 8 and lead_steps 1 (x: the observation that a chunk is made from, =: its rows in use):
+
+    step     0   1   2   3   4   5   6   7   8   9  10  11  12  13  14
+    first    x=  =   =   =   =   =   =   =
+    second                               x   =   =   =   =   =   =   =
+
+A lead hides the inference behind the last rows of the chunk before; in lockstep, where nobody waits, it is 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from diffusion_ros.control.action_chunk import ActionChunk, hold_chunk
+from diffusion_ros.control.observation import Frame, ObservationWindow
+from diffusion_ros.models.policy import Policy, chunk_seed
+
+MAX_GAP_STEPS = 3
+"""A hole of more steps than this in the observations starts a new history."""
+
+
+@dataclass
+class _Observed:
+    values: Mapping[str, NDArray[Any]]
+    features: torch.Tensor | None = None
+
+
+class PolicyController:
+    """One policy on one robot. Frames in by `push`; `needs_chunk` says when; `chunk` makes and remembers it.
+
+    Frames are encoded when a chunk needs them, once each. Not thread-safe: one thread owns it.
+    """
+
+    def __init__(self, policy: Policy, policy_seed: int, lead_steps: int = 0) -> None:
+        spec = policy.spec
+        if not 0 <= lead_steps < spec.n_action_steps:
+            raise ValueError(f"lead_steps {lead_steps}, from 0 to below n_action_steps {spec.n_action_steps} expected")
+        if policy_seed < 0:
+            raise ValueError(f"policy_seed {policy_seed}, at least 0 expected")
+        self.policy = policy
+        self.policy_seed = policy_seed
+        self.interval_steps = spec.n_action_steps - lead_steps
+        """Steps from the observation of one chunk to that of the next."""
+        self.last_chunk: ActionChunk | None = None
+        self.min_gap_ns = spec.period_ns * 3 // 4
+        """Frames that come sooner after the last one are not used."""
+        self._window: ObservationWindow[_Observed] = ObservationWindow(
+            spec.n_obs_steps, MAX_GAP_STEPS * spec.period_ns, self.min_gap_ns
+        )
+
+    def push(self, frame: Frame) -> bool:
+        """Adds the newest frame; False when it is a repetition or comes too soon after the last (faster sensors).
+
+        Raises policy.FrameError, and takes nothing, for a frame that does not fit the checkpoint. `hold` answers it.
+        """
+        self.policy.check(frame.values)
+        if frame.stamp_ns == self._window.newest_stamp_ns:
+            newest = self._window.items()[-1].values
+            if any(not np.array_equal(newest[name], frame.values[name]) for name in self.policy.spec.input_names):
+                # Not a repetition: another run that happens to be at the same time.
+                self.reset()
+        return self._window.push(frame.stamp_ns, _Observed(frame.values))
+
+    def needs_chunk(self, stamp_ns: int) -> bool:
+        """Whether a chunk should be made from the observation stamped so.
+
+        Yes for the first one, interval_steps after the last chunk's, and when time went back; the stamps of another
+        episode lie far ahead or behind, so that they need no case of their own.
+        """
+        if self.last_chunk is None or stamp_ns < self.last_chunk.stamp_ns:
+            return True
+        return self.last_chunk.index_at(stamp_ns) >= self.interval_steps
+
+    def needs_frame(self, stamp_ns: int) -> bool:
+        """Whether an observation stamped so can be part of a chunk: who renders on demand may leave out the others."""
+        spec = self.policy.spec
+        return any(self.needs_chunk(stamp_ns + k * spec.period_ns) for k in range(spec.n_obs_steps))
+
+    def chunk(self) -> ActionChunk:
+        """The chunk of the window as it is. Raises ValueError without any frame."""
+        observed = self._window.items()
+        for item in observed:
+            if item.features is None:
+                item.features = self.policy.encode(item.values)
+        stamp_ns = self._window.newest_stamp_ns
+        assert stamp_ns is not None
+        rows = self.policy.sample(
+            [item.features for item in observed if item.features is not None],
+            chunk_seed(self.policy_seed, stamp_ns),
+        )
+        self.last_chunk = ActionChunk(stamp_ns, rows, self.policy.spec.period_ns)
+        return self.last_chunk
+
+    def hold(self, stamp_ns: int) -> ActionChunk:
+        """The answer to an observation that is not to be trusted. The next one that is, is answered at once."""
+        self.reset()
+        return hold_chunk(stamp_ns, self.policy.spec.period_ns)
+
+    def distrust(self, stamp_ns: int) -> ActionChunk | None:
+        """Lockstep: the observation stamped so is not to be trusted, nor a history that it is part of.
+
+        Returns the hold that answers it where a chunk is due. Else None: the robot has its row of the last chunk
+        already, and no result may depend on which of the two comes first.
+        """
+        if self.needs_chunk(stamp_ns):
+            return self.hold(stamp_ns)
+        self._window.clear()
+        return None
+
+    @property
+    def newest_stamp_ns(self) -> int | None:
+        return self._window.newest_stamp_ns
+
+    def reset(self) -> None:
+        """Forgets frames and chunk."""
+        self._window.clear()
+        self.last_chunk = None

@@ -1,0 +1,88 @@
+"""Policy: a loaded policy checkpoint behind numpy. One frame in, features out; features in, a chunk's rows out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from diffusion_ros.control.action_chunk import outside
+from diffusion_ros.spec import CheckpointSpec
+
+if TYPE_CHECKING:
+    from diffusion_ros.checkpoint import Checkpoint
+
+
+class FrameError(ValueError):
+    """A frame that does not fit the checkpoint; one line that names the part and what was expected."""
+
+
+class RangeError(FrameError):
+    """A frame with a value far from all that the policy was trained on: whatever it answered would be a guess."""
+
+
+class Policy:
+    """Encoding and sampling are apart so that a frame, which is part of several windows, is encoded once."""
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        self.checkpoint = checkpoint
+        self.spec: CheckpointSpec = checkpoint.spec
+
+    def check(self, frame: Mapping[str, NDArray[Any]]) -> None:
+        """Raises FrameError for a missing part, another shape, an image that is not uint8, or a value not finite, and
+        RangeError for one outside of the checkpoint's range."""
+        for tensor in self.spec.inputs:
+            value = frame.get(tensor.name)
+            if value is None:
+                raise FrameError(f"{tensor.name}: missing from the observation")
+            if value.shape != tensor.shape:
+                raise FrameError(f"{tensor.name}: shape {value.shape}, the checkpoint expects {tensor.shape}")
+            if tensor.dtype == "uint8":
+                if value.dtype != np.uint8:
+                    raise FrameError(f"{tensor.name}: {value.dtype}, uint8 expected")
+            elif not np.all(np.isfinite(value)):
+                raise FrameError(f"{tensor.name}: {value.tolist()}, finite numbers expected")
+        self.check_ranges(frame)
+
+    def check_ranges(self, frame: Mapping[str, NDArray[Any]]) -> None:
+        """Raises RangeError for a value outside of the checkpoint's range; what has none is not looked at."""
+        for tensor in self.spec.inputs:
+            if tensor.low and (wrong := outside(tensor.name, frame[tensor.name], tensor.low, tensor.high, tensor.unit)):
+                raise RangeError(wrong)
+
+    def encode(self, frame: Mapping[str, NDArray[Any]]) -> torch.Tensor:
+        """Features (F,) float32 of one frame; see `check` for the errors."""
+        self.check(frame)
+        inputs = {}
+        for tensor in self.spec.inputs:
+            # A copy: arrays that view a ROS message may be read-only, which torch warns about, and are not ours.
+            value = np.array(frame[tensor.name], np.uint8 if tensor.dtype == "uint8" else np.float32)
+            inputs[tensor.name] = torch.from_numpy(value)[None].to(self.checkpoint.device)
+        with torch.inference_mode():
+            features: torch.Tensor = self.checkpoint.module.encode(inputs)[0]
+        return features
+
+    def sample(self, features: Sequence[torch.Tensor], seed: int, steps: int | None = None) -> NDArray[np.float64]:
+        """Rows (n_rows, 7) float64, metres and radians per step, from n_obs_steps features, the oldest first.
+
+        The seed alone decides the noise. steps: denoising steps, None for the spec's.
+        """
+        if len(features) != self.spec.n_obs_steps:
+            raise FrameError(f"{len(features)} observation steps, the checkpoint expects {self.spec.n_obs_steps}")
+        with torch.inference_mode():
+            rows: torch.Tensor = self.checkpoint.module.sample(
+                torch.stack(list(features))[None], seed, self.spec.sampler_steps if steps is None else steps
+            )
+        return rows[0].double().cpu().numpy()
+
+
+def chunk_seed(policy_seed: int, stamp_ns: int) -> int:
+    """The seed of the chunk made from the observation stamped so: below 2**63, the same everywhere, for ever.
+
+    By the stamp and not by a counter, so that a policy that was restarted in mid-episode samples as the first would.
+    """
+    words = np.random.SeedSequence([policy_seed, stamp_ns % 2**64]).generate_state(1, np.uint64)
+    return int(words[0]) >> 1

@@ -1,0 +1,117 @@
+"""Listener: a subscription to what moves a robot. Its publishers are watched, its messages bounded, its errors caught.
+
+A callback reads the message and raises messages.MessageError for one that must not be used; `refused` is then told.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Generic, TypeVar
+
+from rclpy.node import Node
+from rclpy.qos import QoSProfile
+from rclpy.serialization import deserialize_message
+from sensor_msgs.msg import JointState
+
+from diffusion_ros.ros.messages import MessageError, printable
+from diffusion_ros.ros.publisher_monitor import PublisherMonitor
+
+M = TypeVar("M")
+
+
+class JointFilter:
+    """Which joint_states concern a node: arm and fingers may well be published by two drivers."""
+
+    def __init__(self, joints: Sequence[str]) -> None:
+        self.joints = tuple(joints)
+        self._others = ""
+
+    def __call__(self, msg: JointState) -> bool:
+        if any(name in self.joints for name in msg.name):
+            return True
+        self._others = printable(", ".join(msg.name[:16]) or "none", 120)
+        return False
+
+    def nothing(self) -> str:
+        """What to say when nothing of them has come."""
+        others = f" of {', '.join(self.joints)}, but of {self._others}" if self._others else ""
+        return f"nothing received{others}"
+
+
+MAX_BYTES = 65_536
+"""Of messages with lists, where nothing else is said: rclpy takes 30 us to read one point of a trajectory, so that a
+message of 60,000 would blind a node for two seconds. A chunk of 256 rows is 24,000 bytes."""
+
+
+class Listener(Generic[M]):
+    """Subscribes `node` to `topic`.
+
+    Args:
+        callback: takes a message.
+        refused: takes why a message is not used and the message, None where it was too large to be read.
+        max_bytes: serialised messages that are longer are not even read, with 0 none is: only who publishes is noted;
+            None where the type has no lists of messages.
+        monitor: that of several topics which one publisher must have alone; None: one of this topic's own.
+        concerns: whether a message counts at all, where a topic has several publishers by right.
+    """
+
+    def __init__(
+        self,
+        node: Node,
+        kind: type[M],
+        topic: str,
+        callback: Callable[[M], object],
+        refused: Callable[[MessageError, M | None], object],
+        qos: QoSProfile,
+        max_bytes: int | None = None,
+        monitor: PublisherMonitor | None = None,
+        concerns: Callable[[M], bool] | None = None,
+    ) -> None:
+        self._kind, self._callback, self._refused = kind, callback, refused
+        self._max_bytes = max_bytes
+        self._concerns = concerns
+        self._subscription = node.create_subscription(kind, topic, self.take, qos, raw=max_bytes is not None)
+        self.topic_name: str = self._subscription.topic_name
+        """After remapping."""
+        self.monitor = PublisherMonitor(node, self.topic_name) if monitor is None else monitor
+
+    def take(self, received: Any, info: Any) -> None:
+        """What rclpy calls: a message, serialised where it is bounded, and who sent it."""
+        msg: M | None = None
+        problem = ""
+        if self._max_bytes is None:
+            msg = received
+        elif len(received) > self._max_bytes:
+            problem = f"{len(received)} bytes, at most {self._max_bytes} expected"
+        else:
+            try:
+                msg = deserialize_message(bytes(received), self._kind)
+            except RuntimeError as error:  # the middleware's own
+                problem = f"cannot be read: {' '.join(str(error).split())}"
+        if msg is not None and self._concerns is not None and not self._concerns(msg):
+            return
+        self.monitor.heard(info, self.topic_name)
+        try:
+            if msg is None:
+                raise MessageError(problem)
+            self._callback(msg)
+        except MessageError as error:
+            self._refused(error, msg)
+
+    @classmethod
+    def of_publishers(cls, node: Node, kind: type[M], topic: str, qos: QoSProfile) -> Listener[M]:
+        """Reads nothing: only who publishes on a topic of one's own is noted, oneself among them."""
+        return cls(node, kind, topic, lambda msg: None, lambda error, msg: None, qos, max_bytes=0)
+
+    def take_waiting(self) -> None:
+        """Takes what waits in the queue now: rclpy runs timers first, however long a message has been there."""
+        for _ in range(self._subscription.qos_profile.depth):
+            with self._subscription.handle:
+                waiting = self._subscription.handle.take_message(self._kind, self._max_bytes is not None)
+            if waiting is None:
+                return
+            self.take(*waiting)
+
+    def conflict(self) -> str:
+        """'' or who else publishes here."""
+        return self.monitor.reason()

@@ -1,0 +1,112 @@
+"""What a robot is told: chunks, commands, efforts, forces."""
+
+from __future__ import annotations
+
+import numpy as np
+from geometry_msgs.msg import WrenchStamped
+from numpy.typing import ArrayLike, NDArray
+from sensor_msgs.msg import JointState
+from std_msgs.msg import Float64, Int64
+from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
+
+from diffusion_ros.control.action_chunk import MAX_ROWS, ActionChunk
+from diffusion_ros.robot import ACTION_NAMES
+from diffusion_ros.ros.messages.fields import MessageError, duration_to_msg, finite, floats, header_to_msg, stamp_ns
+
+Array = NDArray[np.float64]
+
+
+def joint_command_to_msg(joint: str, effort: float, time_ns: int) -> JointState:
+    """effort of one joint; time_ns: the stamp of the joint states that it answers."""
+    return JointState(header=header_to_msg(time_ns, ""), name=[joint], effort=[float(effort)])
+
+
+def joint_command_from_msg(msg: JointState, joint: str) -> tuple[int, float]:
+    """Stamp [ns] of the joint states that it answers, and the joint's effort."""
+    if list(msg.name) != [joint] or len(msg.effort) != 1 or len(msg.position) or len(msg.velocity):
+        raise MessageError(
+            f"{len(msg.effort)} efforts, {len(msg.position)} positions and {len(msg.velocity)} velocities for"
+            f" {', '.join(msg.name) or 'no joint'}, one effort for {joint} expected"
+        )
+    return stamp_ns(msg.header.stamp), finite("effort", msg.effort[0])
+
+
+def effort_to_msg(effort: float) -> Float64:
+    return Float64(data=float(effort))
+
+
+def effort_from_msg(msg: Float64) -> float:
+    return finite("effort", msg.data)
+
+
+def discrete_action_to_msg(action: int) -> Int64:
+    return Int64(data=int(action))
+
+
+def discrete_action_from_msg(msg: Int64) -> int:
+    return int(msg.data)
+
+
+def chunk_to_msg(chunk: ActionChunk, frame_id: str) -> JointTrajectory:
+    """frame_id: the frame of the deltas. Row i is done, not begun, at time_from_start = (i + 1) periods."""
+    return JointTrajectory(
+        header=header_to_msg(chunk.stamp_ns, frame_id),
+        joint_names=list(ACTION_NAMES),
+        points=[
+            JointTrajectoryPoint(positions=row.tolist(), time_from_start=duration_to_msg((i + 1) * chunk.period_ns))
+            for i, row in enumerate(np.asarray(chunk.rows, np.float64))
+        ],
+    )
+
+
+def chunk_from_msg(msg: JointTrajectory) -> ActionChunk:
+    """Raises MessageError for other or reordered joint names, missing values, NaN, or uneven spacing in time."""
+    if list(msg.joint_names) != list(ACTION_NAMES):
+        raise MessageError(f"joint names {', '.join(msg.joint_names) or 'none'}, {', '.join(ACTION_NAMES)} expected")
+    if not 1 <= len(msg.points) <= MAX_ROWS:
+        raise MessageError(f"{len(msg.points)} points, 1 to {MAX_ROWS} expected")
+    period_ns = stamp_ns(msg.points[0].time_from_start)
+    if period_ns < 1:
+        raise MessageError(f"the first point is done after {period_ns} ns, more than 0 expected")
+    for i, point in enumerate(msg.points):
+        if len(point.positions) != len(ACTION_NAMES):
+            raise MessageError(f"point {i} has {len(point.positions)} positions, {len(ACTION_NAMES)} expected")
+        if stamp_ns(point.time_from_start) != (i + 1) * period_ns:
+            raise MessageError(
+                f"point {i} is done after {stamp_ns(point.time_from_start)} ns, {(i + 1) * period_ns} expected"
+            )
+    rows = np.array([point.positions for point in msg.points], np.float64)
+    if not np.all(np.isfinite(rows)):
+        i, j = (int(k) for k in np.argwhere(~np.isfinite(rows))[0])
+        raise MessageError(f"{ACTION_NAMES[j]} of point {i} is {rows[i, j]}, a finite number expected")
+    return ActionChunk(stamp_ns(msg.header.stamp), rows, period_ns)
+
+
+def command_to_msg(row: ArrayLike, time_ns: int, period_ns: int, frame_id: str) -> JointTrajectory:
+    """row (7) as in ActionChunk, all zero to hold; time_ns: the stamp of the observation that it answers."""
+    values = np.asarray(row, np.float64).reshape(1, -1)
+    return chunk_to_msg(ActionChunk(time_ns, values, period_ns), frame_id)
+
+
+def command_from_msg(msg: JointTrajectory) -> tuple[int, Array]:
+    """Stamp [ns] of the observation that it answers, and the row (7)."""
+    chunk = chunk_from_msg(msg)
+    if len(chunk.rows) != 1:
+        raise MessageError(f"{len(chunk.rows)} points, one expected")
+    row: Array = chunk.rows[0]
+    return chunk.stamp_ns, row
+
+
+def force_to_msg(force: ArrayLike, time_ns: int, frame_id: str) -> WrenchStamped:
+    """force (2), in parts of the largest, -1 to 1."""
+    msg = WrenchStamped(header=header_to_msg(time_ns, frame_id))
+    msg.wrench.force.x, msg.wrench.force.y = floats(force, 2, "force")
+    return msg
+
+
+def force_from_msg(msg: WrenchStamped) -> tuple[int, Array]:
+    """Stamp [ns] of the odometry that it answers, and the force (2). Raises MessageError for NaN and beyond -1 to 1."""
+    force = np.array([msg.wrench.force.x, msg.wrench.force.y], np.float64)
+    if not np.all(np.abs(force) <= 1.0):  # so written for NaN
+        raise MessageError(f"force {force.tolist()}, -1 to 1 expected")
+    return stamp_ns(msg.header.stamp), force

@@ -1,0 +1,473 @@
+"""What simulators have in common as nodes: two clocks, episodes one after the other, videos, and no second simulator.
+
+lockstep: the simulator publishes an observation and waits for the command that carries its stamp. realtime: it ticks at
+its rate of wall time whatever the others do; at a tick it executes the newest command of the period that ends there, or
+holds, then observes and publishes. So a command has the rest of the period to arrive.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from rclpy.clock import Clock as RosClock
+from rclpy.clock_type import ClockType
+from rclpy.duration import Duration
+from rclpy.parameter import Parameter
+from rosgraph_msgs.msg import Clock
+from std_msgs.msg import String
+from std_srvs.srv import Trigger
+
+from diffusion_ros.atomic_file import add_line
+from diffusion_ros.ros import messages, topics
+from diffusion_ros.ros.diagnostics import ERROR, OK, WARN, Diagnostics
+from diffusion_ros.ros.listener import MAX_BYTES, Listener
+from diffusion_ros.ros.params import declare, parameter
+from diffusion_ros.ros.publisher_monitor import PublisherMonitor
+from diffusion_ros.ros.runner import RunnableNode
+from diffusion_ros.simulators.episode import Episode, episode_stamp_ns
+from diffusion_ros.simulators.video import Mp4Writer
+
+Array = NDArray[np.float64]
+Image = NDArray[np.uint8]
+P = TypeVar("P", bound="EpisodeParameters")
+
+_DISCOVERY_SECONDS = 1.5
+_LEASE_SECONDS = 21.0
+"""A process that was killed stays in the graph for FastDDS's lease of 20 s; who is still there after that lives."""
+_FAREWELL_SECONDS = 5.0
+"""How long a simulator that is done stays where nobody listens to its results yet."""
+_STAMPS = 8
+_REPEAT_SECONDS = 1.0
+_NEWS_SECONDS = 0.2
+_SCENE_SECONDS = 0.1
+_DRAWING_SECONDS = 0.04
+"""Share of a tick that goes into the video, so that services and signals are answered meanwhile."""
+
+
+@dataclass(frozen=True)
+class EpisodeParameters:
+    """Parameters that all of them have."""
+
+    mode: str = parameter(
+        "realtime",
+        "lockstep: waits for the command to each observation; realtime: keeps its rate of wall time",
+        choices=("realtime", "lockstep"),
+    )
+    episodes: int = parameter(0, "how many, then the node ends; 0: without end", low=0)
+    seed: int = parameter(100_000, "episode i is drawn from seed + i", low=0)
+    max_steps: int = parameter(0, "length of an episode; 0: the task's own", low=0)
+    pause: float = parameter(
+        1.0, "realtime: silence between episodes [s], by which the others know a new one", low=1.0, high=60.0
+    )
+    scene: bool = parameter(True, "publish the scene as markers")
+    output_dir: str = parameter("", "folder of the videos, '' for the current one")
+    results: str = parameter("", "file to which the result of each episode is added when it ends, a line of JSON each")
+
+
+class EpisodeNode(RunnableNode, ABC):
+    """A simulator's clockwork; what it simulates, publishes and understands is a subclass's.
+
+    Phases: checking (is there another simulator?), waiting (lockstep: for those who answer; realtime: for the first
+    command that starts an episode), running, drawing (the video), pausing (realtime: between episodes), done.
+    """
+
+    hold: Array
+    """The command of no motion, executed where there is none."""
+    rate: float
+    """Control steps a second [Hz]."""
+    answer_steps: int = 3
+    """Real time: a command that answers an observation older than so many steps comes too late to be one."""
+    records: bool = False
+    """Whether episodes become videos."""
+    parameters: EpisodeParameters
+
+    def __init__(self, name: str, kind: type[P], parameter_overrides: Sequence[Parameter[Any]]) -> None:
+        """Raises ValueError (parameters) in one line. A subclass makes its simulator and then calls `start`."""
+        super().__init__(name, parameter_overrides)
+        made = time.monotonic()
+        self.parameters = declare(self, kind)
+        self._lockstep = self.parameters.mode == "lockstep"
+        self.phase = "checking"
+        self._phase_began = made
+        self._last_tick = made
+        self._next_news = 0.0
+        self._next_scene = 0.0
+        self._fault = ""
+        """Why the simulator holds by itself, '' when it does not."""
+        self._refused = ""
+        """Why the last command of this period cannot be used."""
+        # The observation that is out, and what came back.
+        self._stamp_ns = 0
+        self._stamped_at = 0.0
+        self._published_at = 0.0
+        self._command: Array | None = None
+        self._answered_at: float | None = None
+        self._acting = False
+        self._drawing: Generator[None, None, None] | None = None
+        self._stamps: deque[int] = deque(maxlen=_STAMPS)
+        """Of the last observations."""
+        self._commands: list[Listener[Any]] = []
+        self._command_monitor: PublisherMonitor | None = None
+        self._heard_sensor = False
+        self._clock_publisher: Any = None
+
+    def start(self, hardware_id: str, sensor: tuple[type, str]) -> None:
+        """The rest, once there is a simulator. sensor: type and topic by which another simulator would be noticed."""
+        if self.records:
+            Path(self.parameters.output_dir).mkdir(parents=True, exist_ok=True)
+        self.episode = self._new_episode(0)
+        # At once, so that who wants the results is known before the first: in lockstep an episode may take 0.1 s.
+        self._episode_publisher = self.create_publisher(String, topics.EPISODE, topics.EPISODE_QOS)
+        self.diagnostics = Diagnostics(self, hardware_id, self._refresh)
+        kind, topic = sensor
+        self._sensors: Listener[Any] = Listener(self, kind, topic, self._on_sensor, lambda *_: None, topics.SENSOR_QOS)
+        # As it is called after remapping, which questions about the graph do not follow.
+        self._sensor_topic = self._sensors.topic_name
+        self.create_service(Trigger, "~/reset", self._on_reset)
+        self._period = 1.0 / self.rate
+        self.create_timer(self._period, self._tick, clock=RosClock(clock_type=ClockType.STEADY_TIME))
+
+    def take_commands(self, callbacks: Mapping[str, tuple[type[Any], Callable[[Any], None]]]) -> tuple[str, ...]:
+        """Subscribes to commands, by topic: type and callback, which calls `commanded` for those that can be used and
+        raises ValueError for others. One publisher must have all of the topics alone. Returns their resolved names."""
+        names = tuple(self.resolve_topic_name(topic) for topic in callbacks)
+        self._command_monitor = monitor = PublisherMonitor(self, *names)
+        for topic, (kind, callback) in callbacks.items():
+            self._commands.append(
+                Listener(
+                    self,
+                    kind,
+                    topic,
+                    partial(self._on_command, topic, callback),
+                    partial(self._on_bad_command, topic),
+                    topics.WATCHED_QOS,
+                    max_bytes=MAX_BYTES,
+                    monitor=monitor,
+                )
+            )
+        return names
+
+    def _on_command(self, topic: str, callback: Callable[[Any], None], msg: Any) -> None:
+        if self.phase not in ("waiting", "running"):
+            return
+        try:
+            callback(msg)
+        except ValueError as error:
+            raise messages.MessageError(str(error)) from None
+        self.diagnostics.tick(topic)
+
+    def _on_bad_command(self, topic: str, error: messages.MessageError, msg: Any) -> None:
+        self._command = None  # nor one that came before it
+        self._fault = self._refused = f"{topic} refused: {error}"
+
+    # What a subclass fills in
+
+    @abstractmethod
+    def advertise(self) -> None:
+        """Makes the publishers of sensors, once it is known that we are alone."""
+
+    @abstractmethod
+    def _new_episode(self, index: int) -> Episode:
+        """The episode of that number, not begun yet."""
+
+    @abstractmethod
+    def reset_simulator(self) -> None:
+        """Draws `episode`; forgets what belongs to the last one."""
+
+    @abstractmethod
+    def execute(self, row: Array, missed: bool) -> None:
+        """Does a control step with a command and counts it."""
+
+    @abstractmethod
+    def publish_observation(self, stamp_ns: int) -> None:
+        """Publishes the present state, all of it with one stamp; last what is answered at once."""
+
+    @abstractmethod
+    def peers(self) -> bool:
+        """Lockstep: whether those who answer are there."""
+
+    @abstractmethod
+    def state_hash(self) -> str:
+        """SHA-256 of the simulator's state."""
+
+    def starts(self, row: Array) -> bool:
+        """Real time: whether a command begins the episode that waits for one, and counts as acting."""
+        return bool(np.any(row))
+
+    @abstractmethod
+    def publish_scene(self) -> None:
+        """The scene for RViz, if somebody looks."""
+
+    @abstractmethod
+    def record(self, row: Array | None, missed: bool) -> None:
+        """Keeps the observation that is out for the video, before its command is executed; None at the end."""
+
+    @abstractmethod
+    def pictures(self) -> Iterator[Image]:
+        """Of the video, from what was recorded."""
+
+    @abstractmethod
+    def news(self) -> dict[str, Any]:
+        """What `episode` says besides what all simulators say: reward and the like."""
+
+    # What comes in
+
+    def commanded(self, stamp_ns: int, row: Array) -> None:
+        """A command that can be used, with the stamp of the observation that it answers."""
+        if not self._lockstep and self.starts(row) and stamp_ns not in list(self._stamps)[-self.answer_steps :]:
+            off = (self._stamp_ns - stamp_ns) / 1e6
+            self._fault = self._refused = (
+                f"command refused: it answers an observation of {off:.0f} ms before the newest"
+            )
+            return
+        if stamp_ns == self._stamp_ns:
+            # In real time the executor's hold may be followed by the row of a chunk that came late: the last counts.
+            self._answered_at = time.monotonic()
+        if not self._lockstep:
+            self._command = row
+        elif self.phase == "running" and stamp_ns == self._stamp_ns and not self.conflict():
+            self._fault = ""
+            self._step(row)
+            self._go_on(episode_stamp_ns(self.episode.index, self.episode.steps, self.rate))
+
+    def _on_sensor(self, msg: Any) -> None:
+        """Our own, or that of another simulator or robot."""
+        self._heard_sensor = True
+
+    def _on_reset(self, request: Any, response: Any) -> Any:
+        """Begins the current episode again, from the same seed."""
+        response.success = self.phase in ("waiting", "running", "pausing")
+        if response.success:
+            self._begin(self.episode.index)
+            response.message = f"episode {self.episode.index} begins again"
+        else:
+            response.message = f"not while {self.phase}"
+        return response
+
+    # Phases
+
+    def _tick(self) -> None:
+        now = time.monotonic()
+        late = now - self._last_tick > 1.5 * self._period
+        self._last_tick = now
+        if self.phase == "checking":
+            self._check(now)
+        elif self.phase == "drawing":
+            self._draw(now)
+        elif self.phase == "pausing":
+            if now - self._phase_began >= self.parameters.pause:
+                self._enter("waiting")
+        elif self.phase == "done":
+            # A message that is still under way would be lost with the process, and so would all that are kept for one
+            # who listens but has not been found yet.
+            if self._episode_publisher.get_subscription_count() or now - self._phase_began > _FAREWELL_SECONDS:
+                self._episode_publisher.wait_for_all_acked(Duration(seconds=2))
+                self.exit_status = 0
+        elif self._lockstep:
+            self._tick_lockstep(now)
+        else:
+            self._tick_realtime(now, late)
+        if self.phase not in ("checking", "done"):
+            if self.parameters.scene and now >= self._next_scene:
+                self._next_scene = now + _SCENE_SECONDS
+                self.publish_scene()
+            self._tell(now)
+
+    def _check(self, now: float) -> None:
+        """Two simulators on the same topics would move each other's robots: the second one must not start."""
+        if now - self._phase_began < _DISCOVERY_SECONDS:
+            return
+        others = self.get_publishers_info_by_topic(self._sensor_topic)
+        if not others:
+            if self._lockstep:
+                self._clock_publisher = self.create_publisher(Clock, topics.CLOCK, topics.SENSOR_QOS)
+            self.advertise()
+            self._begin(0)
+        elif self._heard_sensor or now - self._phase_began > _LEASE_SECONDS:
+            name = f"{others[0].node_namespace.rstrip('/')}/{others[0].node_name}"
+            print(
+                f"{self._sensor_topic} has a publisher already, {name} in ROS domain {self.context.get_domain_id()}:"
+                " stop it, or choose another ROS_DOMAIN_ID or namespace",
+                file=sys.stderr,
+            )
+            self.exit_status = 2
+        else:
+            self.diagnostics.report(WARN, f"{self._sensor_topic} has a silent publisher: waiting for it to go away")
+
+    def _begin(self, index: int) -> None:
+        """Draws episode `index`.
+
+        Nothing of the last one may reach it. In lockstep the stamps tell the others, in real time the pause does: it is
+        a gap in the observations and longer than a chunk.
+        """
+        again = self.phase != "checking"
+        self.episode = self._new_episode(index)
+        self.reset_simulator()
+        self._command = None
+        self._fault = ""
+        self._stamps.clear()
+        self._stamp_ns = episode_stamp_ns(index, 0, self.rate)
+        self._enter("pausing" if again and not self._lockstep else "waiting")
+        if self._lockstep:
+            self._tick_lockstep(self._phase_began)
+
+    def _tick_lockstep(self, now: float) -> None:
+        if self.phase == "waiting" and self.peers():
+            self._enter("running")
+            self._observe(self._stamp_ns, now)
+        elif self.phase == "running" and now - self._published_at > _REPEAT_SECONDS:
+            # Somebody has missed it, or was started again.
+            self._observe(self._stamp_ns, now)
+
+    def _tick_realtime(self, now: float, late: bool) -> None:
+        stamp_ns = self.get_clock().now().nanoseconds
+        for listener in self._commands:
+            # rclpy runs timers first: on a busy machine a command that came in time may still be in the queue.
+            listener.take_waiting()
+        command, self._command = self._command, None
+        if command is not None and (conflict := self.conflict()):
+            command, self._refused = None, conflict
+        if self.phase == "waiting" and command is not None and self.starts(command):
+            self._enter("running")  # nothing is lost while the policy starts
+        if self.phase == "running":
+            self.episode.overruns += late
+            self._fault = (self._refused or "no command in this period") if command is None else ""
+            self._step(self.hold if command is None else command, missed=command is None)
+        self._refused = ""
+        self._go_on(stamp_ns, now)
+
+    def _go_on(self, stamp_ns: int, now: float | None = None) -> None:
+        """Observes, or ends the episode."""
+        if self.episode.over:
+            self._finish()
+        else:
+            self._observe(stamp_ns, time.monotonic() if now is None else now)
+
+    def _step(self, row: Array, missed: bool = False) -> None:
+        episode = self.episode
+        if self.records:
+            self.record(row, missed)
+        if self._answered_at is not None:
+            episode.took("stamp to command", self._answered_at - self._stamped_at)
+            episode.took("publication to command", self._answered_at - self._published_at)
+            self.diagnostics.latency("publication to command", self._answered_at - self._published_at)
+        began = time.monotonic()
+        self.execute(row, missed)
+        episode.took("physics", time.monotonic() - began)
+        self._acting = not missed and self.starts(row)
+        self.diagnostics.tick("step")
+
+    def _observe(self, stamp_ns: int, now: float) -> None:
+        self._stamp_ns = stamp_ns
+        self._stamps.append(stamp_ns)
+        self._stamped_at = now
+        self._answered_at = None
+        if self._clock_publisher is not None:
+            self._clock_publisher.publish(messages.clock_to_msg(stamp_ns))
+        self.publish_observation(stamp_ns)
+        self._published_at = time.monotonic()
+
+    def _finish(self) -> None:
+        """The episode is over: report it, at once or with its video."""
+        result = self.episode.result(self.state_hash())
+        if self.records:
+            self.record(None, False)
+            name = f"episode_{self.episode.index:03d}_seed_{self.episode.seed}.mp4"
+            self._drawing = self._write_video(Path(self.parameters.output_dir) / name, result)
+            self._enter("drawing")
+        else:
+            self._end(result)
+
+    def _write_video(self, path: Path, result: dict[str, Any]) -> Generator[None, None, None]:
+        """Draws a picture each time it is asked; ends the episode when the file is whole, or says why it is not."""
+        try:
+            with Mp4Writer(path, self.rate) as writer:
+                for picture in self.pictures():
+                    writer.write(picture)
+                    yield
+            result["video"] = str(path)
+        except OSError as error:
+            self.get_logger().error(f"no video of episode {self.episode.index}: {error}")
+        self._end(result)
+
+    def _draw(self, began: float) -> None:
+        while self.phase == "drawing" and time.monotonic() - began < _DRAWING_SECONDS:
+            assert self._drawing is not None
+            next(self._drawing, None)
+
+    def _end(self, result: dict[str, Any]) -> None:
+        if self.parameters.results:
+            add_line(Path(self.parameters.results), result)
+        self._publish_episode({"event": "end", "result": result})
+        following = self.episode.index + 1
+        if 0 < self.parameters.episodes <= following:
+            self._enter("done")
+        else:
+            self._begin(following)
+
+    def _enter(self, phase: str) -> None:
+        self.phase = phase
+        self._phase_began = time.monotonic()
+
+    # What it says of itself
+
+    def _tell(self, now: float) -> None:
+        """Where the episode is, a few times a second."""
+        if now >= self._next_news:
+            self._next_news = now + _NEWS_SECONDS
+            self._publish_episode({"event": self.phase})
+
+    def _publish_episode(self, news: dict[str, Any]) -> None:
+        episode = self.episode
+        answers = episode.timings_s.get("stamp to command", [])
+        self._episode_publisher.publish(
+            messages.episode_to_msg(
+                {
+                    "index": episode.index,
+                    "seed": episode.seed,
+                    "step": episode.steps,
+                    "success": episode.success,
+                    "max_steps": episode.max_steps,
+                    "held": episode.held,
+                    "missed": episode.missed,
+                    "rate": round(self.diagnostics.rate("step"), 2),
+                    "acting": self._acting,
+                    "latency_ms": round(1e3 * answers[-1], 2) if answers else None,
+                    "fault": self.conflict() or self._fault,
+                    **self.news(),
+                    **news,
+                }
+            )
+        )
+
+    def conflict(self) -> str:
+        """'' or who else publishes what only one may: sensors, or commands."""
+        commands = self._command_monitor.reason() if self._command_monitor is not None else ""
+        return self._sensors.conflict() or commands
+
+    def _refresh(self) -> None:
+        for name in ("task", "mode"):
+            self.diagnostics.value(name, getattr(self.parameters, name))
+        for name in ("index", "seed", "steps", "held", "missed", "overruns"):
+            self.diagnostics.value(f"episode {name}", getattr(self.episode, name))
+        self.diagnostics.value("phase", self.phase)
+        if self.conflict():
+            self.diagnostics.report(ERROR, f"holding: {self.conflict()}")
+        elif self._fault:
+            self.diagnostics.report(WARN, f"holding: {self._fault}")
+        elif self.phase != "checking":
+            self.diagnostics.report(OK, self.phase)
+
+    def close(self) -> None:
+        if self._drawing is not None:
+            self._drawing.close()

@@ -1,0 +1,50 @@
+"""The video of an arm's episode: what the policy saw, what it meant to do, and what it did."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from diffusion_ros.simulators import video
+from diffusion_ros.simulators.arm import Simulation
+from diffusion_ros.simulators.episode import Episode
+
+Image = NDArray[np.uint8]
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class ArmStep:
+    """What one picture of the video is made from; taken while the episode runs and drawn after it."""
+
+    qpos: Array
+    images: tuple[Image, ...]
+    """The policy's cameras, as the policy saw them."""
+    eef_pos: Array
+    chunk_rows: Array
+    """(N, 7) rows of the newest chunk that were still to come, N may be 0."""
+    step: int
+    reason: str
+    """Why the robot held after this observation; '' when it acted."""
+    success: bool
+
+
+def pictures(simulation: Simulation, view: str, episode: Episode, recorded: Sequence[ArmStep]) -> Iterator[Image]:
+    """The video's pictures, drawn one by one from recorded positions; the simulator's state is not touched."""
+    size = video.VIEW_SIZE
+    matrix = simulation.camera_matrix(view, size, size)
+    for step in recorded:
+        drawn = simulation.render(view, size, size, qpos=step.qpos)
+        points = video.chunk_positions(step.eef_pos, step.chunk_rows)
+        pixels = video.project(points, matrix, *simulation.camera_pose(view, qpos=step.qpos))
+        title = f"{simulation.task_name}  episode {episode.index}  seed {episode.seed}  step {step.step}"
+        if step.success:
+            state = ("success", video.GREEN)
+        elif step.reason:
+            state = (f"holding: {step.reason}", video.AMBER)
+        else:
+            state = ("acting", video.WHITE)
+        yield video.compose(step.images, video.draw_chunk(drawn, pixels), [(title, video.WHITE), state])

@@ -1,0 +1,298 @@
+"""The diffusion policy (Chi et al. 2023, arXiv 2303.04137): observations in, a chunk of actions out, all in one module.
+
+Inside are the normalisers, the encoder, the denoiser and the sampler, so the scripted module is all that a robot needs.
+Rotations enter as 6-D (Zhou et al. 2019, arXiv 1812.07035): quaternions q and -q are one rotation and must look alike.
+Actions leave in metres and radians per control step; inside they are in [-1, 1] by the limits of the data.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from diffusion_ros.checkpoint import exported
+from training.diffusion.noise_schedule import NoiseSchedule
+from training.diffusion.normalizer import LimitsNormalizer
+from training.networks.encoders import KeypointEncoder, ResNet18Encoder, SmallConvEncoder, centre_offset, crop
+from training.networks.transformer import DiffusionTransformer
+from training.networks.unet1d import ConditionalUnet1d
+
+LOW_DIM = ("robot0_eef_pos", "robot0_eef_quat", "robot0_gripper_qpos")
+OBJECT = ("object_pos", "object_quat")
+POSE_DIM = 12
+"""Of an object's pose: position, 6-D rotation, position relative to the hand."""
+POSE_POINTS = 4
+"""Of an object's frame: its origin and the tips of its axes."""
+HAND_REACH = 0.1
+"""Metres: the unit in which the object's position in the hand's frame is estimated."""
+
+
+def rotate(rotation: Tensor, vector: Tensor) -> Tensor:
+    """(B, 3, 3) times (B, 3), elementwise: a matrix product would be in bfloat16 under autocast."""
+    return (rotation * vector[:, None, :]).sum(dim=-1)
+
+
+def rotation_6d(quaternion: Tensor) -> Tensor:
+    """First two columns of the rotation matrix, (..., 6), of quaternions (..., 4) xyzw."""
+    x, y, z, w = F.normalize(quaternion, dim=-1).unbind(-1)
+    first = [1 - 2 * (y * y + z * z), 2 * (x * y + w * z), 2 * (x * z - w * y)]
+    second = [2 * (x * y - w * z), 1 - 2 * (x * x + z * z), 2 * (y * z + w * x)]
+    return torch.stack(first + second, dim=-1)
+
+
+def hand_vector(obs: dict[str, Tensor]) -> Tensor:
+    """What the robot feels, (B, 11): hand position (m), 6-D rotation, finger positions (m)."""
+    rotation = rotation_6d(obs["robot0_eef_quat"])
+    return torch.cat([obs["robot0_eef_pos"], rotation, obs["robot0_gripper_qpos"]], dim=-1)
+
+
+def object_vector(obs: dict[str, Tensor]) -> Tensor:
+    """The object's pose, (B, POSE_DIM): position (m), 6-D rotation, position relative to the hand (m)."""
+    relative = obs["object_pos"] - obs["robot0_eef_pos"]
+    return torch.cat([obs["object_pos"], rotation_6d(obs["object_quat"]), relative], dim=-1)
+
+
+class ObservationEncoder(nn.Module):
+    """One frame of observations to one feature vector.
+
+    From state, the features are the normalised hand and object vectors. From pixels, they are the hand vector, the
+    key-points of each camera and, with `pose_head`, the object's pose that a small network reads off them: it is
+    trained on the poses in the demonstrations and needs none in use. Both: pixels and the true pose.
+
+    With `pose_points`, the first POSE_POINTS key-points of each camera are taught to be the images of the object's
+    frame (:mod:`training.diffusion.pose_points`), and the pose is read off the key-points alone, in the world's frame
+    and in the hand's, and weighed. The wrist camera shows the object in the hand's frame; where the hand turns, the
+    world's is a product that a small network learns badly. From the hand's pose a network would guess where an
+    expert's hand goes, which is where the object is, and believe a hand that has gone astray. The policy then sees the
+    hand and the pose.
+
+    Args:
+        cameras: names; each has an encoder of its own.
+        use_object: whether the true pose of the object is an input.
+        hand_limits, object_limits: normalisers of the two vectors.
+        vision: "small" or "resnet18".
+        pose_head: whether the pose is estimated from the images.
+        pose_points: whether it is estimated from images of the object's frame; for "small".
+    """
+
+    def __init__(
+        self,
+        cameras: tuple[str, ...],
+        use_object: bool,
+        hand_limits: LimitsNormalizer,
+        object_limits: LimitsNormalizer,
+        vision: str = "small",
+        pose_head: bool = True,
+        pose_points: bool = False,
+        image_size: int = 84,
+        crop_size: int = 76,
+    ) -> None:
+        super().__init__()
+        self.cameras = list(cameras)
+        self.use_object = use_object
+        self.pose_dim = POSE_DIM
+        self.image_size = image_size
+        self.crop_size = crop_size
+        self.hand_limits = hand_limits
+        self.object_limits = object_limits
+        self.has_pose_head = pose_head and len(cameras) > 0
+        self.pose_points = pose_points
+        if pose_points and not (self.has_pose_head and vision == "small"):
+            raise ValueError("pose_points needs cameras, a pose head and vision 'small'")
+        encoders: list[KeypointEncoder]
+        if vision == "resnet18":
+            encoders = [ResNet18Encoder(image_size, crop_size) for _ in cameras]
+        elif pose_points:
+            encoders = [SmallConvEncoder(image_size, crop_size, 3 * POSE_POINTS, coarse=True) for _ in cameras]
+        else:
+            encoders = [SmallConvEncoder(image_size, crop_size) for _ in cameras]
+        self.vision = nn.ModuleList(encoders)
+        keypoints = sum(encoder.out_dim for encoder in encoders)
+        self.out_dim = 11 + (POSE_DIM if use_object else 0) + (0 if pose_points else keypoints)
+        self.pose_head: nn.Module = nn.Identity()
+        self.hand_reach = HAND_REACH
+        if self.has_pose_head:
+            estimates = 9 + 9 + 2 if pose_points else POSE_DIM
+            seen = 9 * POSE_POINTS * len(cameras) if pose_points else 11 + keypoints
+            self.pose_head = nn.Sequential(
+                nn.Linear(seen, 256), nn.SiLU(), nn.Linear(256, 256), nn.SiLU(), nn.Linear(256, estimates)
+            )
+            self.out_dim += POSE_DIM
+
+    def forward(self, obs: dict[str, Tensor], offset: Tensor) -> Tensor:
+        """obs name -> (B, ...), images (B, H, W, 3) uint8; offset (B, 2) of the crop in pixels; returns (B, out_dim).
+
+        The estimated pose, where there is one, is the last POSE_DIM features.
+        """
+        return self.see(obs, offset)[0]
+
+    def see(self, obs: dict[str, Tensor], offset: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """The features and, with `pose_points`, each camera's logits, (B, 3 POSE_POINTS, h, w)."""
+        hand = self.hand_limits.normalize(hand_vector(obs))
+        known = [hand]
+        if self.use_object:
+            known.append(self.object_limits.normalize(object_vector(obs)))
+        seen: list[Tensor] = []
+        maps: list[Tensor] = []
+        for i, encoder in enumerate(self.vision):
+            image = obs[self.cameras[i] + "_image"].permute(0, 3, 1, 2)  # channels last stays the layout in memory
+            image = crop(image, offset, self.crop_size).float() * (2.0 / 255.0) - 1.0
+            if self.pose_points:
+                logits = encoder.logits(image)  # type: ignore[operator]
+                maps.append(logits)
+                seen.append(encoder.read(logits, offset))  # type: ignore[operator]
+            else:
+                seen.append(encoder(image, offset))
+        if self.pose_points:
+            estimate = self.weigh(self.pose_head(torch.cat(seen, dim=-1)).float(), hand_vector(obs))
+            return torch.cat(known + [estimate], dim=-1), maps
+        if self.has_pose_head:  # the estimate is to come from the images, whatever is known
+            seen.append(self.pose_head(torch.cat([hand] + seen, dim=-1)).float())
+        return torch.cat(known + seen, dim=-1), maps
+
+    def weigh(self, estimates: Tensor, hand: Tensor) -> Tensor:
+        """One normalised pose (B, POSE_DIM) of two estimates, (B, 9) each, and their weights (B, 2).
+
+        The first is in the world's frame, normalised; the second in the hand's, in units of `HAND_REACH` and 1. One
+        weight is for the position, one for the rotation. hand (B, 11) is :func:`hand_vector`.
+        """
+        at, first, second = hand[:, :3], hand[:, 3:6], hand[:, 6:9]
+        turn = torch.stack([first, second, torch.linalg.cross(first, second)], dim=2)  # columns; hand to world
+        world = self.object_limits.unnormalize(torch.cat([estimates[:, :9], estimates[:, :3]], dim=-1))
+        position = at + self.hand_reach * rotate(turn, estimates[:, 9:12])
+        rotation = torch.cat([rotate(turn, estimates[:, 12:15]), rotate(turn, estimates[:, 15:18])], dim=-1)
+        weight = torch.sigmoid(estimates[:, 18:20])
+        position = position + weight[:, :1] * (world[:, :3] - position)
+        rotation = rotation + weight[:, 1:] * (world[:, 3:9] - rotation)
+        return self.object_limits.normalize(torch.cat([position, rotation, position - at], dim=-1))
+
+
+class DiffusionPolicy(nn.Module):
+    """Denoises (B, rows, 7) action chunks, conditioned on the features of n_obs_steps frames.
+
+    Two ways to condition. "observation": features are the denoiser's condition. "inpainting": actions and features
+    diffuse together as rows (7 + F); the features of the first n_obs_steps rows are known and are written back before
+    each step and at the end, and the loss leaves them out (Chi et al. 2023; Janner et al. 2022).
+
+    Rows: 0 is the action of the oldest observed frame, unless `action_steps_only`: then it is that of the newest, and
+    no action of the past is generated.
+    """
+
+    def __init__(
+        self,
+        encoder: ObservationEncoder,
+        denoiser: nn.Module,
+        schedule: NoiseSchedule,
+        action_limits: LimitsNormalizer,
+        n_obs_steps: int,
+        rows: int,
+        conditioning: str = "observation",
+        action_steps_only: bool = False,
+        sampler: str = "ddim",
+    ) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.denoiser = denoiser
+        self.schedule = schedule
+        self.action_limits = action_limits
+        self.n_obs_steps = n_obs_steps
+        self.rows = rows
+        self.inpainting = conditioning == "inpainting"
+        self.action_dim = int(action_limits.scale.shape[0])
+        self.width = self.action_dim + (encoder.out_dim if self.inpainting else 0)
+        self.first_row = 0 if action_steps_only else n_obs_steps - 1
+        self.sampler = sampler
+
+    def forward(self, obs: dict[str, Tensor], seed: int, steps: int) -> Tensor:
+        """obs name -> (B, n_obs_steps, ...); returns (B, rows from the newest observation on, 7)."""
+        features: list[Tensor] = []
+        for i in range(self.n_obs_steps):
+            frame: dict[str, Tensor] = {}
+            for name, value in obs.items():
+                frame[name] = value[:, i]
+            features.append(self.encode(frame))
+        return self.sample(torch.stack(features, dim=1), seed, steps)
+
+    @exported
+    def encode(self, obs: dict[str, Tensor]) -> Tensor:
+        """Features (B, F) of single frames: obs name -> (B, ...), images (B, H, W, 3) uint8."""
+        n = obs["robot0_eef_pos"].shape[0]
+        features: Tensor = self.encoder(obs, centre_offset(n, self.encoder.image_size, self.encoder.crop_size))
+        return features
+
+    @exported
+    def sample(self, features: Tensor, seed: int, steps: int) -> Tensor:
+        """Chunks (B, rows from the newest observation on, 7) in metres and radians per control step.
+
+        features (B, n_obs_steps, F), the oldest first. `seed` decides the noise, `steps` how many denoising steps.
+        """
+        n = features.shape[0]
+        generator = torch.Generator(device=features.device)
+        generator.manual_seed(seed)
+        x = torch.randn([n, self.rows, self.width], generator=generator, device=features.device)
+        cond = features[:, :0] if self.inpainting else features
+        visited = self.schedule.timesteps(steps)
+        for i in range(steps):
+            x = self.write_known(x, features)
+            t, previous = visited[i], visited[i + 1] if i + 1 < steps else -1
+            output = self.denoiser(x, torch.full([n], t, dtype=torch.int64, device=x.device), cond)
+            if self.sampler == "ddim":
+                x = self.schedule.ddim_step(output, x, t, previous)
+            else:
+                noise = torch.randn([n, self.rows, self.width], generator=generator, device=x.device)
+                x = self.schedule.ddpm_step(output, x, t, previous, noise)
+        x = self.write_known(x, features)
+        return self.action_limits.unnormalize(x[:, self.first_row :, : self.action_dim])
+
+    def write_known(self, x: Tensor, features: Tensor) -> Tensor:
+        """x (B, rows, width) with the observed features in their place, where they are part of the trajectory."""
+        if not self.inpainting:
+            return x
+        x = x.clone()
+        x[:, : self.n_obs_steps, self.action_dim :] = features
+        return x
+
+
+class PolicyLoss(nn.Module):
+    """The training objective, as a module so that several processes share its gradients."""
+
+    def __init__(self, policy: DiffusionPolicy) -> None:
+        super().__init__()
+        self.policy = policy
+
+    def forward(self, features: Tensor, actions: Tensor, valid: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+        """Mean squared error of the denoiser's prediction (Chi et al. 2023, equation 5).
+
+        features (B, To, F), or (B, rows, F) to be inpainted; actions (B, rows, 7) in metres, radians; valid (B, rows)
+        bool, False where the episode was over; noise (D, B, rows, width) and t (D, B) int64: D draws of noise for each
+        sample, so that what an image costs to encode serves several denoising steps. Returns a scalar.
+        """
+        policy = self.policy
+        draws, n = t.shape
+        x0 = policy.action_limits.normalize(actions)
+        weight = valid[:, :, None].float().expand(-1, -1, policy.width).clone()
+        cond = features
+        if policy.inpainting:
+            # As in the paper's code the features are data here: through them the loss could be made zero by features
+            # that say nothing.
+            x0 = torch.cat([x0, features.detach()], dim=-1)
+            weight[:, : policy.n_obs_steps, policy.action_dim :] = 0.0
+            cond = features[:, :0]
+        x0, weight, cond = (v.repeat(draws, *[1] * (v.dim() - 1)) for v in (x0, weight, cond))
+        noise, t = noise.reshape(draws * n, *noise.shape[2:]), t.reshape(-1)
+        x = policy.schedule.q_sample(x0, noise, t)
+        if policy.inpainting:
+            x = policy.write_known(x, x0[:, : policy.n_obs_steps, policy.action_dim :])
+        error = (policy.denoiser(x, t, cond) - policy.schedule.target(x0, noise)) ** 2
+        loss: Tensor = (error * weight).sum() / weight.sum()
+        return loss
+
+
+def make_denoiser(kind: str, row_dim: int, rows: int, n_obs_steps: int, cond_dim: int, **options: Any) -> nn.Module:
+    """A "transformer" or a "unet" for (B, rows, row_dim), conditions (B, n_obs_steps, cond_dim); 0 steps: none."""
+    if kind == "transformer":
+        return DiffusionTransformer(row_dim, cond_dim, rows, n_obs_steps, **options)
+    return ConditionalUnet1d(row_dim, cond_dim * n_obs_steps, **options)

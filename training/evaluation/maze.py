@@ -1,0 +1,114 @@
+"""Scores of a planner in its maze, beside the oracle's on the same starts."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from tqdm import tqdm
+
+from diffusion_ros import checkpoint
+from diffusion_ros.control.path_follower import Follower, make_follower
+from diffusion_ros.models.planner import Array, Plan, Planner
+from diffusion_ros.simulators.maze import GOAL_RADIUS, RATE, MazeSimulation, WaypointController
+
+
+@dataclass(frozen=True)
+class PlannerOptions:
+    """How a planner is evaluated."""
+
+    follow: Literal["pursuit", "time", "actions"] = "pursuit"
+    """Who drives: the way-point controller in pursuit of the plan's path, or at its points in time; or the plan's own
+    actions."""
+    goals: Literal["single", "multi"] = "single"
+    """single: always in the maze's goal cell, as D4RL; multi: anywhere."""
+    replan: int = 0
+    """Control steps between plans; 0: planned once."""
+    warm: bool = True
+    """Whether a new plan starts from the one before."""
+    value: float = 0.0
+    """Weight of the planner's learned value function."""
+
+
+def evaluate_planner(
+    path: Path, episodes: int, seed: int, options: PlannerOptions, quiet: bool = False, **overrides: Any
+) -> dict[str, Any]:
+    """The summary: score, mean_return, per-episode results, and the oracle's; `overrides` are those of `load`."""
+    planner = Planner(checkpoint.load(path, kind="planner", **overrides))
+    simulation = MazeSimulation(planner.spec.task)
+    task = simulation.task
+    began = time.monotonic()
+    results = []
+    with tqdm(total=episodes, unit="episode", desc=task.name, disable=quiet) as bar:
+        for index in range(episodes):
+            goal = None
+            if options.goals == "multi":
+                rng = np.random.default_rng([seed + index, 2])
+                cells = simulation.map.free_cells
+                goal = simulation.map.centre(cells[rng.integers(len(cells))]) + rng.uniform(-0.25, 0.25, 2)
+            result = _episode(simulation, planner, seed + index, goal, options)
+            simulation.reset(seed + index, goal=goal)
+            oracle = WaypointController(simulation.map, simulation.goal)
+            result["oracle_return"] = sum(
+                simulation.step(oracle.force(simulation.position, simulation.velocity)) for _ in range(task.max_steps)
+            )
+            results.append({"index": index, "seed": seed + index, **result})
+            bar.update()
+            bar.set_postfix(score=f"{task.score(float(np.mean([r['return'] for r in results]))):.1f}")
+    simulation.close()
+    returns = np.array([r["return"] for r in results])
+    oracle_return = float(np.mean([r["oracle_return"] for r in results]))
+    return {
+        "task": task.name,
+        "episodes": episodes,
+        "seed": seed,
+        "score": task.score(float(returns.mean())),
+        "score_error": task.score(float(returns.mean() + returns.std() / np.sqrt(episodes)))
+        - task.score(returns.mean()),
+        "mean_return": float(returns.mean()),
+        "std_return": float(returns.std()),
+        "oracle_score": task.score(oracle_return),
+        "oracle_ratio": float(returns.mean()) / oracle_return,
+        "reached": float(np.mean([r["reached"] for r in results])),
+        "planning_ms": 1000 * float(np.median([r["planning_seconds"] for r in results])),
+        "follow": options.follow,
+        "goals": options.goals,
+        "replan": options.replan,
+        "value": options.value,
+        "sampler": planner.spec.sampler,
+        "sampler_steps": planner.spec.sampler_steps,
+        "checkpoint": str(path),
+        "checkpoint_sha256": planner.checkpoint.sha256,
+        "seconds": round(time.monotonic() - began, 1),
+        "results": results,
+    }
+
+
+def _episode(
+    simulation: MazeSimulation, planner: Planner, seed: int, goal: Array | None, options: PlannerOptions
+) -> dict[str, Any]:
+    simulation.reset(seed, goal=goal)
+    end = np.append(simulation.goal, [0.0, 0.0])
+    total, reached, seconds = 0.0, -1, []
+    guides = {"value": np.array([options.value])} if options.value else {}
+    plan: Plan | None = None
+    follower: Follower | None = None
+    for step in range(simulation.task.max_steps):
+        position, velocity = simulation.position, simulation.velocity
+        if plan is None or (options.replan and step % options.replan == 0):
+            warm = None
+            if plan is not None and options.warm:
+                warm = planner.shifted(plan, round(options.replan / plan.stride))
+            plans = planner.plan(np.append(position, velocity), end, seed=seed + step, warm=warm, guides=guides)
+            plan = plans.best
+            seconds.append(plans.seconds)
+            follower = make_follower(options.follow, plan, RATE)
+        assert follower is not None
+        reward = simulation.step(follower.force(position, velocity))
+        total += reward
+        if reached < 0 and np.linalg.norm(simulation.position - simulation.goal) <= GOAL_RADIUS:
+            reached = step + 1
+    return {"return": total, "reached": reached >= 0, "steps_to_goal": reached, "planning_seconds": max(seconds)}
