@@ -4,7 +4,7 @@ PY := .venv/bin/python
 # Which ROS 2 the tests run on: jazzy, or kilted for what is ROS.
 ROS ?= jazzy
 KILTED := .venv-kilted/bin/python
-ROS_TESTS := tests/faults $(addprefix tests/test_,$(addsuffix .py,messages nodes params simulation_node gym_nodes \
+ROS_TESTS := tests/faults $(addprefix tests/test_,$(addsuffix .py,messages nodes params settings simulation_node gym_nodes \
 	planner_nodes arm_planner camera_guard image_generator bringup))
 
 TASK ?= can

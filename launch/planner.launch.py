@@ -7,8 +7,8 @@ from pathlib import Path
 
 from launch import LaunchDescription
 
+from diffusion_ros.systems import MAZE
 from diffusion_ros.systems.launch_description import describe
-from diffusion_ros.systems.system import MAZE
 
 
 def generate_launch_description() -> LaunchDescription:

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from launch import LaunchDescription
 
+from diffusion_ros.systems import REAL_ROBOT
 from diffusion_ros.systems.launch_description import describe
-from diffusion_ros.systems.system import REAL_ROBOT
 
 
 def generate_launch_description() -> LaunchDescription:

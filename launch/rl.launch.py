@@ -4,8 +4,8 @@ from pathlib import Path
 
 from launch import LaunchDescription
 
+from diffusion_ros.systems import CARTPOLE, DOUBLE_PENDULUM
 from diffusion_ros.systems.launch_description import describe_one_of
-from diffusion_ros.systems.system import CARTPOLE, DOUBLE_PENDULUM
 
 
 def generate_launch_description() -> LaunchDescription:

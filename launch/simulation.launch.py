@@ -4,8 +4,8 @@ from pathlib import Path
 
 from launch import LaunchDescription
 
+from diffusion_ros.systems import SIMULATION
 from diffusion_ros.systems.launch_description import describe
-from diffusion_ros.systems.system import SIMULATION
 
 
 def generate_launch_description() -> LaunchDescription:

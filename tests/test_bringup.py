@@ -26,6 +26,9 @@ from std_msgs.msg import String
 
 from diffusion_ros import bringup
 from diffusion_ros.ros import messages, topics
+from diffusion_ros.systems.gym import BalanceObserver
+from diffusion_ros.systems.maze import MazeObserver
+from diffusion_ros.systems.observer import Observer
 from diffusion_ros.systems.supervisor import Ended, Supervisor
 
 BOX: dict[str, Any] = {"workspace_low": (-1.0, -1.0, 0.8), "workspace_high": (1.0, 1.0, 1.5)}
@@ -118,9 +121,9 @@ def test_default_checkpoint_is_the_shipped_one(monkeypatch: pytest.MonkeyPatch, 
             bringup.parse(["simulation", "--task", "square"])
         return
     request = bringup.parse(["simulation", "--task", "square"])
-    assert request.values["checkpoint"] == str(ROOT / "checkpoints/square_pixels.pt")
-    assert request.output_dir.parent == tmp_path / "runs"
-    assert request.result == request.output_dir / "summary.json"
+    assert request.startup.values["checkpoint"] == str(ROOT / "checkpoints/square_pixels.pt")
+    assert request.startup.output_dir.parent == tmp_path / "runs"
+    assert request.result == request.startup.output_dir / "summary.json"
 
 
 def test_domain_is_that_of_the_environment_or_free(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -147,7 +150,7 @@ def test_result_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
 
 
 def test_progress_is_one_line() -> None:
-    observer = bringup.Observer("can", 3, Path("none.jsonl"))
+    observer = Observer("can", 3, Path("none.jsonl"))
     assert observer.line() == "can  starting"
     news = {"event": "running", "index": 1, "seed": 5, "step": 7, "max_steps": 400, "rate": 19.98, "latency_ms": 31.2}
     news |= {"missed": 2, "acting": True, "fault": "", "success": False}
@@ -167,7 +170,7 @@ def test_progress_is_one_line() -> None:
 
 
 def test_progress_of_a_maze_is_one_line() -> None:
-    observer = bringup.MazeObserver("large", 2, Path("none.jsonl"))
+    observer = MazeObserver("large", 2, Path("none.jsonl"))
     assert observer.line() == "large  starting"
     observer.results = {0: {"score": 210.4}}
     observer.news = {"event": "running", "index": 1, "step": 90, "max_steps": 800, "rate": 100.04, "missed": 1}
@@ -178,7 +181,7 @@ def test_progress_of_a_maze_is_one_line() -> None:
 
 
 def test_progress_of_balancing_is_one_line() -> None:
-    observer = bringup.BalanceObserver("cartpole", 2, Path("none.jsonl"))
+    observer = BalanceObserver("cartpole", 2, Path("none.jsonl"))
     observer.results = {0: {"return": 480.0}}
     news = {"event": "running", "index": 1, "step": 90, "max_steps": 500, "rate": 50.04, "latency_ms": 2.0, "missed": 1}
     observer.news = {**news, "acting": True, "fault": "", "success": False}

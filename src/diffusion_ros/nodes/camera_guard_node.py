@@ -149,7 +149,7 @@ class CameraGuardNode(RunnableNode):
         with self._worker.condition:
             self._newest.pop(camera, None)
             self._judgements[camera].distrust()
-            self._faults[camera] = f"{topics.image(camera)}: {error}"
+            self._faults[camera] = f"{topics.shown(self, topics.image(camera))}: {error}"
 
     def _on_pose(self, msg: PoseStamped) -> None:
         """The executor says what is wrong with one that cannot be used."""
@@ -190,7 +190,7 @@ class CameraGuardNode(RunnableNode):
         gaps = [abs(stamp_ns - picture.stamp_ns) / 1e9 for stamp_ns, _ in poses]
         if not gaps or min(gaps) > self.parameters.max_pose_gap:
             near = f"within {self.parameters.max_pose_gap} s of the picture of {picture.camera}"
-            raise FrameError(f"{topics.EEF_POSE}: none {near}")
+            raise FrameError(f"{topics.shown(self, topics.EEF_POSE)}: none {near}")
         return poses[int(np.argmin(gaps))][1]
 
     def _work(self, picture: Picture) -> None:
@@ -235,9 +235,9 @@ class CameraGuardNode(RunnableNode):
             age = self.diagnostics.age(topics.image(camera))
             scored = self._scored.get(camera)
             if age is None:
-                waits.append(f"{topics.image(camera)}: nothing received")
+                waits.append(f"{topics.shown(self, topics.image(camera))}: nothing received")
             elif age > p.max_image_age:
-                reasons.append(f"{topics.image(camera)}: silent for {age:.2f} s")
+                reasons.append(f"{topics.shown(self, topics.image(camera))}: silent for {age:.2f} s")
             elif scored is None:
                 if camera not in self._faults:
                     waits.append(f"{camera}: not scored yet")

@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path as FilePath
 from typing import Any
 
@@ -108,12 +108,12 @@ class ExecutorNode(RunnableNode):
         Raises ValueError (parameters, checkpoint) in one line.
         """
         super().__init__("executor", parameter_overrides)
-        self.parameters = p = declare(self, ExecutorParameters)
+        self._spec: CheckpointSpec | None = None
+        self.parameters = p = declare(self, ExecutorParameters, self._complete)
         self._lockstep = p.mode == "lockstep"
-        spec = checkpoint.read_spec(p.checkpoint) if p.checkpoint else None
-        self.frame_id = p.frame_id or (spec.frame if spec is not None else "") or WORLD_FRAME
+        self.frame_id = p.frame_id
         """The one frame of poses, chunks, commands and box."""
-        self.executor_logic = _make_executor(self.get_name(), p, spec, self.frame_id)
+        self.executor_logic = _make_executor(self.get_name(), p, self._spec)
         self._control_clock = ControlClock(self.executor_logic.period_ns)
         self._pending_ns: int | None = None
         """Lockstep: the observation that has no answer."""
@@ -176,6 +176,11 @@ class ExecutorNode(RunnableNode):
             self.create_timer(self.executor_logic.period_ns / 1e9 / _TICKS, self._tick, clock=steady)
         self.create_timer(0.5, self._publish_path, clock=steady)
 
+    def _complete(self, p: ExecutorParameters) -> ExecutorParameters:
+        """What was given, and the checkpoint's where nothing was."""
+        self._spec = spec = checkpoint.read_spec(p.checkpoint) if p.checkpoint else None
+        return _completed(self.get_name(), p, spec)
+
     # What comes in
 
     def _on_pose(self, msg: PoseStamped) -> None:
@@ -189,7 +194,7 @@ class ExecutorNode(RunnableNode):
         self._came(stamp_ns, repeated)
 
     def _on_bad_pose(self, error: messages.MessageError, msg: PoseStamped | None) -> None:
-        self._fault = f"{topics.EEF_POSE}: {error}"
+        self._fault = f"{topics.shown(self, topics.EEF_POSE)}: {error}"
         try:
             stamp_ns = messages.stamp_ns(msg.header.stamp) if msg is not None else self._stamp_ns
         except messages.MessageError:
@@ -327,7 +332,7 @@ class ExecutorNode(RunnableNode):
         silent = time.monotonic() - self._received
         if self._lockstep or not self._received or silent <= self.parameters.max_observation_age:
             return ""
-        return f"{topics.EEF_POSE}: silent for {silent:.2f} s"
+        return f"{topics.shown(self, topics.EEF_POSE)}: silent for {silent:.2f} s"
 
     def _chunk_conflict(self) -> str:
         conflict = self._chunks.conflict()
@@ -458,8 +463,9 @@ class ExecutorNode(RunnableNode):
             self._command_publisher.wait_for_all_acked(Duration(seconds=_FAREWELL_SECONDS))
 
 
-def _make_executor(owner: str, p: ExecutorParameters, spec: CheckpointSpec | None, frame_id: str) -> ChunkExecutor:
+def _completed(owner: str, p: ExecutorParameters, spec: CheckpointSpec | None) -> ExecutorParameters:
     """Parameters first, then the checkpoint's spec. Raises ParameterError for what neither gives."""
+    frame_id = p.frame_id or (spec.frame if spec is not None else "") or WORLD_FRAME
     limits = ("action_low", "action_high", "workspace_low", "workspace_high")
     names = ("rate", "n_action_steps", *limits)
     values: dict[str, Any] = {name: getattr(p, name) or getattr(spec, name, None) for name in names}
@@ -478,21 +484,23 @@ def _make_executor(owner: str, p: ExecutorParameters, spec: CheckpointSpec | Non
             f"{owner}: parameter {', '.join(boxes)} is required: the checkpoint's box is in its frame"
             f" {spec.frame if spec is not None else ''!r}, not in {frame_id!r}"
         )
+    rows = spec.n_rows if spec is not None and spec.kind == "policy" else _CHUNK_ROWS
+    return replace(p, **values, frame_id=frame_id, max_chunk_rows=p.max_chunk_rows or rows)
+
+
+def _make_executor(owner: str, p: ExecutorParameters, spec: CheckpointSpec | None) -> ChunkExecutor:
     realtime = p.mode == "realtime"
     try:
         return ChunkExecutor(
-            ExecutorLimits(
-                values["action_low"], values["action_high"], values["workspace_low"], values["workspace_high"]
-            ),
-            period_ns=round(1e9 / values["rate"]),
+            ExecutorLimits(p.action_low, p.action_high, p.workspace_low, p.workspace_high),
+            period_ns=round(1e9 / p.rate),
             max_observation_age_ns=round(p.max_observation_age * 1e9),
             join=p.join,
             blend_rows=p.blend_rows,
             # In lockstep the next chunk is waited for; else the rows beyond bridge one that is late.
-            max_rows=None if realtime else values["n_action_steps"],
+            max_rows=None if realtime else p.n_action_steps,
             enabled=p.enabled,
-            max_chunk_rows=p.max_chunk_rows
-            or (spec.n_rows if spec is not None and spec.kind == "policy" else _CHUNK_ROWS),
+            max_chunk_rows=p.max_chunk_rows,
             max_ahead_ns=round(p.max_observation_age * 1e9) if realtime else None,
             max_speed=p.max_pose_speed if realtime else None,
             position_range=spec.range_of("robot0_eef_pos") if spec is not None else None,

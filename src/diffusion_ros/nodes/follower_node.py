@@ -77,7 +77,7 @@ class FollowerNode(RunnableNode):
         self._forces = Listener.of_publishers(self, WrenchStamped, topics.FORCE_COMMAND, topics.WATCHED_QOS)
 
     def _refused(self, topic: str, error: messages.MessageError, msg: object) -> None:
-        self._hold(f"{topic}: {error}", fault=True)
+        self._hold(f"{topics.shown(self, topic)}: {error}", fault=True)
 
     def _conflict(self) -> str:
         return self._odometry.conflict() or self._plans.conflict() or self._forces.conflict()
@@ -111,7 +111,7 @@ class FollowerNode(RunnableNode):
         conflict = self._plans.conflict() or self._forces.conflict()
         if self._follower is not None:
             if gap > self.parameters.max_odometry_gap:
-                self._hold(f"{topics.ODOMETRY} was silent for {gap:.2f} s: the plan is dropped")
+                self._hold(f"{topics.shown(self, topics.ODOMETRY)} was silent for {gap:.2f} s: the plan is dropped")
             elif last is not None and jumped(last, position, gap):
                 self._hold("the robot was set somewhere else: the plan is dropped")
         if self._follower is None or conflict:
@@ -133,7 +133,7 @@ class FollowerNode(RunnableNode):
         if conflict := self._conflict():
             self.diagnostics.report(ERROR, f"holding: {conflict}")
         elif age is None or age > 1.0:
-            self.diagnostics.report(WARN, f"holding: no {topics.ODOMETRY}")
+            self.diagnostics.report(WARN, f"holding: no {topics.shown(self, topics.ODOMETRY)}")
         elif self._follower is None:
             self.diagnostics.report(ERROR if self._fault else WARN, f"holding: {self._reason}")
         else:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 import traceback
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -49,15 +49,15 @@ class ImageGeneratorNode(RunnableNode):
     def __init__(self, parameter_overrides: Sequence[Parameter[Any]] = ()) -> None:
         """Raises ValueError (parameters, checkpoint) in one line."""
         super().__init__("image_generator", parameter_overrides)
-        self.parameters = p = declare(self, ImageGeneratorParameters)
+        self.parameters = p = declare(self, ImageGeneratorParameters, _completed)
         torch.set_num_threads(p.threads)
         self.generator = ImageGenerator(
             checkpoint.load(
                 p.checkpoint,
                 p.device,
                 kind=IMAGE_KIND,
-                sampler=p.sampler or None,
-                sampler_steps=p.sampler_steps or None,
+                sampler=p.sampler,
+                sampler_steps=p.sampler_steps,
             )
         )
         self._seed = p.seed
@@ -128,6 +128,16 @@ class ImageGeneratorNode(RunnableNode):
 
     def close(self) -> None:
         self._worker.close(timeout=30.0)
+
+
+def _completed(p: ImageGeneratorParameters) -> ImageGeneratorParameters:
+    """What was given, and the checkpoint's where nothing was."""
+    spec = checkpoint.read_spec(p.checkpoint)
+    return replace(
+        p,
+        sampler=p.sampler or spec.sampler,
+        sampler_steps=p.sampler_steps or spec.sampler_steps,
+    )
 
 
 def main() -> int:

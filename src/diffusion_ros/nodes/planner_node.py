@@ -11,7 +11,7 @@ import time
 import traceback
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -111,15 +111,15 @@ class PlannerNode(RunnableNode):
     def __init__(self, parameter_overrides: Sequence[Parameter[Any]] = ()) -> None:
         """Raises ValueError (parameters, checkpoint) in one line."""
         super().__init__("planner", parameter_overrides)
-        self.parameters = p = declare(self, PlannerParameters)
+        self.parameters = p = declare(self, PlannerParameters, _completed)
         torch.set_num_threads(p.threads)
         self.planner = make_planner(
             checkpoint.load(
                 p.checkpoint,
                 p.device,
                 kind="planner",
-                sampler=p.sampler or None,
-                sampler_steps=p.sampler_steps or None,
+                sampler=p.sampler,
+                sampler_steps=p.sampler_steps,
             )
         )
         self._period_ns = round(1e9 * self.planner.spec.stride / self.planner.spec.rate)
@@ -436,6 +436,16 @@ class PlannerNode(RunnableNode):
 
     def close(self) -> None:
         self._worker.close()
+
+
+def _completed(p: PlannerParameters) -> PlannerParameters:
+    """What was given, and the checkpoint's where nothing was."""
+    spec = checkpoint.read_spec(p.checkpoint)
+    return replace(
+        p,
+        sampler=p.sampler or spec.sampler,
+        sampler_steps=p.sampler_steps or spec.sampler_steps,
+    )
 
 
 def main() -> int:

@@ -11,7 +11,7 @@ import time
 import traceback
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -108,7 +108,7 @@ class PolicyNode(RunnableNode):
     def __init__(self, parameter_overrides: Sequence[Parameter[Any]] = ()) -> None:
         """Raises ValueError (parameters, checkpoint) in one line."""
         super().__init__("policy", parameter_overrides)
-        self.parameters = declare(self, PolicyParameters)
+        self.parameters = declare(self, PolicyParameters, _completed)
         p = self.parameters
         torch.set_num_threads(p.threads)
         self.policy = Policy(
@@ -116,8 +116,8 @@ class PolicyNode(RunnableNode):
                 p.checkpoint,
                 p.device,
                 kind="policy",
-                sampler=p.sampler or None,
-                sampler_steps=p.sampler_steps or None,
+                sampler=p.sampler,
+                sampler_steps=p.sampler_steps,
             )
         )
         spec = self.policy.spec
@@ -125,14 +125,15 @@ class PolicyNode(RunnableNode):
         self._controller = PolicyController(
             self.policy, p.policy_seed, lead_steps=p.lead_steps if self._realtime else 0
         )
-        self._frame_id = p.frame_id or spec.frame or WORLD_FRAME
+        self._frame_id = p.frame_id
         self._shapes = {tensor.name: tensor.shape for tensor in spec.inputs}
         self._topics = topics.sources(spec.input_names)
         self._assembler = FrameAssembler(spec.input_names, round(p.sync_tolerance * 1e9))
         self._frozen = FrozenCameras(round(p.max_frozen * 1e9))
         least = p.min_frame_rate if self._realtime else 0.0
         self._rates = {
-            topic: FrameRate(topic, spec.period_ns, least, self._controller.min_gap_ns) for topic in self._topics
+            topic: FrameRate(topics.shown(self, topic), spec.period_ns, least, self._controller.min_gap_ns)
+            for topic in self._topics
         }
         self._framed: float | None = None
         """When the last complete frame came."""
@@ -246,7 +247,7 @@ class PolicyNode(RunnableNode):
         self._good(topics.JOINT_STATES, stamp_ns, {"robot0_gripper_qpos": positions * np.array(p.gripper_signs)})
 
     def _bad(self, topic: str, error: ValueError) -> None:
-        self._faults[topic] = f"{topic}: {error}"
+        self._faults[topic] = f"{topics.shown(self, topic)}: {error}"
         # Parts of it that were good before must not become a frame with what comes later.
         self._assembler.clear()
         self._stop()
@@ -271,7 +272,7 @@ class PolicyNode(RunnableNode):
             raise messages.MessageError(conflict)
         if self._realtime:
             offset = (stamp_ns - self.get_clock().now().nanoseconds) / 1e9
-            self.diagnostics.value(f"{topic} offset [s]", f"{offset:.3f}")
+            self.diagnostics.value(f"{topics.shown(self, topic)} offset [s]", f"{offset:.3f}")
             limit = self.parameters.max_input_age
             if abs(offset) > limit:
                 side = "ahead of" if offset > 0 else "behind"
@@ -404,17 +405,17 @@ class PolicyNode(RunnableNode):
         for topic in self._topics:
             if topic in self._faults:
                 continue
-            age = self.diagnostics.age(topic)
+            age, name = self.diagnostics.age(topic), topics.shown(self, topic)
             if topic in self._distrusted:
-                reasons.append(f"{topic}: good again, but not for {p.good_frames} pictures yet")
+                reasons.append(f"{name}: good again, but not for {p.good_frames} pictures yet")
             elif age is None:
                 nothing = self._fingers.nothing() if topic == topics.JOINT_STATES else "nothing received"
-                reasons.append(f"{topic}: {nothing}")
+                reasons.append(f"{name}: {nothing}")
             elif self._realtime and age > p.max_input_age:
-                reasons.append(f"{topic}: silent for {age:.2f} s")
+                reasons.append(f"{name}: silent for {age:.2f} s")
             elif p.max_frozen > 0 and (newest_ns - self._stamps[topic]) / 1e9 > p.max_frozen:
                 lag = (newest_ns - self._stamps[topic]) / 1e9
-                reasons.append(f"{topic}: its stamps stand still, {lag:.2f} s behind the other inputs")
+                reasons.append(f"{name}: its stamps stand still, {lag:.2f} s behind the other inputs")
         reasons += self._frozen_reasons
         if not reasons and (slow := self._too_slow()):
             reasons.append(slow)
@@ -436,7 +437,7 @@ class PolicyNode(RunnableNode):
             apart = (newest[last] - newest[first]) / 1e9
             return [
                 f"no complete frame {'yet' if self._framed is None else 'any more'}: the stamps of the inputs differ,"
-                f" {first} is {apart:.2g} s behind {last}, at most"
+                f" {topics.shown(self, first)} is {apart:.2g} s behind {topics.shown(self, last)}, at most"
                 f" {self.parameters.sync_tolerance:g} s expected (sync_tolerance)"
             ]
         if self.diagnostics.age(topics.ACTION_CHUNK) is None:
@@ -448,6 +449,17 @@ class PolicyNode(RunnableNode):
 
     def close(self) -> None:
         self._worker.close()
+
+
+def _completed(p: PolicyParameters) -> PolicyParameters:
+    """What was given, and the checkpoint's where nothing was."""
+    spec = checkpoint.read_spec(p.checkpoint)
+    return replace(
+        p,
+        sampler=p.sampler or spec.sampler,
+        sampler_steps=p.sampler_steps or spec.sampler_steps,
+        frame_id=p.frame_id or spec.frame or WORLD_FRAME,
+    )
 
 
 def main() -> int:

@@ -68,7 +68,7 @@ class RlPolicyNode(RunnableNode):
             JointState,
             topics.JOINT_STATES,
             self._on_joint_states,
-            lambda error, msg: self._hold(f"{topics.JOINT_STATES}: {error}", ERROR),
+            lambda error, msg: self._hold(f"{topics.shown(self, topics.JOINT_STATES)}: {error}", ERROR),
             topics.sensor_qos(p.mode == "lockstep"),
             max_bytes=MAX_BYTES,
             concerns=self._joints,
@@ -93,7 +93,7 @@ class RlPolicyNode(RunnableNode):
         stamp_ns, *state = messages.joint_motion_from_msg(msg, self._task.joints, self._task.has_efforts)
         conflict, stale = self._states.conflict() or self._commands.conflict(), self._stale(stamp_ns)
         if conflict or stale:
-            self._hold(conflict or f"{topics.JOINT_STATES}: {stale}", ERROR if conflict else WARN)
+            self._hold(conflict or f"{topics.shown(self, topics.JOINT_STATES)}: {stale}", ERROR if conflict else WARN)
             return
         try:
             effort = self.policy.effort(*state)
@@ -118,13 +118,13 @@ class RlPolicyNode(RunnableNode):
         self._refresh()
 
     def _refresh(self) -> None:
-        age = self.diagnostics.age(topics.JOINT_STATES)
+        age, name = self.diagnostics.age(topics.JOINT_STATES), topics.shown(self, topics.JOINT_STATES)
         if self._fault:
             self.diagnostics.report(self._level, f"holding: {self._fault}")
         elif age is None:
-            self.diagnostics.report(WARN, f"holding: {topics.JOINT_STATES}: {self._joints.nothing()}")
+            self.diagnostics.report(WARN, f"holding: {name}: {self._joints.nothing()}")
         elif self.parameters.mode == "realtime" and age > _SILENT_SECONDS:
-            self.diagnostics.report(WARN, f"holding: {topics.JOINT_STATES}: silent for {age:.2f} s")
+            self.diagnostics.report(WARN, f"holding: {name}: silent for {age:.2f} s")
         else:
             self.diagnostics.report(OK, "publishing commands")
 

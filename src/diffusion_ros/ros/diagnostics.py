@@ -103,8 +103,9 @@ class Diagnostics:
         """What is published: values, then rates [Hz], ages [s] and latencies [ms] by name."""
         lines = dict(self._values)
         for name in list(self._ticks):
-            lines[f"{name} rate [Hz]"] = f"{self.rate(name):.2f}"
-            lines[f"{name} age [s]"] = f"{self.age(name) or 0.0:.3f}"
+            shown = topics.shown(self._node, name)
+            lines[f"{shown} rate [Hz]"] = f"{self.rate(name):.2f}"
+            lines[f"{shown} age [s]"] = f"{self.age(name) or 0.0:.3f}"
         for name, latencies in list(self._latencies.items()):
             milliseconds = 1000.0 * np.array(list(latencies))
             lines[f"{name} median [ms]"] = f"{np.median(milliseconds):.2f}"

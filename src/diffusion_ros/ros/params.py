@@ -6,6 +6,8 @@
 
     parameters = declare(node, PolicyParameters)
 
+Once the node runs they are read-only, and say what is in force: also what a checkpoint gave where nothing was given.
+
 Types: bool, int, float, str, tuple[float, ...], tuple[str, ...]. An integer is taken where a float is declared (rclpy
 alone would refuse it). Whatever does not fit raises ParameterError, one line that names node, parameter and rule.
 """
@@ -15,10 +17,10 @@ from __future__ import annotations
 import dataclasses
 import math
 import typing
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
-from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor, SetParametersResult
+from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 
@@ -76,42 +78,58 @@ def from_values(cls: type[P], values: Mapping[str, Any], owner: str) -> P:
         raise ParameterError(f"{owner}: {error}") from None
 
 
-def declare(node: Node, cls: type[P]) -> P:
-    """Declares cls's fields on the node with the values given to it; afterwards they can be read but not set.
+def declare(node: Node, cls: type[P], complete: Callable[[P], P] | None = None) -> P:
+    """Declares cls's fields on the node, read-only, and returns what is in force.
 
-    The node must have been made with automatically_declare_parameters_from_overrides=True: only then are names known
-    that were given but that nobody declares, which are misspellings. Raises ParameterError.
+    complete: fills in what was left open, from a checkpoint; what it adds is logged once. Raises ParameterError, also
+    for names that were given and that nobody declares, which are misspellings.
     """
-    given = {
-        name: value.value
-        for name, value in node.get_parameters_by_prefix("").items()
-        if name not in _ROS_OWN and not name.startswith("qos_overrides.")
-    }
-    instance = from_values(cls, given, node.get_name())
-    for name in given:
-        node.undeclare_parameter(name)
+    owner = node.get_name()
     hints = typing.get_type_hints(cls)
-    for field in dataclasses.fields(cls):  # type: ignore[arg-type]
+    fields: tuple[dataclasses.Field[Any], ...] = dataclasses.fields(cls)  # type: ignore[arg-type]
+    given = _given(node)
+    for field in fields:
+        # An empty list in a file has no type, and rclpy gives it no value.
+        if field.name in given and given[field.name] is None and typing.get_origin(hints[field.name]) is tuple:
+            given[field.name] = ()
+    asked = from_values(cls, given, owner)
+    instance = complete(asked) if complete is not None else asked
+    for field in fields:
         value = getattr(instance, field.name)
-        # Not by the value alone: an empty list would be taken for an array of bytes.
         ros_type = _TYPES[hints[field.name]][0]
+        # Not by the value alone: an empty list would be taken for an array of bytes.
         node.declare_parameter(field.name, ros_type, _descriptor(field, hints[field.name]), ignore_override=True)
         result = node.set_parameters(
             [Parameter(field.name, ros_type, list(value) if isinstance(value, tuple) else value)]
         )[0]
         if not result.successful:
-            raise ParameterError(f"{node.get_name()}: parameter {field.name}: {result.reason}")
-    own = {field.name for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
-    # Not by descriptor.read_only: that forbids the setting above, which an empty list needs.
-    node.add_on_set_parameters_callback(lambda changes: _refuse(own, changes))
+            raise ParameterError(f"{owner}: parameter {field.name}: {result.reason}")
+        # Only now: what is read-only cannot be set, and rclpy keeps the descriptor that it was given.
+        fixed = _descriptor(field, hints[field.name])
+        fixed.name, fixed.type, fixed.read_only = field.name, ros_type.value, True
+        node.set_descriptor(field.name, fixed)
+    added = [field.name for field in fields if getattr(instance, field.name) != getattr(asked, field.name)]
+    if added:
+        values = ", ".join(f"{name} {_shown(getattr(instance, name))}" for name in added)
+        node.get_logger().info(f"from the checkpoint: {values}")
     return instance
 
 
-def _refuse(own: Collection[str], changes: Sequence[Parameter[Any]]) -> SetParametersResult:
-    fixed = [change.name for change in changes if change.name in own]
-    return SetParametersResult(
-        successful=not fixed, reason=f"{', '.join(fixed)}: read only when the node starts" if fixed else ""
-    )
+def _given(node: Node) -> dict[str, Any]:
+    """By name, what command line and files say. rclpy tells it otherwise only by declaring it all, which fails for an
+    empty list."""
+    overrides: Mapping[str, Parameter[Any]] = node._parameter_overrides
+    return {
+        name: parameter.value
+        for name, parameter in overrides.items()
+        if name not in _ROS_OWN and not name.startswith("qos_overrides.")
+    }
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, tuple):
+        return f"[{', '.join(map(_shown, value))}]"
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _descriptor(field: dataclasses.Field[Any], hint: Any) -> ParameterDescriptor:

@@ -29,16 +29,7 @@ class RunnableNode(Node):
     """A node that `run` can run: it may end by itself, and is told before it is destroyed."""
 
     def __init__(self, name: str, parameter_overrides: Sequence[Parameter[Any]] = ()) -> None:
-        try:
-            # Automatic declaration is what lets params.declare find misspelt names.
-            super().__init__(
-                name,
-                parameter_overrides=list(parameter_overrides),
-                automatically_declare_parameters_from_overrides=True,
-            )
-        except ValueError as error:
-            # rclpy does not say which one.
-            raise ValueError(f"{name}: a parameter without a value (an empty list?): leave it out ({error})") from None
+        super().__init__(name, parameter_overrides=list(parameter_overrides))
         self.exit_status: int | None = None
         """Set by the node when its work is done: `run` then ends with this status."""
 

@@ -168,7 +168,7 @@ class EpisodeNode(RunnableNode, ABC):
 
     def _on_bad_command(self, topic: str, error: messages.MessageError, msg: Any) -> None:
         self._command = None  # nor one that came before it
-        self._fault = self._refused = f"{topic} refused: {error}"
+        self._fault = self._refused = f"{topics.shown(self, topic)} refused: {error}"
 
     # What a subclass fills in
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
 
 from diffusion_ros.spec import IMAGE_SUFFIX
@@ -104,6 +105,11 @@ _SOURCES = {
 def sensor_qos(lockstep: bool) -> QoSProfile:
     """How sensors are heard: in real time best effort, as many drivers publish; in lockstep none may be lost."""
     return SENSOR_QOS if lockstep else BEST_EFFORT_QOS
+
+
+def shown(node: Node, topic: str) -> str:
+    """What a topic is called after remapping, for messages to people; without the node's own namespace."""
+    return node.resolve_topic_name(topic).removeprefix(f"{node.get_namespace().rstrip('/')}/")
 
 
 def image(camera: str) -> str:

@@ -9,82 +9,90 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-from launch.actions import DeclareLaunchArgument, OpaqueFunction, Shutdown
+from launch.actions import DeclareLaunchArgument, LogInfo, OpaqueFunction, Shutdown
 from launch.launch_context import LaunchContext
 from launch.launch_description import LaunchDescription
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
-from launch_ros.parameter_descriptions import ParameterValue
 
-from diffusion_ros.systems.system import ENVIRONMENT, System
+from diffusion_ros.systems.startup import Startup, decide, defaults, foreign_sections
+from diffusion_ros.systems.system import ENVIRONMENT, Argument, System, Value
 
 
 def describe(system: System, resources: Path) -> LaunchDescription:
-    """The system with its arguments, and `namespace`; `resources` is the folder that holds config/ and checkpoints/."""
-    return LaunchDescription([*_declared(system), OpaqueFunction(function=partial(_nodes, system, resources))])
+    """The system with its arguments; `resources` is the folder that holds config/ and checkpoints/."""
+    return describe_one_of((system,), resources)
 
 
 def describe_one_of(systems: Sequence[System], resources: Path) -> LaunchDescription:
-    """The system that the argument `system` names, the first by default; all have the same arguments."""
+    """The system that the argument `system` names, the first by default; all have arguments of the same names."""
     by_name = {system.name: system for system in systems}
-    chosen = DeclareLaunchArgument(
-        "system", default_value=systems[0].name, description="what is started", choices=list(by_name)
-    )
+    arguments: list[DeclareLaunchArgument] = []
+    if len(systems) > 1:
+        lines = "; ".join(f"{system.name}: {system.description}" for system in systems)
+        arguments.append(
+            DeclareLaunchArgument("system", default_value=systems[0].name, description=lines, choices=list(by_name))
+        )
+    usual = {system.name: defaults(system, resources) for system in systems}
+    arguments += [_declared(argument, systems, usual) for argument in systems[0].all_arguments]
+    given: set[str] = set()
+
+    def note(context: LaunchContext) -> None:
+        # Before the defaults are filled in: what is known now was given.
+        given.clear()
+        given.update(context.launch_configurations)
 
     def nodes(context: LaunchContext) -> list[Any]:
-        return _nodes(by_name[LaunchConfiguration("system").perform(context)], resources, context)
+        system = by_name[LaunchConfiguration("system").perform(context)] if len(systems) > 1 else systems[0]
+        names = [argument.name for argument in system.all_arguments if argument.name in given]
+        texts = {name: LaunchConfiguration(name).perform(context) for name in names}
+        return _start(decide(system, texts, resources, str))
 
-    return LaunchDescription([chosen, *_declared(systems[0]), OpaqueFunction(function=nodes)])
-
-
-def _declared(system: System) -> list[DeclareLaunchArgument]:
-    declared = [
-        DeclareLaunchArgument(
-            argument.name,
-            default_value=str(argument.default),
-            description=argument.description,
-            choices=argument.choices or None,
-        )
-        for argument in system.arguments
-    ]
-    return [*declared, DeclareLaunchArgument("namespace", default_value="", description="of all nodes and topics")]
+    return LaunchDescription([OpaqueFunction(function=note), *arguments, OpaqueFunction(function=nodes)])
 
 
-def _nodes(system: System, resources: Path, context: LaunchContext) -> list[Any]:
-    """Raises ValueError for an argument that cannot be used."""
-    texts = {a.name: LaunchConfiguration(a.name).perform(context) for a in system.arguments}
-    values = {a.name: a.parse(texts[a.name]) for a in system.arguments}
-    checkpoint = Path(texts["checkpoint"] or system.default_checkpoint(values, resources))
-    values["checkpoint"] = str(checkpoint.absolute())
-    for name in ("guard", "params_file"):
-        if values.get(name):
-            values[name] = str(Path(texts[name]).absolute())
-    own = [str(values["params_file"])] if values.get("params_file") else []
-    return [
+def _declared(
+    argument: Argument, systems: Sequence[System], usual: dict[str, dict[str, Value]]
+) -> DeclareLaunchArgument:
+    """With what each system says of it, where they differ."""
+    descriptions = {s.name: next(a.description for a in s.all_arguments if a.name == argument.name) for s in systems}
+    different = len(set(descriptions.values())) > 1
+    default = usual[systems[0].name][argument.name]
+    return DeclareLaunchArgument(
+        argument.name,
+        default_value=str(default).lower() if isinstance(default, bool) else str(default),
+        description=" ".join(f"[{name}] {text}" for name, text in descriptions.items())
+        if different
+        else argument.description,
+        choices=argument.choices or None,
+    )
+
+
+def _start(startup: Startup) -> list[Any]:
+    output_dir = str(startup.output_dir)
+    environment = {**ENVIRONMENT, "ROS_LOG_DIR": f"{output_dir}/ros"}
+    said = [LogInfo(msg=f"logs and results: {output_dir}")]
+    file = startup.values["params_file"]
+    said += [LogInfo(msg=f"{file}: {s} is no node of {startup.system.name}") for s in foreign_sections(startup)]
+    return said + [
         Node(
             executable=sys.executable,
+            exec_name=node.name,
             arguments=["-m", node.module],
             name=node.name,
-            namespace=LaunchConfiguration("namespace").perform(context),
-            parameters=[
-                str(resources / "config" / node.config),
-                *own,
-                {
-                    name: ParameterValue(value, value_type=type(value))
-                    for name, value in system.parameters(node, values).items()
-                },
-            ],
-            remappings=[(topic, texts[argument]) for topic, argument in system.topics.items()],
-            additional_env={name: value for name, value in ENVIRONMENT.items() if name not in os.environ},
+            namespace=startup.namespace,
+            parameters=[str(startup.write_parameters(node))],
+            remappings=startup.remappings,
+            ros_arguments=["--log-level", str(startup.values["log_level"])],
+            additional_env={name: value for name, value in environment.items() if name not in os.environ},
             output="screen",
             respawn=node.restarts > 0,
             respawn_delay=1.0,
             respawn_max_retries=node.restarts,
             on_exit=Shutdown() if node.required else None,
         )
-        for node in system.started(values)
+        for node in startup.nodes
     ]

@@ -1,0 +1,138 @@
+"""Systems of an arm with a diffusion policy: in robosuite, and on a robot with drivers of its own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from diffusion_ros.ros import topics
+from diffusion_ros.ros.messages import printable
+from diffusion_ros.simulators.tasks import ARM_TASKS
+from diffusion_ros.systems.observer import Observer
+from diffusion_ros.systems.system import Argument, NodeDescription, System, same_names
+
+VIEWS = ("frontview", "agentview", "birdview", "robot0_robotview", "robot0_eye_in_hand")
+"""Cameras that all tasks have."""
+
+
+class RobotObserver(Observer):
+    """The same for a robot, which has no episodes: what its executor says."""
+
+    def line(self) -> str:
+        return printable(f"{self.task or 'robot'}  executor {self.executor}")
+
+    def summary(self) -> dict[str, Any]:
+        return {"results": []}
+
+
+_DEVICE = Argument("device", "torch device that the policy runs on")
+_SAMPLER_STEPS = Argument("sampler_steps", "denoising steps of a chunk; 0: the checkpoint's own", minimum=0)
+_OUTPUT_DIR = Argument(
+    "output_dir", "folder for logs, parameters and videos; default: runs/<task>-<time>", "", path=True
+)
+_GUARD = Argument(
+    "guard", "checkpoint (.pt) of a camera guard that the robot obeys in real time; none: no guard", "", path=True
+)
+_GUARD_NODE = NodeDescription(
+    "camera_guard",
+    "diffusion_ros.nodes.camera_guard_node",
+    "camera_guard.yaml",
+    {"checkpoint": "guard", "device": "device"},
+    restarts=3,
+    needs="guard",
+)
+
+SIMULATION = System(
+    name="simulation",
+    description="Lift, Can or Square in robosuite, with a diffusion policy",
+    observer=Observer,
+    subject="task",
+    checkpoint="{}_pixels.pt",
+    arguments=(
+        Argument("task", "the task of the robot", choices=tuple(ARM_TASKS)),
+        Argument("checkpoint", "the policy (.pt); default: checkpoints/<task>_pixels.pt", "", path=True),
+        Argument("episodes", "number of episodes; episode i is drawn from seed + i", minimum=1),
+        Argument("seed", "seed of the first episode (evaluation: 100000 to 199999)", minimum=0),
+        Argument(
+            "mode",
+            "realtime: 20 Hz, however long the policy takes; lockstep: the simulator waits, so that results repeat",
+            choices=("lockstep", "realtime"),
+        ),
+        Argument("max_steps", "length of an episode; 0: the task's own (lift 200, can and square 400)", minimum=0),
+        Argument("stop_after_success", "steps that an episode goes on after its success", minimum=0),
+        Argument("view", "camera of the larger view in the videos; none: no videos", choices=("", *VIEWS)),
+        _OUTPUT_DIR,
+        Argument("policy_seed", "seed of the sampling noise", minimum=0),
+        _GUARD,
+        _SAMPLER_STEPS,
+        _DEVICE,
+    ),
+    nodes=(
+        NodeDescription(
+            "simulation",
+            "diffusion_ros.nodes.simulation_node",
+            "simulation.yaml",
+            same_names("task", "mode", "episodes", "seed", "max_steps", "stop_after_success", "view", "output_dir"),
+            required=True,
+        ),
+        NodeDescription(
+            "policy",
+            "diffusion_ros.nodes.policy_node",
+            "policy.yaml",
+            same_names("checkpoint", "mode", "policy_seed", "sampler_steps", "device"),
+            restarts=3,
+        ),
+        NodeDescription(
+            "executor",
+            "diffusion_ros.nodes.executor_node",
+            "executor.yaml",
+            same_names("checkpoint", "mode", "guard"),
+            restarts=3,
+        ),
+        _GUARD_NODE,
+    ),
+)
+
+_ROBOT_TOPICS = {
+    topic: Argument(name, description, topic)
+    for topic, name, description in (
+        (topics.image("agentview"), "agentview_image", "topic of the camera that sees the scene"),
+        (topics.image("robot0_eye_in_hand"), "eye_in_hand_image", "topic of the camera at the wrist"),
+        (topics.JOINT_STATES, "joint_states", "topic of the arm's and the gripper's joints"),
+        (topics.EEF_POSE, "eef_pose", "topic of the hand's pose"),
+        (topics.EEF_COMMAND, "eef_command", "topic that the robot's driver takes commands from"),
+    )
+}
+
+REAL_ROBOT = System(
+    name="real_robot",
+    description="a diffusion policy for an arm with drivers of its own",
+    observer=RobotObserver,
+    simulated=False,
+    arguments=(
+        Argument("checkpoint", "the policy (.pt)", "", path=True),
+        Argument("enabled", "true: the robot moves at once; false: after the service executor/set_enabled"),
+        _GUARD,
+        _SAMPLER_STEPS,
+        _DEVICE,
+        Argument("output_dir", "folder for logs and parameters; default: runs/real_robot-<time>", "", path=True),
+        *_ROBOT_TOPICS.values(),
+    ),
+    nodes=(
+        NodeDescription(
+            "policy",
+            "diffusion_ros.nodes.policy_node",
+            "real_robot.yaml",
+            same_names("checkpoint", "sampler_steps", "device"),
+            restarts=3,
+        ),
+        # Not started again: a robot that has stopped since its executor failed is for a person to set going.
+        NodeDescription(
+            "executor",
+            "diffusion_ros.nodes.executor_node",
+            "real_robot.yaml",
+            same_names("checkpoint", "enabled", "guard"),
+        ),
+        _GUARD_NODE,
+    ),
+    topics={topic: argument.name for topic, argument in _ROBOT_TOPICS.items()},
+)

@@ -1,0 +1,97 @@
+"""YAML files of ROS parameters: which of their values are a node's.
+
+rclpy alone could read several files, but then a section that names a node wins over `/**` of a later file and over the
+command line: an argument could lose against a file. Here the later file always wins.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+_KEY = "ros__parameters"
+
+
+class _Loader(yaml.SafeLoader):  # type: ignore[misc]
+    """As ROS reads numbers: 1e-3 is one (in YAML 1.1, which PyYAML speaks, it would be a string)."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+0123456789.")
+)
+
+
+class ParameterFileError(ValueError):
+    """A file that cannot be used; one line with its path and the rule."""
+
+
+@dataclass(frozen=True)
+class ParameterFile:
+    """Sections of a file, in order: the pattern of node names that each is for, and its values by parameter."""
+
+    path: Path
+    sections: tuple[tuple[str, Mapping[str, Any]], ...]
+
+    def of(self, node: str) -> dict[str, Any]:
+        """Values for the node of that full name (`/left/policy`); of several sections the later one counts."""
+        values: dict[str, Any] = {}
+        for pattern, parameters in self.sections:
+            if _matches(pattern, node):
+                values.update(parameters)
+        return values
+
+    def foreign(self, nodes: Sequence[str]) -> list[str]:
+        """Patterns that are for none of these nodes."""
+        return [pattern for pattern, _ in self.sections if not any(_matches(pattern, node) for node in nodes)]
+
+
+def read(path: Path) -> ParameterFile:
+    """Raises ParameterFileError for what is no such file."""
+    try:
+        content = yaml.load(path.read_text(), _Loader)
+    except OSError as error:
+        raise ParameterFileError(f"{path}: {error.strerror}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ParameterFileError(f"{path}: is no YAML: {' '.join(str(error).split())}") from None
+    sections = tuple(_sections(path, content, "")) if content is not None else ()
+    return ParameterFile(path, sections)
+
+
+def write(path: Path, parameters: Mapping[str, Any]) -> None:
+    """A file with these parameters for the node that reads it."""
+    path.write_text(yaml.safe_dump({"/**": {_KEY: dict(parameters)}}, sort_keys=False))
+
+
+def _sections(path: Path, content: object, name: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    where = f"{path}: {name!r}" if name else f"{path}"
+    if not isinstance(content, Mapping) or not content:
+        raise ParameterFileError(f"{where}: expected a node's name with {_KEY} below it, as in config/")
+    for key, below in content.items():
+        if key != _KEY:
+            yield from _sections(path, below, f"{name}/{str(key).strip('/')}")
+        elif not name:
+            raise ParameterFileError(f"{path}: {_KEY} stands below no node's name; '/**' is for all")
+        elif not isinstance(below, Mapping | None):
+            raise ParameterFileError(f"{where}: expected parameters below {_KEY}")
+        else:
+            yield name, dict(_flat(below or {}, ""))
+
+
+def _flat(values: Mapping[Any, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+    """Nested names as ROS calls them: with points between."""
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _matches(pattern: str, node: str) -> bool:
+    """`*` stands for one name between slashes, `**` for any number of them."""
+    words = {"*": "/[^/]+", "**": "(/[^/]+)*"}
+    return bool(re.fullmatch("".join(words.get(word, f"/{re.escape(word)}") for word in pattern.split("/")[1:]), node))

@@ -1,0 +1,442 @@
+"""Settings: one way from defaults, config/, a user's YAML and arguments to the nodes, and back."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import importlib
+import itertools
+import os
+import subprocess
+import sys
+import typing
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import fake_guard
+import fake_policy
+import fake_rl
+import pytest
+import rclpy
+import ros_graph
+import yaml
+from fake_planner import fake_planner
+from rclpy.parameter import Parameter
+
+from diffusion_ros import bringup
+from diffusion_ros.checkpoint import CheckpointError
+from diffusion_ros.nodes.executor_node import ExecutorNode
+from diffusion_ros.nodes.policy_node import PolicyNode
+from diffusion_ros.ros.params import from_values
+from diffusion_ros.systems import CARTPOLE, MAZE, REAL_ROBOT, SIMULATION, SYSTEMS, parameter_files
+from diffusion_ros.systems.parameter_files import ParameterFileError
+from diffusion_ros.systems.startup import Startup, UsageError, decide, defaults, foreign_sections
+from diffusion_ros.systems.system import NodeDescription, System
+
+ROOT = Path(__file__).parents[1]
+ROBOT = {
+    "action_low": [-0.02] * 7,
+    "action_high": [0.02] * 7,
+    "workspace_low": [-0.1, -0.2, 0.8],
+    "workspace_high": [0.2, 0.2, 1.0],
+}
+
+
+@pytest.fixture(scope="module")
+def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """By what they were trained on, and the guard's."""
+    folder = tmp_path_factory.mktemp("checkpoints")
+    made = {task: fake_policy.save(folder / f"{task}.pt", fake_policy.spec(task=task)) for task in ("lift", "can")}
+    made |= {t: fake_rl.save(folder / f"{t}.pt", spec_=fake_rl.spec(t)) for t in ("cartpole", "double_pendulum")}
+    return made | {"umaze": fake_planner(folder / "umaze.pt"), "guard": fake_guard.save(folder / "guard.pt")}
+
+
+def usual(system: System, checkpoints: dict[str, Path]) -> dict[str, str]:
+    """Arguments with which a system can be started here."""
+    task = {"simulation": "lift", "real_robot": "lift", "maze": "umaze"}.get(system.name, system.name)
+    return {"checkpoint": str(checkpoints[task]), **({system.subject: task} if system.subject else {})}
+
+
+def settle(system: System, given: dict[str, str]) -> Startup:
+    return decide(system, given, ROOT, str)
+
+
+def parameters_class(node: NodeDescription) -> Any:
+    module = importlib.import_module(node.module)
+    (cls,) = (value for name, value in vars(module).items() if name.endswith("Parameters"))
+    return cls
+
+
+def keys(node: NodeDescription) -> dict[str, Any]:
+    return parameter_files.read(ROOT / "config" / node.config).of(f"/{node.name}")
+
+
+def changed(cls: Any, name: str, value: Any) -> Any:
+    """Another value that the parameter may have."""
+    field = cls.__dataclass_fields__[name]
+    if field.metadata["choices"]:
+        return next(choice for choice in field.metadata["choices"] if choice not in (value, ""))
+    if isinstance(value, list):
+        return list(reversed(value)) if value != list(reversed(value)) else [2 * x for x in value]
+    if isinstance(value, bool):
+        return not value
+    if isinstance(value, str):
+        return f"{value}_changed"
+    if isinstance(value, int):
+        return value + 1
+    high = field.metadata["high"]
+    return value + 0.25 if high is None or value + 0.25 <= high else value - 0.25
+
+
+EVERY_KEY = [
+    pytest.param(system, node, name, id=f"{system.name}-{node.name}-{name}")
+    for system in SYSTEMS.values()
+    for node in system.nodes
+    for name in keys(node)
+]
+
+
+@pytest.mark.parametrize(("system", "node", "name"), EVERY_KEY)
+def test_every_key_of_every_yaml_reaches_its_node_from_a_users_file(
+    system: System, node: NodeDescription, name: str, checkpoints: dict[str, Path], tmp_path: Path
+) -> None:
+    cls = parameters_class(node)
+    new = "frontview" if name == "view" else changed(cls, name, keys(node)[name])
+    given = usual(system, checkpoints)
+    if name in ("output_dir", "results"):
+        new = str(tmp_path / name)
+    if name == "guard":
+        new = str(checkpoints["guard"])
+    if name == system.subject:
+        new = {"task": "can", "size": "umaze"}[name]
+        given = {"checkpoint": str(checkpoints[new])}
+    if node.needs:
+        given[node.needs] = str(checkpoints[node.needs])
+    # What one argument sets in several nodes must agree in all of them.
+    argument = node.arguments.get(name)
+    places = [
+        (other.name, parameter)
+        for other in system.nodes
+        for parameter, setter in other.arguments.items()
+        if argument is not None and setter == argument and name != "guard"
+    ]
+    sections: dict[str, Any] = {f"/**/{node.name}": {"ros__parameters": {name: new}}}
+    for other, parameter in places:
+        sections[f"/**/{other}"] = {"ros__parameters": {parameter: new}}
+    file = tmp_path / "mine.yaml"
+    file.write_text(yaml.safe_dump(sections))
+    if name != "output_dir":
+        given["output_dir"] = str(tmp_path / "run")
+    startup = settle(system, {**given, "params_file": str(file)})
+    written = parameter_files.read(startup.write_parameters(node)).of(f"/{node.name}")
+    found = getattr(from_values(cls, {**written, **(ROBOT if node.name == "executor" else {})}, node.name), name)
+    assert (list(found) if isinstance(found, tuple) else found) == new
+    assert new != keys(node)[name] or name == system.subject
+
+
+@pytest.mark.parametrize(
+    "node", {node.module: node for system in SYSTEMS.values() for node in system.nodes}.values(), ids=lambda n: n.name
+)
+def test_every_parameter_is_read_by_its_node(node: NodeDescription) -> None:
+    """A parameter that no code reads would have no effect."""
+    cls = parameters_class(node)
+    sources = [Path(str(importlib.import_module(c.__module__).__file__)) for c in cls.__mro__[:-1]]
+    sources.append(ROOT / "src/diffusion_ros/nodes/planner_domains.py")
+    sources.append(ROOT / "src/diffusion_ros/ros/simulator_node.py")
+    read = {
+        part.attr
+        for path in sources
+        if path.exists()
+        for part in ast.walk(ast.parse(path.read_text()))
+        if isinstance(part, ast.Attribute) and isinstance(part.ctx, ast.Load)
+    }
+    assert {field.name for field in dataclasses.fields(cls)} <= read
+
+
+@pytest.mark.parametrize("system", SYSTEMS.values(), ids=lambda system: system.name)
+def test_config_says_the_defaults_of_the_nodes(system: System) -> None:
+    """Where config/ deviates from a node's own default, it is for the system."""
+    deviations = {
+        "simulation": {"episodes": 3},
+        "maze": {"episodes": 3, "video": True},
+        "cartpole": {"episodes": 3},
+        "double_pendulum": {"episodes": 3},
+        "real_robot": {
+            "sync_tolerance": 0.025,
+            "gripper_joints": ["panda_finger_joint1", "panda_finger_joint2"],
+            "gripper_signs": [1.0, -1.0],
+            "frame_id": "panda_link0",
+            "join": "blend",
+        },
+    }
+    found = {}
+    for node in system.nodes:
+        cls = parameters_class(node)
+        own = {field.name: field.default for field in dataclasses.fields(cls)}
+        for name, value in keys(node).items():
+            if value != (list(own[name]) if isinstance(own[name], tuple) else own[name]):
+                found[name] = value
+    if system is SIMULATION:
+        assert found.pop("enabled") and found.pop("checkpoint_limits"), "the simulator is free to move, robots are not"
+    assert found == deviations[system.name]
+
+
+def test_arguments_win_over_a_file_and_a_file_over_config(checkpoints: dict[str, Path], tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    # rclpy itself would let the section that names the node win over what comes later.
+    file.write_text(
+        yaml.safe_dump(
+            {
+                "/**": {"ros__parameters": {"seed": 5, "pause": 2.5}},
+                "simulation": {"ros__parameters": {"seed": 7, "max_steps": 30}},
+                "drivers": {"camera": {"ros__parameters": {"rate": 30}}},
+            }
+        )
+    )
+    given = {**usual(SIMULATION, checkpoints), "params_file": str(file), "output_dir": str(tmp_path)}
+    startup = settle(SIMULATION, {**given, "max_steps": "12"})
+    parameters = startup.parameters["simulation"]
+    assert (parameters["seed"], parameters["pause"], parameters["max_steps"]) == (7, 2.5, 12)
+    assert startup.values["seed"] == 7 and startup.values["max_steps"] == 12
+    assert parameters["stop_after_success"] == 0, "config/'s, of which nothing was said"
+    assert foreign_sections(startup) == ["/drivers/camera"]
+    assert settle(SIMULATION, {**given, "namespace": "left"}).parameters["simulation"]["seed"] == 5
+
+
+@pytest.mark.parametrize(
+    ("pattern", "node", "fits"),
+    [
+        ("/**", "/left/policy", True),
+        ("/**/policy", "/policy", True),
+        ("/**/policy", "/left/arm/policy", True),
+        ("/*/policy", "/left/policy", True),
+        ("/*/policy", "/policy", False),
+        ("/*/policy", "/left/arm/policy", False),
+        ("/policy", "/left/policy", False),
+        ("/poli.y", "/policy", False),
+    ],
+)
+def test_sections_are_for_the_nodes_whose_names_they_fit(pattern: str, node: str, fits: bool, tmp_path: Path) -> None:
+    path = tmp_path / "file.yaml"
+    path.write_text(yaml.safe_dump({pattern: {"ros__parameters": {"a": {"b": 1}}}}))
+    assert parameter_files.read(path).of(node) == ({"a.b": 1} if fits else {})
+
+
+def test_numbers_are_read_as_ros_reads_them(tmp_path: Path) -> None:
+    path = tmp_path / "file.yaml"
+    path.write_text("/**: {ros__parameters: {a: 1e-3, b: 2E5, c: [.5e1], d: 1.0, e: 1, f: 1e, g: on}}")
+    values = parameter_files.read(path).of("/node")
+    assert values == {"a": 1e-3, "b": 2e5, "c": [5.0], "d": 1.0, "e": 1, "f": "1e", "g": True}
+    assert type(values["d"]) is float and type(values["e"]) is int
+
+
+@pytest.mark.parametrize(
+    ("content", "line"),
+    [
+        ("a: [", "is no YAML"),
+        ("3", "expected a node's name with ros__parameters below it"),
+        ("policy: {device: cpu}", "'/policy/device': expected a node's name with ros__parameters below it"),
+        ("ros__parameters: {device: cpu}", "ros__parameters stands below no node's name"),
+        ("policy: {ros__parameters: 3}", "'/policy': expected parameters below ros__parameters"),
+        ("executor: {ros__parameters: {mode: lockstep}}", "simulation says 'realtime' and executor 'lockstep'"),
+        ("simulation: {ros__parameters: {episodes: 0}}", "simulation: episodes 0: expected at least 1"),
+        ("simulation: {ros__parameters: {episodes: two}}", "simulation: episodes 'two': expected one like 3"),
+        ("simulation: {ros__parameters: {task: fly}}", "simulation: task 'fly': expected one of lift, can, square"),
+    ],
+)
+def test_a_file_that_cannot_be_used_is_refused_in_one_line(
+    content: str, line: str, checkpoints: dict[str, Path], tmp_path: Path
+) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text(content)
+    with pytest.raises(UsageError) as error:
+        settle(SIMULATION, {"checkpoint": str(checkpoints["lift"]), "params_file": str(file)})
+    assert line in str(error.value) and "\n" not in str(error.value)
+    with pytest.raises(ParameterFileError, match=r"none\.yaml: No such file"):
+        parameter_files.read(tmp_path / "none.yaml")
+
+
+def test_a_systems_own_parameters_are_not_a_files(checkpoints: dict[str, Path], tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("gym_simulation: {ros__parameters: {task: double_pendulum}}")
+    with pytest.raises(UsageError, match="task 'double_pendulum': expected 'cartpole' in the system cartpole"):
+        settle(CARTPOLE, {"checkpoint": str(checkpoints["cartpole"]), "params_file": str(file)})
+
+
+def test_a_file_may_name_the_checkpoint_and_the_task(checkpoints: dict[str, Path], tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    sections = {
+        "/**": {"ros__parameters": {"checkpoint": str(checkpoints["lift"])}},
+        "simulation": {"ros__parameters": {"task": "lift"}},
+    }
+    file.write_text(yaml.safe_dump(sections))
+    startup = settle(SIMULATION, {"params_file": str(file), "output_dir": str(tmp_path)})
+    assert startup.task == "lift"
+    assert startup.parameters["executor"]["checkpoint"] == str(checkpoints["lift"])
+
+
+def test_a_checkpoint_that_cannot_be_used_is_refused(checkpoints: dict[str, Path], tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="no such checkpoint"):
+        settle(REAL_ROBOT, {"checkpoint": "nowhere.pt"})
+    with pytest.raises(UsageError, match="is a discrete policy, a policy is needed"):
+        settle(REAL_ROBOT, {"checkpoint": str(checkpoints["cartpole"])})
+    with pytest.raises(UsageError, match="was trained on the size umaze, large is needed"):
+        settle(MAZE, {"checkpoint": str(checkpoints["umaze"])})
+    with pytest.raises(UsageError, match="checkpoint '': expected the path of a policy"):
+        settle(REAL_ROBOT, {})
+
+
+def test_defaults_are_those_of_config() -> None:
+    simulation = parameter_files.read(ROOT / "config/simulation.yaml").of("/simulation")
+    found = defaults(SIMULATION, ROOT)
+    assert {name: found[name] for name in simulation if name in found} == {
+        name: value for name, value in simulation.items() if name in found
+    }
+    for system in SYSTEMS.values():
+        assert set(defaults(system, ROOT)) == {argument.name for argument in system.all_arguments}
+
+
+def test_what_all_nodes_share_reaches_them(checkpoints: dict[str, Path], tmp_path: Path) -> None:
+    given = {"namespace": "/left/", "log_level": "warn", "use_sim_time": "true", "output_dir": str(tmp_path / "run")}
+    startup = settle(REAL_ROBOT, {**usual(REAL_ROBOT, checkpoints), **given, "eef_pose": "/franka/pose"})
+    for node in startup.nodes:
+        command = bringup.command(startup, node)
+        text = " ".join(command)
+        assert f"-r __node:={node.name}" in text and "-r __ns:=/left" in text and "--log-level warn" in text
+        assert "-r eef_pose:=/franka/pose" in text and "joint_states:=" not in text
+        assert startup.parameters[node.name]["use_sim_time"] is True
+
+
+# What is in force
+
+
+@pytest.fixture
+def graph() -> Iterator[ros_graph.Graph]:
+    with ros_graph.graph() as made:
+        yield made
+
+
+def overrides(parameters: dict[str, Any]) -> list[Parameter[Any]]:
+    return [Parameter(name, value=value) for name, value in parameters.items()]
+
+
+def dump(node: Any) -> dict[str, Any]:
+    """As `ros2 param dump` has them: every parameter by its parts between points, empty lists as []."""
+    nested: dict[str, Any] = {}
+    for name, parameter in node.get_parameters_by_prefix("").items():
+        value = parameter.value
+        *parts, last = name.split(".")
+        inner = nested
+        for part in parts:
+            inner = inner.setdefault(part, {})
+        inner[last] = list(value) if hasattr(value, "__len__") and not isinstance(value, str) else value
+    return nested
+
+
+def test_what_the_checkpoint_gives_can_be_read(graph: ros_graph.Graph, checkpoints: dict[str, Path]) -> None:
+    spec = fake_policy.spec(task="lift")
+    node = graph.add(ExecutorNode(overrides({"checkpoint": str(checkpoints["lift"]), "checkpoint_limits": True})))
+    assert node.get_parameter("rate").value == spec.rate
+    assert node.get_parameter("n_action_steps").value == spec.n_action_steps
+    for name in ("action_low", "action_high", "workspace_low", "workspace_high"):
+        assert tuple(node.get_parameter(name).value) == getattr(spec, name) == getattr(node.parameters, name)
+    policy = graph.add(PolicyNode(overrides({"checkpoint": str(checkpoints["lift"])})))
+    assert policy.get_parameter("sampler").value == spec.sampler
+    assert policy.get_parameter("sampler_steps").value == spec.sampler_steps
+    for other in (node, policy):
+        for field in dataclasses.fields(other.parameters):
+            assert other.describe_parameter(field.name).read_only
+            result = other.set_parameters([other.get_parameter(field.name)])[0]
+            assert not result.successful and "read-only" in result.reason
+
+
+def test_what_was_given_stays_what_it_is(graph: ros_graph.Graph, checkpoints: dict[str, Path]) -> None:
+    given = {"checkpoint": str(checkpoints["lift"]), "rate": 10.0, "n_action_steps": 4, **ROBOT}
+    node = graph.add(ExecutorNode(overrides(given)))
+    assert {name: dump(node)[name] for name in given} == given
+
+
+@pytest.mark.parametrize("kind", ["executor", "executor without checkpoint", "policy"])
+def test_a_dump_can_be_loaded_again(kind: str, checkpoints: dict[str, Path], tmp_path: Path) -> None:
+    """Through rclpy's own reading of the file."""
+    path = str(checkpoints["lift"])
+    first: dict[str, Any] = {"checkpoint": path, "checkpoint_limits": True}
+    if kind == "executor without checkpoint":
+        first = {"rate": 20.0, "n_action_steps": 8, **ROBOT}
+    if kind == "policy":
+        first = {"checkpoint": path}
+    make = PolicyNode if kind == "policy" else ExecutorNode
+    name = "policy" if kind == "policy" else "executor"
+    with ros_graph.graph() as graph:
+        before = dump(graph.add(make(overrides(first))))
+    file = tmp_path / "dump.yaml"
+    file.write_text(yaml.dump({f"/{name}": {"ros__parameters": before}}))
+    with ros_graph.own_domain(), ExitStack() as stack:
+        rclpy.init(args=["--ros-args", "--params-file", str(file)])
+        stack.callback(rclpy.try_shutdown)
+        node: Any = make()
+        stack.callback(node.destroy_node)
+        stack.callback(node.close)
+        assert dump(node) == before
+
+
+def test_an_empty_list_in_a_file_is_an_empty_list(checkpoints: dict[str, Path], tmp_path: Path) -> None:
+    file = tmp_path / "empty.yaml"
+    empty: dict[str, Any] = {"checkpoint": str(checkpoints["lift"]), "checkpoint_limits": True, "action_low": []}
+    file.write_text(yaml.safe_dump({"/**": {"ros__parameters": empty}}))
+    with ros_graph.own_domain(), ExitStack() as stack:
+        rclpy.init(args=["--ros-args", "--params-file", str(file)])
+        stack.callback(rclpy.try_shutdown)
+        node = ExecutorNode()
+        stack.callback(node.destroy_node)
+        stack.callback(node.close)
+        assert node.parameters.action_low == fake_policy.spec().action_low
+
+
+def test_messages_name_topics_as_they_are_called_here(checkpoints: dict[str, Path], tmp_path: Path) -> None:
+    with ros_graph.own_domain(), ExitStack() as stack:
+        remaps = ["eef_pose:=/franka/pose", "joint_states:=grip", "__ns:=/left"]
+        rclpy.init(args=["--ros-args", *itertools.chain(*(("-r", remap) for remap in remaps))])
+        stack.callback(rclpy.try_shutdown)
+        node = PolicyNode(overrides({"checkpoint": str(checkpoints["lift"])}))
+        stack.callback(node.destroy_node)
+        stack.callback(node.close)
+        reasons = node.reasons()
+    assert "/franka/pose: nothing received" in reasons
+    assert "grip: nothing received" in reasons
+    assert "agentview/image_raw: nothing received" in reasons
+
+
+# The command
+
+
+def test_the_command_lists_the_systems_and_their_options() -> None:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "COLUMNS": "100"}
+
+    def run(*words: str) -> str:
+        command = [sys.executable, "-m", "diffusion_ros", *words]
+        return subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
+
+    overview = run("--help")
+    for system in SYSTEMS.values():
+        assert system.name in overview and system.description in overview
+        assert len(system.description) < 70
+    options = run("cartpole", "--help")
+    for argument in CARTPOLE.all_arguments:
+        assert f"--{argument.name.replace('_', '-')}" in options
+    assert "cartpole_rainbow.pt" in options and "<task>" not in options
+
+
+@pytest.mark.parametrize("system", SYSTEMS.values(), ids=lambda system: system.name)
+def test_help_says_of_each_argument_what_it_is(system: System) -> None:
+    names = [argument.name for argument in system.all_arguments]
+    assert len(set(names)) == len(names)
+    for argument in system.all_arguments:
+        assert argument.description and not argument.description.startswith(("of ", "whether ", "how many"))
+
+
+def test_hints_of_parameters_can_be_resolved() -> None:
+    for node in itertools.chain(*(system.nodes for system in SYSTEMS.values())):
+        assert typing.get_type_hints(parameters_class(node))
