@@ -19,7 +19,6 @@ from std_msgs.msg import String
 from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 from visualization_msgs.msg import MarkerArray
 
-from diffusion_ros import bringup
 from diffusion_ros.nodes import simulation_node
 from diffusion_ros.nodes.camera_guard_node import CameraGuardNode
 from diffusion_ros.nodes.follower_node import FollowerNode
@@ -33,6 +32,7 @@ from diffusion_ros.simulators.arm import Simulation
 from diffusion_ros.simulators.gym import GYM_TASKS
 from diffusion_ros.simulators.maze import FRAME, load_map
 from diffusion_ros.simulators.tasks import maze_task
+from diffusion_ros.systems.observer import Observer
 
 from .bench import CAMERAS, FINGERS, PERIOD_NS, Bench, Clock, deliver, own_time, parameters
 from .kinds import STRANGER, Verdict, acts, fault, held, recovery
@@ -466,7 +466,7 @@ def guard_sizes(folder: Path) -> Verdict:
 
 @fault("episode: junk", "no JSON, other types, numbers without end, nests without end, a forged result")
 def episode_junk(folder: Path) -> Verdict:
-    observer = bringup.Observer("can", 1, folder / "results.jsonl")
+    observer = Observer("can", 1, folder / "results.jsonl")
     good = {"event": "running", "index": 0, "step": 7, "max_steps": 400, "missed": 0, "success": False, "fault": ""}
     good |= {"rate": 20.0, "acting": True, "latency_ms": None}
     junk = [
