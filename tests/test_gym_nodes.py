@@ -183,7 +183,7 @@ def test_commands_without_a_stamp_answer_what_is_out(graph: ros_graph.Graph, tas
     plain = GymSimulation(task)
     plain.reset(SEED)
     plain.step(10.0 if discrete else 0.25)
-    assert node.state_hash() == plain.state_hash()
+    assert node.simulation.state_hash() == plain.state_hash()
 
 
 def test_what_answers_another_observation_or_is_no_action_is_not_executed(graph: ros_graph.Graph) -> None:
@@ -231,7 +231,7 @@ def test_reset_begins_again(graph: ros_graph.Graph) -> None:
     assert graph.call(peer, Trigger, "gym_simulation/reset", Trigger.Request()).success
     plain = GymSimulation("cartpole")
     plain.reset(SEED)
-    assert node.episode.steps == 0 and node.state_hash() == plain.state_hash()
+    assert node.episode.steps == 0 and node.simulation.state_hash() == plain.state_hash()
 
 
 def test_a_second_simulator_does_not_start(graph: ros_graph.Graph, capsys: pytest.CaptureFixture[str]) -> None:

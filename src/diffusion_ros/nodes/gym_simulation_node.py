@@ -1,8 +1,8 @@
 """gym_simulation: CartPole or the inverted double pendulum as a robot driver. Joint states out, efforts in.
 
-Its two clocks, lockstep and real time, are in episode_node.py. In real time a command counts if it answers the joint
-states of the period that ends; where there is none the step is done with no force. CartPole has no action for that, so
-none of its trained policies knows it: the honest thing is that the pole falls unless somebody balances it.
+Its two clocks, lockstep and real time, are those of ros/simulator_node.py. In real time a command counts if it answers
+the joint states of the period that ends; where there is none the step is done with no force. CartPole has no action for
+that, so none of its trained policies knows it: the honest thing is that the pole falls unless somebody balances it.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from visualization_msgs.msg import MarkerArray
 
 from diffusion_ros.robot import WORLD_FRAME
 from diffusion_ros.ros import messages, topics
-from diffusion_ros.ros import simulator_node as episode_node
 from diffusion_ros.ros.params import parameter
 from diffusion_ros.ros.runner import run
+from diffusion_ros.ros.simulator_node import SimulatorNode, TwoClocksParameters
 from diffusion_ros.simulators import video
 from diffusion_ros.simulators.episode import BalanceEpisode
 from diffusion_ros.simulators.gym import GYM_TASKS, GymSimulation
@@ -34,7 +34,7 @@ _VIDEO_SHAPE = (video.VIEW_SIZE, video.VIEW_SIZE * 4 // 3)
 
 
 @dataclass(frozen=True)
-class GymSimulationParameters(episode_node.EpisodeParameters):
+class GymSimulationParameters(TwoClocksParameters):
     """Parameters of the gym_simulation node."""
 
     task: str = parameter("cartpole", "what is to be balanced", choices=tuple(GYM_TASKS))
@@ -52,14 +52,13 @@ class BalanceStep:
     """Text and colour."""
 
 
-class GymSimulationNode(episode_node.EpisodeNode):
+class GymSimulationNode(SimulatorNode):
     """Publishes joint_states, image_raw, scene and episode.
 
     Takes joint_command, which carries the stamp of the joint states that it answers, and for scripts discrete_action or
     effort_command, which have none and answer those that are out.
     """
 
-    hold = np.zeros(1)
     answer_steps = 1
     parameters: GymSimulationParameters
     episode: BalanceEpisode
@@ -69,6 +68,7 @@ class GymSimulationNode(episode_node.EpisodeNode):
         super().__init__("gym_simulation", GymSimulationParameters, parameter_overrides)
         self.simulation = GymSimulation(self.parameters.task)
         self.task = self.simulation.task
+        self.task_name = self.task.name
         self.rate = self.task.rate
         self.records = self.parameters.video
         self._recorded: list[BalanceStep] = []
@@ -121,6 +121,9 @@ class GymSimulationNode(episode_node.EpisodeNode):
         self._recorded = []
         self._stepped_at = None
 
+    def hold(self) -> Array:
+        return np.zeros(1)
+
     def execute(self, row: Array, missed: bool) -> None:
         now = time.monotonic()
         if self._stepped_at is not None:
@@ -130,8 +133,8 @@ class GymSimulationNode(episode_node.EpisodeNode):
         self.episode.executed(row, False, missed)
         self.episode.rewarded(reward, self.simulation.terminated)
 
-    def state_hash(self) -> str:
-        return self.simulation.state_hash()
+    def result(self) -> dict[str, Any]:
+        return self.episode.result(self.simulation.state_hash())
 
     def news(self) -> dict[str, Any]:
         return {"reward": self.episode.total}

@@ -1,6 +1,6 @@
 """simulation: a robosuite task as a robot driver. Sensors out, commands in, episodes one after the other.
 
-Its two clocks, lockstep and real time, are in episode_node.py.
+Its two clocks, lockstep and real time, are those of ros/simulator_node.py.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from visualization_msgs.msg import MarkerArray
 from diffusion_ros.control.action_chunk import ActionChunk
 from diffusion_ros.robot import ACTION_SIZE, RATE, WORLD_FRAME, optical_frame
 from diffusion_ros.ros import messages, topics
-from diffusion_ros.ros import simulator_node as episode_node
 from diffusion_ros.ros.listener import MAX_BYTES, Listener
 from diffusion_ros.ros.params import parameter
 from diffusion_ros.ros.runner import run
+from diffusion_ros.ros.simulator_node import SimulatorNode, TwoClocksParameters
 from diffusion_ros.simulators.arm import Simulation
 from diffusion_ros.simulators.arm_video import ArmStep, pictures
 from diffusion_ros.simulators.camera_faults import CameraFault
@@ -37,7 +37,7 @@ Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class SimulationParameters(episode_node.EpisodeParameters):
+class SimulationParameters(TwoClocksParameters):
     """Parameters of the simulation node."""
 
     task: str = parameter("can", "what the robot is to do", choices=tuple(ARM_TASKS))
@@ -46,10 +46,9 @@ class SimulationParameters(episode_node.EpisodeParameters):
     view: str = parameter("", "camera of the video's larger view, '' for no video")
 
 
-class SimulationNode(episode_node.EpisodeNode):
+class SimulationNode(SimulatorNode):
     """Publishes what a robot's drivers would, and the episode; subscribes to eef_command."""
 
-    hold = np.zeros(ACTION_SIZE)
     rate = RATE
     parameters: SimulationParameters
 
@@ -58,6 +57,7 @@ class SimulationNode(episode_node.EpisodeNode):
         super().__init__("simulation", SimulationParameters, parameter_overrides)
         p = self.parameters
         self.simulation = Simulation(p.task)
+        self.task_name = p.task
         if p.view and p.view not in self.simulation.known_cameras:
             raise ValueError(f"view {p.view!r}: expected one of {', '.join(self.simulation.known_cameras)}")
         self.records = bool(p.view)
@@ -155,12 +155,15 @@ class SimulationNode(episode_node.EpisodeNode):
         self._recorded = []
         self._chunk = None
 
+    def hold(self) -> Array:
+        return np.zeros(ACTION_SIZE)
+
     def execute(self, row: Array, missed: bool) -> None:
         self.simulation.step(row)
         self.episode.executed(row, self.simulation.success, missed)
 
-    def state_hash(self) -> str:
-        return self.simulation.state_hash()
+    def result(self) -> dict[str, Any]:
+        return self.episode.result(self.simulation.state_hash())
 
     def news(self) -> dict[str, Any]:
         return {"reward": float(self.simulation.success)}
