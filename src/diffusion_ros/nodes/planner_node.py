@@ -27,9 +27,11 @@ from rclpy.task import Future
 from visualization_msgs.msg import MarkerArray
 
 from diffusion_ros import checkpoint
-from diffusion_ros.models.hand_planner import make_planner
+from diffusion_ros.models.hand_planner import make_planner, plans_hands
 from diffusion_ros.models.planner import Array, Plan, PlanError, Plans, clearance, leads_into, obstacle_guides
-from diffusion_ros.nodes.planner_domains import domain_of
+from diffusion_ros.nodes.arm_domain import ArmDomain
+from diffusion_ros.nodes.maze_domain import MazeDomain
+from diffusion_ros.nodes.planner_domain import Domain
 from diffusion_ros.ros import messages, topics
 from diffusion_ros.ros.diagnostics import ERROR, OK, WARN, Diagnostics
 from diffusion_ros.ros.listener import Listener
@@ -143,7 +145,7 @@ class PlannerNode(RunnableNode):
         self.diagnostics.value("checkpoint", p.checkpoint)
         self.diagnostics.value("sha256", self.planner.checkpoint.sha256)
         self.diagnostics.value("sampler", f"{self.planner.spec.sampler} {self.planner.spec.sampler_steps}")
-        self.domain = domain_of(self.planner.spec.task)(self)
+        self.domain: Domain = (ArmDomain if plans_hands(self.planner.spec) else MazeDomain)(self, self)
 
         self._worker = Worker("planning", self._take, self._work)
         self._request: PlanRequest | None = None
