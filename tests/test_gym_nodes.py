@@ -28,7 +28,8 @@ from diffusion_ros.nodes.gym_simulation_node import GymSimulationNode
 from diffusion_ros.nodes.rl_policy_node import RlPolicyNode
 from diffusion_ros.ros import messages, topics
 from diffusion_ros.simulators.episode import episode_stamp_ns
-from diffusion_ros.simulators.gym import GYM_TASKS, IMAGE_SHAPE, GymSimulation
+from diffusion_ros.simulators.gym import IMAGE_SHAPE, GymSimulation, draw
+from diffusion_ros.simulators.tasks import GYM_TASKS
 
 SEED = 100_007
 
@@ -216,7 +217,7 @@ def test_pictures_and_markers_for_those_who_look(graph: ros_graph.Graph) -> None
     graph.spin_until(lambda: peer.images and peer.scenes)
     stamp_ns, picture = messages.image_from_msg(peer.images[0])
     assert stamp_ns == messages.stamp_ns(peer.states[0].header.stamp) and picture.shape == (*IMAGE_SHAPE, 3)
-    np.testing.assert_array_equal(picture, node.task.draw(node.simulation.joint_positions))
+    np.testing.assert_array_equal(picture, draw(node.task, node.simulation.joint_positions))
     markers = peer.scenes[0].markers
     assert [marker.header.frame_id for marker in markers] == ["world"] * 4
     assert markers[1].pose.position.x == node.simulation.joint_positions[0]

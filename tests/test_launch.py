@@ -18,7 +18,7 @@ import yaml
 from fake_planner import fake_planner
 
 from diffusion_ros.robot import WORLD_FRAME
-from diffusion_ros.simulators.gym import GYM_TASKS
+from diffusion_ros.simulators.tasks import GYM_TASKS
 from diffusion_ros.systems.system import (
     CARTPOLE,
     DOUBLE_PENDULUM,

@@ -26,15 +26,14 @@ from diffusion_ros.nodes.follower_node import FollowerNode
 from diffusion_ros.nodes.maze_node import MazeNode
 from diffusion_ros.nodes.planner_node import PlannerNode
 from diffusion_ros.nodes.rl_policy_node import RlPolicyNode
-from diffusion_ros.robot import WORLD_FRAME
+from diffusion_ros.robot import FINGERS, WORLD_FRAME
 from diffusion_ros.ros import messages, topics
 from diffusion_ros.ros.runner import RunnableNode
 from diffusion_ros.simulators.arm import Simulation
-from diffusion_ros.simulators.gym import GYM_TASKS
 from diffusion_ros.simulators.maze import FRAME, load_map
-from diffusion_ros.simulators.tasks import maze_task
+from diffusion_ros.simulators.tasks import GYM_TASKS, maze_task
 
-from .bench import CAMERAS, FINGERS, PERIOD_NS, Bench, Clock, deliver, own_time, parameters
+from .bench import CAMERAS, PERIOD_NS, Bench, Clock, deliver, own_time, parameters
 from .kinds import STRANGER, Verdict, acts, fault, held, recovery
 
 NAN = float("nan")

@@ -11,10 +11,11 @@ from rclpy.node import Node
 from sensor_msgs.msg import JointState
 from trajectory_msgs.msg import JointTrajectory
 
-from diffusion_ros.control.action_chunk import ActionChunk, hold_chunk, outside
+from diffusion_ros.control.action_chunk import ActionChunk, hold_chunk
 from diffusion_ros.control.hand_follower import HAND_RADIUS, STRAY, ArmFollower, arm_state, rotation_of
 from diffusion_ros.models.planner import Array, Plan, PlanError, clearance, leads_into
 from diffusion_ros.nodes.planner_domain import IN_THE_WAY, PlannerHost
+from diffusion_ros.ranges import outside
 from diffusion_ros.ros import messages, topics
 from diffusion_ros.ros.listener import MAX_BYTES, JointFilter, Listener
 

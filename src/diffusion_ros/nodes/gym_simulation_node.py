@@ -24,9 +24,10 @@ from diffusion_ros.ros import messages, topics
 from diffusion_ros.ros.params import parameter
 from diffusion_ros.ros.runner import run
 from diffusion_ros.ros.simulator_node import SimulatorNode, TwoClocksParameters
-from diffusion_ros.simulators import video
+from diffusion_ros.simulators import gym, video
 from diffusion_ros.simulators.episode import BalanceEpisode
-from diffusion_ros.simulators.gym import GYM_TASKS, GymSimulation
+from diffusion_ros.simulators.gym import GymSimulation
+from diffusion_ros.simulators.tasks import GYM_TASKS
 
 Array = NDArray[np.float64]
 
@@ -145,7 +146,7 @@ class GymSimulationNode(SimulatorNode):
         """A picture that nobody looks at is not drawn."""
         simulation = self.simulation
         if self._image_publisher.get_subscription_count() > 0:
-            picture = self.task.draw(simulation.joint_positions)
+            picture = gym.draw(self.task, simulation.joint_positions)
             self._image_publisher.publish(messages.image_to_msg(picture, stamp_ns, WORLD_FRAME))
         # Last, because the policy answers it at once.
         self._joint_publisher.publish(
@@ -161,7 +162,7 @@ class GymSimulationNode(SimulatorNode):
 
     def publish_scene(self) -> None:
         if self._scene_publisher.get_subscription_count() > 0:
-            geoms = self.task.scene(self.simulation.joint_positions)
+            geoms = gym.scene(self.task, self.simulation.joint_positions)
             self._scene_publisher.publish(messages.scene_to_msg(geoms, 0, WORLD_FRAME))
 
     # The video
@@ -179,7 +180,7 @@ class GymSimulationNode(SimulatorNode):
     def pictures(self) -> Iterator[NDArray[np.uint8]]:
         for step in self._recorded:
             title = f"{self.task.environment}  seed {self.episode.seed}  step {step.step}"
-            view = self.task.draw(step.positions, step.effort, _VIDEO_SHAPE)
+            view = gym.draw(self.task, step.positions, step.effort, _VIDEO_SHAPE)
             yield video.compose((), view, [(title, video.WHITE), step.state])
 
     def close(self) -> None:

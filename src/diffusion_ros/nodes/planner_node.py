@@ -32,6 +32,7 @@ from diffusion_ros.models.planner import Array, Plan, PlanError, Plans, clearanc
 from diffusion_ros.nodes.arm_domain import ArmDomain
 from diffusion_ros.nodes.maze_domain import MazeDomain
 from diffusion_ros.nodes.planner_domain import Domain
+from diffusion_ros.robot import FINGERS
 from diffusion_ros.ros import messages, topics
 from diffusion_ros.ros.diagnostics import ERROR, OK, WARN, Diagnostics
 from diffusion_ros.ros.listener import Listener
@@ -74,9 +75,7 @@ class PlannerParameters:
         0.1, "kept from obstacles, beside the radius of the ball, or of the hand [m]", low=0.0
     )
     obstacle_weight: float = parameter(1.0, "weight of the obstacles' guide", low=0.0)
-    gripper_joints: tuple[str, ...] = parameter(
-        ("gripper0_right_finger_joint1", "gripper0_right_finger_joint2"), "an arm's: the fingers' names in joint_states"
-    )
+    gripper_joints: tuple[str, ...] = parameter(FINGERS, "an arm's: the fingers' names in joint_states")
 
 
 @dataclass(frozen=True)

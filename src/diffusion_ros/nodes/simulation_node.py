@@ -21,7 +21,17 @@ from trajectory_msgs.msg import JointTrajectory
 from visualization_msgs.msg import MarkerArray
 
 from diffusion_ros.control.action_chunk import ActionChunk
-from diffusion_ros.robot import ACTION_SIZE, RATE, WORLD_FRAME, optical_frame
+from diffusion_ros.robot import (
+    ACTION_SIZE,
+    EEF_POS,
+    EEF_QUAT,
+    HAND_FRAME,
+    OBJECT_POS,
+    OBJECT_QUAT,
+    RATE,
+    WORLD_FRAME,
+    optical_frame,
+)
 from diffusion_ros.ros import messages, topics
 from diffusion_ros.ros.listener import MAX_BYTES, Listener
 from diffusion_ros.ros.params import parameter
@@ -196,10 +206,10 @@ class SimulationNode(SimulatorNode):
             )
         )
         world = WORLD_FRAME
-        object_pose = messages.pose_to_msg(frame["object_pos"], frame["object_quat"], stamp_ns, world)
+        object_pose = messages.pose_to_msg(frame[OBJECT_POS], frame[OBJECT_QUAT], stamp_ns, world)
         self._object_publisher.publish(object_pose)
         # Last, because the executor answers it at once.
-        eef_pose = messages.pose_to_msg(frame["robot0_eef_pos"], frame["robot0_eef_quat"], stamp_ns, world)
+        eef_pose = messages.pose_to_msg(frame[EEF_POS], frame[EEF_QUAT], stamp_ns, world)
         self._pose_publisher.publish(eef_pose)
         self.diagnostics.tick(topics.EEF_POSE)
         if self.phase == "running":
@@ -236,7 +246,7 @@ class SimulationNode(SimulatorNode):
             ArmStep(
                 qpos=self.simulation.data.qpos.copy(),
                 images=tuple(self._frame[f"{camera}_image"] for camera in self.simulation.cameras),
-                eef_pos=self._frame["robot0_eef_pos"],
+                eef_pos=self._frame[EEF_POS],
                 chunk_rows=rows,
                 step=self.episode.steps,
                 reason=reason,
@@ -254,7 +264,7 @@ class SimulationNode(SimulatorNode):
 
 def transforms(simulation: Simulation, frame: dict[str, NDArray[Any]], stamp_ns: int) -> list[Any]:
     """geometry_msgs/TransformStamped of the hand and of the cameras' optical frames in the world."""
-    poses = [(frame["robot0_eef_pos"], frame["robot0_eef_quat"], "robot0_eef")]
+    poses = [(frame[EEF_POS], frame[EEF_QUAT], HAND_FRAME)]
     poses += [(*simulation.camera_pose(camera), optical_frame(camera)) for camera in simulation.cameras]
     return [
         messages.transform_to_msg(position, quaternion, stamp_ns, WORLD_FRAME, name)

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
 
+from diffusion_ros.robot import EEF_POS, EEF_QUAT, GRIPPER_QPOS, OBJECT_POS, OBJECT_QUAT
 from diffusion_ros.spec import IMAGE_SUFFIX
 
 JOINT_STATES = "joint_states"
@@ -94,11 +95,11 @@ DIAGNOSTICS_QOS = QoSProfile(
 )
 
 _SOURCES = {
-    "robot0_eef_pos": EEF_POSE,
-    "robot0_eef_quat": EEF_POSE,
-    "robot0_gripper_qpos": JOINT_STATES,
-    "object_pos": OBJECT_POSE,
-    "object_quat": OBJECT_POSE,
+    EEF_POS: EEF_POSE,
+    EEF_QUAT: EEF_POSE,
+    GRIPPER_QPOS: JOINT_STATES,
+    OBJECT_POS: OBJECT_POSE,
+    OBJECT_QUAT: OBJECT_POSE,
 }
 
 
