@@ -20,10 +20,9 @@ from std_msgs.msg import Float64, Int64
 from visualization_msgs.msg import MarkerArray
 
 from diffusion_ros.robot import WORLD_FRAME
-from diffusion_ros.ros import messages, topics
+from diffusion_ros.ros import messages, simulator_node, topics
 from diffusion_ros.ros.params import parameter
 from diffusion_ros.ros.runner import run
-from diffusion_ros.ros.simulator_node import SimulatorNode, TwoClocksParameters
 from diffusion_ros.simulators import gym, video
 from diffusion_ros.simulators.episode import BalanceEpisode
 from diffusion_ros.simulators.gym import GymSimulation
@@ -35,7 +34,7 @@ _VIDEO_SHAPE = (video.VIEW_SIZE, video.VIEW_SIZE * 4 // 3)
 
 
 @dataclass(frozen=True)
-class GymSimulationParameters(TwoClocksParameters):
+class GymSimulationParameters(simulator_node.TwoClocksParameters):
     """Parameters of the gym_simulation node."""
 
     task: str = parameter("cartpole", "what is to be balanced", choices=tuple(GYM_TASKS))
@@ -53,7 +52,7 @@ class BalanceStep:
     """Text and colour."""
 
 
-class GymSimulationNode(SimulatorNode):
+class GymSimulationNode(simulator_node.SimulatorNode):
     """Publishes joint_states, image_raw, scene and episode.
 
     Takes joint_command, which carries the stamp of the joint states that it answers, and for scripts discrete_action or

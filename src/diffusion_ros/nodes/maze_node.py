@@ -19,11 +19,10 @@ from rclpy.parameter import Parameter
 from visualization_msgs.msg import MarkerArray
 
 from diffusion_ros.control.path_follower import brake
-from diffusion_ros.ros import messages, topics
+from diffusion_ros.ros import messages, simulator_node, topics
 from diffusion_ros.ros.listener import Listener
 from diffusion_ros.ros.params import parameter
 from diffusion_ros.ros.runner import run
-from diffusion_ros.ros.simulator_node import SimulatorNode, SimulatorParameters
 from diffusion_ros.simulators import maze_video
 from diffusion_ros.simulators.episode import MazeEpisode
 from diffusion_ros.simulators.maze import BALL_RADIUS, FRAME, GOAL_RADIUS, MAX_FORCE, RATE, MazeSimulation
@@ -41,7 +40,7 @@ _LINES_BYTES = 2_000_000
 
 
 @dataclass(frozen=True)
-class MazeParameters(SimulatorParameters):
+class MazeParameters(simulator_node.SimulatorParameters):
     """Parameters of the maze node."""
 
     size: str = parameter("large", "which maze", choices=tuple(MAZE_TASKS))
@@ -54,7 +53,7 @@ class MazeParameters(SimulatorParameters):
     )
 
 
-class MazeNode(SimulatorNode):
+class MazeNode(simulator_node.SimulatorNode):
     """Publishes odom, map, goal_pose at the start of an episode, obstacles, scene and episode; takes force_command."""
 
     rate = RATE

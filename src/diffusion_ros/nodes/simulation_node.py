@@ -32,11 +32,10 @@ from diffusion_ros.robot import (
     WORLD_FRAME,
     optical_frame,
 )
-from diffusion_ros.ros import messages, topics
+from diffusion_ros.ros import messages, simulator_node, topics
 from diffusion_ros.ros.listener import MAX_BYTES, Listener
 from diffusion_ros.ros.params import parameter
 from diffusion_ros.ros.runner import run
-from diffusion_ros.ros.simulator_node import SimulatorNode, TwoClocksParameters
 from diffusion_ros.simulators.arm import Simulation
 from diffusion_ros.simulators.arm_video import ArmStep, pictures
 from diffusion_ros.simulators.camera_faults import CameraFault
@@ -47,7 +46,7 @@ Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class SimulationParameters(TwoClocksParameters):
+class SimulationParameters(simulator_node.TwoClocksParameters):
     """Parameters of the simulation node."""
 
     task: str = parameter("can", "what the robot is to do", choices=tuple(ARM_TASKS))
@@ -56,7 +55,7 @@ class SimulationParameters(TwoClocksParameters):
     view: str = parameter("", "camera of the video's larger view, '' for no video")
 
 
-class SimulationNode(SimulatorNode):
+class SimulationNode(simulator_node.SimulatorNode):
     """Publishes what a robot's drivers would, and the episode; subscribes to eef_command."""
 
     rate = RATE
