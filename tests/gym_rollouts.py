@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from diffusion_ros import checkpoint
-from diffusion_ros.simulators.gym import gym_task
+from diffusion_ros.simulators.tasks import gym_task
 
 
 def gym_rollouts(path: Path, episodes: int, seed: int, max_steps: int | None = None) -> list[dict[str, Any]]:

@@ -33,6 +33,7 @@ from diffusion_ros.models.planner import Plan, PlanError, clearance, leads_into
 from diffusion_ros.nodes.executor_node import ExecutorNode
 from diffusion_ros.nodes.planner_node import PlannerNode
 from diffusion_ros.nodes.simulation_node import SimulationNode
+from diffusion_ros.robot import FINGERS
 from diffusion_ros.ros import messages, topics
 from diffusion_ros.simulators.arm import Simulation
 
@@ -241,8 +242,7 @@ class Robot(Node):
     def show(self, position: Any, stamp_ns: int = 1_000_000_000, fingers: bool = True) -> None:
         """The fingers first, so that they are known when the pose comes."""
         if fingers:
-            names = ("gripper0_right_finger_joint1", "gripper0_right_finger_joint2")
-            self.joints.publish(messages.joint_state_to_msg(names, (0.02, -0.02), (0.0, 0.0), stamp_ns))
+            self.joints.publish(messages.joint_state_to_msg(FINGERS, (0.02, -0.02), (0.0, 0.0), stamp_ns))
         self.pose.publish(messages.pose_to_msg(position, DOWN, stamp_ns, "world"))
 
     def ask(self, position: Any, frame: str = "world") -> None:

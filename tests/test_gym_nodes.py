@@ -28,7 +28,8 @@ from diffusion_ros.nodes.gym_simulation_node import GymSimulationNode
 from diffusion_ros.nodes.rl_policy_node import RlPolicyNode
 from diffusion_ros.ros import messages, topics
 from diffusion_ros.simulators.episode import episode_stamp_ns
-from diffusion_ros.simulators.gym import GYM_TASKS, IMAGE_SHAPE, GymSimulation
+from diffusion_ros.simulators.gym import IMAGE_SHAPE, GymSimulation, draw
+from diffusion_ros.simulators.tasks import GYM_TASKS
 
 SEED = 100_007
 
@@ -183,7 +184,7 @@ def test_commands_without_a_stamp_answer_what_is_out(graph: ros_graph.Graph, tas
     plain = GymSimulation(task)
     plain.reset(SEED)
     plain.step(10.0 if discrete else 0.25)
-    assert node.state_hash() == plain.state_hash()
+    assert node.simulation.state_hash() == plain.state_hash()
 
 
 def test_what_answers_another_observation_or_is_no_action_is_not_executed(graph: ros_graph.Graph) -> None:
@@ -216,7 +217,7 @@ def test_pictures_and_markers_for_those_who_look(graph: ros_graph.Graph) -> None
     graph.spin_until(lambda: peer.images and peer.scenes)
     stamp_ns, picture = messages.image_from_msg(peer.images[0])
     assert stamp_ns == messages.stamp_ns(peer.states[0].header.stamp) and picture.shape == (*IMAGE_SHAPE, 3)
-    np.testing.assert_array_equal(picture, node.task.draw(node.simulation.joint_positions))
+    np.testing.assert_array_equal(picture, draw(node.task, node.simulation.joint_positions))
     markers = peer.scenes[0].markers
     assert [marker.header.frame_id for marker in markers] == ["world"] * 4
     assert markers[1].pose.position.x == node.simulation.joint_positions[0]
@@ -231,7 +232,7 @@ def test_reset_begins_again(graph: ros_graph.Graph) -> None:
     assert graph.call(peer, Trigger, "gym_simulation/reset", Trigger.Request()).success
     plain = GymSimulation("cartpole")
     plain.reset(SEED)
-    assert node.episode.steps == 0 and node.state_hash() == plain.state_hash()
+    assert node.episode.steps == 0 and node.simulation.state_hash() == plain.state_hash()
 
 
 def test_a_second_simulator_does_not_start(graph: ros_graph.Graph, capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,7 +8,8 @@ import gymnasium
 import numpy as np
 import pytest
 
-from diffusion_ros.simulators.gym import GYM_TASKS, IMAGE_SHAPE, GymSimulation, GymTask, gym_task
+from diffusion_ros.simulators.gym import IMAGE_SHAPE, GymSimulation, draw, scene
+from diffusion_ros.simulators.tasks import GYM_TASKS, GymTask, gym_task
 
 
 def environment(task: GymTask) -> Any:
@@ -151,7 +152,7 @@ def test_the_links_are_where_mujoco_has_them() -> None:
     import mujoco
 
     mujoco.mj_forward(env.model, env.data)
-    geoms = {geom.name: geom for geom in task.scene(simulation.joint_positions)}
+    geoms = {geom.name: geom for geom in scene(task, simulation.joint_positions)}
     for ours, theirs in (("cart", "cart"), ("hinge", "cpole"), ("hinge2", "cpole2")):
         np.testing.assert_allclose(geoms[ours].position, env.data.geom(theirs).xpos, atol=1e-9)
     tip = task.ends(simulation.joint_positions)[-1]
@@ -161,15 +162,15 @@ def test_the_links_are_where_mujoco_has_them() -> None:
 def test_pictures_show_what_moved() -> None:
     for task in GYM_TASKS.values():
         rest = np.zeros(len(task.joints))
-        upright = task.draw(rest)
+        upright = draw(task, rest)
         assert upright.shape == (*IMAGE_SHAPE, 3) and upright.dtype == np.uint8
-        np.testing.assert_array_equal(upright, task.draw(rest))
+        np.testing.assert_array_equal(upright, draw(task, rest))
         leaning = rest.copy()
         leaning[1] = 0.5
         # What a lean changes is to the right of the middle, or the upright pole itself.
-        changed = np.nonzero((task.draw(leaning) != upright).any(axis=(0, 2)))[0]
+        changed = np.nonzero((draw(task, leaning) != upright).any(axis=(0, 2)))[0]
         assert changed.min() >= IMAGE_SHAPE[1] / 2 - 5 and changed.max() > IMAGE_SHAPE[1] / 2 + 10
-        assert (task.draw(rest, task.efforts[1]) != upright).any()
-        assert task.draw(rest + 1e9).shape == upright.shape
-        scene = task.scene(leaning)
-        assert [geom.name for geom in scene] == ["rail", "cart", *task.joints[1:]]
+        assert (draw(task, rest, task.efforts[1]) != upright).any()
+        assert draw(task, rest + 1e9).shape == upright.shape
+        geoms = scene(task, leaning)
+        assert [geom.name for geom in geoms] == ["rail", "cart", *task.joints[1:]]

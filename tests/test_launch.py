@@ -19,7 +19,7 @@ import yaml
 from fake_planner import fake_planner
 
 from diffusion_ros.robot import WORLD_FRAME
-from diffusion_ros.simulators.gym import GYM_TASKS
+from diffusion_ros.simulators.tasks import GYM_TASKS
 from diffusion_ros.systems import SYSTEMS
 from diffusion_ros.systems.arm import VIEWS
 from diffusion_ros.systems.system import Argument, System, resource_folder

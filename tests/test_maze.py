@@ -9,7 +9,7 @@ import h5py
 import numpy as np
 import pytest
 
-from diffusion_ros.simulators.maze import MazeMap, MazeSimulation, WaypointController
+from diffusion_ros.simulators.maze import MAX_FORCE, MazeMap, MazeSimulation, WaypointController
 from diffusion_ros.simulators.tasks import MAZE_TASKS, maze_task
 from training import collect_maze
 from training.collect_maze import Options, collect
@@ -76,6 +76,14 @@ def test_score_is_d4rls() -> None:
     assert maze_task("large").score(6.7) == pytest.approx(0)
     with pytest.raises(ValueError, match="unknown maze 'huge'"):
         maze_task("huge")
+
+
+def test_the_largest_force_is_the_models() -> None:
+    """In newtons: what its motors put on the joints at a command of 1."""
+    simulation = MazeSimulation("umaze")
+    simulation.step(np.array([1.0, -0.25]))
+    np.testing.assert_array_equal(simulation._point.data.qfrc_actuator, [MAX_FORCE, -0.25 * MAX_FORCE])
+    simulation.close()
 
 
 def test_bad_starts_goals_and_forces() -> None:

@@ -8,8 +8,9 @@ import cv2
 import numpy as np
 
 from diffusion_ros.simulators.maze import load_map
-from diffusion_ros.simulators.maze_video import MazePicture, Moment, Shown, write_video
+from diffusion_ros.simulators.maze_video import FPS, MazePicture, Moment, Shown, pictures
 from diffusion_ros.simulators.tasks import maze_task
+from diffusion_ros.simulators.video import Mp4Writer
 
 MAP = load_map(maze_task("umaze"))
 
@@ -31,7 +32,9 @@ def test_a_video_shows_the_denoising_and_the_drive(tmp_path: Path) -> None:
     lines = [np.array([[-1.0, -1.0, 0.0], [1.0, -1.0, 0.0]])]
     moments = [Moment(np.array([-1 + 0.02 * i, -1.0]), np.array([[0.0, -1.0, 0.1, 0.1]]), lines, i) for i in range(41)]
     path = tmp_path / "a.mp4"
-    write_video(path, MAP, np.array([1.0, -1.0]), Shown(denoising=lines * 2), moments, "umaze")
+    with Mp4Writer(path, FPS) as writer:
+        for picture in pictures(MAP, np.array([1.0, -1.0]), Shown(denoising=lines * 2), moments, "umaze"):
+            writer.write(picture)
     video, frames = cv2.VideoCapture(str(path)), []
     while (read := video.read())[0]:
         frames.append(read[1])

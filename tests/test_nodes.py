@@ -36,12 +36,11 @@ from diffusion_ros.models.policy import Policy
 from diffusion_ros.nodes import executor_node as executor_node_module
 from diffusion_ros.nodes.executor_node import ExecutorNode
 from diffusion_ros.nodes.policy_node import PolicyNode
-from diffusion_ros.robot import WORLD_FRAME, optical_frame
+from diffusion_ros.robot import FINGERS, WORLD_FRAME, optical_frame
 from diffusion_ros.ros import messages, topics
 from diffusion_ros.ros.publisher_monitor import PublisherMonitor
 
 PERIOD = 50_000_000
-FINGERS = ("gripper0_right_finger_joint1", "gripper0_right_finger_joint2")
 STATE_INPUTS = (*fake_policy.LOW_DIM, *fake_policy.OBJECT)
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 from fake_planner import HORIZON, STRIDE, fake_planner
@@ -19,6 +20,7 @@ from rclpy.node import Node
 from rclpy.parameter import Parameter
 from ros_graph import Graph, graph
 from std_msgs.msg import String
+from std_srvs.srv import Trigger
 from trajectory_msgs.msg import JointTrajectory
 from visualization_msgs.msg import MarkerArray
 
@@ -26,7 +28,8 @@ from diffusion_ros.nodes.follower_node import FollowerNode
 from diffusion_ros.nodes.maze_node import MazeNode
 from diffusion_ros.nodes.planner_node import PlannerNode
 from diffusion_ros.ros import messages, topics
-from diffusion_ros.simulators.maze import FRAME, load_map
+from diffusion_ros.simulators.maze import FRAME, MazeSimulation, load_map
+from diffusion_ros.simulators.maze_video import FPS
 from diffusion_ros.simulators.tasks import maze_task
 
 WALLS = load_map(maze_task("umaze")).walls
@@ -46,12 +49,13 @@ def ros() -> Iterator[Graph]:
 
 
 class Robot(Node):
-    """The other side: publishes what the test wants and keeps what comes."""
+    """The other side: publishes what the test wants and keeps what comes. Without sensors it only looks on."""
 
-    def __init__(self) -> None:
+    def __init__(self, sensors: bool = True) -> None:
         super().__init__("robot")
-        self.map = self.create_publisher(OccupancyGrid, topics.MAP, topics.DESCRIPTION_QOS)
-        self.odometry = self.create_publisher(Odometry, topics.ODOMETRY, topics.SENSOR_QOS)
+        if sensors:
+            self.map = self.create_publisher(OccupancyGrid, topics.MAP, topics.DESCRIPTION_QOS)
+            self.odometry = self.create_publisher(Odometry, topics.ODOMETRY, topics.SENSOR_QOS)
         self.goal = self.create_publisher(PoseStamped, topics.GOAL, topics.COMMAND_QOS)
         self.obstacles = self.create_publisher(MarkerArray, topics.OBSTACLES, topics.COMMAND_QOS)
         self.trajectory = self.create_publisher(JointTrajectory, topics.PLANNED_TRAJECTORY, topics.COMMAND_QOS)
@@ -299,19 +303,19 @@ def test_the_follower_drives_and_brakes(ros: Graph, follow: str) -> None:
     robot.show(START, (0.5, -2.0))
     ros.spin_until(lambda: robot.forces)
     _, force = messages.force_from_msg(robot.forces[-1])
-    np.testing.assert_allclose(force, [-0.5, 1.0])
+    np.testing.assert_allclose(force, [-50.0, 100.0])  # N
     assert follower._reason == "no plan yet"
     robot.trajectory.publish(messages.trajectory_to_msg(states(START, GOAL), 10_000_000, 1_000_000_000, FRAME))
     ros.spin_until(lambda: follower._follower is not None)
     robot.show(START, stamp_ns=1_010_000_000)
     ros.spin_until(lambda: messages.force_from_msg(robot.forces[-1])[0] == 1_010_000_000)
     _, force = messages.force_from_msg(robot.forces[-1])
-    assert force[0] > 0.5
-    assert abs(force[1]) < 1e-6
+    assert force[0] > 50
+    assert abs(force[1]) < 1e-4
     time.sleep(0.3)  # longer than the odometry may be silent
     robot.show(START, (1.0, 0.0), stamp_ns=1_400_000_000)
     ros.spin_until(lambda: messages.force_from_msg(robot.forces[-1])[0] == 1_400_000_000)
-    np.testing.assert_allclose(messages.force_from_msg(robot.forces[-1])[1], [-1.0, 0.0])
+    np.testing.assert_allclose(messages.force_from_msg(robot.forces[-1])[1], [-100.0, 0.0])
     assert "the plan is dropped" in follower._reason
 
 
@@ -350,41 +354,176 @@ def test_a_robot_that_was_set_somewhere_else_has_no_plan(ros: Graph, straight: P
     assert len(robot.plans) == plans
 
 
+# The maze
+
+
+def a_maze(ros: Graph, **parameters: Any) -> MazeNode:
+    """A U maze whose first episode waits, with the ball at rest in a corner."""
+    given = {"size": "umaze", **parameters}
+    maze: MazeNode = ros.add(MazeNode([Parameter(name, value=value) for name, value in given.items()]))
+    ros.spin_until(lambda: maze.phase == "waiting" and maze._stamps)
+    maze.simulation.reset(0, start=START, goal=GOAL)
+    return maze
+
+
+def ends(robot: Robot) -> list[dict[str, Any]]:
+    return [news["result"] for news in robot.episodes if news["event"] == "end"]
+
+
+class Driver(Node):
+    """Answers every odometry with a force, in newtons, or with none."""
+
+    def __init__(self, force: Any = (50.0, 0.0)) -> None:
+        super().__init__("driver")
+        self.force = force
+        self.seen: list[Odometry] = []
+        self.publisher = self.create_publisher(WrenchStamped, topics.FORCE_COMMAND, topics.COMMAND_QOS)
+        self.create_subscription(Odometry, topics.ODOMETRY, self._on_odometry, topics.SENSOR_QOS)
+
+    def _on_odometry(self, msg: Odometry) -> None:
+        self.seen.append(msg)
+        if self.force is not None:
+            self.push(self.force, messages.odometry_from_msg(msg)[0])
+
+    def push(self, force: Any, stamp_ns: int) -> None:
+        self.publisher.publish(messages.force_to_msg(force, stamp_ns, FRAME))
+
+
 def test_the_whole_graph_drives_a_maze_to_its_goal(ros: Graph, straight: Path) -> None:
-    maze = ros.add(MazeNode([Parameter("size", value="umaze"), Parameter("episodes", value=1)]))
+    maze = a_maze(ros, episodes=1)
     maze.simulation.reset(0, start=GOAL, goal=START)
     ros.add(PlannerNode([Parameter("checkpoint", value=str(straight))]))
     ros.add(FollowerNode())
-    robot = ros.add(Robot())
-    ros.spin_until(lambda: maze.exit_status == 0)
-    end = next(news["result"] for news in robot.episodes if news["event"] == "end")
+    robot = ros.add(Robot(sensors=False))
+    ros.spin_until(lambda: maze.exit_status == 0 and ends(robot))
+    (end,) = ends(robot)
     assert end["reached"]
     assert end["return"] > 150
     assert end["steps"] == 300
+    assert list(end) == ["index", "seed", "return", "score", "reached", "steps_to_goal", "missed", "steps"]
+    assert end["score"] == maze_task("umaze").score(end["return"])
+    assert 0 < end["steps_to_goal"] <= 300 - end["return"] + 1
 
 
 def test_the_maze_brakes_without_a_force(ros: Graph) -> None:
-    maze = ros.add(MazeNode([Parameter("size", value="umaze")]))
-    robot = ros.add(Robot())
-    publisher = robot.create_publisher(WrenchStamped, topics.FORCE_COMMAND, topics.COMMAND_QOS)
-    seen: list[Odometry] = []
-    robot.create_subscription(Odometry, topics.ODOMETRY, seen.append, topics.SENSOR_QOS)
-    maze.simulation.reset(0, start=START)
-    ros.spin_until(lambda: seen and publisher.get_subscription_count())
-
-    def push(force: Any) -> None:
-        publisher.publish(messages.force_to_msg(force, messages.odometry_from_msg(seen[-1])[0], FRAME))
-        ros.spin(0.02)
-
-    ros.spin_until(lambda: push((0.5, 0.0)) or maze.simulation.velocity[0] > 0.3)
+    maze = a_maze(ros)
+    driver = ros.add(Driver())
+    ros.spin_until(lambda: maze.simulation.velocity[0] > 0.3)
+    driver.force = None
     ros.spin(1.0)
     assert np.linalg.norm(maze.simulation.velocity) < 0.05
-    assert maze.missed > 10
-    stale = messages.odometry_from_msg(seen[-50])[0]
-    publisher.publish(messages.force_to_msg((1.0, 0.0), stale, FRAME))
+    assert maze.episode.missed > 10
+    assert maze._fault == "no command in this period"
+    stale = messages.odometry_from_msg(driver.seen[-50])[0]
+    driver.push((100.0, 0.0), stale)
+    ros.spin_until(lambda: "command refused: it answers an observation of" in maze._fault)
     ros.spin(0.2)
     assert np.linalg.norm(maze.simulation.velocity) < 0.05
-    bad = messages.force_to_msg((1.0, 0.0), 0, FRAME)
-    bad.wrench.force.x = float("nan")
-    publisher.publish(bad)
-    ros.spin_until(lambda: "refused: force [nan" in maze._fault)
+    driver.force = (float("nan"), 0.0)
+    ros.spin_until(lambda: maze._fault == "force_command refused: force [nan, 0.0], finite numbers expected")
+    driver.force = (0.0, -101.0)
+    ros.spin_until(lambda: maze._fault == "force_command refused: force [0.0, -101.0], -100 to 100 N expected")
+    assert np.linalg.norm(maze.simulation.velocity) < 0.05
+
+
+def test_a_force_counts_again_for_two_steps(ros: Graph) -> None:
+    """At 100 Hz one is easily late; after three steps the ball brakes."""
+    maze = a_maze(ros)
+    stamp_ns = maze._stamp_ns
+    maze._on_force(messages.force_to_msg((10.0, 0.0), stamp_ns, FRAME))
+    speeds = []
+    for _ in range(5):
+        maze._tick_realtime(time.monotonic(), False)
+        speeds.append(maze.simulation.velocity[0])
+    assert 0 < speeds[0] < speeds[1] < speeds[2] > speeds[3] > speeds[4]
+    assert (maze.episode.steps, maze.episode.missed) == (5, 2)
+
+
+def test_a_zero_force_that_is_stale_does_not_keep_a_ball_from_braking(ros: Graph) -> None:
+    maze = a_maze(ros)
+    first = maze._stamp_ns
+    maze._on_force(messages.force_to_msg((0.0, 0.0), first, FRAME))
+    maze._tick_realtime(time.monotonic(), False)
+    assert maze.phase == "waiting"  # a ball that rests is told to rest
+    maze._on_force(messages.force_to_msg((100.0, 0.0), maze._stamp_ns, FRAME))
+    for _ in range(5):
+        maze._tick_realtime(time.monotonic(), False)
+    speed, missed = maze.simulation.velocity[0], maze.episode.missed
+    maze._on_force(messages.force_to_msg((0.0, 0.0), first, FRAME))
+    assert "command refused" in maze._fault
+    maze._tick_realtime(time.monotonic(), False)
+    assert maze.episode.missed == missed + 1
+    assert maze.simulation.velocity[0] < speed
+
+
+def test_a_second_maze_does_not_start(ros: Graph, capsys: pytest.CaptureFixture[str]) -> None:
+    a_maze(ros)
+    second = ros.add(MazeNode([Parameter("size", value="umaze")]))
+    ros.spin_until(lambda: second.exit_status is not None)
+    assert second.exit_status == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "/odom has a publisher already, /maze in ROS domain" in line
+
+
+def test_the_mazes_results_reach_one_who_was_found_when_all_was_over(ros: Graph) -> None:
+    maze = a_maze(ros, episodes=1, max_steps=5)
+    ros.add(Driver())
+    ros.spin_until(lambda: maze.phase == "done")
+    ros.spin(0.3)
+    assert maze.exit_status is None, "gone before anybody could hear the results"
+    late = ros.add(Robot(sensors=False))
+    ros.spin_until(lambda: maze.exit_status == 0 and ends(late))
+    assert ends(late)[0]["steps"] == 5
+
+
+def test_the_mazes_video_is_drawn_between_ticks(ros: Graph, tmp_path: Path) -> None:
+    maze = a_maze(ros, episodes=1, max_steps=40, video=True, output_dir=str(tmp_path / "made"))
+    robot = ros.add(Robot(sensors=False))
+    lines = robot.create_publisher(MarkerArray, topics.DENOISING, topics.DESCRIPTION_QOS)
+    way = np.array([[-1.0, -1.0, 0.0], [1.0, -1.0, 0.0]])
+    lines.publish(messages.lines_to_msg([way, way], [(1.0, 0.0, 0.0, 1.0)] * 2, "denoising", FRAME, 0.04))
+    ros.spin_until(lambda: maze._first.denoising)
+    drawn_at: list[tuple[str, int]] = []
+    draw, tick, ticks = maze.pictures, maze._draw, [0]
+
+    def pictures() -> Iterator[Any]:
+        for picture in draw():
+            drawn_at.append((maze.phase, ticks[0]))
+            time.sleep(0.01)
+            yield picture
+
+    def drawing(began: float) -> None:
+        ticks[0] += 1
+        tick(began)
+
+    maze.pictures, maze._draw = pictures, drawing
+    ros.add(Driver())
+    ros.spin_until(lambda: maze.exit_status == 0 and ends(robot))
+    assert {phase for phase, _ in drawn_at} == {"drawing"}
+    assert len(drawn_at) == 2 * 12 + 10
+    assert len({number for _, number in drawn_at}) > 3, "all at once: nothing is answered meanwhile"
+    (end,) = ends(robot)
+    assert end["video"] == str(tmp_path / "made/episode_000_seed_100000.mp4")
+    video, frames = cv2.VideoCapture(end["video"]), []
+    while (read := video.read())[0]:
+        frames.append(read[1])
+    assert video.get(cv2.CAP_PROP_FPS) == FPS
+    video.release()
+    assert len(frames) == len(drawn_at)
+
+
+def test_reset_of_a_maze_begins_again(ros: Graph) -> None:
+    maze = a_maze(ros, episodes=1)
+    driver = ros.add(Driver())
+    ros.spin_until(lambda: maze.episode.steps > 20)
+    driver.force = None
+    assert ros.call(driver, Trigger, "maze/reset", Trigger.Request()).success
+    assert maze.phase == "pausing" and maze.episode.steps == 0
+    seen = len(driver.seen)
+    ros.spin(0.5)
+    assert len(driver.seen) <= seen + 1, "no gap by which the others know a new episode"
+    ros.spin_until(lambda: maze.phase == "waiting" and len(driver.seen) > seen + 5)
+    again = MazeSimulation("umaze")
+    again.reset(100_000)
+    np.testing.assert_array_equal(maze.simulation.position, again.position)
+    again.close()

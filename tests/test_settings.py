@@ -143,12 +143,10 @@ def test_every_parameter_is_read_by_its_node(node: NodeDescription) -> None:
     """A parameter that no code reads would have no effect."""
     cls = parameters_class(node)
     sources = [Path(str(importlib.import_module(c.__module__).__file__)) for c in cls.__mro__[:-1]]
-    sources.append(ROOT / "src/diffusion_ros/nodes/planner_domains.py")
-    sources.append(ROOT / "src/diffusion_ros/ros/simulator_node.py")
+    sources += (ROOT / "src/diffusion_ros/nodes").glob("*_domain.py")
     read = {
         part.attr
         for path in sources
-        if path.exists()
         for part in ast.walk(ast.parse(path.read_text()))
         if isinstance(part, ast.Attribute) and isinstance(part.ctx, ast.Load)
     }

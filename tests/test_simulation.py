@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
 
-from diffusion_ros.robot import ACTION_SCALE, CAMERAS
+from diffusion_ros.robot import ACTION_SCALE, CAMERAS, FINGERS
 from diffusion_ros.simulators.arm import Simulation
 from diffusion_ros.simulators.arm_env import SimulationEnv
 from diffusion_ros.simulators.episode import episode_stamp_ns
@@ -23,6 +23,13 @@ def can() -> Iterator[Simulation]:
     simulation = Simulation("can")
     yield simulation
     simulation.close()
+
+
+def test_the_robot_is_what_is_said_of_it(can: Simulation) -> None:
+    assert can.cameras == CAMERAS
+    assert tuple(can.joint_names[-2:]) == FINGERS
+    can.reset(0)
+    assert can.joint_positions()[-2] > 0 > can.joint_positions()[-1]
 
 
 def test_same_seed_same_state_and_looking_changes_nothing(can: Simulation) -> None:

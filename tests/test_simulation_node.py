@@ -27,8 +27,7 @@ from visualization_msgs.msg import MarkerArray
 from diffusion_ros.nodes import simulation_node
 from diffusion_ros.nodes.simulation_node import SimulationNode
 from diffusion_ros.robot import CAMERAS, WORLD_FRAME, optical_frame
-from diffusion_ros.ros import messages, topics
-from diffusion_ros.ros import simulator_node as episode_node
+from diffusion_ros.ros import messages, simulator_node, topics
 from diffusion_ros.simulators.arm import Simulation
 from diffusion_ros.simulators.episode import Episode, episode_stamp_ns
 
@@ -280,7 +279,7 @@ def test_publisher_that_was_killed_does_not_count(graph: ros_graph.Graph, monkey
     other.destroy_publisher(publisher)
     graph.spin_until(lambda: node.phase == "waiting", 10)
     graph.remove(node)
-    monkeypatch.setattr(episode_node, "_LEASE_SECONDS", 1.0)
+    monkeypatch.setattr(simulator_node, "_LEASE_SECONDS", 1.0)
     other.create_publisher(PoseStamped, topics.EEF_POSE, topics.SENSOR_QOS)
     node = simulator(graph)
     graph.spin_until(lambda: node.exit_status == 2, 10)

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
+from diffusion_ros.control.action_chunk import chunk_positions
 from diffusion_ros.simulators import video
 
 MATRIX = np.array([[200.0, 0.0, 191.5], [0.0, 200.0, 191.5], [0.0, 0.0, 1.0]])
@@ -40,9 +41,9 @@ def test_chunk_positions_add_up() -> None:
     rows = np.zeros((3, 7))
     rows[:, 0] = [0.01, 0.02, 0.03]
     rows[:, 3:] = 9.0  # rotation and gripper do not move the hand
-    positions = video.chunk_positions(np.array([1.0, 2.0, 3.0]), rows)
+    positions = chunk_positions(np.array([1.0, 2.0, 3.0]), rows)
     np.testing.assert_allclose(positions, [[1.0, 2.0, 3.0], [1.01, 2.0, 3.0], [1.03, 2.0, 3.0], [1.06, 2.0, 3.0]])
-    assert len(video.chunk_positions(np.zeros(3), np.zeros((0, 7)))) == 1
+    assert len(chunk_positions(np.zeros(3), np.zeros((0, 7)))) == 1
 
 
 def test_projection_of_a_camera_that_looks_along_z() -> None:

@@ -95,6 +95,7 @@ def evaluate(options: Options) -> dict[str, Any]:
     """The summary: task, episodes, seed, success_rate, score or mean_return, per-episode results, the
     checkpoint's hash."""
     from diffusion_ros import checkpoint
+    from diffusion_ros.models.hand_planner import plans_hands
 
     spec = checkpoint.read_spec(options.checkpoint)
     if spec.kind == GUARD_KIND:
@@ -106,7 +107,7 @@ def evaluate(options: Options) -> dict[str, Any]:
         raise ValueError(f"policy {options.policy}: a guard watches one, {options.checkpoint} is of kind {spec.kind!r}")
     if spec.kind == "planner":
         overrides: dict[str, Any] = {"sampler": options.sampler, "sampler_steps": options.sampler_steps}
-        if spec.task == "arm":
+        if plans_hands(spec):
             return evaluate_arm(options.checkpoint, options.episodes, options.seed, **overrides)
         return evaluate_planner(options.checkpoint, options.episodes, options.seed, options.planner, **overrides)
     if spec.kind in REACTIVE_KINDS:

@@ -1,27 +1,34 @@
 """What a robot is, said once: cameras, joints, fingers, frames, and what its actions are called and scaled by.
 
-robosuite's Panda, which the shipped policies were trained on.
+robosuite's Panda, which the shipped policies were trained on. Observations are called as robomimic's are.
 """
 
-from __future__ import annotations
-
 import numpy as np
-from numpy.typing import NDArray
-
-Array = NDArray[np.float64]
 
 ACTION_NAMES = ("eef_dx", "eef_dy", "eef_dz", "eef_drx", "eef_dry", "eef_drz", "gripper")
 ACTION_SIZE = len(ACTION_NAMES)
 RATE = 20.0
+"""Control steps a second [Hz]."""
 CAMERAS = ("agentview", "robot0_eye_in_hand")
 IMAGE_SIZE = 84
 """Pixels, height and width, of what a policy sees."""
+FINGERS = ("gripper0_right_finger_joint1", "gripper0_right_finger_joint2")
+"""Their names in joint_states; one opens to positive positions, the other to negative ones [m]."""
+EEF_POS = "robot0_eef_pos"
+"""The grip site (3) [m]."""
+EEF_QUAT = "robot0_eef_quat"
+"""Of the hand (4), xyzw."""
+GRIPPER_QPOS = "robot0_gripper_qpos"
+"""Of the fingers (2) [m]."""
+OBJECT_POS, OBJECT_QUAT = "object_pos", "object_quat"
+"""Of what is handled (3) [m], (4) xyzw."""
 TRANSLATION_SCALE = 0.05
 """Metres in one control step at robosuite's full command."""
 ROTATION_SCALE = 0.5
 """Radians in one control step at robosuite's full command."""
-ACTION_SCALE: Array = np.array([TRANSLATION_SCALE] * 3 + [ROTATION_SCALE] * 3 + [1.0])
+ACTION_SCALE = np.array([TRANSLATION_SCALE] * 3 + [ROTATION_SCALE] * 3 + [1.0])
 WORLD_FRAME = "world"
+HAND_FRAME = "robot0_eef"
 
 
 def optical_frame(camera: str) -> str:

@@ -9,14 +9,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from diffusion_ros.robot import ACTION_SIZE, EEF_POS, EEF_QUAT
+
 KINDS = ("policy", "planner", "discrete policy", "continuous policy", "image model", "camera guard")
 REACTIVE_KINDS = ("discrete policy", "continuous policy")
 """Policies from reinforcement learning: one action for one observation, without a sampler."""
 IMAGE_KIND = "image model"
 GUARD_KIND = "camera guard"
 SAMPLERS = ("ddim", "ddpm")
-ACTION_SIZE = 7
-"""dx dy dz, drx dry drz, gripper."""
 IMAGE_SUFFIX = "_image"
 
 
@@ -148,7 +148,7 @@ class CheckpointSpec:
         """What holds for a guard of cameras."""
         self._check_single(("action_low", "action_high", "workspace_low", "workspace_high"))
         others = [(tensor.name, tensor.shape) for tensor in self.inputs[len(self.cameras) :]]
-        if not self.cameras or others != [("robot0_eef_pos", (3,)), ("robot0_eef_quat", (4,))]:
+        if not self.cameras or others != [(EEF_POS, (3,)), (EEF_QUAT, (4,))]:
             raise SpecError(
                 f"spec: inputs {', '.join(self.input_names)}, images, robot0_eef_pos (3) and robot0_eef_quat (4)"
                 f" expected in a {self.kind}"

@@ -24,7 +24,7 @@ from trajectory_msgs.msg import JointTrajectory
 
 from diffusion_ros.nodes.executor_node import ExecutorNode
 from diffusion_ros.nodes.policy_node import PolicyNode
-from diffusion_ros.robot import WORLD_FRAME, optical_frame
+from diffusion_ros.robot import FINGERS, WORLD_FRAME, optical_frame
 from diffusion_ros.ros import messages, topics
 from diffusion_ros.ros.listener import Listener
 from diffusion_ros.ros.runner import RunnableNode
@@ -32,7 +32,6 @@ from diffusion_ros.spec import TensorSpec
 
 PERIOD = 0.05
 PERIOD_NS = 50_000_000
-FINGERS = ("gripper0_right_finger_joint1", "gripper0_right_finger_joint2")
 START_NS = 1_700_000_000_000_000_000
 SENSORS = b"the robot"
 CAMERAS = fake_policy.CAMERAS

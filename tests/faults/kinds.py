@@ -15,10 +15,10 @@ from builtin_interfaces.msg import Time
 from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
 from diffusion_ros.control.action_chunk import ActionChunk
-from diffusion_ros.robot import ACTION_NAMES, WORLD_FRAME
+from diffusion_ros.robot import ACTION_NAMES, FINGERS, WORLD_FRAME
 from diffusion_ros.ros import messages
 
-from .bench import CAMERAS, FINGERS, PERIOD, PERIOD_NS, Bench
+from .bench import CAMERAS, PERIOD, PERIOD_NS, Bench
 
 NAN, INF = float("nan"), float("inf")
 GRACE = 0.1

@@ -25,16 +25,15 @@ from diffusion_ros.nodes.follower_node import FollowerNode
 from diffusion_ros.nodes.maze_node import MazeNode
 from diffusion_ros.nodes.planner_node import PlannerNode
 from diffusion_ros.nodes.rl_policy_node import RlPolicyNode
-from diffusion_ros.robot import WORLD_FRAME
+from diffusion_ros.robot import FINGERS, WORLD_FRAME
 from diffusion_ros.ros import messages, topics
 from diffusion_ros.ros.runner import RunnableNode
 from diffusion_ros.simulators.arm import Simulation
-from diffusion_ros.simulators.gym import GYM_TASKS
 from diffusion_ros.simulators.maze import FRAME, load_map
-from diffusion_ros.simulators.tasks import maze_task
+from diffusion_ros.simulators.tasks import GYM_TASKS, maze_task
 from diffusion_ros.systems.observer import Observer
 
-from .bench import CAMERAS, FINGERS, PERIOD_NS, Bench, Clock, deliver, own_time, parameters
+from .bench import CAMERAS, PERIOD_NS, Bench, Clock, deliver, own_time, parameters
 from .kinds import STRANGER, Verdict, acts, fault, held, recovery
 
 NAN = float("nan")
@@ -172,33 +171,34 @@ def _maze(name: str, what: str, says: str, foreign: Callable[[Any, int], None]) 
 
             def step(sender: bytes, force: Any) -> None:
                 clock.seconds += 0.01
-                deliver(node._forces, messages.force_to_msg(force, node._stamps[-1], FRAME), sender)
-                node._tick()
+                deliver(node._commands[0], messages.force_to_msg(force, node._stamp_ns, FRAME), sender)
+                node._tick_realtime(clock.seconds, False)
 
-            clock.seconds += 0.01
-            node._tick()
+            node.advertise()
+            node._begin(0)
+            node._tick_realtime(clock.seconds, False)
             for _ in range(30):
-                step(b"follower", (0.02, 0.0))
+                step(b"follower", (2.0, 0.0))
             for _ in range(200):
-                step(b"follower", -0.5 * node.simulation.velocity)
+                step(b"follower", -50.0 * node.simulation.velocity)
             before = node.simulation.position.copy()
             for _ in range(200):
-                foreign(node, node._stamps[-1])
+                foreign(node, node._stamp_ns)
                 clock.seconds += 0.01
-                node._tick()
+                node._tick_realtime(clock.seconds, False)
             moved, said = float(np.linalg.norm(node.simulation.position - before)), node._fault
             assert says in said, f"{says!r} expected, it says {said!r}"
             clock.seconds += 2.5
-            node._tick()
+            node._tick_realtime(clock.seconds, False)
             resting = node.simulation.position.copy()
             for _ in range(50):
-                step(b"follower", (0.5, 0.5))
+                step(b"follower", (50.0, 50.0))
             assert np.linalg.norm(node.simulation.position - resting) > 0.005, "it goes on"
             return Verdict(moved if moved > 5e-3 else 0.0, said, 0.5)
 
 
-def _push(node: Any, stamp_ns: int, sender: bytes = b"follower", frame: str = FRAME, x: float = 1.0) -> None:
-    deliver(node._forces, messages.force_to_msg((x, 0.0), stamp_ns, frame), sender)
+def _push(node: Any, stamp_ns: int, sender: bytes = b"follower", frame: str = FRAME, x: float = 100.0) -> None:
+    deliver(node._commands[0], messages.force_to_msg((x, 0.0), stamp_ns, frame), sender)
 
 
 def _push_beside(node: Any, stamp_ns: int) -> None:
@@ -208,8 +208,8 @@ def _push_beside(node: Any, stamp_ns: int) -> None:
 
 _maze("force: beside the follower's", "a stranger's force_command", "2 publishers on /force_command", _push_beside)
 _maze("force: another frame", "base instead of map", "frame 'base', 'map'", lambda n, t: _push(n, t, frame="base"))
-_maze("force: too great", "3 times the largest", "-1 to 1 expected", lambda n, t: _push(n, t, x=3.0))
-_maze("force: NaN", "in x", "-1 to 1 expected", lambda n, t: _push(n, t, x=NAN))
+_maze("force: too great", "3 times the largest", "-100 to 100 N expected", lambda n, t: _push(n, t, x=300.0))
+_maze("force: NaN", "in x", "finite numbers expected", lambda n, t: _push(n, t, x=NAN))
 
 
 def plan_msg(states: np.ndarray, frame: str = FRAME, stamp_ns: int = 1_000_000_000) -> JointTrajectory:
@@ -242,7 +242,7 @@ def _follower(name: str, what: str, says: str, foreign: Callable[[Any, int], Non
                 deliver(node._plans, plan_msg(way), b"planner")
                 for _ in range(10):
                     odometry()
-                assert forces[-1] > 0.5, node.diagnostics.summary
+                assert forces[-1] > 50, node.diagnostics.summary
 
             follows()
             forces.clear()

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from diffusion_ros.ranges import outside
 from diffusion_ros.robot import ACTION_NAMES, ACTION_SIZE
 
 GROSS = 5.0
@@ -68,19 +68,19 @@ class ActionChunk:
         return self.stamp_ns + len(self.rows) * self.period_ns
 
 
+def chunk_positions(eef_pos: NDArray[np.float64], rows: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Where a chunk leads: positions (N + 1, 3), metres, from `eef_pos` (3) and the rows' (N, 7) translations.
+
+    The sum of the commands, that is what the policy asks for: an arm that lags behind ends short of it.
+    """
+    deltas = np.asarray(rows, dtype=np.float64)[:, :3]
+    ways = np.vstack([np.zeros(3), np.cumsum(deltas, axis=0)])
+    return np.asarray(np.asarray(eef_pos, dtype=np.float64) + ways)
+
+
 def hold_chunk(stamp_ns: int, period_ns: int) -> ActionChunk:
     """What a sender says that cannot answer the observation stamped so: hold, and forget what I said before."""
     return ActionChunk(stamp_ns, np.zeros((1, ACTION_SIZE)), period_ns)
-
-
-def outside(name: str, value: NDArray[Any], low: Sequence[float], high: Sequence[float], unit: str = "") -> str:
-    """'' when value (n) lies from low (n) to high (n), else a line that says what does not."""
-    wrong = np.flatnonzero(~((value >= np.asarray(low)) & (value <= np.asarray(high))))  # so written for NaN
-    if not wrong.size:
-        return ""
-    i = int(wrong[0])
-    of = f"{name}[{i}]" if len(value) > 1 else name
-    return f"{of} is {float(value[i]):.6g} {unit}".rstrip() + f", {low[i]:.4g} to {high[i]:.4g} expected"
 
 
 @dataclass(frozen=True)

@@ -5,16 +5,11 @@ A state is (10): position [m], the first two columns of the rotation matrix, the
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.spatial.transform import Rotation, Slerp
 
 from diffusion_ros.models.planner import Plan
-
-if TYPE_CHECKING:
-    pass
 
 Array = NDArray[np.float64]
 

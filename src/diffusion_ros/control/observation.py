@@ -14,6 +14,8 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from diffusion_ros.control.history import History
+
 T = TypeVar("T")
 
 HISTORY_NS = 1_000_000_000
@@ -30,34 +32,6 @@ class Frame:
 
     stamp_ns: int
     values: Mapping[str, NDArray[Any]]
-
-
-class _History(Generic[T]):
-    """The values of one part over the last HISTORY_NS, found by their stamps, which rise."""
-
-    def __init__(self) -> None:
-        self.stamps: list[int] = []
-        self.values: list[T] = []
-
-    def add(self, stamp_ns: int, value: T) -> None:
-        self.stamps.append(stamp_ns)
-        self.values.append(value)
-        # Not at each value: removing the first of a thousand moves the others.
-        if self.stamps[0] < stamp_ns - 2 * HISTORY_NS:
-            self.clear(bisect_left(self.stamps, stamp_ns - HISTORY_NS))
-
-    def clear(self, count: int | None = None) -> None:
-        """Forgets the oldest `count`, None for all."""
-        del self.stamps[:count], self.values[:count]
-
-    def nearest(self, stamp_ns: int) -> tuple[int, T] | None:
-        """Stamp and value; of two that are as near the older one."""
-        i = bisect_left(self.stamps, stamp_ns)
-        near = [k for k in (i - 1, i) if 0 <= k < len(self.stamps)]
-        if not near:
-            return None
-        k = min(near, key=lambda k: abs(self.stamps[k] - stamp_ns))
-        return self.stamps[k], self.values[k]
 
 
 class FrameAssembler:
@@ -81,7 +55,7 @@ class FrameAssembler:
             raise ValueError(f"tolerance {tolerance_ns} ns, at least 0 expected")
         self.tolerance_ns = tolerance_ns
         self._by_stamp: dict[int, dict[str, NDArray[Any]]] = {}
-        self._by_name: dict[str, _History[NDArray[Any]]] = {name: _History() for name in self.names}
+        self._by_name: dict[str, History[NDArray[Any]]] = {name: History(HISTORY_NS) for name in self.names}
         self._last_ns: int | None = None
 
     def put(self, name: str, stamp_ns: int, value: NDArray[Any]) -> Frame | None:
@@ -112,10 +86,8 @@ class FrameAssembler:
 
     def _put_near(self, name: str, stamp_ns: int, value: NDArray[Any]) -> Frame | None:
         history, references = self._by_name[name], self._by_name[self.names[0]]
-        if history.stamps and stamp_ns < history.stamps[-1]:
-            history.clear()
-            if name == self.names[0]:
-                self._last_ns = None
+        if name == self.names[0] and history.stamps and stamp_ns < history.stamps[-1]:
+            self._last_ns = None
         history.add(stamp_ns, value)
         # No other reference can have become complete by this part.
         first = bisect_left(references.stamps, stamp_ns - self.tolerance_ns)

@@ -13,11 +13,14 @@ from diffusion_ros.models.planner import Plan, PlanError, Planner, Plans
 
 if TYPE_CHECKING:
     from diffusion_ros.checkpoint import Checkpoint
+    from diffusion_ros.spec import CheckpointSpec
 
 Array = NDArray[np.float64]
 
 SMOOTHED_ROWS = 9
 """Rows of a plan that a parabola is fitted to, to take the network's noise off its positions."""
+HAND_STATE = ("position", "rotation", "gripper")
+BALL_STATE = ("position", "velocity")
 _ACTION = 7
 _VECTORS = (0, 3, 7, 10, 13)
 """Where vectors of three begin in a row: translation, rotation vector, position, the rotation's two columns."""
@@ -76,6 +79,20 @@ def smoothed(rows: Array, way_points: Sequence[int] = ()) -> Array:
     return rows
 
 
+def plans_hands(spec: CheckpointSpec) -> bool:
+    """Whether a planner's plans are a hand's, which turns and grips; a ball's have velocities instead.
+
+    Raises ValueError for plans of anything else.
+    """
+    state = tuple(tensor.name for tensor in spec.outputs if tensor.name != "action")
+    if state not in (HAND_STATE, BALL_STATE):
+        raise ValueError(
+            f"planner of {', '.join(state) or 'nothing'}: {', '.join(HAND_STATE)} (a hand's)"
+            f" or {', '.join(BALL_STATE)} (a ball's) expected"
+        )
+    return state == HAND_STATE
+
+
 class HandPlanner(Planner):
     """Plans of a hand: the checkpoint has them in the frame of the way, whoever asks has them in the world."""
 
@@ -119,5 +136,5 @@ class HandPlanner(Planner):
 
 
 def make_planner(checkpoint: Checkpoint) -> Planner:
-    """The planner for what a checkpoint was trained on."""
-    return HandPlanner(checkpoint) if checkpoint.spec.task == "arm" else Planner(checkpoint)
+    """The planner for what a checkpoint plans for."""
+    return (HandPlanner if plans_hands(checkpoint.spec) else Planner)(checkpoint)

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from diffusion_ros.control.action_chunk import outside
+from diffusion_ros.ranges import outside
 from diffusion_ros.spec import CheckpointSpec
 
 if TYPE_CHECKING:

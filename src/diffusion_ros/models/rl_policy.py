@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from diffusion_ros.simulators.gym import GYM_TASKS, GymTask
+from diffusion_ros.simulators.tasks import GYM_TASKS, GymTask
 
 if TYPE_CHECKING:
     from diffusion_ros.checkpoint import Checkpoint

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import time
 import traceback
-from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -27,6 +26,7 @@ from sensor_msgs.msg import Image
 
 from diffusion_ros import checkpoint
 from diffusion_ros.control.frozen_cameras import FrozenCameras
+from diffusion_ros.control.history import History
 from diffusion_ros.models.camera_guard import CameraGuard, CameraScore, Judgement
 from diffusion_ros.models.policy import FrameError
 from diffusion_ros.robot import optical_frame
@@ -91,8 +91,8 @@ class CameraGuardNode(RunnableNode):
         self._frozen = FrozenCameras(round(p.max_frozen * 1e9))
         self._frozen_reasons: list[str] = []
         """Found out on the node's thread, read on both."""
-        self._poses: deque[tuple[int, NDArray[np.float64]]] = deque()
-        """Stamps [ns], and the hand's position [m] and quaternion xyzw (7). With the worker's condition held."""
+        self._poses: History[NDArray[np.float64]] = History(POSES_NS)
+        """The hand's position [m] and quaternion xyzw (7). With the worker's condition held."""
 
         self._publisher = self.create_publisher(DiagnosticStatus, topics.CAMERA_GUARD, topics.COMMAND_QOS)
         self._heat_publishers = {
@@ -158,11 +158,7 @@ class CameraGuardNode(RunnableNode):
         stamp_ns, position, quaternion = messages.pose_from_msg(msg)
         self._frozen.position(stamp_ns, position)
         with self._worker.condition:
-            if self._poses and stamp_ns < self._poses[-1][0]:
-                self._poses.clear()  # another run
-            self._poses.append((stamp_ns, np.concatenate([position, quaternion])))
-            while self._poses[0][0] < stamp_ns - POSES_NS:
-                self._poses.popleft()
+            self._poses.add(stamp_ns, np.concatenate([position, quaternion]))
 
     def _on_timer(self) -> None:
         """Asks for the newest picture of each camera to be scored; where none came since, the verdict says so."""
@@ -186,12 +182,11 @@ class CameraGuardNode(RunnableNode):
     def _pose_at(self, picture: Picture) -> NDArray[np.float64]:
         """The hand's (7) whose stamp is nearest. Raises FrameError where none is near."""
         with self._worker.condition:
-            poses = list(self._poses)
-        gaps = [abs(stamp_ns - picture.stamp_ns) / 1e9 for stamp_ns, _ in poses]
-        if not gaps or min(gaps) > self.parameters.max_pose_gap:
+            found = self._poses.nearest(picture.stamp_ns)
+        if found is None or abs(found[0] - picture.stamp_ns) / 1e9 > self.parameters.max_pose_gap:
             near = f"within {self.parameters.max_pose_gap} s of the picture of {picture.camera}"
             raise FrameError(f"{topics.shown(self, topics.EEF_POSE)}: none {near}")
-        return poses[int(np.argmin(gaps))][1]
+        return found[1]
 
     def _work(self, picture: Picture) -> None:
         camera = picture.camera

@@ -30,7 +30,7 @@ from diffusion_ros import checkpoint
 from diffusion_ros.control.action_chunk import ChunkExecutor, Command, ExecutorLimits
 from diffusion_ros.control.control_clock import ControlClock
 from diffusion_ros.control.stop_record import StopRecord, stop_folder
-from diffusion_ros.robot import WORLD_FRAME
+from diffusion_ros.robot import EEF_POS, WORLD_FRAME
 from diffusion_ros.ros import messages, topics
 from diffusion_ros.ros.diagnostics import ERROR, OK, WARN, Diagnostics
 from diffusion_ros.ros.listener import MAX_BYTES, Listener
@@ -348,9 +348,9 @@ class ExecutorNode(RunnableNode):
         came, verdict = self._guard
         silent = time.monotonic() - came
         if silent > self.parameters.max_guard_age:
-            return f"{topics.CAMERA_GUARD}: silent for {silent:.2f} s"
+            return f"{topics.shown(self, topics.CAMERA_GUARD)}: silent for {silent:.2f} s"
         if verdict.level != OK:
-            return f"{topics.CAMERA_GUARD}: {verdict.summary}"
+            return f"{topics.shown(self, topics.CAMERA_GUARD)}: {verdict.summary}"
         return self._verdicts.conflict()
 
     # What goes out
@@ -503,7 +503,7 @@ def _make_executor(owner: str, p: ExecutorParameters, spec: CheckpointSpec | Non
             max_chunk_rows=p.max_chunk_rows,
             max_ahead_ns=round(p.max_observation_age * 1e9) if realtime else None,
             max_speed=p.max_pose_speed if realtime else None,
-            position_range=spec.range_of("robot0_eef_pos") if spec is not None else None,
+            position_range=spec.range_of(EEF_POS) if spec is not None else None,
         )
     except ValueError as error:
         raise ParameterError(f"{owner}: {error}") from None

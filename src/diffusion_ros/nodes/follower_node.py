@@ -1,4 +1,8 @@
-"""follower: drives along the planned trajectory, a force for each odometry; without a usable one it brakes."""
+"""follower: drives along the planned trajectory, a force for each odometry; without a usable one it brakes.
+
+What decides about forces has them in parts of the largest; the topic carries newtons. The way there and back again
+rounds: a part may differ from the follower's in its last bit.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +24,7 @@ from diffusion_ros.ros.diagnostics import ERROR, OK, WARN, Diagnostics
 from diffusion_ros.ros.listener import Listener
 from diffusion_ros.ros.params import declare, parameter
 from diffusion_ros.ros.runner import RunnableNode, run
-from diffusion_ros.simulators.maze import FRAME, jumped
+from diffusion_ros.simulators.maze import FRAME, MAX_FORCE, jumped
 
 _PLAN_BYTES = 1_000_000
 """Of a plan: 100 points a second, for minutes."""
@@ -120,7 +124,7 @@ class FollowerNode(RunnableNode):
             if isinstance(self._follower, TimeFollower):
                 self._follower.index = max(0, (stamp_ns - self._stamp_ns) // self._period_ns)
             force = self._follower.force(position, velocity)
-        self._publisher.publish(messages.force_to_msg(force, stamp_ns, FRAME))
+        self._publisher.publish(messages.force_to_msg(MAX_FORCE * force, stamp_ns, FRAME))
         self.diagnostics.tick(topics.FORCE_COMMAND)
 
     def _hold(self, reason: str, fault: bool = False) -> None:

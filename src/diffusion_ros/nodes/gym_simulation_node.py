@@ -1,8 +1,8 @@
 """gym_simulation: CartPole or the inverted double pendulum as a robot driver. Joint states out, efforts in.
 
-Its two clocks, lockstep and real time, are in episode_node.py. In real time a command counts if it answers the joint
-states of the period that ends; where there is none the step is done with no force. CartPole has no action for that, so
-none of its trained policies knows it: the honest thing is that the pole falls unless somebody balances it.
+Its two clocks, lockstep and real time, are those of ros/simulator_node.py. In real time a command counts if it answers
+the joint states of the period that ends; where there is none the step is done with no force. CartPole has no action for
+that, so none of its trained policies knows it: the honest thing is that the pole falls unless somebody balances it.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from std_msgs.msg import Float64, Int64
 from visualization_msgs.msg import MarkerArray
 
 from diffusion_ros.robot import WORLD_FRAME
-from diffusion_ros.ros import messages, topics
-from diffusion_ros.ros import simulator_node as episode_node
+from diffusion_ros.ros import messages, simulator_node, topics
 from diffusion_ros.ros.params import parameter
 from diffusion_ros.ros.runner import run
-from diffusion_ros.simulators import video
+from diffusion_ros.simulators import gym, video
 from diffusion_ros.simulators.episode import BalanceEpisode
-from diffusion_ros.simulators.gym import GYM_TASKS, GymSimulation
+from diffusion_ros.simulators.gym import GymSimulation
+from diffusion_ros.simulators.tasks import GYM_TASKS
 
 Array = NDArray[np.float64]
 
@@ -34,7 +34,7 @@ _VIDEO_SHAPE = (video.VIEW_SIZE, video.VIEW_SIZE * 4 // 3)
 
 
 @dataclass(frozen=True)
-class GymSimulationParameters(episode_node.EpisodeParameters):
+class GymSimulationParameters(simulator_node.TwoClocksParameters):
     """Parameters of the gym_simulation node."""
 
     task: str = parameter("cartpole", "what is to be balanced", choices=tuple(GYM_TASKS))
@@ -52,14 +52,13 @@ class BalanceStep:
     """Text and colour."""
 
 
-class GymSimulationNode(episode_node.EpisodeNode):
+class GymSimulationNode(simulator_node.SimulatorNode):
     """Publishes joint_states, image_raw, scene and episode.
 
     Takes joint_command, which carries the stamp of the joint states that it answers, and for scripts discrete_action or
     effort_command, which have none and answer those that are out.
     """
 
-    hold = np.zeros(1)
     answer_steps = 1
     parameters: GymSimulationParameters
     episode: BalanceEpisode
@@ -69,6 +68,7 @@ class GymSimulationNode(episode_node.EpisodeNode):
         super().__init__("gym_simulation", GymSimulationParameters, parameter_overrides)
         self.simulation = GymSimulation(self.parameters.task)
         self.task = self.simulation.task
+        self.task_name = self.task.name
         self.rate = self.task.rate
         self.records = self.parameters.video
         self._recorded: list[BalanceStep] = []
@@ -121,6 +121,9 @@ class GymSimulationNode(episode_node.EpisodeNode):
         self._recorded = []
         self._stepped_at = None
 
+    def hold(self) -> Array:
+        return np.zeros(1)
+
     def execute(self, row: Array, missed: bool) -> None:
         now = time.monotonic()
         if self._stepped_at is not None:
@@ -130,8 +133,8 @@ class GymSimulationNode(episode_node.EpisodeNode):
         self.episode.executed(row, False, missed)
         self.episode.rewarded(reward, self.simulation.terminated)
 
-    def state_hash(self) -> str:
-        return self.simulation.state_hash()
+    def result(self) -> dict[str, Any]:
+        return self.episode.result(self.simulation.state_hash())
 
     def news(self) -> dict[str, Any]:
         return {"reward": self.episode.total}
@@ -142,7 +145,7 @@ class GymSimulationNode(episode_node.EpisodeNode):
         """A picture that nobody looks at is not drawn."""
         simulation = self.simulation
         if self._image_publisher.get_subscription_count() > 0:
-            picture = self.task.draw(simulation.joint_positions)
+            picture = gym.draw(self.task, simulation.joint_positions)
             self._image_publisher.publish(messages.image_to_msg(picture, stamp_ns, WORLD_FRAME))
         # Last, because the policy answers it at once.
         self._joint_publisher.publish(
@@ -158,7 +161,7 @@ class GymSimulationNode(episode_node.EpisodeNode):
 
     def publish_scene(self) -> None:
         if self._scene_publisher.get_subscription_count() > 0:
-            geoms = self.task.scene(self.simulation.joint_positions)
+            geoms = gym.scene(self.task, self.simulation.joint_positions)
             self._scene_publisher.publish(messages.scene_to_msg(geoms, 0, WORLD_FRAME))
 
     # The video
@@ -176,7 +179,7 @@ class GymSimulationNode(episode_node.EpisodeNode):
     def pictures(self) -> Iterator[NDArray[np.uint8]]:
         for step in self._recorded:
             title = f"{self.task.environment}  seed {self.episode.seed}  step {step.step}"
-            view = self.task.draw(step.positions, step.effort, _VIDEO_SHAPE)
+            view = gym.draw(self.task, step.positions, step.effort, _VIDEO_SHAPE)
             yield video.compose((), view, [(title, video.WHITE), step.state])
 
     def close(self) -> None:

@@ -27,9 +27,12 @@ from rclpy.task import Future
 from visualization_msgs.msg import MarkerArray
 
 from diffusion_ros import checkpoint
-from diffusion_ros.models.hand_planner import make_planner
+from diffusion_ros.models.hand_planner import make_planner, plans_hands
 from diffusion_ros.models.planner import Array, Plan, PlanError, Plans, clearance, leads_into, obstacle_guides
-from diffusion_ros.nodes.planner_domains import domain_of
+from diffusion_ros.nodes.arm_domain import ArmDomain
+from diffusion_ros.nodes.maze_domain import MazeDomain
+from diffusion_ros.nodes.planner_domain import Domain
+from diffusion_ros.robot import FINGERS
 from diffusion_ros.ros import messages, topics
 from diffusion_ros.ros.diagnostics import ERROR, OK, WARN, Diagnostics
 from diffusion_ros.ros.listener import Listener
@@ -72,9 +75,7 @@ class PlannerParameters:
         0.1, "kept from obstacles, beside the radius of the ball, or of the hand [m]", low=0.0
     )
     obstacle_weight: float = parameter(1.0, "weight of the obstacles' guide", low=0.0)
-    gripper_joints: tuple[str, ...] = parameter(
-        ("gripper0_right_finger_joint1", "gripper0_right_finger_joint2"), "an arm's: the fingers' names in joint_states"
-    )
+    gripper_joints: tuple[str, ...] = parameter(FINGERS, "an arm's: the fingers' names in joint_states")
 
 
 @dataclass(frozen=True)
@@ -143,7 +144,7 @@ class PlannerNode(RunnableNode):
         self.diagnostics.value("checkpoint", p.checkpoint)
         self.diagnostics.value("sha256", self.planner.checkpoint.sha256)
         self.diagnostics.value("sampler", f"{self.planner.spec.sampler} {self.planner.spec.sampler_steps}")
-        self.domain = domain_of(self.planner.spec.task)(self)
+        self.domain: Domain = (ArmDomain if plans_hands(self.planner.spec) else MazeDomain)(self, self)
 
         self._worker = Worker("planning", self._take, self._work)
         self._request: PlanRequest | None = None
@@ -208,12 +209,12 @@ class PlannerNode(RunnableNode):
         self.resume()
 
     def _on_bad_obstacles(self, error: messages.MessageError, msg: MarkerArray | None) -> None:
-        self._lose_obstacles(f"{topics.OBSTACLES}: {error}")
+        self._lose_obstacles(f"{topics.shown(self, topics.OBSTACLES)}: {error}")
 
     def _watch_obstacles(self) -> None:
         limit, came = self.parameters.max_obstacle_age, self._obstacles_came
         if limit > 0 and came is not None and (silent := time.monotonic() - came) > limit:
-            self._lose_obstacles(f"{topics.OBSTACLES}: silent for {silent:.1f} s")
+            self._lose_obstacles(f"{topics.shown(self, topics.OBSTACLES)}: silent for {silent:.1f} s")
 
     def _lose_obstacles(self, reason: str) -> None:
         """It is not known any more where the obstacles are: whoever drove on would drive blind."""

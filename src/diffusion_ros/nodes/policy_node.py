@@ -25,12 +25,12 @@ from sensor_msgs.msg import Image, JointState
 from trajectory_msgs.msg import JointTrajectory
 
 from diffusion_ros import checkpoint
-from diffusion_ros.control.action_chunk import ActionChunk, hold_chunk
+from diffusion_ros.control.action_chunk import ActionChunk, chunk_positions, hold_chunk
 from diffusion_ros.control.frozen_cameras import FrozenCameras
 from diffusion_ros.control.observation import Frame, FrameAssembler, FrameRate
 from diffusion_ros.control.policy_controller import PolicyController
 from diffusion_ros.models.policy import FrameError, Policy, RangeError
-from diffusion_ros.robot import WORLD_FRAME
+from diffusion_ros.robot import EEF_POS, EEF_QUAT, FINGERS, GRIPPER_QPOS, OBJECT_POS, OBJECT_QUAT, WORLD_FRAME
 from diffusion_ros.ros import messages, topics
 from diffusion_ros.ros.diagnostics import ERROR, OK, WARN, Diagnostics
 from diffusion_ros.ros.listener import MAX_BYTES, JointFilter, Listener
@@ -83,9 +83,7 @@ class PolicyParameters:
     max_frozen: float = parameter(
         1.0, "how long a camera may show the same picture while the robot moves [s]; 0: for ever", low=0.0
     )
-    gripper_joints: tuple[str, ...] = parameter(
-        ("gripper0_right_finger_joint1", "gripper0_right_finger_joint2"), "the fingers' names in joint_states"
-    )
+    gripper_joints: tuple[str, ...] = parameter(FINGERS, "the fingers' names in joint_states")
     gripper_signs: tuple[float, ...] = parameter(
         (1.0, 1.0), "factors from joint_states to the policy's finger positions (training: one positive, one negative)"
     )
@@ -161,7 +159,7 @@ class PolicyNode(RunnableNode):
         }.items():
             self.diagnostics.value(name, value)
         self._listeners: dict[str, Listener[Any]] = {}
-        self._stopped = False
+        self._told_to_hold = False
         """Real time: whether the executor was told to hold since the last chunk."""
         self._began = 0.0
         """When the worker took what it is at."""
@@ -234,17 +232,17 @@ class PolicyNode(RunnableNode):
         stamp_ns, position, quaternion = messages.pose_from_msg(msg)
         messages.check_frame(msg.header, self._frame_id)
         self._frozen.position(stamp_ns, position)
-        self._good(topics.EEF_POSE, stamp_ns, {"robot0_eef_pos": position, "robot0_eef_quat": quaternion})
+        self._good(topics.EEF_POSE, stamp_ns, {EEF_POS: position, EEF_QUAT: quaternion})
 
     def _on_object_pose(self, msg: PoseStamped) -> None:
         stamp_ns, position, quaternion = messages.pose_from_msg(msg)
         messages.check_frame(msg.header, self._frame_id)
-        self._good(topics.OBJECT_POSE, stamp_ns, {"object_pos": position, "object_quat": quaternion})
+        self._good(topics.OBJECT_POSE, stamp_ns, {OBJECT_POS: position, OBJECT_QUAT: quaternion})
 
     def _on_joint_states(self, msg: JointState) -> None:
         p = self.parameters
         stamp_ns, positions, _ = messages.joint_state_from_msg(msg, p.gripper_joints)
-        self._good(topics.JOINT_STATES, stamp_ns, {"robot0_gripper_qpos": positions * np.array(p.gripper_signs)})
+        self._good(topics.JOINT_STATES, stamp_ns, {GRIPPER_QPOS: positions * np.array(p.gripper_signs)})
 
     def _bad(self, topic: str, error: ValueError) -> None:
         self._faults[topic] = f"{topics.shown(self, topic)}: {error}"
@@ -260,7 +258,7 @@ class PolicyNode(RunnableNode):
         with self._worker.condition:
             self._stops += 1
             self._frames.clear()
-            said, self._stopped = self._stopped, True
+            said, self._told_to_hold = self._told_to_hold, True
         if not said:
             hold = hold_chunk(max(self._stamps.values()), self.policy.spec.period_ns)
             self._chunk_publisher.publish(messages.chunk_to_msg(hold, self._frame_id))
@@ -374,14 +372,14 @@ class PolicyNode(RunnableNode):
         with self._worker.condition:
             if self._stops_seen != self._stops:
                 return
-            self._stopped = False
+            self._told_to_hold = False
             self._chunk_publisher.publish(messages.chunk_to_msg(chunk, self._frame_id))
         self._chunked = time.monotonic()
         self.diagnostics.tick(topics.ACTION_CHUNK)
-        position = frame.values.get("robot0_eef_pos")
+        position = frame.values.get(EEF_POS)
         if position is not None and self._path_publisher.get_subscription_count() > 0:
             # Where the hand would go if each delta were reached within its step.
-            way = np.vstack([position, position + np.cumsum(chunk.rows[:, :3], axis=0)])
+            way = chunk_positions(position, chunk.rows)
             stamps = [frame.stamp_ns + i * chunk.period_ns for i in range(len(way))]
             self._path_publisher.publish(messages.path_to_msg(way, stamps, frame.stamp_ns, self._frame_id))
 

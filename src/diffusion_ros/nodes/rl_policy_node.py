@@ -22,7 +22,7 @@ from diffusion_ros.ros.diagnostics import ERROR, OK, WARN, Diagnostics
 from diffusion_ros.ros.listener import MAX_BYTES, JointFilter, Listener
 from diffusion_ros.ros.params import declare, parameter
 from diffusion_ros.ros.runner import RunnableNode, run
-from diffusion_ros.simulators.gym import GYM_TASKS
+from diffusion_ros.simulators.tasks import GYM_TASKS
 from diffusion_ros.spec import REACTIVE_KINDS
 
 _SILENT_SECONDS = 2.0

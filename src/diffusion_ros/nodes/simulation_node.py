@@ -1,6 +1,6 @@
 """simulation: a robosuite task as a robot driver. Sensors out, commands in, episodes one after the other.
 
-Its two clocks, lockstep and real time, are in episode_node.py.
+Its two clocks, lockstep and real time, are those of ros/simulator_node.py.
 """
 
 from __future__ import annotations
@@ -21,9 +21,18 @@ from trajectory_msgs.msg import JointTrajectory
 from visualization_msgs.msg import MarkerArray
 
 from diffusion_ros.control.action_chunk import ActionChunk
-from diffusion_ros.robot import ACTION_SIZE, RATE, WORLD_FRAME, optical_frame
-from diffusion_ros.ros import messages, topics
-from diffusion_ros.ros import simulator_node as episode_node
+from diffusion_ros.robot import (
+    ACTION_SIZE,
+    EEF_POS,
+    EEF_QUAT,
+    HAND_FRAME,
+    OBJECT_POS,
+    OBJECT_QUAT,
+    RATE,
+    WORLD_FRAME,
+    optical_frame,
+)
+from diffusion_ros.ros import messages, simulator_node, topics
 from diffusion_ros.ros.listener import MAX_BYTES, Listener
 from diffusion_ros.ros.params import parameter
 from diffusion_ros.ros.runner import run
@@ -37,7 +46,7 @@ Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class SimulationParameters(episode_node.EpisodeParameters):
+class SimulationParameters(simulator_node.TwoClocksParameters):
     """Parameters of the simulation node."""
 
     task: str = parameter("can", "what the robot is to do", choices=tuple(ARM_TASKS))
@@ -46,10 +55,9 @@ class SimulationParameters(episode_node.EpisodeParameters):
     view: str = parameter("", "camera of the video's larger view, '' for no video")
 
 
-class SimulationNode(episode_node.EpisodeNode):
+class SimulationNode(simulator_node.SimulatorNode):
     """Publishes what a robot's drivers would, and the episode; subscribes to eef_command."""
 
-    hold = np.zeros(ACTION_SIZE)
     rate = RATE
     parameters: SimulationParameters
 
@@ -58,6 +66,7 @@ class SimulationNode(episode_node.EpisodeNode):
         super().__init__("simulation", SimulationParameters, parameter_overrides)
         p = self.parameters
         self.simulation = Simulation(p.task)
+        self.task_name = p.task
         if p.view and p.view not in self.simulation.known_cameras:
             raise ValueError(f"view {p.view!r}: expected one of {', '.join(self.simulation.known_cameras)}")
         self.records = bool(p.view)
@@ -129,7 +138,8 @@ class SimulationNode(episode_node.EpisodeNode):
                 raise ValueError(f"camera {camera!r}: expected one of {', '.join(self.simulation.cameras)}")
             self._camera_fault = CameraFault(fault, camera, self.episode.seed) if msg.data else None
         except ValueError as error:
-            self.get_logger().error(f"{topics.CAMERA_FAULT} {messages.printable(msg.data, 60)!r}: {error}")
+            name = topics.shown(self, topics.CAMERA_FAULT)
+            self.get_logger().error(f"{name} {messages.printable(msg.data, 60)!r}: {error}")
             return
         if self._camera_fault is None:
             self.simulation.disturb_view()
@@ -155,12 +165,15 @@ class SimulationNode(episode_node.EpisodeNode):
         self._recorded = []
         self._chunk = None
 
+    def hold(self) -> Array:
+        return np.zeros(ACTION_SIZE)
+
     def execute(self, row: Array, missed: bool) -> None:
         self.simulation.step(row)
         self.episode.executed(row, self.simulation.success, missed)
 
-    def state_hash(self) -> str:
-        return self.simulation.state_hash()
+    def result(self) -> dict[str, Any]:
+        return self.episode.result(self.simulation.state_hash())
 
     def news(self) -> dict[str, Any]:
         return {"reward": float(self.simulation.success)}
@@ -193,10 +206,10 @@ class SimulationNode(episode_node.EpisodeNode):
             )
         )
         world = WORLD_FRAME
-        object_pose = messages.pose_to_msg(frame["object_pos"], frame["object_quat"], stamp_ns, world)
+        object_pose = messages.pose_to_msg(frame[OBJECT_POS], frame[OBJECT_QUAT], stamp_ns, world)
         self._object_publisher.publish(object_pose)
         # Last, because the executor answers it at once.
-        eef_pose = messages.pose_to_msg(frame["robot0_eef_pos"], frame["robot0_eef_quat"], stamp_ns, world)
+        eef_pose = messages.pose_to_msg(frame[EEF_POS], frame[EEF_QUAT], stamp_ns, world)
         self._pose_publisher.publish(eef_pose)
         self.diagnostics.tick(topics.EEF_POSE)
         if self.phase == "running":
@@ -233,7 +246,7 @@ class SimulationNode(episode_node.EpisodeNode):
             ArmStep(
                 qpos=self.simulation.data.qpos.copy(),
                 images=tuple(self._frame[f"{camera}_image"] for camera in self.simulation.cameras),
-                eef_pos=self._frame["robot0_eef_pos"],
+                eef_pos=self._frame[EEF_POS],
                 chunk_rows=rows,
                 step=self.episode.steps,
                 reason=reason,
@@ -251,7 +264,7 @@ class SimulationNode(episode_node.EpisodeNode):
 
 def transforms(simulation: Simulation, frame: dict[str, NDArray[Any]], stamp_ns: int) -> list[Any]:
     """geometry_msgs/TransformStamped of the hand and of the cameras' optical frames in the world."""
-    poses = [(frame["robot0_eef_pos"], frame["robot0_eef_quat"], "robot0_eef")]
+    poses = [(frame[EEF_POS], frame[EEF_QUAT], HAND_FRAME)]
     poses += [(*simulation.camera_pose(camera), optical_frame(camera)) for camera in simulation.cameras]
     return [
         messages.transform_to_msg(position, quaternion, stamp_ns, WORLD_FRAME, name)

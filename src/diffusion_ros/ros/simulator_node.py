@@ -39,7 +39,7 @@ from diffusion_ros.simulators.video import Mp4Writer
 
 Array = NDArray[np.float64]
 Image = NDArray[np.uint8]
-P = TypeVar("P", bound="EpisodeParameters")
+P = TypeVar("P", bound="SimulatorParameters")
 
 _DISCOVERY_SECONDS = 1.5
 _LEASE_SECONDS = 21.0
@@ -55,48 +55,67 @@ _DRAWING_SECONDS = 0.04
 
 
 @dataclass(frozen=True)
-class EpisodeParameters:
+class SimulatorParameters:
     """Parameters that all of them have."""
+
+    episodes: int = parameter(0, "how many, then the node ends; 0: without end", low=0)
+    seed: int = parameter(100_000, "episode i is drawn from seed + i", low=0)
+    max_steps: int = parameter(0, "length of an episode; 0: the task's own", low=0)
+    pause: float = parameter(
+        1.0, "in real time: silence between episodes [s], by which the others know a new one", low=1.0, high=60.0
+    )
+    scene: bool = parameter(True, "publish the scene as markers")
+    output_dir: str = parameter("", "folder of the videos, '' for the current one")
+    results: str = parameter("", "file to which the result of each episode is added when it ends, a line of JSON each")
+
+    @property
+    def lockstep(self) -> bool:
+        """Whether the simulator waits for the command to each observation."""
+        return False
+
+
+@dataclass(frozen=True)
+class TwoClocksParameters(SimulatorParameters):
+    """And those of simulators that can wait."""
 
     mode: str = parameter(
         "realtime",
         "lockstep: waits for the command to each observation; realtime: keeps its rate of wall time",
         choices=("realtime", "lockstep"),
     )
-    episodes: int = parameter(0, "how many, then the node ends; 0: without end", low=0)
-    seed: int = parameter(100_000, "episode i is drawn from seed + i", low=0)
-    max_steps: int = parameter(0, "length of an episode; 0: the task's own", low=0)
-    pause: float = parameter(
-        1.0, "realtime: silence between episodes [s], by which the others know a new one", low=1.0, high=60.0
-    )
-    scene: bool = parameter(True, "publish the scene as markers")
-    output_dir: str = parameter("", "folder of the videos, '' for the current one")
-    results: str = parameter("", "file to which the result of each episode is added when it ends, a line of JSON each")
+
+    @property
+    def lockstep(self) -> bool:
+        return self.mode == "lockstep"
 
 
-class EpisodeNode(RunnableNode, ABC):
+class SimulatorNode(RunnableNode, ABC):
     """A simulator's clockwork; what it simulates, publishes and understands is a subclass's.
 
     Phases: checking (is there another simulator?), waiting (lockstep: for those who answer; realtime: for the first
     command that starts an episode), running, drawing (the video), pausing (realtime: between episodes), done.
     """
 
-    hold: Array
-    """The command of no motion, executed where there is none."""
+    task_name: str
+    """What is simulated, for diagnostics."""
     rate: float
     """Control steps a second [Hz]."""
     answer_steps: int = 3
     """Real time: a command that answers an observation older than so many steps comes too late to be one."""
+    repeats: bool = False
+    """Real time: whether a command counts again where no newer one has come, as long as it is not too late."""
     records: bool = False
     """Whether episodes become videos."""
-    parameters: EpisodeParameters
+    video_rate: float = 0.0
+    """Pictures a second of the video; 0: one each control step."""
+    parameters: SimulatorParameters
 
     def __init__(self, name: str, kind: type[P], parameter_overrides: Sequence[Parameter[Any]]) -> None:
         """Raises ValueError (parameters) in one line. A subclass makes its simulator and then calls `start`."""
         super().__init__(name, parameter_overrides)
         made = time.monotonic()
         self.parameters = declare(self, kind)
-        self._lockstep = self.parameters.mode == "lockstep"
+        self._lockstep = self.parameters.lockstep
         self.phase = "checking"
         self._phase_began = made
         self._last_tick = made
@@ -110,7 +129,8 @@ class EpisodeNode(RunnableNode, ABC):
         self._stamp_ns = 0
         self._stamped_at = 0.0
         self._published_at = 0.0
-        self._command: Array | None = None
+        self._command: tuple[int, Array] | None = None
+        """Stamp of the observation that it answers [ns], and the row."""
         self._answered_at: float | None = None
         self._acting = False
         self._drawing: Generator[None, None, None] | None = None
@@ -185,6 +205,10 @@ class EpisodeNode(RunnableNode, ABC):
         """Draws `episode`; forgets what belongs to the last one."""
 
     @abstractmethod
+    def hold(self) -> Array:
+        """The command of no motion, executed where there is none."""
+
+    @abstractmethod
     def execute(self, row: Array, missed: bool) -> None:
         """Does a control step with a command and counts it."""
 
@@ -192,16 +216,19 @@ class EpisodeNode(RunnableNode, ABC):
     def publish_observation(self, stamp_ns: int) -> None:
         """Publishes the present state, all of it with one stamp; last what is answered at once."""
 
-    @abstractmethod
     def peers(self) -> bool:
         """Lockstep: whether those who answer are there."""
+        return True
 
     @abstractmethod
-    def state_hash(self) -> str:
-        """SHA-256 of the simulator's state."""
+    def result(self) -> dict[str, Any]:
+        """What is reported of `episode`, which is over."""
 
     def starts(self, row: Array) -> bool:
-        """Real time: whether a command begins the episode that waits for one, and counts as acting."""
+        """Real time: whether a command begins the episode that waits for one, and counts as acting.
+
+        One that does not asks for no motion, and may answer any observation.
+        """
         return bool(np.any(row))
 
     @abstractmethod
@@ -224,7 +251,7 @@ class EpisodeNode(RunnableNode, ABC):
 
     def commanded(self, stamp_ns: int, row: Array) -> None:
         """A command that can be used, with the stamp of the observation that it answers."""
-        if not self._lockstep and self.starts(row) and stamp_ns not in list(self._stamps)[-self.answer_steps :]:
+        if not self._lockstep and self.starts(row) and not self._in_time(stamp_ns):
             off = (self._stamp_ns - stamp_ns) / 1e6
             self._fault = self._refused = (
                 f"command refused: it answers an observation of {off:.0f} ms before the newest"
@@ -234,11 +261,15 @@ class EpisodeNode(RunnableNode, ABC):
             # In real time the executor's hold may be followed by the row of a chunk that came late: the last counts.
             self._answered_at = time.monotonic()
         if not self._lockstep:
-            self._command = row
+            self._command = stamp_ns, row
         elif self.phase == "running" and stamp_ns == self._stamp_ns and not self.conflict():
             self._fault = ""
             self._step(row)
             self._go_on(episode_stamp_ns(self.episode.index, self.episode.steps, self.rate))
+
+    def _in_time(self, stamp_ns: int) -> bool:
+        """Whether an observation is new enough to be answered."""
+        return stamp_ns in list(self._stamps)[-self.answer_steps :]
 
     def _on_sensor(self, msg: Any) -> None:
         """Our own, or that of another simulator or robot."""
@@ -334,17 +365,19 @@ class EpisodeNode(RunnableNode, ABC):
         for listener in self._commands:
             # rclpy runs timers first: on a busy machine a command that came in time may still be in the queue.
             listener.take_waiting()
-        command, self._command = self._command, None
-        if command is not None and (conflict := self.conflict()):
-            command, self._refused = None, conflict
+        if self._command is not None and (conflict := self.conflict()):
+            self._command, self._refused = None, conflict
+        command = None if self._command is None else self._command[1]
         if self.phase == "waiting" and command is not None and self.starts(command):
             self._enter("running")  # nothing is lost while the policy starts
         if self.phase == "running":
             self.episode.overruns += late
             self._fault = (self._refused or "no command in this period") if command is None else ""
-            self._step(self.hold if command is None else command, missed=command is None)
+            self._step(self.hold() if command is None else command, missed=command is None)
         self._refused = ""
         self._go_on(stamp_ns, now)
+        if self._command is not None and not (self.repeats and self._in_time(self._command[0])):
+            self._command = None
 
     def _go_on(self, stamp_ns: int, now: float | None = None) -> None:
         """Observes, or ends the episode."""
@@ -379,7 +412,7 @@ class EpisodeNode(RunnableNode, ABC):
 
     def _finish(self) -> None:
         """The episode is over: report it, at once or with its video."""
-        result = self.episode.result(self.state_hash())
+        result = self.result()
         if self.records:
             self.record(None, False)
             name = f"episode_{self.episode.index:03d}_seed_{self.episode.seed}.mp4"
@@ -391,7 +424,7 @@ class EpisodeNode(RunnableNode, ABC):
     def _write_video(self, path: Path, result: dict[str, Any]) -> Generator[None, None, None]:
         """Draws a picture each time it is asked; ends the episode when the file is whole, or says why it is not."""
         try:
-            with Mp4Writer(path, self.rate) as writer:
+            with Mp4Writer(path, self.video_rate or self.rate) as writer:
                 for picture in self.pictures():
                     writer.write(picture)
                     yield
@@ -456,10 +489,12 @@ class EpisodeNode(RunnableNode, ABC):
         return self._sensors.conflict() or commands
 
     def _refresh(self) -> None:
-        for name in ("task", "mode"):
-            self.diagnostics.value(name, getattr(self.parameters, name))
+        self.diagnostics.value("task", self.task_name)
+        self.diagnostics.value("mode", "lockstep" if self._lockstep else "realtime")
         for name in ("index", "seed", "steps", "held", "missed", "overruns"):
             self.diagnostics.value(f"episode {name}", getattr(self.episode, name))
+        for name, value in self.news().items():
+            self.diagnostics.value(f"episode {name}", value)
         self.diagnostics.value("phase", self.phase)
         if self.conflict():
             self.diagnostics.report(ERROR, f"holding: {self.conflict()}")

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
 
+from diffusion_ros.robot import EEF_POS, EEF_QUAT, GRIPPER_QPOS, OBJECT_POS, OBJECT_QUAT
 from diffusion_ros.spec import IMAGE_SUFFIX
 
 JOINT_STATES = "joint_states"
@@ -29,6 +30,7 @@ PREDICTED_PATH = "predicted_path"
 MAP = "map"
 ODOMETRY = "odom"
 FORCE_COMMAND = "force_command"
+"""geometry_msgs/WrenchStamped: newtons on the ball, with the stamp of the odom that it answers."""
 GOAL = "goal_pose"
 """As RViz's goal tool calls it."""
 PLAN = "plan"
@@ -94,11 +96,11 @@ DIAGNOSTICS_QOS = QoSProfile(
 )
 
 _SOURCES = {
-    "robot0_eef_pos": EEF_POSE,
-    "robot0_eef_quat": EEF_POSE,
-    "robot0_gripper_qpos": JOINT_STATES,
-    "object_pos": OBJECT_POSE,
-    "object_quat": OBJECT_POSE,
+    EEF_POS: EEF_POSE,
+    EEF_QUAT: EEF_POSE,
+    GRIPPER_QPOS: JOINT_STATES,
+    OBJECT_POS: OBJECT_POSE,
+    OBJECT_QUAT: OBJECT_POSE,
 }
 
 

@@ -18,7 +18,17 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
-from diffusion_ros.robot import ACTION_SCALE, CAMERAS, IMAGE_SIZE, RATE
+from diffusion_ros.robot import (
+    ACTION_SCALE,
+    CAMERAS,
+    EEF_POS,
+    EEF_QUAT,
+    GRIPPER_QPOS,
+    IMAGE_SIZE,
+    OBJECT_POS,
+    OBJECT_QUAT,
+    RATE,
+)
 from diffusion_ros.simulators.render_backend import choose_render_backend
 from diffusion_ros.simulators.scene import SceneGeom
 from diffusion_ros.simulators.tasks import arm_task
@@ -238,11 +248,11 @@ class Simulation:
         if images:
             for camera in self.cameras:
                 frame[f"{camera}_image"] = self._draw(view, camera, self.image_size, self.image_size)
-        frame["robot0_eef_pos"] = view.site_xpos[self._grip_site].copy()
-        frame["robot0_eef_quat"] = _xyzw(view.xquat[self._hand_body])
-        frame["robot0_gripper_qpos"] = self.data.qpos[self._qpos[-2:]].copy()
-        frame["object_pos"] = view.xpos[self._body].copy()
-        frame["object_quat"] = _xyzw(view.xquat[self._body])
+        frame[EEF_POS] = view.site_xpos[self._grip_site].copy()
+        frame[EEF_QUAT] = _xyzw(view.xquat[self._hand_body])
+        frame[GRIPPER_QPOS] = self.data.qpos[self._qpos[-2:]].copy()
+        frame[OBJECT_POS] = view.xpos[self._body].copy()
+        frame[OBJECT_QUAT] = _xyzw(view.xquat[self._body])
         return frame
 
     def grip_matrix(self) -> Array:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from diffusion_ros.control.action_chunk import chunk_positions
 from diffusion_ros.simulators import video
 from diffusion_ros.simulators.arm import Simulation
 from diffusion_ros.simulators.episode import Episode
@@ -38,7 +39,7 @@ def pictures(simulation: Simulation, view: str, episode: Episode, recorded: Sequ
     matrix = simulation.camera_matrix(view, size, size)
     for step in recorded:
         drawn = simulation.render(view, size, size, qpos=step.qpos)
-        points = video.chunk_positions(step.eef_pos, step.chunk_rows)
+        points = chunk_positions(step.eef_pos, step.chunk_rows)
         pixels = video.project(points, matrix, *simulation.camera_pose(view, qpos=step.qpos))
         title = f"{simulation.task_name}  episode {episode.index}  seed {episode.seed}  step {step.step}"
         if step.success:

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffusion_ros.robot import RATE
+from diffusion_ros.simulators.tasks import MazeTask
 
 Array = NDArray[np.float64]
 Image = NDArray[np.uint8]
@@ -97,6 +98,45 @@ class BalanceEpisode(Episode):
     def result(self, state_sha256: str) -> dict[str, Any]:
         """What is reported of a finished episode."""
         return {**super().result(state_sha256), "return": self.total, "terminated": self.terminated}
+
+
+@dataclass
+class MazeEpisode(Episode):
+    """An episode in a maze: it goes on after the goal was reached, to step `max_steps`, or without end."""
+
+    task: MazeTask = field(kw_only=True)
+    endless: bool = False
+    total: float = 0.0
+    """The return: the sum of the rewards."""
+    reached: int = -1
+    """Steps until the goal was reached; -1: not yet."""
+
+    def executed(self, row: Array, success: bool, missed: bool = False) -> None:
+        """A step with the force row (2) was done and left the ball at the goal, or not."""
+        super().executed(row, success, missed)
+        if success and self.reached < 0:
+            self.reached = self.steps
+
+    def took(self, name: str, seconds: float) -> None:
+        """Keeps the last duration only: an episode without end would fill the memory."""
+        self.timings_s[name] = [seconds]
+
+    @property
+    def over(self) -> bool:
+        return not self.endless and self.steps >= self.max_steps
+
+    def result(self, state_sha256: str = "") -> dict[str, Any]:
+        """What is reported of a finished episode; no hashes, because no two runs in real time are equal."""
+        return {
+            "index": self.index,
+            "seed": self.seed,
+            "return": self.total,
+            "score": self.task.score(self.total),
+            "reached": self.success,
+            "steps_to_goal": self.reached,
+            "missed": self.missed,
+            "steps": self.steps,
+        }
 
 
 def milliseconds(seconds: Sequence[float]) -> dict[str, float]:

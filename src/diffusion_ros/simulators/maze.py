@@ -1,7 +1,7 @@
 """The mazes of gymnasium-robotics' PointMaze: the map, the way-point oracle and the simulator. The only file for them.
 
 A maze lies in the frame `map`: metres, origin at its centre, x to the right and y up in its drawing; a cell is a square
-metre. The robot is a ball pushed by forces (-1 to 1 in x and y), 100 steps a second.
+metre. The robot is a ball pushed by forces, 100 steps a second: here in parts of the largest (-1 to 1 in x and y).
 """
 
 from __future__ import annotations
@@ -32,6 +32,8 @@ GOAL_RADIUS = 0.45
 """Metres within which the environment gives a reward of 1 a step."""
 MAX_SPEED = 5.0
 """m/s in each axis."""
+MAX_FORCE = 100.0
+"""Newtons in each axis: the gear of the model's motors, which take parts of it."""
 FRAME = "map"
 
 

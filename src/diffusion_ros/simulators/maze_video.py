@@ -1,20 +1,19 @@
 """Pictures of a maze from above, and the video of an episode: how the plan was denoised, then how it was driven.
 
-No ROS and no simulator here: positions in metres in, an H.264 file out.
+No ROS and no simulator here: positions in metres in, pictures out.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from diffusion_ros.simulators.maze import BALL_RADIUS, GOAL_RADIUS, RATE, MazeMap
-from diffusion_ros.simulators.video import Image, Mp4Writer
+from diffusion_ros.simulators.video import Image
 
 Array = NDArray[np.float64]
 Colour = tuple[int, int, int]
@@ -91,22 +90,21 @@ class MazePicture:
         cv2.circle(picture, (x, y), round(16 * radius * self.scale), colour, -1, cv2.LINE_AA, shift=4)
 
 
-def write_video(path: Path, maze: MazeMap, goal: Array, first: Shown, moments: Sequence[Moment], title: str) -> None:
-    """The denoising of the first plan, then every fourth control step. Raises OSError, in one line."""
+def pictures(maze: MazeMap, goal: Array, first: Shown, moments: Sequence[Moment], title: str) -> Iterator[Image]:
+    """Of the video: the denoising of the first plan, then every fourth control step."""
     picture = MazePicture(maze)
     start = moments[0].position if moments else goal
-    with Mp4Writer(path, FPS) as video:
-        for i, estimate in enumerate(first.denoising):
-            text = f"{title}  denoising, step {i + 1} of {len(first.denoising)}"
-            frame = picture.draw(goal, text, [(estimate, _DENOISING, 2)], [(start, BALL_RADIUS, _BALL)])
-            for _ in range(_DENOISING_FRAMES):
-                video.write(frame)
-        trail = np.array([moment.position for moment in moments])
-        for step in range(0, len(moments), _EVERY):
-            moment = moments[step]
-            lines = [(line, _OTHER, 1) for line in moment.candidates[1:]]
-            lines += [(line, _PLAN, 2) for line in moment.candidates[:1]]
-            lines.append((trail[: step + 1], _BALL, 1))
-            balls = [(ball[:2], float(ball[3]), _OBSTACLE) for ball in moment.obstacles]
-            balls.append((moment.position, BALL_RADIUS, _BALL))
-            video.write(picture.draw(goal, f"{title}  step {step}  return {moment.total:.0f}", lines, balls))
+    for i, estimate in enumerate(first.denoising):
+        text = f"{title}  denoising, step {i + 1} of {len(first.denoising)}"
+        frame = picture.draw(goal, text, [(estimate, _DENOISING, 2)], [(start, BALL_RADIUS, _BALL)])
+        for _ in range(_DENOISING_FRAMES):
+            yield frame
+    trail = np.array([moment.position for moment in moments])
+    for step in range(0, len(moments), _EVERY):
+        moment = moments[step]
+        lines = [(line, _OTHER, 1) for line in moment.candidates[1:]]
+        lines += [(line, _PLAN, 2) for line in moment.candidates[:1]]
+        lines.append((trail[: step + 1], _BALL, 1))
+        balls = [(ball[:2], float(ball[3]), _OBSTACLE) for ball in moment.obstacles]
+        balls.append((moment.position, BALL_RADIUS, _BALL))
+        yield picture.draw(goal, f"{title}  step {step}  return {moment.total:.0f}", lines, balls)

@@ -30,16 +30,6 @@ _CHUNK_START = np.array([255.0, 230.0, 60.0])
 _CHUNK_END = np.array([255.0, 60.0, 160.0])
 
 
-def chunk_positions(eef_pos: Array, rows: Array) -> Array:
-    """Where a chunk leads: positions (N + 1, 3), metres, from `eef_pos` (3) and the rows' (N, 7) translations.
-
-    The sum of the commands, that is what the policy asks for: an arm that lags behind ends short of it.
-    """
-    deltas = np.asarray(rows, dtype=np.float64)[:, :3]
-    positions: Array = np.asarray(eef_pos, dtype=np.float64) + np.vstack([np.zeros(3), np.cumsum(deltas, axis=0)])
-    return positions
-
-
 def project(points: Array, matrix: Array, position: Array, quaternion: Array) -> Array:
     """Pixels (N, 2), x to the right and y down, of `points` (N, 3) in the world; NaN for what is not ahead.
 
