@@ -29,7 +29,7 @@ class Options:
 
     folder: Path = Path("runs/ablation")
     """Where the runs are kept; those that are there are not trained again."""
-    figure: Path = Path("media/rainbow_ablation.png")
+    figure: Path = Path("docs/media/rainbow_ablation.png")
     """Learning curves and steps to 475, medians and quartiles."""
     table: Path = Path("runs/ablation/table.md")
     """The same as a Markdown table."""

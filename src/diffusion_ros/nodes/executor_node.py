@@ -381,6 +381,7 @@ class ExecutorNode(RunnableNode):
     # Services
 
     def _on_set_enabled(self, request: Any, response: Any) -> Any:
+        """Lets the robot move, or not. It is refused while an emergency stop is latched."""
         enabled = bool(request.data)
         response.success = self.executor_logic.set_enabled(enabled)
         if response.success:
@@ -394,6 +395,7 @@ class ExecutorNode(RunnableNode):
         return response
 
     def _on_estop(self, request: Any, response: Any) -> Any:
+        """Emergency stop: the robot holds at once. The stop is latched and outlives the executor."""
         self.executor_logic.estop("requested")
         self._replaceable = None
         if self._lockstep:
@@ -408,6 +410,7 @@ class ExecutorNode(RunnableNode):
         return response
 
     def _on_estop_reset(self, request: Any, response: Any) -> Any:
+        """Releases the emergency stop. The robot moves again only after `~/set_enabled`."""
         self.executor_logic.estop_reset()
         self._refresh()
         response.success = True

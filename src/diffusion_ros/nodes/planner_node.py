@@ -235,7 +235,7 @@ class PlannerNode(RunnableNode):
         self._submit(PlanRequest(None, goal), waits=True)
 
     async def _on_get_plan(self, request: GetPlan.Request, response: GetPlan.Response) -> GetPlan.Response:
-        """Plans from `start` (from where the robot is where its frame is ''), to `goal`; no path where it cannot."""
+        """Plans from `start` to `goal`; a `start` without a frame means where the robot is. No plan: an empty path."""
         try:
             goal = self._state_at(request.goal, "goal")
             if request.start.header.frame_id:
