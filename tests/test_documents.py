@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import linecache
 import re
 from pathlib import Path
+from typing import Any
 
 import documents
 import pytest
+import torch
 import yaml
 
-from diffusion_ros.systems.system import SYSTEMS
+from diffusion_ros.checkpoint import script
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 PAGES = sorted([*ROOT.glob("*.md"), *DOCS.rglob("*.md"), *(ROOT / "checkpoints").glob("*.md")])
 LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)|<(?:img|a)\s[^>]*(?:src|href)=\"([^\"]+)\"")
+SYSTEMS = ("simulation", "maze", "cartpole", "double_pendulum", "real_robot")
 FENCE = re.compile(r"^```.*?^```", re.M | re.S)
 
 
@@ -73,9 +77,8 @@ def test_the_site_has_every_page() -> None:
 def test_the_readme_is_short_and_names_every_system() -> None:
     text = (ROOT / "README.md").read_text()
     assert len(text.splitlines()) <= 140
-    for system in SYSTEMS:
-        assert f"diffusion_ros.bringup {system}" in text or f"diffusion_ros {system}" in text or system == "simulation"
-    assert "make sim" in text and "make test" in text
+    for command in ("make sim", "make test", *(f"diffusion_ros {name}" for name in SYSTEMS)):
+        assert command in text
 
 
 def test_prose_is_wrapped() -> None:
@@ -88,3 +91,25 @@ def test_prose_is_wrapped() -> None:
 def test_images_are_small() -> None:
     for path in (DOCS / "media").iterdir():
         assert path.stat().st_size < 2_100_000, f"{path.name}: {path.stat().st_size} bytes"
+
+
+def test_the_denoiser_of_the_documentation_trains_and_scripts() -> None:
+    (code,) = re.findall(r"^```python\n(.*?)^```", (DOCS / "extending.md").read_text(), re.M | re.S)
+    path = ROOT / "docs/extending.md"
+    namespace = _module_of(code, path)
+    denoiser = namespace["MlpDenoiser"](7, 20, 10, 2)
+    x, t, cond = torch.randn(3, 10, 7), torch.tensor([0, 5, 99]), torch.randn(3, 2, 20)
+    answer = denoiser(x, t, cond)
+    assert answer.shape == x.shape
+    answer.square().mean().backward()
+    assert all(parameter.grad is not None for parameter in denoiser.parameters())
+    torch.testing.assert_close(script(denoiser)(x, t, cond), answer)
+
+
+def _module_of(code: str, path: Path) -> dict[str, Any]:
+    """What the code defines; its source must be known to TorchScript, which reads it again."""
+    name = f"<{path.name}>"
+    linecache.cache[name] = (len(code), None, code.splitlines(keepends=True), name)
+    namespace: dict[str, Any] = {"__name__": path.stem}
+    exec(compile(code, name, "exec"), namespace)
+    return namespace
