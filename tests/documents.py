@@ -155,7 +155,10 @@ def _note(node: Any, executable: str, found: Found) -> None:
         if any(part in service.srv_name for part in ("parameter", "type_description")):
             continue
         said = _first_sentence(service.callback.__doc__ or "")
-        found.services[name, service.srv_name.removeprefix(f"/{name}/").removeprefix("~/")] = _type(service.srv_type), said
+        found.services[name, service.srv_name.removeprefix(f"/{name}/").removeprefix("~/")] = (
+            _type(service.srv_type),
+            said,
+        )
     fields = {field.name for field in dataclasses.fields(parameters_class(executable))}
     for parameter in node.list_parameters([], 0).names:
         if parameter in fields or parameter.startswith("qos_overrides.") or parameter in _ROS_OWN:
@@ -305,7 +308,13 @@ def parameters_page(found: Found) -> str:
             cells = [f"`{field.name}`", _hint(hints[field.name]), default, *given, text]
             lines.append(f"| {' | '.join(cells)} |")
         if found.in_force.get(name):
-            lines += ["", "To be read only, what is in force:", "", "| parameter | type | what it is |", "|---|---|---|"]
+            lines += [
+                "",
+                "To be read only, what is in force:",
+                "",
+                "| parameter | type | what it is |",
+                "|---|---|---|",
+            ]
             for parameter, (kind, text) in sorted(found.in_force[name].items()):
                 lines.append(f"| `{parameter}` | {kind} | {_sentence(text)} |")
         lines.append("")
@@ -333,7 +342,7 @@ def _sentence(text: str) -> str:
 def _range(field: dataclasses.Field[Any]) -> str:
     low, high, choices = (field.metadata[key] for key in ("low", "high", "choices"))
     if choices:
-        return " One of " + ", ".join(f'`{choice or chr(34) * 2}`' for choice in choices) + "."
+        return " One of " + ", ".join(f"`{choice or chr(34) * 2}`" for choice in choices) + "."
     if low is not None and high is not None:
         return f" From {low:g} to {high:g}."
     if low is not None:
