@@ -66,6 +66,38 @@ NODES: dict[str, tuple[Callable[[Path], dict[str, Any]], ...]] = {
 }
 """Executable -> the parameters with which it is made; several where they decide about topics."""
 _STATE = fake_policy.spec((*fake_policy.LOW_DIM, *fake_policy.OBJECT))
+_TOPICS_HEAD = """\
+# Topics and services
+
+`python -m tests.documents` writes this page from the code, and a test checks that it is up to date.
+
+Names are relative: a namespace or a remapping moves a whole robot. The number after the reliability is the depth of the
+queue. *Latched* means transient local: a late subscriber still gets the last message. The two cameras are those of the
+shipped policies.
+
+The table shows how topics are heard in real time. In lockstep the policy and the executor hear sensors reliably, so
+that none is lost. ROS's parameters `qos_overrides.<topic>.subscription.reliability`, `.depth` and `.history` change
+what a node asks for. Nodes also listen to what they publish themselves, to notice a second publisher. The table leaves
+that out.
+"""
+_PARAMETERS_HEAD = """\
+# Parameters
+
+`python -m tests.documents` writes this page from the code, and a test checks that it is up to date.
+
+A parameter is fixed when its node starts. Afterwards `ros2 param get` reads it, and nothing sets it. The first of these
+that says something gives its value:
+
+1. an argument of `diffusion_ros` or of a launch file that you gave;
+2. your own YAML: `--params-file FILE` or `params_file:=FILE`;
+3. the file in `config/`;
+4. the default.
+
+A name that a node does not know, or a value outside of its range, stops the node with one line and exit status 2.
+
+Where the executor's rate, limits, box and rows come from the checkpoint, you can read the values in force like any
+parameter. The node also logs them once.
+"""
 _OF_EVERY_NODE = ("/rosout", "/parameter_events")
 
 
@@ -207,28 +239,7 @@ def described() -> dict[str, str]:
 def topics_page(found: Found) -> str:
     """docs/topics.md."""
     texts = described()
-    lines = [
-        "# Topics and services",
-        "",
-        "`python -m tests.documents` writes this page from the code, and a test checks that it is up to date.",
-        "",
-        "Names are relative: a namespace or a remapping moves a whole robot. Numbers after the reliability are the depth"
-        " of",
-        "the queue; *latched* means transient local, so that a late subscriber still gets the last message. The two"
-        " cameras are",
-        "those of the shipped policies.",
-        "",
-        "The table shows how topics are heard in real time. In lockstep the policy and the executor hear sensors"
-        " reliably, so that",
-        "none is lost. ROS's parameters `qos_overrides.<topic>.subscription.reliability`, `.depth` and `.history` change"
-        " what a",
-        "node asks for. Nodes also listen to what they publish themselves, to notice a second publisher; the table"
-        " leaves that",
-        "out.",
-        "",
-        "| topic | type | what it carries | published by | heard by |",
-        "|---|---|---|---|---|",
-    ]
+    lines = [_TOPICS_HEAD, "| topic | type | what it carries | published by | heard by |", "|---|---|---|---|---|"]
     for name, topic in sorted(found.topics.items(), key=lambda item: (item[0].startswith("/"), item[0])):
         camera = "<camera>/" + name.partition("/")[2]
         text = texts.get(name) or texts[camera]
@@ -269,28 +280,7 @@ def configured() -> dict[str, dict[str, dict[str, Any]]]:
 def parameters_page(found: Found) -> str:
     """docs/parameters.md."""
     files = configured()
-    lines = [
-        "# Parameters",
-        "",
-        "`python -m tests.documents` writes this page from the code, and a test checks that it is up to date.",
-        "",
-        "A parameter is fixed when its node starts; afterwards `ros2 param get` reads it and nothing sets it. The"
-        " strongest of",
-        "these gives its value:",
-        "",
-        "1. an argument of `diffusion_ros` or of a launch file that you gave;",
-        "2. your own YAML, `--params-file FILE` or `params_file:=FILE`;",
-        "3. the file in `config/`;",
-        "4. the default.",
-        "",
-        "A name that a node does not know, or a value outside of its range, stops the node with one line and exit"
-        " status 2.",
-        "",
-        "Where the executor's rate, limits, box and rows come from the checkpoint, the values in force can be read like"
-        " any",
-        "parameter, and the node logs them once.",
-        "",
-    ]
+    lines = [_PARAMETERS_HEAD]
     for executable in executables():
         name = executable.removesuffix("_node")
         lines += [f"## {name}", ""]

@@ -1,4 +1,4 @@
-"""What is written about the project: pages made from the code are up to date, links lead somewhere, users find theirs."""
+"""The words: pages made from the code are up to date, links lead somewhere, and users find what is theirs."""
 
 from __future__ import annotations
 
