@@ -242,7 +242,7 @@ def topics_page(found: Found) -> str:
     lines = [_TOPICS_HEAD, "| topic | type | what it carries | published by | heard by |", "|---|---|---|---|---|"]
     for name, topic in sorted(found.topics.items(), key=lambda item: (item[0].startswith("/"), item[0])):
         camera = "<camera>/" + name.partition("/")[2]
-        text = texts.get(name) or texts[camera]
+        text = (texts.get(name) or texts[camera]).replace("<", "&lt;")
         publishers, listeners = _by_qos(topic.publishers), _by_qos(topic.listeners)
         lines.append(f"| `{name}` | {topic.type} | {text} | {publishers} | {listeners} |")
     lines += [

@@ -83,9 +83,9 @@ def test_the_readme_is_short_and_names_every_system() -> None:
 
 def test_prose_is_wrapped() -> None:
     for page in PAGES:
-        for number, line in enumerate(page.read_text().splitlines(), 1):
+        for line in FENCE.sub("", page.read_text()).splitlines():
             table = line.lstrip().startswith(("|", "<", "!"))
-            assert table or len(line) <= 120, f"{page.name}:{number}: {len(line)} characters"
+            assert table or len(line) <= 120, f"{page.name}: {len(line)} characters: {line}"
 
 
 def test_images_are_small() -> None:
