@@ -1,8 +1,8 @@
 """executor: chunks in, one command for each control period out. It alone decides what the robot does.
 
-Everything it decides is in action_chunk.ChunkExecutor and, in real time, control_clock.ControlClock; this node
-converts, asks, and publishes. In lockstep the robot waits, so the executor waits for the chunk that it needs; in real
-time the due row or a hold goes out in every period of its own clock, whatever the rate of the poses.
+action_chunk.ChunkExecutor decides, and in real time also control_clock.ControlClock. This node converts, asks them and
+publishes. In lockstep the robot waits, so the executor waits for the chunk that it needs. In real time the executor
+sends one command in every period of its own clock, at any rate of poses: the row that is due, or a hold.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""image_generator: samples of an image model on request, and how they were denoised as a stream that RViz shows."""
+"""image_generator: draws images on request, and shows in a stream how they came out of noise."""
 
 from __future__ import annotations
 
