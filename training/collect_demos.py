@@ -64,14 +64,14 @@ class Options:
     """Strongest noise on the commands, as a part of the full command. Each episode's is drawn from U(0, noise);
     rotations get 0.3 of it."""
     wander: int = 0
-    """In the first U(0, wander) steps the hand moves anywhere instead of following the expert, in a new random direction
+    """In the first U(0, wander) steps the hand does not follow the expert. It moves in a random direction, a new one
     every 10 steps. So the data show the object to a hand that is turned wrong. A policy that has only seen an expert's
     hand may infer the object's place from its own hand."""
     after_success: int = 10
     """Steps that are recorded after the task has succeeded."""
     policy: Path | None = None
-    """A policy's checkpoint that drives first. The expert takes over at a random step, and only its part is recorded. So
-    the data show the way out of where this policy goes astray (DAgger, Ross et al. 2011, arXiv 1011.0686)."""
+    """A policy's checkpoint that drives first. The expert takes over at a random step, and only its part is recorded.
+    So the data show the way out of where this policy goes astray (DAgger, Ross et al. 2011, arXiv 1011.0686)."""
     takeover: int = 200
     """With --policy: the expert takes over at a step drawn from U(lead, takeover)."""
     lead: int = 0

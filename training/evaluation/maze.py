@@ -21,8 +21,8 @@ class PlannerOptions:
     """How a planner is evaluated."""
 
     follow: Literal["pursuit", "time", "actions"] = "pursuit"
-    """pursuit: a way-point controller pursues the plan's path; time: it keeps to the plan's points in time; actions: the
-    plan's own actions are executed."""
+    """pursuit: a way-point controller pursues the plan's path; time: it keeps to the plan's points in time; actions:
+    the plan's own actions are executed."""
     goals: Literal["single", "multi"] = "single"
     """single: the goal is always the maze's goal cell, as in D4RL; multi: it is anywhere."""
     replan: int = 0
