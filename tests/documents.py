@@ -58,7 +58,15 @@ NODES: dict[str, tuple[Callable[[Path], dict[str, Any]], ...]] = {
     "camera_guard_node": (lambda folder: {"checkpoint": str(fake_guard.save(folder / "guard.pt"))},),
     "image_generator_node": (lambda folder: {"checkpoint": str(ROOT / "checkpoints/ddpm_digits.pt")},),
     "simulation_node": (lambda folder: {"mode": "lockstep"},),
-    "maze_node": (lambda folder: {"size": "umaze", "video": True, "output_dir": str(folder), "obstacle_radius": 0.1},),
+    "maze_node": (
+        lambda folder: {
+            "size": "umaze",
+            "episodes": 1,
+            "video": True,
+            "output_dir": str(folder),
+            "obstacle_radius": 0.1,
+        },
+    ),
     "gym_simulation_node": (
         lambda folder: {"task": "cartpole", "mode": "lockstep"},
         lambda folder: {"task": "double_pendulum", "mode": "lockstep"},
