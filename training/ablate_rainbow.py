@@ -1,4 +1,4 @@
-"""What each of Rainbow's six additions does: DQN, each alone, Rainbow, Rainbow less each, over several seeds."""
+"""Compares DQN, DQN with each of the six additions, Rainbow, and Rainbow without each one, over several seeds."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ THRESHOLD = 475
 
 @dataclass(frozen=True)
 class Options:
-    """Trains what is missing of the 14 variants and draws them. Stopped, it goes on when it is started again."""
+    """Trains the missing runs of the 14 variants and draws them. If it was stopped, start it again: it goes on."""
 
     folder: Path = Path("runs/ablation")
     """Where the runs are kept; those that are there are not trained again."""
-    figure: Path = Path("media/rainbow_ablation.png")
+    figure: Path = Path("docs/media/rainbow_ablation.png")
     """Learning curves and steps to 475, medians and quartiles."""
     table: Path = Path("runs/ablation/table.md")
     """The same as a Markdown table."""

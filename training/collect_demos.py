@@ -1,9 +1,9 @@
 """Demonstrations of the scripted experts in robomimic's HDF5 format.
 
-The executed action is the expert's plus noise; the recorded label is the expert's own. So the data shows how to come
-back from where a policy's errors lead (Laskey et al. 2017, DART, arXiv 1703.09327). Episode i uses seed `seed + i`.
-Each episode is written to a part of its own, and the file itself appears only when all are there: whatever stops a
-collection, the same command goes on where it was.
+The arm executes the expert's action plus noise, and the file records the expert's own action. So the data show how to
+recover from a policy's errors (Laskey et al. 2017, DART, arXiv 1703.09327). Episode i uses seed `seed + i`. Each
+episode is written to a part of its own, and the file appears when all are there. If a collection was stopped, the same
+command goes on where it was.
 """
 
 from __future__ import annotations
@@ -55,31 +55,32 @@ class Options:
     out: Path
     """The HDF5 file to write."""
     episodes: int = 200
-    """How many successful episodes."""
+    """Number of successful episodes."""
     seed: int = 0
-    """Episode i uses seed + i; all below 100,000."""
+    """Seed of the first episode; episode i uses seed + i. All must be below 100,000."""
     images: bool = True
-    """Record both cameras (42 kB a step); otherwise states only."""
+    """Record both cameras (42 kB a step), not only states."""
     noise: float = 0.5
-    """Each episode's noise is drawn from U(0, noise), in parts of the full command; rotation gets 0.3 of it."""
+    """Strongest noise on the commands, as a part of the full command. Each episode's is drawn from U(0, noise);
+    rotations get 0.3 of it."""
     wander: int = 0
-    """In the first U(0, wander) steps the hand does not follow the expert but goes anywhere, a new random way every 10
-    steps. So the data shows the object to a hand that is turned wrong; a policy that has only seen an expert's hand can
-    take its own for a sign of where the object is."""
+    """In the first U(0, wander) steps the hand does not follow the expert. It moves in a random direction, a new one
+    every 10 steps. So the data show the object to a hand that is turned wrong. A policy that has only seen an expert's
+    hand may infer the object's place from its own hand."""
     after_success: int = 10
-    """Steps recorded after the task has succeeded."""
+    """Steps that are recorded after the task has succeeded."""
     policy: Path | None = None
-    """A checkpoint that drives first; the expert takes over at a random step and only its part is recorded. So
-    the data shows the way out of the situations that this policy gets into (Ross et al. 2011, arXiv 1011.0686)."""
+    """A policy's checkpoint that drives first. The expert takes over at a random step, and only its part is recorded.
+    So the data show the way out of where this policy goes astray (DAgger, Ross et al. 2011, arXiv 1011.0686)."""
     takeover: int = 200
-    """With a policy: the expert takes over at a step drawn from U(lead, takeover)."""
+    """With --policy: the expert takes over at a step drawn from U(lead, takeover)."""
     lead: int = 0
-    """With a policy: it drives for at least so many steps, and where it succeeds before the expert takes over, another
-    scene is drawn; so the data shows the way out where the policy is stuck."""
+    """With --policy: the least number of steps that it drives. If it succeeds before the expert takes over, another
+    scene is drawn. So the data show the way out of where the policy is stuck."""
     include: Path | None = None
-    """A file whose demonstrations come first in the new one."""
+    """A file of demonstrations that come first in the new file."""
     workers: int = 2
-    """Processes."""
+    """Number of processes."""
 
     def __post_init__(self) -> None:
         arm_task(self.task)

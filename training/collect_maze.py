@@ -1,7 +1,7 @@
-"""A maze's data, made the way D4RL made Maze2D's (Fu et al. 2020, arXiv 2004.07219), in its HDF5 format.
+"""Collects the data of a maze as D4RL did for Maze2D (Fu et al. 2020, arXiv 2004.07219), in its HDF5 format.
 
-A way-point controller drives from one random goal to the next without an end. The forces recorded are the executed
-ones, noise included. Each leg ends where the ball has come to rest at its goal.
+A way-point controller drives from one random goal to the next. The file records the executed forces, noise included.
+Each leg ends when the ball has come to rest at its goal.
 """
 
 from __future__ import annotations
@@ -36,15 +36,15 @@ class Options:
     out: Path
     """The HDF5 file to write."""
     steps: int = 1_000_000
-    """Control steps, of 10 ms."""
+    """Number of control steps, 10 ms each."""
     seed: int = 0
-    """Of starts, goals and noise."""
+    """Seed of the starts, goals and noise."""
     noise: float = 0.2
     """Each leg's noise on the forces has a deviation drawn from U(0, noise), in parts of the largest force."""
     part: int = 20_000
-    """Steps of a part, the least that a stopped collection repeats."""
+    """Steps of a part. A stopped collection repeats at most one part for each process."""
     workers: int = 2
-    """Processes."""
+    """Number of processes."""
 
     def __post_init__(self) -> None:
         maze_task(self.size)

@@ -1,4 +1,4 @@
-"""Success of a checkpoint without ROS, in lockstep: what the ROS graph gives for the same seeds, bit for bit."""
+"""Scores a checkpoint without ROS, in lockstep. The ROS graph gives the same for the same seeds, bit for bit."""
 
 from __future__ import annotations
 
@@ -32,29 +32,29 @@ class Options:
     """Rolls a checkpoint out in the task it was trained on and writes a JSON summary."""
 
     checkpoint: Path
-    """A checkpoint of a policy or a planner, or of a policy of a Gymnasium task."""
+    """The checkpoint (.pt) of a policy, a planner or a camera guard."""
     episodes: int = 100
-    """How many; episode i resets with seed + i."""
+    """Number of episodes; episode i resets with seed + i."""
     seed: int = 100_000
-    """First seed. Evaluation uses 100,000 to 199,999; below are demonstrations."""
+    """Seed of the first episode. Evaluation uses 100,000 to 199,999; smaller seeds are for demonstrations."""
     json: Path | None = None
-    """Where the summary goes; printed either way."""
+    """File for the summary, which is printed too."""
     record: bool = False
-    """Write the scores into the checkpoint's specification too."""
+    """Also write the scores into the checkpoint's specification."""
     sampler: str | None = None
-    """ddim or ddpm instead of the checkpoint's."""
+    """Sampler, ddim or ddpm, instead of the checkpoint's."""
     sampler_steps: int | None = None
     """Denoising steps instead of the checkpoint's."""
     max_steps: int | None = None
-    """Steps an episode may last instead of the task's."""
+    """Longest episode in steps, instead of the task's."""
     policy_seed: int = 0
     """Seed of the policy's noise."""
     workers: int = 1
-    """Processes; results do not depend on it. Policies only."""
+    """Policies only: number of processes. Results do not depend on it."""
     planner: PlannerOptions = field(default_factory=PlannerOptions)
-    """Planners only."""
+    """For planners only."""
     policy: Path | None = None
-    """A guard only: the checkpoint of a policy, to see how many of its episodes the guard would stop."""
+    """Guards only: a policy's checkpoint, to count how many of its episodes the guard would stop."""
 
     def __post_init__(self) -> None:
         if self.episodes < 1 or self.workers < 1:

@@ -1,10 +1,10 @@
-"""What a policy's inputs may be: the range of its data and a margin. Beyond it whatever the policy answered is a guess.
+"""Writes the ranges of a policy's inputs into its checkpoint. Beyond them any answer of the policy is a guess.
 
     python -m training.ranges --checkpoint runs/old.pt      # for checkpoints that were trained before there were ranges
 
-The margin is half of what the data span, on either side. In 592 successful episodes of the shipped policies (100 of
-each of the six, seeds 100000 to 100099, 600 in all) no input went farther beyond its data than 1.6 % of their span, so
-that honest use is far from it; and millimetres, a finger of the wrong sign, and a hand that is elsewhere lie outside.
+A range is what the data span, and half of that on either side. The six shipped policies succeeded in 592 of 600
+episodes (100 each, seeds 100000 to 100099). In these no input went farther beyond its data than 1.6 % of their span, so
+normal use stays far inside. Millimetres, a finger of the wrong sign and a hand that is elsewhere lie outside.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def with_ranges(inputs: tuple[TensorSpec, ...], data: dict[str, NDArray[np.float
 
 @dataclass(frozen=True)
 class Options:
-    """Writes into a policy's specification the ranges of its inputs, from the statistics that are part of it."""
+    """Writes the ranges of a policy's inputs into its specification, from the statistics in the checkpoint."""
 
     checkpoint: Path
     """A policy of our trainers."""

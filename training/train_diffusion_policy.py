@@ -1,8 +1,9 @@
 """Trains a diffusion policy (Chi et al. 2023, arXiv 2303.04137) on robomimic-format demonstrations.
 
-The defaults are the published transformer's. On a CPU take `--denoiser unet --vision small` and, from pixels, the two
-phases of `--encoder-iterations`: first the image encoders alone learn to tell where the object is, then they are left
-as they are and the denoiser is trained on their features, computed once for a few random crops of every image.
+The defaults are those of the published transformer. On a CPU use `--denoiser unet --vision small`. From pixels, also
+use the two phases of `--encoder-iterations`. In the first phase the image encoders alone learn where the object is. In
+the second they stay as they are, and the denoiser trains on their features, which are computed once for a few random
+crops of every image.
 """
 
 from __future__ import annotations

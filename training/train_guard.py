@@ -1,4 +1,4 @@
-"""Trains a camera guard on the frames of robomimic-format demonstrations, and calibrates it on frames held out."""
+"""Trains a camera guard on frames of demonstrations in robomimic's format, and calibrates it on held-out frames."""
 
 from __future__ import annotations
 

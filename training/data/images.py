@@ -1,7 +1,7 @@
 """Images to train a diffusion model on: digits, Fashion-MNIST, CIFAR-10, a folder, the cameras of demonstrations.
 
-All are uint8 (N, H, W, C), C 1 or 3, in three parts: to train on, to validate on, and to test on. Where the data come
-with a test set that is the third, and the rest is split 80 / 20; else the parts are 70 / 15 / 15 of the whole.
+All are uint8 (N, H, W, C), C 1 or 3, in three parts: training, validation and test. If the data have a test set, it is
+the third part, and the rest is split 80 / 20. Otherwise the parts are 70 / 15 / 15 of the whole.
 """
 
 from __future__ import annotations

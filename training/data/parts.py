@@ -1,4 +1,4 @@
-"""Long work in parts: files that appear whole, made by worker processes; the same command goes on where it was."""
+"""Long work in parts, by worker processes. A part is a file that appears whole; after a stop the rest is made."""
 
 from __future__ import annotations
 

@@ -5,8 +5,8 @@ p(tau) h(tau): known states are written back after each denoising step (h a Dira
 returns, push each estimate of the clean plan along their gradient (h an exponential of the return). Inside, rows are in
 [-1, 1] by the limits of the data; what enters and leaves is in the data's units.
 
-Guides act on the estimate of the clean plan, not on the noisy one as in the paper's algorithm 1: an obstacle is where
-it is for a clean position only, and so few steps suffice.
+Guides act on the estimate of the clean plan, not on the noisy plan as in the paper's algorithm 1. Only a clean position
+can be compared with an obstacle, so a few steps suffice.
 """
 
 from __future__ import annotations

@@ -1,17 +1,17 @@
-"""A camera guard: diffusion models of what each camera should show, and how far pictures are from what they make of it.
+"""A camera guard: a diffusion model of what each camera should show, and the distance of a picture from it.
 
-A picture is noised part of the way, and brought back by the model of its camera (as AnoDDPM does for scans, Wyatt et
-al. 2022): what the model knows comes back, what it does not know comes back as something else. Far noise takes all but
-the large shapes away, and tells a turned camera or another light; near noise tells small things that do not belong.
+A picture gets some noise, and the model of its camera removes it again (as AnoDDPM does for scans, Wyatt et al. 2022).
+What the model knows comes back; what it does not know comes back as something else. Much noise leaves only the large
+shapes, and shows a turned camera or another light. Little noise shows small things that do not belong.
 
-How much and in which colour a picture differs from what comes back is not the same for all good pictures: an arm that
-moves leaves more than a table. What counts is how unlikely the differences are beside those of good pictures, as a
-Mahalanobis distance (Lee et al. 2018, arXiv 1807.03888, do so with a classifier's features). The same is asked of the
-picture's own colours: a model that has learnt to take noise away brings a turned picture back as one, more or less.
+Good pictures differ from what comes back, too: a moving arm more than a table. So the score is how unlikely the
+differences are beside those of good pictures, as a Mahalanobis distance (Lee et al. 2018, arXiv 1807.03888, do so with
+a classifier's features). The picture's own colours are scored in the same way, because the model brings a turned
+picture back almost as it was.
 
-What is usual depends on where the hand is, linearly: a camera on the wrist that is turned shows what it would show were
-the hand turned, and only the hand's pose tells which of the two is true. Where the hand seldom is, less is known of
-what is usual, and pictures may differ by more.
+What is usual depends linearly on the hand's pose. A turned wrist camera shows what it would show if the hand were
+turned, and only the hand's pose tells the two apart. Where the hand seldom is, less is known of what is usual, and
+pictures may differ by more.
 """
 
 from __future__ import annotations

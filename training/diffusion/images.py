@@ -1,4 +1,4 @@
-"""DDPM on images (Ho et al. 2020): what is trained, and what a checkpoint of the kind "image model" contains."""
+"""DDPM on images (Ho et al. 2020): the module that is trained, and that an "image model" checkpoint contains."""
 
 from __future__ import annotations
 

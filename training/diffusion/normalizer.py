@@ -1,4 +1,4 @@
-"""Scaling of observations and actions to what a network likes, and back. The statistics are part of the checkpoint."""
+"""Scales observations and actions to [-1, 1] and back. The statistics are part of the checkpoint."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Where each camera sees the object's frame: its origin and the tips of its axes, what key-points are taught to be.
+"""Where each camera sees the object's frame: its origin and the tips of its axes. Key-points learn to be there.
 
-A network that must say where the nut is in metres learns a map from whole images; one that must say where in the image
-it is learns what a nut looks like, wherever it lies, from a tenth of the frames. The points need the object's pose in
-the demonstrations and the cameras' geometry, which the simulator has; in use they need neither.
+A network that must tell the nut's place in metres learns a map from whole images. A network that must tell its place in
+the image learns what a nut looks like, wherever it lies, from a tenth of the frames. Training needs the object's pose
+in the demonstrations and the cameras' geometry, which the simulator has. A running policy needs neither.
 """
 
 from __future__ import annotations

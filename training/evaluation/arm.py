@@ -1,4 +1,4 @@
-"""An arm's planner in the simulator: plans to goal poses past a ball that no demonstration saw, and their execution."""
+"""Scores an arm's planner: plans that avoid a ball which no demonstration had, and their execution in the simulator."""
 
 from __future__ import annotations
 

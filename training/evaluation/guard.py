@@ -1,4 +1,4 @@
-"""What a camera guard lets pass and what it stops, on episodes that neither training nor calibration have seen."""
+"""Scores a camera guard: what it catches and what it stops, on episodes outside of training and calibration."""
 
 from __future__ import annotations
 

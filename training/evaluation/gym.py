@@ -1,4 +1,4 @@
-"""Return of a discrete or continuous policy in its Gymnasium task, one episode after another as a robot has them."""
+"""Scores a discrete or continuous policy in its Gymnasium task, one episode after another."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a diffusion model of images looks like: grids, loss curves, noising and denoising, real beside generated."""
+"""Figures of a diffusion model of images: grids, loss curves, noising and denoising, real beside generated."""
 
 from __future__ import annotations
 

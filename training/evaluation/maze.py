@@ -1,4 +1,4 @@
-"""Scores of a planner in its maze, beside the oracle's on the same starts."""
+"""Scores a planner in its maze, beside the oracle on the same starts."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ class PlannerOptions:
     """How a planner is evaluated."""
 
     follow: Literal["pursuit", "time", "actions"] = "pursuit"
-    """Who drives: the way-point controller in pursuit of the plan's path, or at its points in time; or the plan's own
-    actions."""
+    """pursuit: a way-point controller pursues the plan's path; time: it keeps to the plan's points in time; actions:
+    the plan's own actions are executed."""
     goals: Literal["single", "multi"] = "single"
-    """single: always in the maze's goal cell, as D4RL; multi: anywhere."""
+    """single: the goal is always the maze's goal cell, as in D4RL; multi: it is anywhere."""
     replan: int = 0
-    """Control steps between plans; 0: planned once."""
+    """Control steps between two plans; 0: the planner plans once."""
     warm: bool = True
-    """Whether a new plan starts from the one before."""
+    """Start each new plan from the plan before."""
     value: float = 0.0
     """Weight of the planner's learned value function."""
 

@@ -1,4 +1,4 @@
-"""Passes of a Q-network and of its target network as one, and the gradient of the first: what an update needs.
+"""The passes of an update through a Q-network and its target network as one product, and the gradient.
 
 In networks this small, calling operations takes longer than they do. So the weights of all layers are one vector, the
 passes of an update are one batched product a layer, and the gradient is written out instead of recorded.

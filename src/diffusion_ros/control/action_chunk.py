@@ -79,13 +79,13 @@ def chunk_positions(eef_pos: NDArray[np.float64], rows: NDArray[np.float64]) -> 
 
 
 def hold_chunk(stamp_ns: int, period_ns: int) -> ActionChunk:
-    """What a sender says that cannot answer the observation stamped so: hold, and forget what I said before."""
+    """The chunk of a sender that has no answer to this observation. It means: hold, and forget my earlier chunks."""
     return ActionChunk(stamp_ns, np.zeros((1, ACTION_SIZE)), period_ns)
 
 
 @dataclass(frozen=True)
 class ExecutorLimits:
-    """What one control step may do (7: m, rad, gripper) and the box that the end effector stays in (3: m)."""
+    """Limits of one control step (7: m, rad, gripper), and the box that the end effector must stay in (3: m)."""
 
     action_low: tuple[float, ...]
     action_high: tuple[float, ...]
@@ -121,7 +121,7 @@ class Command:
 
 
 class ChunkExecutor:
-    """Decides alone what the robot does: the due row, clipped to limits and box, or a hold and the reason for it.
+    """Decides what the robot does: the row that is due, clipped to limits and box, or a hold with its reason.
 
     join 'latest': the newest chunk that covers the time decides. 'blend': over the first blend_rows rows that are used
     of a new chunk, translation and rotation go over linearly from the previous chunk; the gripper switches at once.
@@ -134,8 +134,8 @@ class ChunkExecutor:
     max_speed: on a running clock, a pose that moved faster since the last one [m/s] is a fault; None: not looked at.
     position_range: least and greatest position (3 each) [m] of the hand that can be true; None: not looked at.
 
-    A chunk whose rows are all zero is a hold that its sender asks for: nothing of what it sent before is executed. So
-    it is with a chunk that is refused for what is in it: a sender that is not to be trusted now was not before.
+    If all rows of a chunk are zero, its sender asks for a hold: nothing that it sent before is executed. The same
+    happens when a chunk is refused for its values: a sender that cannot be trusted now was not to be trusted before.
     """
 
     def __init__(

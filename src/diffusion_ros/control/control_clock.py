@@ -1,12 +1,12 @@
-"""ControlClock: when a control period's command is due, whatever the rate of the poses. No ROS, time is an argument.
+"""ControlClock: when the command of a control period is due, at any rate of poses. No ROS; time is an argument.
 
     due times       |         |         |         |         |
     a pose within   [----|----)[---|----)[---|----)             half a period either way: the command goes with it
     no pose                                       -----!        else without one, at the end of that time
 
-A pose every period (a simulator, a driver at the control rate) is answered at once, and waited for half a period
-longer; of a thousand poses a second one in fifty is answered. Commands never come faster than one a period on the
-whole, nor closer than a quarter of a period to each other.
+If a pose comes every period (from a simulator, or a driver at the control rate), it is answered at once; a late one is
+waited for half a period longer. Of a thousand poses a second, one in fifty is answered. On average there is at most one
+command a period, and two commands are at least a quarter of a period apart.
 """
 
 from __future__ import annotations

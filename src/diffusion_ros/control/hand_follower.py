@@ -1,4 +1,4 @@
-"""Plans of an arm's hand: its state as a planner has it, the commands that follow a plan, what a plan keeps clear of.
+"""How an arm's hand follows a plan: its state as the planner has it, and the commands along the way.
 
 A state is (10): position [m], the first two columns of the rotation matrix, the gripper's opening [m]. No ROS.
 """

@@ -1,4 +1,4 @@
-"""Observations on their way to a policy: parts become frames, frames become a window, frozen cameras are noticed.
+"""Observations on their way to a policy: parts are joined to frames, and frames to a window.
 
 No ROS here: stamps are integers [ns], values are arrays.
 """
@@ -113,7 +113,7 @@ class FrameAssembler:
 
 
 class FrameRate:
-    """Whether an input comes often enough: two that are much farther apart than in training show another motion."""
+    """Checks that an input comes often enough: values far apart in time show another motion than training did."""
 
     _INTERVALS = 4
 

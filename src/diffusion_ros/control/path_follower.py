@@ -1,6 +1,6 @@
-"""Who drives a ball along a plan: in pursuit of its path, at its points in time, or by its own actions. No ROS.
+"""Three ways to drive a ball along a plan: pursue its path, keep to its times, or repeat its actions. No ROS.
 
-Forces are (2), in parts of the largest, within -1 to 1; every `force` is a call a control step.
+Forces are (2), from -1 to 1, as parts of the largest. Call `force` once in each control step.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class Follower(Protocol):
 
 
 def brake(velocity: Array) -> Array:
-    """The force that stops the ball: what holding still means for something that rolls on."""
+    """The force that stops the ball. For something that rolls on, this is what a hold means."""
     return np.asarray(np.clip(-velocity, -1.0, 1.0))
 
 

@@ -6,7 +6,8 @@ With n_action_steps 8 and lead_steps 1 (x: the observation that a chunk is made 
     first    x=  =   =   =   =   =   =   =
     second                               x   =   =   =   =   =   =   =
 
-A lead hides the inference behind the last rows of the chunk before; in lockstep, where nobody waits, it is 0.
+With a lead the policy computes while the last rows of the chunk before are executed. In lockstep the lead is 0, because
+the robot waits.
 """
 
 from __future__ import annotations

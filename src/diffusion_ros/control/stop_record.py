@@ -1,8 +1,8 @@
-"""StopRecord: that somebody has stopped an executor, for the one that takes its place should it die.
+"""StopRecord: remembers that somebody has stopped an executor, for the executor that takes its place if it dies.
 
-Whoever starts nodes again when they end (bringup, `ros2 launch`, a service manager) does so with the parameters of the
-first time, which may say that it is enabled. The record is a file of the machine's temporary folder that names the
-process which starts them: another start of the whole system is a person's, and begins as its parameters say.
+bringup, `ros2 launch` and service managers start a node again with its first parameters, which may say `enabled: true`.
+So a stop is written to a file in the machine's temporary folder, with the process that starts the nodes. If a person
+starts the whole system anew, that process is another one, and the record does not count.
 """
 
 from __future__ import annotations
@@ -16,23 +16,23 @@ from diffusion_ros.atomic_file import write_json
 
 
 def stop_folder() -> Path:
-    """The user's own in the machine's temporary folder."""
+    """The user's own folder in the machine's temporary folder."""
     return Path(tempfile.gettempdir()) / f"diffusion_ros-{os.getuid()}"
 
 
 class StopRecord:
-    """Of the executor called `name`, in its namespace, in a ROS domain."""
+    """The record of one executor: by its name with namespace, and its ROS domain."""
 
     def __init__(self, name: str, domain_id: int, folder: Path) -> None:
         self._path = folder / f"stop-{domain_id}-{name.strip('/').replace('/', '-')}.json"
 
     def write(self, reason: str) -> None:
-        """An OSError is for the caller: a stop that is not recorded is still a stop."""
+        """Raises OSError, which the caller handles: a stop that cannot be recorded is still a stop."""
         self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         write_json(self._path, {"started_by": _starter(), "reason": reason})
 
     def read(self) -> str:
-        """Why the one before this was stopped, '' where it was not."""
+        """Why the executor before this one was stopped; '' if it was not."""
         try:
             record = json.loads(self._path.read_text())
             mine = self._path.stat().st_uid == os.getuid() and record["started_by"] == _starter()

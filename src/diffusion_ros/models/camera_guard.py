@@ -1,4 +1,4 @@
-"""CameraGuard: a guard checkpoint behind numpy, and what its scores come to. No ROS."""
+"""CameraGuard: a guard checkpoint behind numpy, and Judgement: when its scores are an alarm. No ROS."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class CameraScore:
-    """What a guard makes of one picture."""
+    """The guard's score of one picture."""
 
     score: float
     """In parts of the threshold that was calibrated at export: above 1 the camera does not show what it should."""

@@ -1,4 +1,4 @@
-"""Plans of an arm's hand, known in the frame of their way."""
+"""Plans of an arm's hand. The checkpoint makes them in the frame of the way: start at the origin, goal along x."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def plans_hands(spec: CheckpointSpec) -> bool:
 
 
 class HandPlanner(Planner):
-    """Plans of a hand: the checkpoint has them in the frame of the way, whoever asks has them in the world."""
+    """Plans of a hand. The checkpoint's are in the frame of the way; `plan` takes and gives those in the world."""
 
     def plan(self, start: Array, goal: Array | None = None, **options: Any) -> Plans:
         """See Planner.plan; states, guides, warm starts and what comes back are in the world."""

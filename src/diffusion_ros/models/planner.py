@@ -1,7 +1,7 @@
 """A planner checkpoint behind plan(): known states in, ranked candidate plans out. No ROS.
 
-The denoising loop is here and one step of it in the checkpoint, so that a time budget can end it with the best plan so
-far, and so that denoising can be watched.
+The checkpoint does one denoising step, and the loop over the steps is here. So a time budget can end the loop with the
+best plan so far, and the denoising can be watched.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Array = NDArray[np.float64]
 
 
 class PlanError(ValueError):
-    """No plan for what was asked, one line with the value and the rule."""
+    """There is no plan for this request; one line with the value and the rule."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Plans:
-    """What came of one call: candidates, the best first."""
+    """The result of one call: candidates, the best first."""
 
     candidates: list[Plan]
     costs: list[float]

@@ -21,7 +21,7 @@ class FrameError(ValueError):
 
 
 class RangeError(FrameError):
-    """A frame with a value far from all that the policy was trained on: whatever it answered would be a guess."""
+    """A frame with a value far from all training data. Any answer of the policy would be a guess."""
 
 
 class Policy:

@@ -25,7 +25,7 @@ class RlPolicyError(ValueError):
 
 
 class RlPolicy:
-    """One effort for one state of the joints. It remembers nothing: one that was started again acts like the first."""
+    """One effort for one state of the joints. It remembers nothing, so it can be started again at any time."""
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         """Raises RlPolicyError for a checkpoint of a task without known joints, or that differs from its task."""

@@ -1,7 +1,7 @@
 """camera_guard: tells the executor to hold while a camera does not show what the policy was trained on.
 
-Callbacks only check and store; a worker thread scores the newest picture of each camera in turn, so that no sensor
-waits for it. Frozen cameras are found by all pictures, the others by those that are scored.
+Callbacks only check and store. A worker thread scores the newest picture of each camera in turn, so that no sensor
+waits for it. All pictures are compared to find a frozen camera; other faults are found in the pictures that are scored.
 """
 
 from __future__ import annotations
@@ -74,8 +74,11 @@ class Picture:
 
 
 class CameraGuardNode(RunnableNode):
-    """Subscribes to the cameras that its checkpoint knows and to eef_pose; publishes camera_guard (a DiagnosticStatus:
-    the verdict, and the scores), <camera>/guard_heat (what is wrong, in red over the picture) and diagnostics."""
+    """Subscribes to eef_pose and to the cameras of its checkpoint.
+
+    Publishes camera_guard (a DiagnosticStatus with the verdict and the scores), <camera>/guard_heat (the picture, with
+    red where something is wrong) and diagnostics.
+    """
 
     def __init__(self, parameter_overrides: Sequence[Parameter[Any]] = ()) -> None:
         """Raises ValueError (parameters, checkpoint) in one line."""

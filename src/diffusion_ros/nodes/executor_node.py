@@ -1,8 +1,8 @@
 """executor: chunks in, one command for each control period out. It alone decides what the robot does.
 
-Everything it decides is in action_chunk.ChunkExecutor and, in real time, control_clock.ControlClock; this node
-converts, asks, and publishes. In lockstep the robot waits, so the executor waits for the chunk that it needs; in real
-time the due row or a hold goes out in every period of its own clock, whatever the rate of the poses.
+action_chunk.ChunkExecutor decides, and in real time also control_clock.ControlClock. This node converts, asks them and
+publishes. In lockstep the robot waits, so the executor waits for the chunk that it needs. In real time the executor
+sends one command in every period of its own clock, at any rate of poses: the row that is due, or a hold.
 """
 
 from __future__ import annotations
@@ -386,6 +386,7 @@ class ExecutorNode(RunnableNode):
     # Services
 
     def _on_set_enabled(self, request: Any, response: Any) -> Any:
+        """Lets the robot move, or not. It is refused while an emergency stop is latched."""
         enabled = bool(request.data)
         response.success = self.executor_logic.set_enabled(enabled)
         if response.success:
@@ -399,6 +400,7 @@ class ExecutorNode(RunnableNode):
         return response
 
     def _on_estop(self, request: Any, response: Any) -> Any:
+        """Emergency stop: the robot holds at once. The stop is latched and outlives the executor."""
         self.executor_logic.estop("requested")
         self._replaceable = None
         if self._lockstep:
@@ -413,6 +415,7 @@ class ExecutorNode(RunnableNode):
         return response
 
     def _on_estop_reset(self, request: Any, response: Any) -> Any:
+        """Releases the emergency stop. The robot moves again only after `~/set_enabled`."""
         self.executor_logic.estop_reset()
         self._refresh()
         response.success = True

@@ -1,7 +1,7 @@
-"""follower: drives along the planned trajectory, a force for each odometry; without a usable one it brakes.
+"""follower: drives along the planned trajectory with one force for each odometry. Without a usable plan it brakes.
 
-What decides about forces has them in parts of the largest; the topic carries newtons. The way there and back again
-rounds: a part may differ from the follower's in its last bit.
+Followers reckon in parts of the largest force, and the topic carries newtons. The way there and back rounds: a part may
+differ from the follower's in its last bit.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""image_generator: samples of an image model on request, and how they were denoised as a stream that RViz shows."""
+"""image_generator: draws images on request, and shows in a stream how they came out of noise."""
 
 from __future__ import annotations
 
@@ -64,8 +64,8 @@ class ImageGeneratorNode(RunnableNode):
         self._fault = ""
         self._frames: list[Images] = []
         """Pictures of the denoising that are still to be shown."""
-        self._samples = self.create_publisher(Image, topics.image("generated"), topics.DESCRIPTION_QOS)
-        self._denoising = self.create_publisher(Image, topics.image("denoising"), topics.SENSOR_QOS)
+        self._samples = self.create_publisher(Image, topics.GENERATED, topics.DESCRIPTION_QOS)
+        self._denoising = self.create_publisher(Image, topics.GENERATION, topics.SENSOR_QOS)
         self.diagnostics = Diagnostics(self, "image generator", self._refresh)
         self.diagnostics.value("checkpoint", p.checkpoint)
         self.diagnostics.value("sha256", self.generator.checkpoint.sha256)
@@ -77,6 +77,7 @@ class ImageGeneratorNode(RunnableNode):
         self.create_timer(1.0 / p.rate, self._show, clock=Clock(clock_type=ClockType.STEADY_TIME))
 
     def _on_generate(self, request: Any, response: Any) -> Any:
+        """Draws new samples and shows how they come about."""
         with self._worker.condition:
             response.success = not self._busy and not self._wanted
             if response.success:

@@ -1,8 +1,8 @@
-"""planner: a goal in, a plan out: by the service ~/plan, from goal_pose (RViz's goal tool), and again at a set rate.
+"""planner: a goal in, a plan out. Goals come by the service ~/plan or on goal_pose (RViz's goal tool).
 
-Callbacks only check and store; a worker thread samples, so that no sensor ever waits for a plan, and the node's thread
-publishes what comes of it. Whatever is asked for and cannot be planned is refused with its reason, and the last valid
-plan stays.
+With `replan_rate` it plans again for the same goal. Callbacks only check and store. A worker thread samples, so that no
+sensor waits for a plan, and the node's thread publishes the result. What cannot be planned is refused with its reason,
+and the last valid plan stays.
 """
 
 from __future__ import annotations
@@ -236,7 +236,7 @@ class PlannerNode(RunnableNode):
         self._submit(PlanRequest(None, goal), waits=True)
 
     async def _on_get_plan(self, request: GetPlan.Request, response: GetPlan.Response) -> GetPlan.Response:
-        """Plans from `start` (from where the robot is where its frame is ''), to `goal`; no path where it cannot."""
+        """Plans from `start` to `goal`; a `start` without a frame means where the robot is. No plan: an empty path."""
         try:
             goal = self._state_at(request.goal, "goal")
             if request.start.header.frame_id:

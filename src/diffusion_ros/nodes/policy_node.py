@@ -1,8 +1,8 @@
 """policy: observations in, action chunks out.
 
-Callbacks only check and store; a worker thread encodes and samples, so that no sensor waits for an inference. It
-always works on the newest frame. Whether anything moves is the executor's decision; where an input is not to be trusted
-any more, it is told by a chunk that holds, so that the rows from before are not executed to their end.
+Callbacks only check and store. A worker thread encodes and samples, so that no sensor waits for an inference. It always
+works on the newest frame. The executor decides what moves. When an input cannot be trusted any more, the policy sends
+the executor a chunk that holds, so that the rest of the last chunk is not executed.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """rl_policy: joint states in, a command for each out, from a discrete or continuous policy of reinforcement learning.
 
-A state that is stale, not finite or of two sources gets no command: the robot then holds by itself. The node keeps
-nothing from one state to the next, so one that died and was started again goes on as if nothing had been.
+A state gets no command if it is stale, not finite, or published by two nodes. The robot then holds by itself. The node
+keeps nothing from one state to the next, so it can be started again at any time.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What every node says of itself on /diagnostics once a second: rates, ages, latencies, and why it holds."""
+"""The status that every node publishes on /diagnostics once a second: rates, ages, latencies, reasons for holding."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _LOG_KINDS = 8
 
 
 class Diagnostics:
-    """Collects and publishes. Wall time throughout: in lockstep ROS time stands still while a node is waiting.
+    """Collects and publishes. All times are wall time, because ROS time stands still in lockstep while a node waits.
 
     `tick` and `latency` may be called from another thread.
     """

@@ -1,6 +1,6 @@
 """Listener: a subscription to what moves a robot. Its publishers are watched, its messages bounded, its errors caught.
 
-A callback reads the message and raises messages.MessageError for one that must not be used; `refused` is then told.
+The callback reads the message. For one that must not be used it raises messages.MessageError; then `refused` is called.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ M = TypeVar("M")
 
 
 class JointFilter:
-    """Which joint_states concern a node: arm and fingers may well be published by two drivers."""
+    """Picks the joint_states that a node needs, because two drivers may publish arm and fingers."""
 
     def __init__(self, joints: Sequence[str]) -> None:
         self.joints = tuple(joints)

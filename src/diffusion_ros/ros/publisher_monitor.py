@@ -1,4 +1,4 @@
-"""Who publishes on a topic: two at once on a topic that moves a robot mean that nobody knows what it will do."""
+"""Notices a second publisher on a topic. With two on a topic that moves a robot, nobody knows what it will do."""
 
 from __future__ import annotations
 

@@ -11,39 +11,65 @@ from diffusion_ros.robot import EEF_POS, EEF_QUAT, GRIPPER_QPOS, OBJECT_POS, OBJ
 from diffusion_ros.spec import IMAGE_SUFFIX
 
 JOINT_STATES = "joint_states"
+"""Positions of all joints, arm and gripper; several drivers may share it. CartPole's and the pendulum's have velocities
+and efforts too."""
 EEF_POSE = "eef_pose"
+"""The hand: position of the grip point [m] and orientation, in the robot's frame."""
 OBJECT_POSE = "object_pose"
-"""Simulation only: what a state policy knows of the object."""
+"""Simulation only: the pose of the object, which policies from state need."""
 ACTION_CHUNK = "action_chunk"
+"""The motion of the next control steps, a row each: eef_dx, eef_dy, eef_dz [m], eef_drx, eef_dry, eef_drz [rad],
+gripper. The stamp is that of the newest observation used."""
 EEF_COMMAND = "eef_command"
+"""The motion of one control step: one row like those of action_chunk. Zeros mean hold."""
 JOINT_COMMAND = "joint_command"
-"""sensor_msgs/JointState: the effort of one joint, with the stamp of the joint_states that it answers."""
+"""The effort of one joint, with the stamp of the joint_states that it answers."""
 EFFORT_COMMAND = "effort_command"
-"""std_msgs/Float64, for scripts: without a stamp it answers the joint_states that are out."""
+"""For scripts, double pendulum: an effort without a stamp. It answers the newest joint_states."""
 DISCRETE_ACTION = "discrete_action"
-"""std_msgs/Int64, likewise."""
+"""For scripts, CartPole: the number of an action, without a stamp. It answers the newest joint_states."""
 IMAGE = "image_raw"
+"""A drawing of the cart and its pole or poles. It is drawn only while somebody listens."""
+GENERATED = "generated/image_raw"
+"""What image_generator has drawn."""
+GENERATION = "denoising/image_raw"
+"""How it came about, from noise to the picture."""
 EPISODE = "episode"
+"""JSON: index, seed, step, reward, success and more, a few times a second. The event 'end' carries the result."""
 SCENE = "scene"
+"""What the simulator contains, as markers for RViz."""
 EEF_PATH = "eef_path"
+"""Where the hand has been."""
 PREDICTED_PATH = "predicted_path"
+"""Where the hand would go if it reached every row of the newest chunk."""
 MAP = "map"
+"""The maze's walls."""
 ODOMETRY = "odom"
+"""Position [m] and velocity [m/s] of the ball in the maze."""
 FORCE_COMMAND = "force_command"
-"""geometry_msgs/WrenchStamped: newtons on the ball, with the stamp of the odom that it answers."""
+"""The force on the ball for one control step [N]. Its stamp is that of the odometry that it answers."""
 GOAL = "goal_pose"
-"""As RViz's goal tool calls it."""
+"""Where to go; RViz's goal tool publishes it too."""
 PLAN = "plan"
+"""The plan as a path."""
 PLANNED_TRAJECTORY = "planned_trajectory"
+"""The plan with all its states, for whoever follows it."""
 CANDIDATES = "plan_candidates"
+"""All plans that were sampled, as lines for RViz; the chosen one is green."""
 DENOISING = "plan_denoising"
+"""The first plan after each denoising step, as lines for RViz."""
 OBSTACLES = "obstacles"
+"""Balls that plans keep clear of: sphere markers."""
 CAMERA_GUARD = "camera_guard"
+"""The camera guard's verdict and its scores. The executor holds unless the level is OK."""
 CAMERA_FAULT = "camera_fault"
-"""Simulation only: what is to go wrong with a camera."""
+"""Simulation only: makes a camera fail, '<fault> <camera>'; '' ends it."""
 CLOCK = "/clock"
+"""Lockstep only: the time of the simulator."""
 TF = "/tf"
+"""The hand and the cameras in the world, where tf2_msgs is installed."""
 DIAGNOSTICS = "/diagnostics"
+"""Once a second: state, reasons for holding, rates, ages, latencies, checkpoint."""
 
 
 # Published reliable throughout: a best-effort publisher is invisible to a reliable subscriber; let subscribers choose.
@@ -115,15 +141,17 @@ def shown(node: Node, topic: str) -> str:
 
 
 def image(camera: str) -> str:
+    """A camera's picture, rgb8 and upright."""
     return f"{camera}/image_raw"
 
 
 def camera_info(camera: str) -> str:
+    """The camera's intrinsic matrix."""
     return f"{camera}/camera_info"
 
 
 def guard_heat(camera: str) -> str:
-    """Where a camera does not show what it should, over its picture."""
+    """The camera's picture; what should not be there is red."""
     return f"{camera}/guard_heat"
 
 

@@ -1,4 +1,4 @@
-"""The thread in which a node does what takes long, so that its callbacks only check and store."""
+"""The thread for a node's slow work, so that its callbacks only check and store."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The video of an arm's episode: what the policy saw, what it meant to do, and what it did."""
+"""The video of an arm's episode: the policy's cameras, the predicted chunk, and the arm."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""What can go wrong with a camera, made in the simulator: to calibrate a guard, to measure it, and to try a system out.
+"""Faults of cameras, made in the simulator: to calibrate a guard, to measure it, and to try a system out.
 
-Turned cameras, lights and objects are made in the scene before it is drawn, the rest in the picture.
+Turned cameras, lights and objects change the scene before it is drawn. The other faults change the picture.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Gymnasium's CartPole and inverted double pendulum behind reset / step / observe, as a robot's driver would have them.
 
-What a policy observes is a function of the joints (`GymTask.observation`), so that joint states carry all of it: from
-them comes the environment's own observation, bit for bit. No ROS here; Gymnasium and MuJoCo are imported only when a
+A policy's observation is a function of the joints (`GymTask.observation`). So joint states carry all of it, and give
+back the environment's own observation bit for bit. No ROS here. Gymnasium and MuJoCo are imported only when a
 simulation is made.
 """
 

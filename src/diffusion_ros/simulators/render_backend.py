@@ -1,4 +1,4 @@
-"""Which off-screen OpenGL MuJoCo draws with: settled before MuJoCo is imported, by whatever imports it first."""
+"""Chooses the off-screen OpenGL that MuJoCo draws with. This must happen before MuJoCo is imported."""
 
 from __future__ import annotations
 

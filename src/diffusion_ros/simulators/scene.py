@@ -1,4 +1,4 @@
-"""What a simulator shows of itself in RViz."""
+"""The shapes that a simulator shows in RViz."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""All tasks by name: light to import, so that a command line can name them without a simulator."""
+"""All tasks by name. The file is light to import, so that a command line can list them without a simulator."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Fields that messages of several kinds have, and what all readings share."""
+"""Fields that several messages have (stamps, poses, frames), and the checks of all reading."""
 
 from __future__ import annotations
 

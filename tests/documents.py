@@ -1,0 +1,366 @@
+"""Writes docs/topics.md and docs/parameters.md from the code: `python -m tests.documents`.
+
+Every node is made, with the small checkpoints of the tests, and asked which topics and services it has and with which
+quality of service. Descriptions are the docstrings in ros/topics.py and those of the services' callbacks. Parameters
+come from each node's dataclass, with the value that config/ gives.
+"""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import importlib
+import inspect
+import os
+import sys
+import tempfile
+import typing
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "src")]
+
+import fake_guard  # noqa: E402
+import fake_planner  # noqa: E402
+import fake_policy  # noqa: E402
+import fake_rl  # noqa: E402
+import ros_graph  # noqa: E402
+import yaml  # noqa: E402
+from rclpy.parameter import Parameter  # noqa: E402
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy  # noqa: E402
+
+from diffusion_ros.ros import topics  # noqa: E402
+from diffusion_ros.ros.listener import Listener  # noqa: E402
+from diffusion_ros.ros.runner import RunnableNode  # noqa: E402
+
+NODES: dict[str, tuple[Callable[[Path], dict[str, Any]], ...]] = {
+    "policy_node": (
+        lambda folder: {"checkpoint": str(fake_policy.save(folder / "policy.pt"))},
+        lambda folder: {"checkpoint": str(fake_policy.save(folder / "state.pt", _STATE))},
+    ),
+    "executor_node": (
+        lambda folder: {
+            "checkpoint": str(fake_policy.save(folder / "policy.pt")),
+            "checkpoint_limits": True,
+            "guard": str(fake_guard.save(folder / "guard.pt")),
+        },
+    ),
+    "planner_node": (
+        lambda folder: {"checkpoint": str(fake_planner.fake_planner(folder / "maze.pt"))},
+        lambda folder: {"checkpoint": str(fake_planner.fake_arm_planner(folder / "arm.pt"))},
+    ),
+    "follower_node": (lambda folder: {},),
+    "rl_policy_node": (lambda folder: {"checkpoint": str(fake_rl.save(folder / "rl.pt"))},),
+    "camera_guard_node": (lambda folder: {"checkpoint": str(fake_guard.save(folder / "guard.pt"))},),
+    "image_generator_node": (lambda folder: {"checkpoint": str(ROOT / "checkpoints/ddpm_digits.pt")},),
+    "simulation_node": (lambda folder: {"mode": "lockstep"},),
+    "maze_node": (
+        lambda folder: {
+            "size": "umaze",
+            "episodes": 1,
+            "video": True,
+            "output_dir": str(folder),
+            "obstacle_radius": 0.1,
+        },
+    ),
+    "gym_simulation_node": (
+        lambda folder: {"task": "cartpole", "mode": "lockstep"},
+        lambda folder: {"task": "double_pendulum", "mode": "lockstep"},
+    ),
+}
+"""Executable -> the parameters with which it is made; several where they decide about topics."""
+_STATE = fake_policy.spec((*fake_policy.LOW_DIM, *fake_policy.OBJECT))
+_TOPICS_HEAD = """\
+# Topics and services
+
+`python -m tests.documents` writes this page from the code, and a test checks that it is up to date.
+
+Names are relative: a namespace or a remapping moves a whole robot. The number after the reliability is the depth of the
+queue. *Latched* means transient local: a late subscriber still gets the last message. The two cameras are those of the
+shipped policies.
+
+The table shows how topics are heard in real time. In lockstep the policy and the executor hear sensors reliably, so
+that none is lost. ROS's parameters `qos_overrides.<topic>.subscription.reliability`, `.depth` and `.history` change
+what a node asks for. Nodes also listen to what they publish themselves, to notice a second publisher. The table leaves
+that out.
+"""
+_PARAMETERS_HEAD = """\
+# Parameters
+
+`python -m tests.documents` writes this page from the code, and a test checks that it is up to date.
+
+A parameter is fixed when its node starts. Afterwards `ros2 param get` reads it, and nothing sets it. The first of these
+that says something gives its value:
+
+1. an argument of `diffusion_ros` or of a launch file that you gave;
+2. your own YAML: `--params-file FILE` or `params_file:=FILE`;
+3. the file in `config/`;
+4. the default.
+
+A name that a node does not know, or a value outside of its range, stops the node with one line and exit status 2.
+
+Where the executor's rate, limits, box and rows come from the checkpoint, you can read the values in force like any
+parameter. The node also logs them once.
+"""
+_OF_EVERY_NODE = ("/rosout", "/parameter_events")
+
+
+@dataclasses.dataclass
+class Topic:
+    """What the nodes say of a topic; QoS by node."""
+
+    type: str
+    publishers: dict[str, str] = dataclasses.field(default_factory=dict)
+    listeners: dict[str, str] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass
+class Found:
+    """What the nodes say of themselves."""
+
+    topics: dict[str, Topic] = dataclasses.field(default_factory=dict)
+    services: dict[tuple[str, str], tuple[str, str]] = dataclasses.field(default_factory=dict)
+    """Node and service -> type and description."""
+    in_force: dict[str, dict[str, tuple[str, str]]] = dataclasses.field(default_factory=lambda: defaultdict(dict))
+    """Node -> parameter that is none of its dataclass -> type and description."""
+
+
+def executables() -> list[str]:
+    """The modules in nodes/ that can be started."""
+    folder = ROOT / "src/diffusion_ros/nodes"
+    return sorted(path.stem for path in folder.glob("*.py") if "\ndef main(" in path.read_text())
+
+
+def node_class(executable: str) -> type[RunnableNode]:
+    """The node that the executable runs."""
+    module = importlib.import_module(f"diffusion_ros.nodes.{executable}")
+    (found,) = [
+        value
+        for value in vars(module).values()
+        if inspect.isclass(value) and issubclass(value, RunnableNode) and value.__module__ == module.__name__
+    ]
+    return found
+
+
+def parameters_class(executable: str) -> type[Any]:
+    """The dataclass of its parameters."""
+    module = importlib.import_module(f"diffusion_ros.nodes.{executable}")
+    (found,) = [
+        value
+        for name, value in vars(module).items()
+        if inspect.isclass(value) and name.endswith("Parameters") and value.__module__ == module.__name__
+    ]
+    return found
+
+
+def look() -> Found:
+    """Makes every node and writes down what it has."""
+    # Its messages are not on every ROS 2 that the tests run on.
+    transforms = Topic("tf2_msgs/TFMessage", {"simulation": _qos(topics.SENSOR_QOS)})
+    found = Found({topics.TF: transforms})
+    for executable in executables():
+        for parameters in NODES[executable]:
+            with ros_graph.graph() as graph, tempfile.TemporaryDirectory() as folder:
+                values = parameters(Path(folder))
+                node = node_class(executable)([Parameter(name, value=value) for name, value in values.items()])
+                graph.add(node)
+                # A simulator publishes its sensors once it knows that there is no other one.
+                graph.spin_until(lambda node=node: getattr(node, "phase", "") != "checking")
+                _note(node, executable, found)
+    return found
+
+
+def _note(node: Any, executable: str, found: Found) -> None:
+    name = node.get_name()
+    published = set()
+    for publisher in node.publishers:
+        if publisher.topic_name in (*_OF_EVERY_NODE, topics.TF):
+            continue
+        published.add(publisher.topic_name)
+        topic = found.topics.setdefault(_relative(publisher.topic_name), Topic(_type(publisher.msg_type)))
+        topic.publishers[name] = _qos(publisher.qos_profile)
+    for subscription in node.subscriptions:
+        if subscription.topic_name in _OF_EVERY_NODE:
+            continue
+        topic = found.topics.setdefault(_relative(subscription.topic_name), Topic(_type(subscription.msg_type)))
+        own = isinstance(getattr(subscription.callback, "__self__", None), Listener)
+        if own and subscription.topic_name in published:
+            continue  # only to notice a second publisher
+        topic.listeners[name] = _qos(subscription.qos_profile)
+    for service in node.services:
+        if any(part in service.srv_name for part in ("parameter", "type_description")):
+            continue
+        said = _first_sentence(service.callback.__doc__ or "")
+        found.services[name, service.srv_name.removeprefix(f"/{name}/").removeprefix("~/")] = (
+            _type(service.srv_type),
+            said,
+        )
+    fields = {field.name for field in dataclasses.fields(parameters_class(executable))}
+    for parameter in node.list_parameters([], 0).names:
+        if parameter in fields or parameter.startswith("qos_overrides.") or parameter in _ROS_OWN:
+            continue
+        said = node.describe_parameter(parameter)
+        found.in_force[name][parameter] = Parameter.Type(said.type).name.lower(), said.description
+
+
+_ROS_OWN = ("use_sim_time", "start_type_description_service")
+
+
+def _relative(topic: str) -> str:
+    return topic if topic in (topics.CLOCK, topics.TF, topics.DIAGNOSTICS) else topic.removeprefix("/")
+
+
+def _type(message: Any) -> str:
+    return f"{message.__module__.partition('.')[0]}/{message.__name__}"
+
+
+def _qos(profile: QoSProfile) -> str:
+    reliability = "reliable" if profile.reliability == ReliabilityPolicy.RELIABLE else "best effort"
+    latched = ", latched" if profile.durability == DurabilityPolicy.TRANSIENT_LOCAL else ""
+    return f"{reliability} {profile.depth}{latched}"
+
+
+def _first_sentence(text: str) -> str:
+    return " ".join(text.split("\n\n")[0].split())
+
+
+def described() -> dict[str, str]:
+    """Topic -> the docstring after its constant in ros/topics.py; <camera> for functions of a camera."""
+    module = ast.parse((ROOT / "src/diffusion_ros/ros/topics.py").read_text())
+    texts: dict[str, str] = {}
+    for statement, following in zip(module.body, [*module.body[1:], None], strict=True):
+        if isinstance(statement, ast.Assign) and isinstance(following, ast.Expr):
+            (target,) = statement.targets
+            assert isinstance(target, ast.Name) and isinstance(following.value, ast.Constant)
+            value = getattr(topics, target.id)
+            if isinstance(value, str):
+                texts[value] = _first_sentence(str(following.value.value))
+    for function in (topics.image, topics.camera_info, topics.guard_heat):
+        texts[function("<camera>")] = _first_sentence(function.__doc__ or "")
+    return texts
+
+
+def topics_page(found: Found) -> str:
+    """docs/topics.md."""
+    texts = described()
+    lines = [_TOPICS_HEAD, "| topic | type | what it carries | published by | heard by |", "|---|---|---|---|---|"]
+    for name, topic in sorted(found.topics.items(), key=lambda item: (item[0].startswith("/"), item[0])):
+        camera = "<camera>/" + name.partition("/")[2]
+        text = (texts.get(name) or texts[camera]).replace("<", "&lt;")
+        publishers, listeners = _by_qos(topic.publishers), _by_qos(topic.listeners)
+        lines.append(f"| `{name}` | {topic.type} | {text} | {publishers} | {listeners} |")
+    lines += [
+        "",
+        "`diffusion_ros <system>` itself hears `episode` and `/diagnostics` for its progress line.",
+        "",
+        "## Services",
+        "",
+        "| service | type | what it does |",
+        "|---|---|---|",
+    ]
+    for (node, service), (kind, text) in sorted(found.services.items()):
+        lines.append(f"| `{node}/{service}` | {kind} | {text} |")
+    return "\n".join([*lines, ""])
+
+
+def _by_qos(nodes: dict[str, str]) -> str:
+    """`a, b (reliable 5); c (best effort 5)`, or a dash."""
+    by_qos: dict[str, list[str]] = defaultdict(list)
+    for node, qos in sorted(nodes.items()):
+        by_qos[qos].append(node)
+    return "; ".join(f"{', '.join(names)} ({qos})" for qos, names in by_qos.items()) or "-"
+
+
+def configured() -> dict[str, dict[str, dict[str, Any]]]:
+    """Node -> file in config/ -> its values."""
+    values: dict[str, dict[str, dict[str, Any]]] = defaultdict(dict)
+    for path in sorted((ROOT / "config").glob("*.yaml")):
+        for section, content in yaml.safe_load(path.read_text()).items():
+            name = section.rpartition("/")[2]
+            values[path.stem if name == "**" else name][path.name] = content["ros__parameters"]
+    return values
+
+
+def parameters_page(found: Found) -> str:
+    """docs/parameters.md."""
+    files = configured()
+    lines = [_PARAMETERS_HEAD]
+    for executable in executables():
+        name = executable.removesuffix("_node")
+        lines += [f"## {name}", ""]
+        own = files.get(name, {})
+        lines += [f"`{executable}`" + (f"; {' and '.join(f'`config/{file}`' for file in own)}" if own else ""), ""]
+        heads = [f"in {file}" for file in own]
+        lines.append(f"| {' | '.join(['parameter', 'type', 'default', *heads, 'what it does'])} |")
+        lines.append("|" + "---|" * (4 + len(heads)))
+        cls = parameters_class(executable)
+        hints = typing.get_type_hints(cls)
+        for field in dataclasses.fields(cls):
+            default = "required" if field.default is dataclasses.MISSING else _value(field.default)
+            text = _sentence(field.metadata["description"]) + _range(field)
+            given = [_value(values[field.name]) if field.name in values else "" for values in own.values()]
+            cells = [f"`{field.name}`", _hint(hints[field.name]), default, *given, text]
+            lines.append(f"| {' | '.join(cells)} |")
+        if found.in_force.get(name):
+            lines += [
+                "",
+                "To be read only, what is in force:",
+                "",
+                "| parameter | type | what it is |",
+                "|---|---|---|",
+            ]
+            for parameter, (kind, text) in sorted(found.in_force[name].items()):
+                lines.append(f"| `{parameter}` | {kind} | {_sentence(text)} |")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, (list, tuple)):
+        return "`[" + ", ".join(str(item) for item in value) + "]`"
+    if isinstance(value, bool):
+        return f"`{str(value).lower()}`"
+    return '`""`' if value == "" else f"`{value}`"
+
+
+def _hint(hint: Any) -> str:
+    items = typing.get_args(hint)
+    return f"list of {items[0].__name__}" if items else str(hint.__name__)
+
+
+def _sentence(text: str) -> str:
+    text = text.replace("<", "&lt;").replace("|", "/").strip()
+    return (text[:1].upper() + text[1:] + ("" if text.endswith(".") else ".")) if text else ""
+
+
+def _range(field: dataclasses.Field[Any]) -> str:
+    low, high, choices = (field.metadata[key] for key in ("low", "high", "choices"))
+    if choices:
+        return " One of " + ", ".join(f"`{choice or chr(34) * 2}`" for choice in choices) + "."
+    if low is not None and high is not None:
+        return f" From {low:g} to {high:g}."
+    if low is not None:
+        return f" At least {low:g}."
+    return "" if high is None else f" At most {high:g}."
+
+
+def pages() -> Iterator[tuple[Path, str]]:
+    """File -> what it has to say."""
+    found = look()
+    yield ROOT / "docs/topics.md", topics_page(found)
+    yield ROOT / "docs/parameters.md", parameters_page(found)
+
+
+def main() -> int:
+    for path, text in pages():
+        path.write_text(text)
+        print(path.relative_to(ROOT))
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
