@@ -31,7 +31,8 @@ def distribution() -> dict[str, Any]:
 import setuptools
 from distutils.core import run_setup
 d = run_setup("setup.py", script_args=[], stop_after="config")
-keys = ("packages", "package_dir", "data_files", "install_requires", "extras_require", "python_requires")
+keys = ("packages", "package_dir", "data_files", "entry_points")
+keys += ("install_requires", "extras_require", "python_requires")
 metadata = {key: value for key, value in vars(d.metadata).items() if key not in ("license_files", "provides_extras")}
 print({"metadata": metadata, **{key: getattr(d, key) for key in keys}})
 """
