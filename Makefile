@@ -31,7 +31,7 @@ help:
 
 setup: .venv/.installed
 
-.venv/.installed: requirements.txt requirements-nodeps.txt requirements-dev.txt setup.py pyproject.toml
+.venv/.installed: requirements.lock setup.py pyproject.toml
 	@scripts/setup.sh "$(PYTHON)"
 	@touch $@
 
@@ -48,10 +48,10 @@ kilted: .venv-kilted/.installed
 
 ifeq ($(ROS),jazzy)
 test: setup
-	ROS_PYTHON_CHECK_FIELDS=1 $(PY) -m pytest -m "not slow" -n $(JOBS)
+	ROS_PYTHON_CHECK_FIELDS=1 $(PY) -m pytest -n $(JOBS)
 else ifeq ($(ROS),kilted)
 test: kilted
-	ROS_PYTHON_CHECK_FIELDS=1 $(KILTED) -m pytest -m "not slow" -n $(JOBS) $(ROS_TESTS)
+	ROS_PYTHON_CHECK_FIELDS=1 $(KILTED) -m pytest -n $(JOBS) $(ROS_TESTS)
 else
 test:
 	@echo "ROS=$(ROS): expected jazzy or kilted" >&2; exit 2

@@ -26,6 +26,7 @@ setup(
     packages=find_packages("src") + find_packages(".", include=["training", "training.*"]),
     # No "" key: in colcon's symlink mode it would become the only importable folder and hide training/.
     package_dir={NAME: f"src/{NAME}"},
+    package_data={NAME: ["py.typed"], "training": ["py.typed"]},
     data_files=[
         ("share/ament_index/resource_index/packages", [f"resource/{NAME}"]),
         (f"share/{NAME}", ["package.xml"]),
@@ -36,6 +37,8 @@ setup(
         # others are links to is none of them: it would be listed, and fail.
         (f"lib/{NAME}", [name for name in files("libexec") if Path(name).name != "run_node"]),
     ],
-    entry_points={"console_scripts": [f"{NAME} = {NAME}.bringup:main"]},
+    entry_points={
+        "console_scripts": [f"{NAME} = {NAME}.bringup:main", f"{NAME}_training = training.__main__:main"],
+    },
     zip_safe=False,
 )

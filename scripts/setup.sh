@@ -1,5 +1,5 @@
 #!/bin/sh
-# Makes .venv with the pinned versions of requirements*.txt and this project in it (editable). Safe to run again.
+# Makes .venv with the pinned versions of requirements.lock and this project in it (editable). Safe to run again.
 #   usage: scripts/setup.sh [python]      a Python of at least 3.10; the default is python3
 #          scripts/setup.sh kilted        .venv-kilted: ROS 2 Kilted, and else what .venv has
 set -eu
@@ -40,16 +40,16 @@ pip() {
 }
 
 # Two distributions of ROS 2 cannot share an environment, and pip leaves parts of the other one behind.
-ros=$(sed -n 's/^ros-rclpy.*==//p' requirements.txt)
+ros=$(sed -n 's/^ros-rclpy==//p' requirements.lock)
 if [ -x .venv/bin/python ] && ! .venv/bin/python -m pip show ros-rclpy 2>/dev/null | grep -qx "Version: $ros"; then
     rm -rf .venv
 fi
 
 echo "setup: installing the pinned versions into .venv: 3 GB on disk, a few minutes"
 "$python" -m venv .venv
-pip install -r requirements.txt -r requirements-dev.txt
-pip install --no-deps -r requirements-nodeps.txt
-pip install --no-deps --no-build-isolation -e .
+pip install -c requirements.lock setuptools # builds the package without a download of its own
+pip install -c requirements.lock --no-build-isolation -e ".[jazzy,sim,train,dev]"
+pip install -c requirements.lock --no-deps robosuite # pyproject.toml's [sim] says why
 
 # Rendering is for simulation alone: without it the policy and executor nodes work, and `make sim` stops and says why.
 if backend=$(scripts/system_libraries.sh .venv/bin/python); then

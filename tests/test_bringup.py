@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import os
 import signal
@@ -116,13 +117,19 @@ def test_bad_input_is_one_line_and_starts_nothing(
 
 def test_default_checkpoint_is_the_shipped_one(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
-    if not (ROOT / "checkpoints/square_pixels.pt").exists():
-        with pytest.raises(ValueError, match=f"{ROOT}/checkpoints/square_pixels.pt: no such checkpoint"):
-            bringup.parse(["simulation", "--task", "square"])
-        return
-    request = bringup.parse(["simulation", "--task", "square"])
-    assert request.startup.values["checkpoint"] == str(ROOT / "checkpoints/square_pixels.pt")
-    assert request.startup.output_dir.parent == tmp_path / "runs"
+    for arguments, name in (
+        ("maze --size medium", "maze_medium"),
+        ("cartpole", "cartpole_rainbow"),
+        ("double_pendulum", "double_pendulum_ppo"),
+        ("simulation --task square", "square_pixels"),
+    ):
+        request = bringup.parse(arguments.split())
+        shipped = ROOT / f"checkpoints/{name}.pt"
+        assert request.startup.values["checkpoint"] == str(shipped)
+        assert request.checkpoint_sha256 == hashlib.sha256(shipped.read_bytes()).hexdigest()
+    assert request.startup.output_dir.parent == tmp_path / "runs" and request.startup.output_dir.name.startswith(
+        "square-"
+    )
     assert request.result == request.startup.output_dir / "summary.json"
 
 

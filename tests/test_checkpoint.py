@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import os
 import struct
+import subprocess
+import sys
 import zipfile
 from pathlib import Path
 
@@ -28,7 +32,19 @@ def test_spec_survives_and_is_read_without_torch(path: Path) -> None:
     assert checkpoint.read_spec(path) == spec()
     loaded = checkpoint.load(path, kind="policy", task="can")
     assert loaded.spec == spec()
-    assert loaded.sha256 == checkpoint.file_sha256(path) and len(loaded.sha256) == 64
+    assert loaded.sha256 == checkpoint.file_sha256(path) == hashlib.sha256(path.read_bytes()).hexdigest()
+    # In a process where nothing can import torch.
+    script = """
+import sys
+sys.modules["torch"] = None
+from diffusion_ros import checkpoint
+print(checkpoint.read_spec(sys.argv[1]).to_json())
+"""
+    command = [sys.executable, "-c", script, str(path)]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    read = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert (read.returncode, read.stderr) == (0, "")
+    assert CheckpointSpec.from_json(read.stdout) == spec()
 
 
 def test_steps_and_sampler_can_be_changed_at_load(path: Path) -> None:

@@ -18,6 +18,8 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from diffusion_ros import installation
+
 ROOT = Path(__file__).parents[1]
 NODES = ROOT / "src/diffusion_ros/nodes"
 
@@ -29,7 +31,8 @@ def distribution() -> dict[str, Any]:
 import setuptools
 from distutils.core import run_setup
 d = run_setup("setup.py", script_args=[], stop_after="config")
-keys = ("packages", "package_dir", "data_files", "install_requires", "python_requires", "entry_points")
+keys = ("packages", "package_dir", "data_files", "entry_points")
+keys += ("install_requires", "extras_require", "python_requires")
 metadata = {key: value for key, value in vars(d.metadata).items() if key not in ("license_files", "provides_extras")}
 print({"metadata": metadata, **{key: getattr(d, key) for key in keys}})
 """
@@ -50,24 +53,60 @@ def test_setup_and_manifest_agree(distribution: dict[str, Any]) -> None:
     assert not re.search(r"^version = ", pyproject, re.M), "the version is package.xml's: say it once"
 
 
-def test_every_version_is_pinned_once(distribution: dict[str, Any]) -> None:
-    files = {path.name: path.read_text().splitlines() for path in sorted(ROOT.glob("requirements*.txt"))}
-    every = {
-        name: [Requirement(line) for line in lines if line and not line.startswith("#")]
-        for name, lines in files.items()
-    }
-    for requirement in itertools.chain(*every.values()):
+def _pinned(name: str) -> list[Requirement]:
+    lines = (ROOT / name).read_text().splitlines()
+    return [Requirement(line) for line in lines if line and not line.startswith("#")]
+
+
+def test_the_lock_pins_what_is_installed(distribution: dict[str, Any]) -> None:
+    locked, kilted = _pinned("requirements.lock"), _pinned("requirements-kilted.txt")
+    for requirement in (*locked, *kilted):
         assert re.fullmatch(r"==[\w.]+", str(requirement.specifier)), f"{requirement} is not pinned"
-    # The same packages of another ROS 2 are a file of their own.
-    kilted = {requirement.name for requirement in every.pop("requirements-kilted.txt")}
-    wanted = list(itertools.chain(*every.values()))
-    assert kilted == {requirement.name for requirement in wanted if requirement.name.startswith("ros-")}
-    once = {(canonicalize_name(requirement.name), str(requirement.marker)) for requirement in wanted}
-    assert len(once) == len(wanted)
-    # What a plain `pip install .` brings comes from there.
-    assert "torch==2.13.0" in distribution["install_requires"]
-    brought = [Requirement(line) for line in distribution["install_requires"]]
-    assert {str(requirement) for requirement in brought if not requirement.marker} <= {str(line) for line in wanted}
+    assert "torch==2.13.0" in {str(requirement) for requirement in locked}
+
+    extras = {name: list(map(Requirement, lines)) for name, lines in distribution["extras_require"].items()}
+    for wanted, pin in zip(extras.pop("kilted"), kilted, strict=True):
+        assert (wanted.name, wanted.extras) == (pin.name, pin.extras)
+        assert wanted.specifier.contains(str(pin.specifier).removeprefix("=="))
+    # On each Python every package once, within the ranges.
+    ranges = [*map(Requirement, distribution["install_requires"]), *itertools.chain(*extras.values())]
+    for python in ("3.10", "3.11", "3.12", "3.13", "3.14"):
+        environment = {"python_version": python, "python_full_version": f"{python}.0"}
+        here = [pin for pin in locked if pin.marker is None or pin.marker.evaluate(environment)]
+        versions = {canonicalize_name(pin.name): str(pin.specifier).removeprefix("==") for pin in here}
+        assert len(versions) == len(here)
+        for wanted in ranges:
+            if wanted.name != "diffusion_ros":
+                version = versions[canonicalize_name(wanted.name)]
+                assert wanted.specifier.contains(version), f"{wanted}, pinned to {version} for Python {python}"
+
+
+def test_a_robot_is_given_what_runs_nodes_and_no_more(distribution: dict[str, Any]) -> None:
+    def modules(requirements: list[str]) -> set[str]:
+        names = {Requirement(line).name for line in requirements}
+        by_distribution = {name: module for module, name in installation.DISTRIBUTIONS.items()}
+        return {by_distribution.get(name, name) for name in names}
+
+    base = distribution["install_requires"]
+    assert modules(base) == set(installation.BASE)
+    for line in base:
+        assert not re.search(r"==|;", line), f"{line}: a range is expected"
+    for extra, names in installation.EXTRAS.items():
+        assert modules(distribution["extras_require"][extra]) == set(names)
+    # And it is enough: every node's module can be imported without the rest.
+    script = f"""
+import importlib, pkgutil, sys
+sys.modules |= dict.fromkeys({sorted({"robosuite"}.union(*installation.EXTRAS.values()))})
+import diffusion_ros.nodes
+for module in pkgutil.iter_modules(diffusion_ros.nodes.__path__):
+    importlib.import_module(f"diffusion_ros.nodes.{{module.name}}")
+"""
+    _python("-c", script)
+
+
+def test_colcon_test_runs_pytest(distribution: dict[str, Any]) -> None:
+    # colcon takes pytest for a package that names it among what its tests need, and else runs nothing and says OK.
+    assert any(Requirement(line).name == "pytest" for line in distribution["extras_require"]["test"])
 
 
 def test_colcon_can_read_the_distribution_back(distribution: dict[str, Any]) -> None:
@@ -171,8 +210,11 @@ def test_wheel_installs_what_ros_looks_for(tmp_path: Path) -> None:
         names = {path.name for path in (source / folder).glob(pattern)}
         assert {path.name for path in (share / folder).glob("*") if path.is_file()} == names
     assert (prefix / "bin/diffusion_ros").exists()
+    assert "from training.__main__ import main" in (prefix / "bin/diffusion_ros_training").read_text()
     (site,) = prefix.glob("lib/python3*/site-packages")
     assert (site / "training/__init__.py").exists()
+    assert (site / "training/py.typed").exists()
+    assert (site / "diffusion_ros/py.typed").exists()
     (metadata,) = site.glob("diffusion_ros-*.dist-info/METADATA")
     assert "Requires-Python: >=3.10" in metadata.read_text()
 

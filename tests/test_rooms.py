@@ -1,7 +1,7 @@
 """Who may import whom: no circles, and each room knows only those before it. Read from the sources, with what is
 imported for type checking only.
 
-    robot, ranges, atomic_file; spec; checkpoint; models; control; simulators; ros; nodes; systems, bringup
+    robot, installation, ranges, atomic_file; spec; checkpoint; models; control; simulators; ros; nodes; systems, bringup
 
 What a policy or a planner learnt and how it is asked is models'; how a robot is driven by it is control's, which asks
 models and not the other way round. simulators draw what control makes of a chunk. Of them models read one file, the
@@ -24,14 +24,15 @@ PACKAGE = "diffusion_ros"
 
 ROOMS: dict[str, tuple[str, ...]] = {
     "robot": (),
+    "installation": (),
     "ranges": (),
     "atomic_file": (),
     "spec": ("robot", "ranges"),
     "checkpoint": ("spec", "atomic_file"),
     "models": ("robot", "ranges", "spec", "checkpoint", "simulators.tasks"),
     "control": ("robot", "ranges", "atomic_file", "spec", "models"),
-    "simulators": ("robot", "ranges", "atomic_file", "control"),
-    "ros": ("robot", "ranges", "atomic_file", "spec", "control", "simulators"),
+    "simulators": ("robot", "installation", "ranges", "atomic_file", "control"),
+    "ros": ("robot", "installation", "ranges", "atomic_file", "spec", "control", "simulators"),
     "nodes": ("robot", "ranges", "atomic_file", "spec", "checkpoint", "models", "control", "simulators", "ros"),
 }
 """Of src, and what each may import beside itself. Nobody imports those that are not here: they start things."""

@@ -21,6 +21,7 @@ import torch
 
 from diffusion_ros import checkpoint
 from diffusion_ros.atomic_file import atomic_write
+from diffusion_ros.installation import require
 from diffusion_ros.models.policy import Policy
 from diffusion_ros.robot import ACTION_SCALE, CAMERAS, IMAGE_SIZE, RATE
 from diffusion_ros.simulators.arm import Simulation
@@ -248,6 +249,7 @@ def _merge(options: Options, files: list[Path]) -> None:
 
 def collect(options: Options) -> None:
     """Records what is missing and writes the file; OSError and RuntimeError say in one line what went wrong."""
+    require("robosuite", "mujoco")
     settings = {k: v for k, v in vars(options).items() if k not in ("out", "workers", "episodes")}
     seeds = [options.seed + i for i in range(options.episodes)]
     with parts(

@@ -14,6 +14,7 @@ import h5py
 import numpy as np
 
 from diffusion_ros.atomic_file import atomic_write
+from diffusion_ros.installation import require
 from diffusion_ros.simulators.maze import MazeSimulation, WaypointController
 from diffusion_ros.simulators.tasks import maze_task
 from training import command_line
@@ -111,6 +112,7 @@ def _work(job: Job) -> str:
 
 def collect(options: Options) -> None:
     """Records what is missing and writes the file; OSError and RuntimeError say in one line what went wrong."""
+    require("gymnasium_robotics", "mujoco")
     settings = {k: v for k, v in vars(options).items() if k not in ("out", "workers", "steps")}
     # Seeds of different collections are far apart, so that neither repeats a part of the other.
     seeds = [options.seed * 1_000_003 + i for i in range(options.steps // options.part)]

@@ -13,6 +13,8 @@ from typing import NoReturn, TypeVar
 
 import tyro
 
+from diffusion_ros.installation import explain
+
 T = TypeVar("T")
 
 
@@ -20,8 +22,8 @@ def run(options: type[T], job: Callable[[T], None], description: str | None, aft
     """Parses `options` (a dataclass) and does the job.
 
     Exit status 2 after one line for options that do not fit and for ValueErrors of the job, which are about what it was
-    given; 1 after one line where the job could not be done (OSError, RuntimeError); 130 after Ctrl-C, 143 after
-    SIGTERM.
+    given, or where a library is not installed; 1 after one line where the job could not be done (OSError,
+    RuntimeError); 130 after Ctrl-C, 143 after SIGTERM.
     """
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     signal.signal(signal.SIGTERM, _terminate)
@@ -31,6 +33,9 @@ def run(options: type[T], job: Callable[[T], None], description: str | None, aft
     except KeyboardInterrupt:
         print(after_interrupt, file=sys.stderr)
         sys.exit(130)
+    except ModuleNotFoundError as error:
+        print(explain(error), file=sys.stderr)
+        sys.exit(2)
     except ValueError as error:
         print(error, file=sys.stderr)
         sys.exit(2)

@@ -16,6 +16,7 @@ import numpy as np
 from tqdm import tqdm
 
 from diffusion_ros.atomic_file import write_json
+from diffusion_ros.installation import require
 from diffusion_ros.spec import GUARD_KIND, REACTIVE_KINDS
 from training import command_line
 from training.evaluation.arm import evaluate_arm
@@ -112,6 +113,7 @@ def evaluate(options: Options) -> dict[str, Any]:
         return evaluate_planner(options.checkpoint, options.episodes, options.seed, options.planner, **overrides)
     if spec.kind in REACTIVE_KINDS:
         return evaluate_gym(options.checkpoint, options.episodes, options.seed, options.max_steps)
+    require("robosuite", "mujoco")
     loaded = _load(options)
     began = time.monotonic()
     context = multiprocessing.get_context("spawn")

@@ -21,6 +21,8 @@ from rclpy.qos import QoSProfile
 from rclpy.qos_overriding_options import QoSOverridingOptions
 from rclpy.signals import SignalHandlerOptions
 
+from diffusion_ros.installation import explain
+
 _WAKE_SECONDS = 0.1
 """Longest wait in rclpy: Python's signal handlers run only between waits."""
 
@@ -71,7 +73,8 @@ def run(make_node: Callable[[], RunnableNode], args: Sequence[str] | None = None
     """Runs one node until it ends itself or SIGINT or SIGTERM arrives; returns the exit status.
 
     Status 0 after a signal (a stop that was asked for), the node's own exit_status, and 2 after one line on stderr
-    where arguments, parameters or files given to it are bad (a ValueError or OSError while it is made).
+    where arguments, parameters or files given to it are bad (a ValueError or OSError while it is made) or a library is
+    not installed.
     """
     stop_signal: list[int] = []
 
@@ -88,6 +91,9 @@ def run(make_node: Callable[[], RunnableNode], args: Sequence[str] | None = None
         try:
             _init(args)
             node = make_node()
+        except ModuleNotFoundError as error:
+            print(explain(error), file=sys.stderr)
+            return 2
         except (ValueError, OSError) as error:
             print(" ".join(str(error).split()), file=sys.stderr)
             return 2

@@ -15,6 +15,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from diffusion_ros.installation import require
 from diffusion_ros.simulators.render_backend import choose_render_backend
 from diffusion_ros.simulators.scene import SceneGeom
 from diffusion_ros.simulators.tasks import GymTask, gym_task
@@ -99,6 +100,7 @@ class GymSimulation:
     def __init__(self, task: str) -> None:
         """Raises ValueError for an unknown task."""
         self.task = gym_task(task)
+        require("gymnasium", *([] if self.task.discrete else ["mujoco"]))
         # Nothing here draws with OpenGL, but MuJoCo binds whatever this process will draw with when it is imported.
         with suppress(OSError):
             choose_render_backend()

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from diffusion_ros.installation import require
 from diffusion_ros.simulators.render_backend import choose_render_backend
 from diffusion_ros.simulators.tasks import MazeTask, maze_task
 
@@ -175,6 +176,7 @@ class MazeSimulation:
     def __init__(self, task: str) -> None:
         """Raises ValueError for an unknown maze."""
         self.task = maze_task(task)
+        require("gymnasium", "mujoco")
         self.map = load_map(self.task)
         with _import_quietly():
             import gymnasium

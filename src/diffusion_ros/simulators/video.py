@@ -16,6 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
+from diffusion_ros.installation import explain
+
 Array = NDArray[np.float64]
 Image = NDArray[np.uint8]
 
@@ -135,10 +137,12 @@ class Mp4Writer:
             self.abort()
 
     def _start(self, width: int, height: int) -> subprocess.Popen[bytes]:
-        import imageio_ffmpeg
-
         try:
+            import imageio_ffmpeg
+
             executable = imageio_ffmpeg.get_ffmpeg_exe()
+        except ModuleNotFoundError as error:
+            raise OSError(explain(error)) from None
         except RuntimeError:
             raise OSError("no ffmpeg: install the imageio-ffmpeg wheel or the distribution's ffmpeg") from None
         source = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}", "-r", str(self._fps), "-i", "-"]

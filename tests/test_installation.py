@@ -1,0 +1,156 @@
+"""Commands where a library is not installed, and where a folder called training/ is in the current one."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from diffusion_ros import installation
+from training.__main__ import COMMANDS
+
+ROOT = Path(__file__).parents[1]
+
+ABSENT = """
+import os, sys
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in os.environ["ABSENT"].split(","):
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+sys.meta_path.insert(0, Absent())
+"""
+"""Python runs a module called sitecustomize when it starts."""
+
+
+def _run(folder: Path, absent: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """`python <arguments>` in `folder`, without these libraries."""
+    (folder / "absent").mkdir()
+    (folder / "absent/sitecustomize.py").write_text(ABSENT)
+    paths = [str(folder / "absent"), str(ROOT / "src"), str(ROOT)]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths), "ABSENT": absent}
+    command = [sys.executable, *arguments]
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=120)
+
+
+@pytest.mark.parametrize(
+    ("absent", "arguments", "line"),
+    [
+        ("torch", "diffusion_ros.nodes.policy_node", "torch: not installed (pip install torch)"),
+        (
+            "rclpy,yaml",
+            "diffusion_ros.bringup simulation",
+            "rclpy: not installed (source ROS 2's setup file, or pip install 'diffusion_ros[jazzy]');"
+            " PyYAML: not installed (pip install PyYAML)",
+        ),
+        (
+            "robosuite",
+            "diffusion_ros.nodes.simulation_node",
+            "robosuite: not installed (pip install --no-deps robosuite==1.5.2)",
+        ),
+        ("numba", "diffusion_ros.nodes.simulation_node", "numba: not installed (pip install 'diffusion_ros[sim]')"),
+        ("mujoco", "diffusion_ros.nodes.maze_node", "mujoco: not installed (pip install 'diffusion_ros[sim]')"),
+        (
+            "gymnasium_robotics",
+            "diffusion_ros.nodes.maze_node",
+            "gymnasium-robotics: not installed (pip install 'diffusion_ros[sim]')",
+        ),
+        (
+            "mujoco",
+            "diffusion_ros.nodes.gym_simulation_node --ros-args -p task:=double_pendulum",
+            "mujoco: not installed (pip install 'diffusion_ros[sim]')",
+        ),
+        (
+            "gymnasium",
+            "diffusion_ros.nodes.gym_simulation_node",
+            "gymnasium: not installed (pip install 'diffusion_ros[sim]')",
+        ),
+        (
+            "h5py,diffusers,tensorboard",
+            "training.train_ddpm --out x.pt",
+            "diffusers, h5py, tensorboard: not installed (pip install 'diffusion_ros[train]')",
+        ),
+        (
+            "robosuite",
+            f"training.evaluate --checkpoint {ROOT}/checkpoints/lift_state.pt",
+            "robosuite: not installed (pip install --no-deps robosuite==1.5.2)",
+        ),
+        (
+            "robosuite",
+            "training.collect_demos --task lift --out x.hdf5",
+            "robosuite: not installed (pip install --no-deps robosuite==1.5.2)",
+        ),
+        (
+            "mujoco",
+            "training.collect_maze --size umaze --out x.hdf5",
+            "mujoco: not installed (pip install 'diffusion_ros[sim]')",
+        ),
+    ],
+)
+def test_what_is_not_installed_is_one_line(tmp_path: Path, absent: str, arguments: str, line: str) -> None:
+    result = _run(tmp_path, absent, "-m", *arguments.split())
+    assert (result.returncode, result.stderr, result.stdout) == (2, line + "\n", "")
+
+
+def test_bringup_says_what_its_node_has_said(tmp_path: Path) -> None:
+    run = ["-m", "diffusion_ros.bringup", "simulation", "--output-dir", str(tmp_path / "run")]
+    result = _run(tmp_path, "robosuite", *run)
+    assert result.returncode == 2
+    assert result.stderr.splitlines()[-1] == "robosuite: not installed (pip install --no-deps robosuite==1.5.2)"
+
+
+def test_a_library_may_be_imported_without_what_its_commands_need(tmp_path: Path) -> None:
+    result = _run(tmp_path, "rclpy,h5py", "-c", "import diffusion_ros.control.action_chunk, training.ranges")
+    assert (result.returncode, result.stderr) == (0, "")
+
+
+def test_an_error_about_anything_else_is_not_explained_away() -> None:
+    error = ModuleNotFoundError("No module named 'diffusion_ros.nodse'", name="diffusion_ros.nodse")
+    with pytest.raises(ModuleNotFoundError) as raised:
+        installation.explain(error)
+    assert raised.value is error
+
+
+def test_every_module_is_named_as_it_is_imported() -> None:
+    for module in (*installation.BASE, *installation.EXTRAS["sim"], *installation.EXTRAS["train"], "robosuite"):
+        installation.require(module)
+
+
+# As pip writes diffusion_ros_training: Python puts the script's folder on its path, not the current one.
+SCRIPT = "import sys\nfrom training.__main__ import main\nsys.exit(main())\n"
+
+
+def test_a_folder_called_training_hides_nothing_from_the_command(tmp_path: Path) -> None:
+    (tmp_path / "training").mkdir()
+    (tmp_path / "training/__init__.py").write_text("raise SystemExit('the one in the current folder')")
+    (tmp_path / "bin").mkdir()
+    script = tmp_path / "bin/diffusion_ros_training"
+    script.write_text(SCRIPT)
+    hidden = _run(tmp_path, "", "-m", "training.evaluate", "--help")
+    assert hidden.returncode == 1
+    assert "the one in the current folder" in hidden.stderr
+
+    environment = os.environ | {"PYTHONPATH": f"{ROOT / 'src'}{os.pathsep}{ROOT}"}
+
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, str(script), *arguments]
+        return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+
+    result = run("evaluate", "--checkpoint", "none.pt")
+    assert (result.returncode, result.stderr) == (2, "none.pt: no such checkpoint\n")
+    result = run("evaluate", "--help")
+    assert result.returncode == 0
+    assert result.stdout.startswith("usage: diffusion_ros_training evaluate")
+    result = run("train")
+    assert result.returncode == 2
+    assert result.stderr.startswith("command 'train': expected one of collect_demos, ")
+    overview = run("--help").stdout.splitlines()
+    assert [line.split()[0] for line in overview[2:]] == list(COMMANDS)
+    assert all(len(line.split()) > 3 for line in overview[2:])
+
+
+def test_every_command_is_listed() -> None:
+    files = {path.stem for path in (ROOT / "training").glob("*.py") if "\ndef main() -> None:" in path.read_text()}
+    assert files - {"__main__"} == set(COMMANDS)
