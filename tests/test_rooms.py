@@ -149,3 +149,12 @@ print(len(ARM_TASKS), len(MAZE_TASKS), len(GYM_TASKS), *sys.modules)
     assert [int(count) for count in counts] == [3, 3, 2]
     heavy = {"cv2", "scipy", "torch", "mujoco", "gymnasium", "robosuite", "rclpy"}
     assert not heavy & set(rest.split())
+
+
+@pytest.mark.parametrize("node", ["maze", "follower"])
+def test_who_only_pushes_a_ball_needs_no_torch(node: str) -> None:
+    """Its nodes start sooner and are smaller for it."""
+    script = f"import sys, {PACKAGE}.nodes.{node}_node; print(*sys.modules)"
+    run = subprocess.run([sys.executable, "-c", script], cwd=ROOT / "src", capture_output=True, text=True, check=True)
+    assert f"{PACKAGE}.nodes.{node}_node" in run.stdout.split()
+    assert "torch" not in run.stdout.split()

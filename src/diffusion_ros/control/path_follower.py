@@ -5,12 +5,13 @@ Forces are (2), from -1 to 1, as parts of the largest. Call `force` once in each
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from diffusion_ros.models.planner import Plan
+if TYPE_CHECKING:  # it brings torch, which who only brakes or follows does not need
+    from diffusion_ros.models.planner import Plan
 
 Array = NDArray[np.float64]
 
@@ -24,6 +25,11 @@ class Follower(Protocol):
 def brake(velocity: Array) -> Array:
     """The force that stops the ball. For something that rolls on, this is what a hold means."""
     return np.asarray(np.clip(-velocity, -1.0, 1.0))
+
+
+def drive_to(target: Array, position: Array, velocity: Array) -> Array:
+    """The way-point controller: clip(10 (target - position) - velocity)."""
+    return np.asarray(np.clip(10 * (target - position) - velocity, -1.0, 1.0))
 
 
 class TimeFollower:
@@ -41,10 +47,7 @@ class TimeFollower:
 
 
 class PursuitFollower:
-    """Drives in its own time at the first point of the path (T, 2) m that is `reach` metres away.
-
-    The force is that of the way-point controller, clip(10 (target - position) - velocity).
-    """
+    """Drives in its own time at the first point of the path (T, 2) m that is `reach` metres away."""
 
     def __init__(self, positions: Array, reach: float = 0.6) -> None:
         self.positions = positions
@@ -60,7 +63,7 @@ class PursuitFollower:
             self.index = int(np.linalg.norm(self.positions - position, axis=1).argmin())
         while self.index < last and np.linalg.norm(self.positions[self.index] - position) < self.reach:
             self.index += 1
-        return np.asarray(np.clip(10 * (self.positions[self.index] - position) - velocity, -1.0, 1.0))
+        return drive_to(self.positions[self.index], position, velocity)
 
 
 class ActionFollower:

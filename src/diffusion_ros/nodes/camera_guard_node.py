@@ -196,13 +196,13 @@ class CameraGuardNode(RunnableNode):
         try:
             pose = self._pose_at(picture)
             began = time.monotonic()
-            view = self.guard.look(camera, picture.image, pose)
+            found = self.guard.look(camera, picture.image, pose)
             self.diagnostics.latency(f"{camera} scoring", time.monotonic() - began)
             with self._worker.condition:
                 self._faults.pop(camera, None)
-                self._judgements[camera].add(view.score)
+                self._judgements[camera].add(found.score)
                 self._scored[camera] = picture.came
-            self._show(picture, view)
+            self._show(picture, found)
         except FrameError as error:
             self._faults[camera] = str(error)
         except Exception as error:
@@ -211,13 +211,13 @@ class CameraGuardNode(RunnableNode):
             self._faults[camera] = f"{camera}: {failure('scoring', error)}"
         self._tell()
 
-    def _show(self, scored: Picture, view: CameraScore) -> None:
+    def _show(self, scored: Picture, found: CameraScore) -> None:
         publisher = self._heat_publishers[scored.camera]
         if publisher.get_subscription_count() == 0:
             return
         image = scored.image
         height, width = image.shape[:2]
-        heat = np.clip(cv2.resize(view.heat, (width, height), interpolation=cv2.INTER_LINEAR) / 2, 0, 1)[..., None]
+        heat = np.clip(cv2.resize(found.heat, (width, height), interpolation=cv2.INTER_LINEAR) / 2, 0, 1)[..., None]
         red = np.array([255, 0, 0])
         picture = ((1 - heat) * image + heat * red).astype(np.uint8)
         publisher.publish(messages.image_to_msg(picture, scored.stamp_ns, optical_frame(scored.camera)))

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from diffusion_ros.control.path_follower import drive_to
 from diffusion_ros.installation import require
 from diffusion_ros.simulators.render_backend import choose_render_backend
 from diffusion_ros.simulators.tasks import MazeTask, maze_task
@@ -122,8 +123,7 @@ def load_map(task: MazeTask) -> MazeMap:
 class WaypointController:
     """The oracle: it knows the map and drives through the centres of the cells on the shortest way to a goal.
 
-    Forces are clip(10 (target - position) - velocity); the target is the next cell's centre once the ball is within
-    `switch` metres of the one before.
+    The next cell's centre is the target once the ball is within `switch` metres of the one before.
     """
 
     def __init__(self, maze: MazeMap, goal: Array, switch: float = 0.5) -> None:
@@ -144,7 +144,7 @@ class WaypointController:
                 break
             self._target = self._next(self._target)
         target = self.goal if self._target == goal_cell else self.maze.centre(self._target)
-        return np.clip(10 * (target - position) - velocity, -1.0, 1.0)
+        return drive_to(target, position, velocity)
 
     def _next(self, cell: Cell) -> Cell:
         row, column = cell
