@@ -74,7 +74,7 @@ def hold_chunk(stamp_ns: int, period_ns: int) -> ActionChunk:
 
 
 def outside(name: str, value: NDArray[Any], low: Sequence[float], high: Sequence[float], unit: str = "") -> str:
-    """'' if value (n) lies between low (n) and high (n), else one line that names the number outside."""
+    """'' when value (n) lies from low (n) to high (n), else a line that says what does not."""
     wrong = np.flatnonzero(~((value >= np.asarray(low)) & (value <= np.asarray(high))))  # so written for NaN
     if not wrong.size:
         return ""

@@ -1,4 +1,4 @@
-"""follower: drives along the planned trajectory with one force for each odometry. Without a usable plan it brakes."""
+"""follower: drives along the planned trajectory, a force for each odometry; without a usable one it brakes."""
 
 from __future__ import annotations
 

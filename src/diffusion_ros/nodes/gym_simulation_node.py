@@ -1,8 +1,8 @@
 """gym_simulation: CartPole or the inverted double pendulum as a robot driver. Joint states out, efforts in.
 
 Its two clocks, lockstep and real time, are in episode_node.py. In real time a command counts if it answers the joint
-states of the period that ends. Without one the step has no force. CartPole itself has no such action: without a policy
-the pole falls, as it should.
+states of the period that ends; where there is none the step is done with no force. CartPole has no action for that, so
+none of its trained policies knows it: the honest thing is that the pole falls unless somebody balances it.
 """
 
 from __future__ import annotations
