@@ -103,6 +103,8 @@ that says something gives its value:
 
 A name that a node does not know, or a value outside of its range, stops the node with one line and exit status 2.
 
+Every system and launch file also takes `namespace`, `log_level` and `use_sim_time`.
+
 Where the executor's rate, limits, box and rows come from the checkpoint, you can read the values in force like any
 parameter. The node also logs them once.
 """
