@@ -30,7 +30,7 @@ def spec(**changes: object) -> CheckpointSpec:
         "action_low": (),
         "action_high": (),
     }
-    return CheckpointSpec(**{**fields, **changes})
+    return checkpoint.checked(CheckpointSpec(**{**fields, **changes}))
 
 
 class Brightness(nn.Module):

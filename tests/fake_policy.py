@@ -51,7 +51,7 @@ def spec(inputs: tuple[TensorSpec, ...] = (*images(), *LOW_DIM), **changes: obje
         "git_commit": "0" * 40,
         "data_hash": "0" * 64,
     }
-    return CheckpointSpec(**{**fields, **changes})
+    return checkpoint.checked(CheckpointSpec(**{**fields, **changes}))
 
 
 class FakePolicy(nn.Module):

@@ -31,7 +31,7 @@ def spec(task: str = "cartpole", **changes: object) -> CheckpointSpec:
         "action_low": (0.0,) if discrete else (-1.0,),
         "action_high": (1.0,),
     }
-    return CheckpointSpec(**{**fields, **changes})
+    return checkpoint.checked(CheckpointSpec(**{**fields, **changes}))
 
 
 class Balance(nn.Module):

@@ -221,7 +221,7 @@ def test_module_must_do_what_its_spec_says(tmp_path: Path) -> None:
 def test_specs_that_make_no_sense(change: dict[str, object], expected: str) -> None:
     high = {"action_high": (0.0,) * 7} if "action_low" in change else {}
     with pytest.raises(SpecError, match=expected):
-        dataclasses.replace(spec(), **change, **high)
+        checkpoint.checked(dataclasses.replace(spec(), **change, **high))
 
 
 def test_spec_json_with_unknown_or_missing_fields() -> None:

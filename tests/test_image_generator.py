@@ -41,7 +41,7 @@ def spec(**changes: object) -> CheckpointSpec:
         "sampler_steps": 4,
         "num_train_timesteps": 10,
     }
-    return CheckpointSpec(**{**fields, **changes})
+    return checkpoint.checked(CheckpointSpec(**{**fields, **changes}))
 
 
 class Fade(nn.Module):

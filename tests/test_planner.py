@@ -62,7 +62,7 @@ def make_spec(**changes: Any) -> CheckpointSpec:
         "num_train_timesteps": 64,
         "stride": 2,
     }
-    return CheckpointSpec(**{**fields, **changes})
+    return checkpoint.checked(CheckpointSpec(**{**fields, **changes}))
 
 
 def make_planner(folder: Path, **options: Any) -> Planner:

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from diffusion_ros import checkpoint
 from diffusion_ros.checkpoint import CheckpointError, exported
-from diffusion_ros.spec import REACTIVE_KINDS, CheckpointSpec, SpecError, TensorSpec
+from diffusion_ros.models.rl_policy import REACTIVE_KINDS
+from diffusion_ros.spec import CheckpointSpec, SpecError, TensorSpec
 
 
 @pytest.mark.parametrize("task", ["cartpole", "double_pendulum"])
@@ -77,7 +78,7 @@ def test_spec_json() -> None:
     assert CheckpointSpec.from_json(text) == spec
     # An arm's policy still needs it.
     with pytest.raises(SpecError, match="sampler ''"):
-        CheckpointSpec.from_json(fake_policy.spec().to_json().replace(' "sampler": "ddim",\n', ""))
+        checkpoint.checked(CheckpointSpec.from_json(fake_policy.spec().to_json().replace(' "sampler": "ddim",\n', "")))
     with pytest.raises(SpecError, match="int64"):
         fake_policy.spec(outputs=(TensorSpec("actions", (9, 7), "int64", "", ""),))
 

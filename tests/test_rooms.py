@@ -1,7 +1,7 @@
 """Who may import whom: no circles, and each room knows only those before it. Read from the sources, with what is
 imported for type checking only.
 
-    robot, installation, ranges, atomic_file; spec; checkpoint; models; control; simulators; ros; nodes; systems
+    robot, installation, ranges, atomic_file; spec; models; checkpoint; control; simulators; ros; nodes; systems
 
 What a policy or a planner learnt and how it is asked is models'; how a robot is driven by it is control's, which asks
 models and not the other way round. simulators draw what control makes of a chunk. Of them models read one file, the
@@ -28,8 +28,8 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "ranges": (),
     "atomic_file": (),
     "spec": ("robot", "ranges"),
-    "checkpoint": ("spec", "atomic_file"),
-    "models": ("robot", "ranges", "spec", "checkpoint", "simulators.tasks"),
+    "models": ("robot", "ranges", "spec", "simulators.tasks"),
+    "checkpoint": ("spec", "models", "atomic_file"),
     "control": ("robot", "ranges", "atomic_file", "spec", "models"),
     "simulators": ("robot", "installation", "ranges", "atomic_file", "control"),
     "ros": ("robot", "installation", "ranges", "atomic_file", "spec", "control", "simulators"),

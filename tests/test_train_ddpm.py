@@ -271,7 +271,7 @@ def image_spec(**changes: object) -> CheckpointSpec:
         "sampler_steps": 2,
         "num_train_timesteps": 20,
     }
-    return CheckpointSpec(**{**values, **changes})  # type: ignore[arg-type]
+    return checkpoint.checked(CheckpointSpec(**{**values, **changes}))  # type: ignore[arg-type]
 
 
 def test_spec_of_an_image_model() -> None:

@@ -17,7 +17,8 @@ from tqdm import tqdm
 
 from diffusion_ros.atomic_file import write_json
 from diffusion_ros.installation import require
-from diffusion_ros.spec import GUARD_KIND, REACTIVE_KINDS
+from diffusion_ros.models.camera_guard import GUARD_KIND
+from diffusion_ros.models.rl_policy import REACTIVE_KINDS
 from training import command_line
 from training.evaluation.arm import evaluate_arm
 from training.evaluation.guard import evaluate_guard, watch_policy

@@ -14,12 +14,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from diffusion_ros import checkpoint
+from diffusion_ros.models.camera_guard import GUARD_KIND
 from diffusion_ros.models.policy import Policy
 from diffusion_ros.robot import CAMERAS, IMAGE_SIZE
 from diffusion_ros.robot import RATE as SIMULATION_RATE
 from diffusion_ros.simulators.arm import Simulation
 from diffusion_ros.simulators.tasks import arm_task
-from diffusion_ros.spec import GUARD_KIND, CheckpointSpec, TensorSpec
+from diffusion_ros.spec import CheckpointSpec, TensorSpec
 from training import command_line
 from training.data.demonstrations import load_demonstrations, split_episodes
 from training.diffusion.guard import TINY, GuardLoss, GuardModel

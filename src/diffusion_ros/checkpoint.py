@@ -13,12 +13,13 @@ import warnings
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from diffusion_ros.atomic_file import atomic_write
-from diffusion_ros.spec import GUARD_KIND, IMAGE_KIND, REACTIVE_KINDS, CheckpointSpec, SpecError
+from diffusion_ros.models import KINDS
+from diffusion_ros.models.kind import Checkpoint as Checkpoint
+from diffusion_ros.spec import CheckpointSpec, SpecError
 
 if TYPE_CHECKING:
     import torch
@@ -26,38 +27,10 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 R = TypeVar("R")
 SPEC_FILE = "spec.json"
-ENTRY_POINTS = {
-    "policy": ("encode", "sample"),
-    "planner": ("noised", "step", "weighted_return"),
-    "discrete policy": ("values",),
-    IMAGE_KIND: ("sample", "denoised"),
-    GUARD_KIND: ("score",),
-}
-"""The methods, by kind, that a module has besides forward.
-
-A discrete policy's forward takes observation (B, n) float32 and gives action (B,) int64; its values(observation) are
-(B, actions) float32. A continuous policy's forward gives action (B, m) float32 within the environment's limits.
-An image model's sample(seed, count, steps) is uint8 (count, H, W, C), its denoised(seed, count, steps) uint8
-(steps + 1, count, H, W, C): noise first, the images last.
-A camera guard's score(images (B, H, W, 3) uint8, camera), camera a place among its inputs, gives scores (B,) float32,
-above 1 for what that camera should not show, and where, (B, h, w) float32.
-"""
 
 
 class CheckpointError(ValueError):
     """A file that is no usable checkpoint: one line with the file and the reason."""
-
-
-@dataclass(frozen=True)
-class Checkpoint:
-    """A loaded checkpoint."""
-
-    module: Any
-    """The TorchScript module, frozen, in float32, on `device`."""
-    spec: CheckpointSpec
-    sha256: str
-    """Of the file."""
-    device: torch.device
 
 
 @contextmanager
@@ -96,15 +69,25 @@ def foreign(path: Path | str) -> Any:
             raise CheckpointError(f"{path}: truncated, or not a TorchScript file ({reason})") from None
 
 
+def checked(spec: CheckpointSpec) -> CheckpointSpec:
+    """The specification, if it is one of its kind. Raises SpecError, one line with the value and the rule."""
+    if spec.kind not in KINDS:
+        raise SpecError(f"spec: kind {spec.kind!r}, one of {', '.join(KINDS)} expected")
+    KINDS[spec.kind].check(spec)
+    return spec
+
+
 def save(module: torch.nn.Module, spec: CheckpointSpec, path: Path | str, half: bool = False) -> None:
     """Scripts `module` and writes it with `spec`; the file appears only when it is whole.
 
     half: weights are stored in half precision, in half the space, and computed with in single precision after loading.
-    Raises CheckpointError for weights that are not finite, OSError where the file cannot be written.
+    Raises CheckpointError for weights that are not finite, SpecError for a specification that is none of its kind,
+    OSError where the file cannot be written.
     """
     import copy
 
     path = Path(path)
+    checked(spec)
     problem = _bad_weights(module)
     if problem:
         raise CheckpointError(f"{path}: not written: {problem}")
@@ -143,7 +126,7 @@ def read_spec(path: Path | str) -> CheckpointSpec:
             names = [name for name in archive.namelist() if name.endswith(f"/extra/{SPEC_FILE}")]
             if len(names) != 1:
                 raise CheckpointError(f"{path}: not a checkpoint of diffusion_ros: it has no {SPEC_FILE}")
-            return CheckpointSpec.from_json(archive.read(names[0]))
+            return checked(CheckpointSpec.from_json(archive.read(names[0])))
     except zipfile.BadZipFile:
         raise CheckpointError(f"{path}: truncated, or not a TorchScript file") from None
     except SpecError as error:
@@ -155,6 +138,10 @@ def read_spec(path: Path | str) -> CheckpointSpec:
 def replace_spec(path: Path | str, spec: CheckpointSpec) -> None:
     """Writes another specification into the file; the module stays as it is. Raises CheckpointError."""
     path = Path(path)
+    try:
+        checked(spec)
+    except SpecError as error:
+        raise CheckpointError(f"{path}: {error}") from None
     _write(foreign(path), spec, path)
 
 
@@ -209,7 +196,7 @@ def load(
     if sampler_steps is not None:
         changes["sampler_steps"] = sampler_steps
     try:
-        spec = dataclasses.replace(spec, **changes)
+        spec = checked(dataclasses.replace(spec, **changes))
     except SpecError as error:
         raise CheckpointError(f"{path}: {error}") from None
     try:
@@ -232,7 +219,7 @@ def load(
         problem = _bad_weights(module)
         if problem:
             raise CheckpointError(f"{path}: {problem}")
-        entries = ENTRY_POINTS.get(spec.kind, ())
+        entries = KINDS[spec.kind].entry_points
         missing = [name for name in entries if not hasattr(module, name)]
         if missing:
             raise CheckpointError(f"{path}: the module has no {' and no '.join(missing)}, as a {spec.kind} must")
@@ -241,7 +228,7 @@ def load(
         module = torch.jit.freeze(module, preserved_attrs=list(entries))
     checkpoint = Checkpoint(module, spec, file_sha256(path), device)
     try:
-        problem = _dry_run(checkpoint)
+        problem = KINDS[spec.kind].dry_run(checkpoint)
     except RuntimeError as error:
         problem = f"the module does not run on its own specification: {str(error).strip().splitlines()[-1]}"
     if problem:
@@ -262,123 +249,4 @@ def _bad_weights(module: Any) -> str:
             return f"{name} has values that are NaN or infinite"
         if name.endswith("scale") and not bool((value > 0).all()):
             return f"the statistics {name} are degenerate: a scale is not positive"
-    return ""
-
-
-def _dry_run(checkpoint: Checkpoint) -> str:
-    """Runs the module on made-up input; returns what is wrong with its answer, or ''."""
-    if checkpoint.spec.kind == "policy":
-        return _dry_run_policy(checkpoint)
-    if checkpoint.spec.kind == "planner":
-        return _dry_run_planner(checkpoint)
-    if checkpoint.spec.kind in REACTIVE_KINDS:
-        return _dry_run_reactive(checkpoint)
-    if checkpoint.spec.kind == GUARD_KIND:
-        return _dry_run_guard(checkpoint)
-    if checkpoint.spec.kind == IMAGE_KIND:
-        return _dry_run_images(checkpoint)
-    return ""
-
-
-def _dry_run_guard(checkpoint: Checkpoint) -> str:
-    import torch
-
-    poses = torch.tensor([[0.0, 0, 0, 0, 0, 0, 1]], device=checkpoint.device).repeat(2, 1)
-    for camera, tensor in enumerate(checkpoint.spec.inputs[: len(checkpoint.spec.cameras)]):
-        images = torch.zeros((2, *tensor.shape), dtype=torch.uint8, device=checkpoint.device)
-        images[1] = 255
-        with torch.inference_mode():
-            score, heat = checkpoint.module.score(images, poses, camera)
-        if tuple(score.shape) != (2,) or heat.ndim != 3 or len(heat) != 2:
-            return f"gives scores {tuple(score.shape)} and heat {tuple(heat.shape)}, (2,) and (2, h, w) expected"
-        if not bool(score.isfinite().all()) or not bool(heat.isfinite().all()):
-            return f"gives scores of {tensor.name} that are NaN or infinite"
-    return ""
-
-
-def _dry_run_images(checkpoint: Checkpoint) -> str:
-    import torch
-
-    spec = checkpoint.spec
-    steps = min(2, spec.num_train_timesteps)
-    expected = (steps + 1, 1, *spec.outputs[0].shape)
-    with torch.inference_mode():
-        images, path = checkpoint.module.sample(0, 1, steps), checkpoint.module.denoised(0, 1, steps)
-    for answer, shape in ((images, expected[1:]), (path, expected)):
-        if answer.dtype != torch.uint8 or tuple(answer.shape) != shape:
-            found = f"{str(answer.dtype).removeprefix('torch.')} {tuple(answer.shape)}"
-            return f"gives images {found}, its specification says uint8 {shape}"
-    return ""
-
-
-def _dry_run_reactive(checkpoint: Checkpoint) -> str:
-    import torch
-
-    spec = checkpoint.spec
-    discrete = spec.kind == "discrete policy"
-    # Far from what any task shows, too: the limits must hold everywhere.
-    levels = torch.tensor([0.0, 1.0, -1.0, 100.0, -100.0], device=checkpoint.device)
-    observation = levels[:, None].repeat(1, spec.inputs[0].shape[0])
-    with torch.inference_mode():
-        answers = {"actions": checkpoint.module(observation)}
-        if discrete:
-            answers["values"] = checkpoint.module.values(observation)
-    n = len(levels)
-    expected = {"actions": (torch.float32, (n, *spec.outputs[0].shape))}
-    if discrete:
-        expected = {
-            "actions": (torch.int64, (n,)),
-            "values": (torch.float32, (n, int(spec.action_high[0]) + 1)),
-        }
-    for name, answer in answers.items():
-        dtype, shape = expected[name]
-        if answer.dtype != dtype or tuple(answer.shape) != shape:
-            return (
-                f"gives {name} {str(answer.dtype).removeprefix('torch.')} {tuple(answer.shape)},"
-                f" its specification says {str(dtype).removeprefix('torch.')} {shape}"
-            )
-        if not bool(answer.isfinite().all()):
-            return f"gives {name} that are NaN or infinite"
-    low, high = (torch.tensor(limits, device=checkpoint.device) for limits in (spec.action_low, spec.action_high))
-    actions = answers["actions"].reshape(n, -1)
-    if bool((actions < low).any()) or bool((actions > high).any()):
-        return f"gives actions beyond its limits, {list(spec.action_low)} to {list(spec.action_high)}"
-    return ""
-
-
-def _dry_run_planner(checkpoint: Checkpoint) -> str:
-    import torch
-
-    spec = checkpoint.spec
-    shape = (1, spec.horizon, sum(tensor.shape[0] for tensor in spec.outputs))
-    zeros = torch.zeros(shape, device=checkpoint.device)
-    with torch.no_grad():
-        x = checkpoint.module.noised(zeros, zeros, spec.num_train_timesteps - 1)
-        x, plan = checkpoint.module.step(x, zeros, zeros > 0, zeros[:0], spec.num_train_timesteps - 1, -1, {})
-    if tuple(plan.shape) != shape:
-        return f"gives plans of shape {tuple(plan.shape)}, its specification says {shape}"
-    if not bool(plan.isfinite().all()):
-        return "gives plans that are NaN or infinite"
-    return ""
-
-
-def _dry_run_policy(checkpoint: Checkpoint) -> str:
-    import torch
-
-    spec = checkpoint.spec
-    frame = {}
-    for tensor in spec.inputs:
-        dtype = torch.uint8 if tensor.dtype == "uint8" else torch.float32
-        value = torch.zeros((1, *tensor.shape), dtype=dtype, device=checkpoint.device)
-        if tensor.name.endswith("_quat"):
-            value[:, 3] = 1
-        frame[tensor.name] = value
-    with torch.inference_mode():
-        features = checkpoint.module.encode(frame)
-        rows = checkpoint.module.sample(features[:, None].repeat(1, spec.n_obs_steps, 1), 0, spec.sampler_steps)
-    expected = (1, spec.n_rows, 7)
-    if tuple(rows.shape) != expected:
-        return f"gives chunks of shape {tuple(rows.shape)}, its specification says {expected}"
-    if not bool(rows.isfinite().all()):
-        return "gives actions that are NaN or infinite"
     return ""

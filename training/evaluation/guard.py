@@ -14,13 +14,12 @@ from tqdm import tqdm
 
 from diffusion_ros import checkpoint
 from diffusion_ros.control.frozen_cameras import FrozenCameras
-from diffusion_ros.models.camera_guard import CameraGuard, Judgement
+from diffusion_ros.models.camera_guard import GUARD_KIND, CameraGuard, Judgement
 from diffusion_ros.models.policy import Policy
 from diffusion_ros.robot import ACTION_SCALE, RATE
 from diffusion_ros.simulators.arm import Simulation
 from diffusion_ros.simulators.camera_faults import FAULTS, CameraFault
 from diffusion_ros.simulators.episode import episode_stamp_ns
-from diffusion_ros.spec import GUARD_KIND
 from training.data.experts import EXPERTS, ExpertView
 from training.evaluation.rollout import roll_out
 

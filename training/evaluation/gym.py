@@ -11,8 +11,8 @@ import torch
 from tqdm import tqdm
 
 from diffusion_ros import checkpoint
+from diffusion_ros.models.rl_policy import REACTIVE_KINDS
 from diffusion_ros.simulators.video import Mp4Writer
-from diffusion_ros.spec import REACTIVE_KINDS
 from training.rl.gymnasium_task import make
 
 

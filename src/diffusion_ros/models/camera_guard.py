@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
+from diffusion_ros.models.kind import Checkpoint, Kind, check_single
 from diffusion_ros.models.policy import FrameError
-from diffusion_ros.spec import CheckpointSpec
+from diffusion_ros.robot import EEF_POS, EEF_QUAT
+from diffusion_ros.spec import CheckpointSpec, SpecError
 
-if TYPE_CHECKING:
-    from diffusion_ros.checkpoint import Checkpoint
+GUARD_KIND = "camera guard"
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,8 @@ class CameraGuard:
 
         Raises FrameError for an image or a pose of another shape or type, ValueError for another camera.
         """
+        import torch
+
         if camera not in self.cameras:
             raise ValueError(f"camera {camera!r}: the guard knows {', '.join(self.cameras)}")
         shape = self._shapes[f"{camera}_image"]
@@ -96,3 +98,37 @@ class Judgement:
     def distrust(self) -> None:
         """An alarm for another reason than a score, as a camera that was silent: it ends as all do."""
         self.alarm, self._good = True, 0
+
+
+def _check(spec: CheckpointSpec) -> None:
+    """What holds for a guard of cameras."""
+    check_single(spec, ("action_low", "action_high", "workspace_low", "workspace_high"))
+    others = [(tensor.name, tensor.shape) for tensor in spec.inputs[len(spec.cameras) :]]
+    if not spec.cameras or others != [(EEF_POS, (3,)), (EEF_QUAT, (4,))]:
+        raise SpecError(
+            f"spec: inputs {', '.join(spec.input_names)}, images, robot0_eef_pos (3) and robot0_eef_quat (4)"
+            f" expected in a {spec.kind}"
+        )
+    if [(tensor.name, tensor.shape) for tensor in spec.outputs] != [("score", (1,))]:
+        raise SpecError(f"spec: outputs {', '.join(t.name for t in spec.outputs)}, score (1) alone expected")
+
+
+def _dry_run(checkpoint: Checkpoint) -> str:
+    import torch
+
+    poses = torch.tensor([[0.0, 0, 0, 0, 0, 0, 1]], device=checkpoint.device).repeat(2, 1)
+    for camera, tensor in enumerate(checkpoint.spec.inputs[: len(checkpoint.spec.cameras)]):
+        images = torch.zeros((2, *tensor.shape), dtype=torch.uint8, device=checkpoint.device)
+        images[1] = 255
+        with torch.inference_mode():
+            score, heat = checkpoint.module.score(images, poses, camera)
+        if tuple(score.shape) != (2,) or heat.ndim != 3 or len(heat) != 2:
+            return f"gives scores {tuple(score.shape)} and heat {tuple(heat.shape)}, (2,) and (2, h, w) expected"
+        if not bool(score.isfinite().all()) or not bool(heat.isfinite().all()):
+            return f"gives scores of {tensor.name} that are NaN or infinite"
+    return ""
+
+
+KIND = Kind(GUARD_KIND, _check, ("score",), _dry_run)
+"""score(images (B, H, W, 3) uint8, poses (B, 7), camera), camera a place among the inputs, gives scores (B,) float32,
+above 1 for what that camera should not show, and where, (B, h, w) float32."""

@@ -12,7 +12,7 @@ from scipy.signal import savgol_filter
 from diffusion_ros.models.planner import Plan, PlanError, Planner, Plans
 
 if TYPE_CHECKING:
-    from diffusion_ros.checkpoint import Checkpoint
+    from diffusion_ros.models.kind import Checkpoint
     from diffusion_ros.spec import CheckpointSpec
 
 Array = NDArray[np.float64]

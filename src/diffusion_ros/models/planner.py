@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from diffusion_ros.checkpoint import Checkpoint
-from diffusion_ros.spec import SAMPLERS
+from diffusion_ros.models.kind import SAMPLERS, Checkpoint, Kind, check_rows
+from diffusion_ros.spec import CheckpointSpec, SpecError
 
 if TYPE_CHECKING:
     import torch
@@ -316,3 +316,30 @@ class Planner:
         position = plans[:, :, self.columns["position"]]
         lengths: Array = np.linalg.norm(np.diff(position, axis=1), axis=2).sum(axis=1)
         return lengths
+
+
+def _check(spec: CheckpointSpec) -> None:
+    action = next((tensor.shape[0] for tensor in spec.outputs if tensor.name == "action"), 0)
+    if not action:
+        raise SpecError(f"spec: outputs {', '.join(tensor.name for tensor in spec.outputs)}: an action expected")
+    check_rows(spec, action)
+
+
+def _dry_run(checkpoint: Checkpoint) -> str:
+    import torch
+
+    spec = checkpoint.spec
+    shape = (1, spec.horizon, sum(tensor.shape[0] for tensor in spec.outputs))
+    zeros = torch.zeros(shape, device=checkpoint.device)
+    with torch.no_grad():
+        x = checkpoint.module.noised(zeros, zeros, spec.num_train_timesteps - 1)
+        x, plan = checkpoint.module.step(x, zeros, zeros > 0, zeros[:0], spec.num_train_timesteps - 1, -1, {})
+    if tuple(plan.shape) != shape:
+        return f"gives plans of shape {tuple(plan.shape)}, its specification says {shape}"
+    if not bool(plan.isfinite().all()):
+        return "gives plans that are NaN or infinite"
+    return ""
+
+
+KIND = Kind("planner", _check, ("noised", "step", "weighted_return"), _dry_run)
+"""noised(plan, noise, t) and step(...) denoise, weighted_return(plan, guides) ranks plans; `Planner` calls them."""

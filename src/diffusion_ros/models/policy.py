@@ -6,14 +6,15 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
+from diffusion_ros.models.kind import Checkpoint, Kind, check_rows
 from diffusion_ros.ranges import outside
+from diffusion_ros.robot import ACTION_SIZE
 from diffusion_ros.spec import CheckpointSpec
 
 if TYPE_CHECKING:
-    from diffusion_ros.checkpoint import Checkpoint
+    import torch
 
 
 class FrameError(ValueError):
@@ -55,6 +56,8 @@ class Policy:
 
     def encode(self, frame: Mapping[str, NDArray[Any]]) -> torch.Tensor:
         """Features (F,) float32 of one frame; see `check` for the errors."""
+        import torch
+
         self.check(frame)
         inputs = {}
         for tensor in self.spec.inputs:
@@ -70,6 +73,8 @@ class Policy:
 
         The seed alone decides the noise. steps: denoising steps, None for the spec's.
         """
+        import torch
+
         if len(features) != self.spec.n_obs_steps:
             raise FrameError(f"{len(features)} observation steps, the checkpoint expects {self.spec.n_obs_steps}")
         with torch.inference_mode():
@@ -86,3 +91,34 @@ def chunk_seed(policy_seed: int, stamp_ns: int) -> int:
     """
     words = np.random.SeedSequence([policy_seed, stamp_ns % 2**64]).generate_state(1, np.uint64)
     return int(words[0]) >> 1
+
+
+def _check(spec: CheckpointSpec) -> None:
+    check_rows(spec, ACTION_SIZE)
+
+
+def _dry_run(checkpoint: Checkpoint) -> str:
+    import torch
+
+    spec = checkpoint.spec
+    frame = {}
+    for tensor in spec.inputs:
+        dtype = torch.uint8 if tensor.dtype == "uint8" else torch.float32
+        value = torch.zeros((1, *tensor.shape), dtype=dtype, device=checkpoint.device)
+        if tensor.name.endswith("_quat"):
+            value[:, 3] = 1
+        frame[tensor.name] = value
+    with torch.inference_mode():
+        features = checkpoint.module.encode(frame)
+        rows = checkpoint.module.sample(features[:, None].repeat(1, spec.n_obs_steps, 1), 0, spec.sampler_steps)
+    expected = (1, spec.n_rows, ACTION_SIZE)
+    if tuple(rows.shape) != expected:
+        return f"gives chunks of shape {tuple(rows.shape)}, its specification says {expected}"
+    if not bool(rows.isfinite().all()):
+        return "gives actions that are NaN or infinite"
+    return ""
+
+
+KIND = Kind("policy", _check, ("encode", "sample"), _dry_run)
+"""encode(inputs by name, a batch axis first) gives features (B, F); sample(features (B, n_obs_steps, F), seed, steps)
+gives rows (B, n_rows, 7) float32."""

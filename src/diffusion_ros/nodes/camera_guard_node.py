@@ -27,7 +27,7 @@ from sensor_msgs.msg import Image
 from diffusion_ros import checkpoint
 from diffusion_ros.control.frozen_cameras import FrozenCameras
 from diffusion_ros.control.history import History
-from diffusion_ros.models.camera_guard import CameraGuard, CameraScore, Judgement
+from diffusion_ros.models.camera_guard import GUARD_KIND, CameraGuard, CameraScore, Judgement
 from diffusion_ros.models.policy import FrameError
 from diffusion_ros.robot import optical_frame
 from diffusion_ros.ros import messages, topics
@@ -36,7 +36,6 @@ from diffusion_ros.ros.listener import Listener
 from diffusion_ros.ros.params import declare, parameter
 from diffusion_ros.ros.runner import RunnableNode, run
 from diffusion_ros.ros.worker import Worker, failure
-from diffusion_ros.spec import GUARD_KIND
 
 
 @dataclass(frozen=True)

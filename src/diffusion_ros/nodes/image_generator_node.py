@@ -17,13 +17,13 @@ from sensor_msgs.msg import Image
 from std_srvs.srv import Trigger
 
 from diffusion_ros import checkpoint
-from diffusion_ros.models.image_generator import ImageGenerator, Images, grid
+from diffusion_ros.models.image_generator import IMAGE_KIND, ImageGenerator, Images, grid
+from diffusion_ros.models.kind import SAMPLERS
 from diffusion_ros.ros import messages, topics
 from diffusion_ros.ros.diagnostics import ERROR, OK, Diagnostics
 from diffusion_ros.ros.params import declare, parameter
 from diffusion_ros.ros.runner import RunnableNode, run
 from diffusion_ros.ros.worker import Worker, failure
-from diffusion_ros.spec import IMAGE_KIND, SAMPLERS
 
 _FRAME_ID = "generated"
 

@@ -28,6 +28,7 @@ from visualization_msgs.msg import MarkerArray
 
 from diffusion_ros import checkpoint
 from diffusion_ros.models.hand_planner import make_planner, plans_hands
+from diffusion_ros.models.kind import SAMPLERS
 from diffusion_ros.models.planner import Array, Plan, PlanError, Plans, clearance, leads_into, obstacle_guides
 from diffusion_ros.nodes.arm_domain import ArmDomain
 from diffusion_ros.nodes.maze_domain import MazeDomain
@@ -39,7 +40,6 @@ from diffusion_ros.ros.listener import Listener
 from diffusion_ros.ros.params import declare, parameter
 from diffusion_ros.ros.runner import RunnableNode, run
 from diffusion_ros.ros.worker import Worker, failure
-from diffusion_ros.spec import SAMPLERS
 
 _BEST = (0.1, 0.7, 0.2, 1.0)
 _OTHER = (0.4, 0.4, 0.8, 0.35)

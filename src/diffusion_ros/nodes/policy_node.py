@@ -29,6 +29,7 @@ from diffusion_ros.control.action_chunk import ActionChunk, chunk_positions, hol
 from diffusion_ros.control.frozen_cameras import FrozenCameras
 from diffusion_ros.control.observation import Frame, FrameAssembler, FrameRate
 from diffusion_ros.control.policy_controller import PolicyController
+from diffusion_ros.models.kind import SAMPLERS
 from diffusion_ros.models.policy import FrameError, Policy, RangeError
 from diffusion_ros.robot import EEF_POS, EEF_QUAT, FINGERS, GRIPPER_QPOS, OBJECT_POS, OBJECT_QUAT, WORLD_FRAME
 from diffusion_ros.ros import messages, topics
@@ -37,7 +38,6 @@ from diffusion_ros.ros.listener import MAX_BYTES, JointFilter, Listener
 from diffusion_ros.ros.params import declare, parameter
 from diffusion_ros.ros.runner import RunnableNode, run
 from diffusion_ros.ros.worker import Worker, failure
-from diffusion_ros.spec import SAMPLERS
 
 _SLOW_INFERENCE_SECONDS = 2.0
 _PATIENCE_SECONDS = 1.0

@@ -16,14 +16,13 @@ from rclpy.parameter import Parameter
 from sensor_msgs.msg import JointState
 
 from diffusion_ros import checkpoint
-from diffusion_ros.models.rl_policy import RlPolicy, RlPolicyError
+from diffusion_ros.models.rl_policy import REACTIVE_KINDS, RlPolicy, RlPolicyError
 from diffusion_ros.ros import messages, topics
 from diffusion_ros.ros.diagnostics import ERROR, OK, WARN, Diagnostics
 from diffusion_ros.ros.listener import MAX_BYTES, JointFilter, Listener
 from diffusion_ros.ros.params import declare, parameter
 from diffusion_ros.ros.runner import RunnableNode, run
 from diffusion_ros.simulators.tasks import GYM_TASKS
-from diffusion_ros.spec import REACTIVE_KINDS
 
 _SILENT_SECONDS = 2.0
 """Longer than the silence between two episodes."""

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from diffusion_ros.checkpoint import read_spec, with_article
-from diffusion_ros.spec import GUARD_KIND
+from diffusion_ros.models.camera_guard import GUARD_KIND
 from diffusion_ros.systems import parameter_files
 from diffusion_ros.systems.parameter_files import ParameterFile
 from diffusion_ros.systems.system import Argument, NodeDescription, System, Value
