@@ -13,6 +13,7 @@ from typing import NoReturn, TypeVar
 
 import tyro
 
+from diffusion_ros.cache_folders import use_cache_folders
 from diffusion_ros.installation import explain
 
 T = TypeVar("T")
@@ -29,6 +30,7 @@ def run(options: type[T], job: Callable[[T], None], description: str | None, aft
     signal.signal(signal.SIGTERM, _terminate)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs are started without it
     try:
+        use_cache_folders()
         job(_parse(options, description))
     except KeyboardInterrupt:
         print(after_interrupt, file=sys.stderr)

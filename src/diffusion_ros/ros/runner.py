@@ -21,6 +21,7 @@ from rclpy.qos import QoSProfile
 from rclpy.qos_overriding_options import QoSOverridingOptions
 from rclpy.signals import SignalHandlerOptions
 
+from diffusion_ros.cache_folders import use_cache_folders
 from diffusion_ros.installation import explain
 
 _WAKE_SECONDS = 0.1
@@ -89,6 +90,7 @@ def run(make_node: Callable[[], RunnableNode], args: Sequence[str] | None = None
     executor: SingleThreadedExecutor | None = None
     try:
         try:
+            use_cache_folders()
             _init(args)
             node = make_node()
         except ModuleNotFoundError as error:
