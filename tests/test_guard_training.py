@@ -76,8 +76,8 @@ def demonstrations(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def options(demonstrations: Path, out: Path, **changes: object) -> Options:
     small = Options(
-        demonstrations,
-        out,
+        data=demonstrations,
+        out=out,
         dim=8,
         dim_mults=(1, 2),
         iterations=60,
@@ -121,13 +121,13 @@ def test_a_resumed_run_ends_with_the_same_weights(demonstrations: Path, tmp_path
         pass
 
     stopped = Trainer(dataclasses.replace(whole, out=tmp_path / "parts.pt", save_every=3))
-    saved = stopped._save
+    save = stopped.bookkeeping.save
 
-    def save_and_stop(optimizer: object) -> None:
-        saved(optimizer)
+    def save_and_stop(**state: object) -> None:
+        save(**state)
         raise Stop
 
-    stopped._save = save_and_stop  # type: ignore[method-assign]
+    stopped.bookkeeping.save = save_and_stop  # type: ignore[method-assign]
     with pytest.raises(Stop):
         stopped.run()
     train(dataclasses.replace(whole, out=tmp_path / "parts.pt", save_every=3, resume=True))
@@ -137,7 +137,7 @@ def test_a_resumed_run_ends_with_the_same_weights(demonstrations: Path, tmp_path
 
 def test_eager_equals_scripted_and_calibration_sets_its_quantiles() -> None:
     torch.manual_seed(0)
-    model = GuardModel(2, NoiseSchedule(50, prediction="sample"), (10, 30), 84, 8, (1, 2)).eval()
+    model = GuardModel(2, NoiseSchedule(50, prediction_type="sample"), (10, 30), 84, 8, (1, 2)).eval()
     images = torch.randint(0, 256, (60, 84, 84, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
     side = 84 // PATCH
     with torch.no_grad():

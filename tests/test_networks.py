@@ -263,7 +263,7 @@ def test_denoiser_learns_what_the_condition_says(name: str, generator: torch.Gen
         network = ConditionalUnet1d(1, 2, widths=(16, 32))
     else:
         network = DiffusionTransformer(1, 1, horizon=4, n_layers=2, width=32, attention_dropout=0.0, causal=False)
-    schedule = NoiseSchedule(50, prediction="sample")
+    schedule = NoiseSchedule(50, prediction_type="sample")
     optimizer = torch.optim.AdamW(network.parameters(), 3e-3)
     for _ in range(250):
         cond = torch.rand(64, 2, 1, generator=generator) * 2 - 1

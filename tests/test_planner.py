@@ -339,13 +339,13 @@ def test_a_resumed_run_ends_with_the_same_weights(straight_lines: Path, tmp_path
     whole, stopped = tmp_path / "a.pt", tmp_path / "b.pt"
     Trainer(options(straight_lines, whole)).run()
     trainer = Trainer(options(straight_lines, stopped))
-    save = trainer._save
+    save = trainer.bookkeeping.save
 
-    def save_and_stop(optimizer: Any) -> None:
-        save(optimizer)
+    def save_and_stop(**state: Any) -> None:
+        save(**state)
         raise KeyboardInterrupt
 
-    trainer._save = save_and_stop  # type: ignore[method-assign]
+    trainer.bookkeeping.save = save_and_stop  # type: ignore[method-assign]
     with pytest.raises(KeyboardInterrupt):
         trainer.run()
     Trainer(options(straight_lines, stopped, resume=True)).run()
@@ -360,7 +360,7 @@ def test_a_resumed_run_ends_with_the_same_weights(straight_lines: Path, tmp_path
 @pytest.mark.parametrize(
     "changes",
     [
-        {"windows": "stream", "waves": False, "endpoints": False, "prediction": "epsilon"},
+        {"windows": "stream", "waves": False, "endpoints": False, "prediction_type": "epsilon"},
         {"action_weight": 10.0, "discount": 0.99, "mixed_precision": "no", "half_weights": False},
     ],
     ids=["as in the paper", "weighted"],

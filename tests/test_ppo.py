@@ -157,12 +157,12 @@ def target_task() -> Any:
 def small(out: Path, **changes: Any) -> Options:
     options = Options(
         out=out,
-        environment="Target-v0",
-        steps=4 * 2 * 32,
-        environments=2,
-        rollout=32,
-        epochs=2,
-        batch_size=16,
+        env_id="Target-v0",
+        total_timesteps=4 * 2 * 32,
+        num_envs=2,
+        num_steps=32,
+        update_epochs=2,
+        minibatch_size=16,
         widths=(16,),
         checkpoint_every=2,
         test_episodes=3,
@@ -175,8 +175,8 @@ def small(out: Path, **changes: Any) -> Options:
 
 def test_learns_what_can_be_learnt(target_task: str, tmp_path: Path) -> None:
     options = small(
-        tmp_path / "p.pt", steps=4000, environments=4, rollout=50, epochs=10, batch_size=50, learning_rate=1e-2,
-        gamma=0.5, log_std=-1.0, checkpoint_every=10, evaluation_episodes=3,
+        tmp_path / "p.pt", total_timesteps=4000, num_envs=4, num_steps=50, update_epochs=10, minibatch_size=50,
+        learning_rate=1e-2, gamma=0.5, log_std=-1.0, checkpoint_every=10, evaluation_episodes=3,
     )  # fmt: skip
     result = train_ppo.train_one(options)
     # Doing nothing costs E u^2 = 1/3 a step.
@@ -218,7 +218,7 @@ def test_statistics_of_observations_stay_as_they_are_after_a_while(target_task: 
 
 
 def test_a_checkpoint_every_few_iterations_and_the_best_is_exported(target_task: str, tmp_path: Path) -> None:
-    trainer = Trainer(small(tmp_path / "p.pt", steps=5 * 64))
+    trainer = Trainer(small(tmp_path / "p.pt", total_timesteps=5 * 64))
     trainer.run()
     assert [row[0] for row in trainer.test_curve] == [128, 256, 320]
     best = max(trainer.test_curve, key=lambda row: row[1])
@@ -254,8 +254,8 @@ def test_resumed_run_is_the_uninterrupted_one_bit_for_bit(target_task: str, tmp_
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--environment", "CartPole-v1"], "its actions are discrete"),
-        (["--environment", "NoSuchTask-v0"], "NoSuchTask"),
+        (["--env-id", "CartPole-v1"], "its actions are discrete"),
+        (["--env-id", "NoSuchTask-v0"], "NoSuchTask"),
         (["--gamma", "1.5"], "gamma 1.5"),
         (["--episode-steps", "0"], "episode_steps 0"),
         (["--resume"], "nothing to resume from"),
@@ -274,7 +274,7 @@ def test_bad_options_are_one_line(
 
 
 def test_double_pendulum_is_evaluated_by_episode_and_filmed(tmp_path: Path) -> None:
-    options = small(tmp_path / "p.pt", environment="InvertedDoublePendulum-v5", steps=64, checkpoint_every=1)
+    options = small(tmp_path / "p.pt", env_id="InvertedDoublePendulum-v5", total_timesteps=64, checkpoint_every=1)
     trainer = Trainer(options)
     trainer.run()
     spec = checkpoint.read_spec(options.out)

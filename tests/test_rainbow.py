@@ -217,9 +217,9 @@ def test_target_network_is_copied_every_so_many_updates() -> None:
 def small(out: Path, **changes: Any) -> Options:
     options = Options(
         out=out,
-        steps=400,
+        total_timesteps=400,
         widths=(16, 16),
-        environments=4,
+        num_envs=4,
         learning_starts=64,
         batch_size=16,
         updates_per_step=0.1,
@@ -237,9 +237,9 @@ def small(out: Path, **changes: Any) -> Options:
 )
 def test_every_subset_of_the_switches_trains(on: tuple[bool, ...], tmp_path: Path) -> None:
     switches = dict(zip(SWITCHES, on, strict=True))
-    trainer = Trainer(small(tmp_path / "p.pt", steps=100, save_every=100, **switches))
+    trainer = Trainer(small(tmp_path / "p.pt", total_timesteps=100, save_every=100, **switches))
     before = trainer.network.advantage.weight.clone()
-    trainer._segment(trainer.bookkeeping.bar("", 0, 1))
+    trainer.segment(trainer.bookkeeping.bar("", 0, 1))
     assert trainer.learner.updates > 0
     assert not torch.equal(before, trainer.network.advantage.weight)
     assert isinstance(trainer.network.advantage, NoisyLinear) == switches["noisy"]
@@ -250,15 +250,15 @@ def test_resumed_run_is_the_uninterrupted_one_bit_for_bit(tmp_path: Path) -> Non
     whole, parts = tmp_path / "whole.pt", tmp_path / "parts.pt"
     train_rainbow.train_one(small(whole))
     stopped = Trainer(small(parts))
-    save, saves = stopped._save, []
+    save, saves = stopped.bookkeeping.save, []
 
-    def save_and_stop() -> None:
-        save()
+    def save_and_stop(**state: Any) -> None:
+        save(**state)
         if stopped.steps:
             saves.append(stopped.steps)
             raise KeyboardInterrupt
 
-    stopped._save = save_and_stop  # type: ignore[method-assign]
+    stopped.bookkeeping.save = save_and_stop  # type: ignore[method-assign]
     with pytest.raises(KeyboardInterrupt):
         stopped.run()
     assert 200 <= saves[0] < 400 and not parts.exists()
@@ -274,7 +274,7 @@ def test_resumed_run_is_the_uninterrupted_one_bit_for_bit(tmp_path: Path) -> Non
 def test_seed_decides_the_run(tmp_path: Path) -> None:
     weights = []
     for name, seed in (("a", 3), ("b", 3), ("c", 4)):
-        train_rainbow.train_one(small(tmp_path / f"{name}.pt", steps=150, seed=seed))
+        train_rainbow.train_one(small(tmp_path / f"{name}.pt", total_timesteps=150, seed=seed))
         weights.append(checkpoint.weights(tmp_path / f"{name}.pt")["network.advantage.weight"])
     assert torch.equal(weights[0], weights[1]) and not torch.equal(weights[0], weights[2])
 
@@ -315,14 +315,14 @@ def test_episodes_of_a_vector_are_the_first_of_each() -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--environment", "InvertedDoublePendulum-v5"], "its actions are continuous"),
-        (["--environment", "NoSuchTask-v0"], "NoSuchTask"),
+        (["--env-id", "InvertedDoublePendulum-v5"], "its actions are continuous"),
+        (["--env-id", "NoSuchTask-v0"], "NoSuchTask"),
         (["--v-max", "-1"], "v_max -1.0"),
-        (["--steps", "0"], "steps 0"),
+        (["--total-timesteps", "0"], "total_timesteps 0"),
         (["--resume"], "nothing to resume from"),
         (["--resume", "--seeds", "0", "1"], "nor for the other seeds: nothing to resume from"),
-        (["--steps", "400"], "learning_starts 1000: must be at most steps, 400"),
-        (["--capacity", "32"], "capacity 32: at least a batch, 64"),
+        (["--total-timesteps", "400"], "learning_starts 1000: must be at most total_timesteps, 400"),
+        (["--buffer-size", "32"], "buffer_size 32: at least a batch, 64"),
         (["--evaluation-episodes", "-1"], "evaluation_episodes -1"),
     ],
 )
@@ -343,7 +343,8 @@ def test_resuming_seeds_goes_on_with_some_and_begins_the_others(
 ) -> None:
     several = small(tmp_path / "p.pt", seeds=(1, 2), workers=2)
     first = of_seed(several, 1)
-    Trainer(dataclasses.replace(first, seed=1))._save()
+    begun = Trainer(dataclasses.replace(first, seed=1))
+    begun.bookkeeping.save(**begun.state())
     train_rainbow.train(dataclasses.replace(several, resume=True))
     assert capsys.readouterr().out.count("wrote") == 2
     assert first.out.exists() and of_seed(several, 2).out.exists()
@@ -355,7 +356,7 @@ def test_a_new_run_drops_what_was_saved_before(tmp_path: Path, monkeypatch: pyte
 
     train_rainbow.train_one(small(tmp_path / "p.pt"))
     trainer = Trainer(small(tmp_path / "p.pt"))
-    monkeypatch.setattr(trainer, "_segment", stop)
+    monkeypatch.setattr(trainer, "segment", stop)
     with pytest.raises(KeyboardInterrupt):
         trainer.run()
     again = Trainer(small(tmp_path / "p.pt", resume=True))
@@ -365,7 +366,7 @@ def test_a_new_run_drops_what_was_saved_before(tmp_path: Path, monkeypatch: pyte
 
 def test_returns_beyond_the_support_end_the_run(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"has a return of -9.7.*, v_min 0 to v_max 200 must hold all"):
-        Trainer(small(tmp_path / "p.pt", environment="Acrobot-v1")).run()
+        Trainer(small(tmp_path / "p.pt", env_id="Acrobot-v1")).run()
 
 
 def ends_early(number: int) -> int:

@@ -23,7 +23,7 @@ from training.diffusion.images import ImageDiffusion, ImageDiffusionLoss, to_flo
 from training.diffusion.noise_schedule import NoiseSchedule
 from training.evaluation.image_figures import grid, shown_steps
 from training.networks.unet2d import Unet2d
-from training.train_ddpm import Options, Trainer, report_corrupt, restore_diffusion
+from training.train_ddpm import Options, Trainer, report_corrupt
 
 ENVIRONMENT = {
     **os.environ,
@@ -55,7 +55,7 @@ def options(data: str, out: Path, **changes: object) -> Options:
         "iterations": 6,
         "batch_size": 8,
         "sampler": "ddim",
-        "sampler_steps": 5,
+        "num_inference_steps": 5,
         "stand_in_iterations": 2,
         "flip": False,
     }
@@ -76,11 +76,11 @@ VARIANTS: dict[str, dict[str, object]] = {
     "digits, ddpm": {
         "data": "digits",
         "sampler": "ddpm",
-        "sampler_steps": None,
+        "num_inference_steps": None,
         "half_weights": False,
         "evaluation_images": 9,
     },
-    "self-conditioning": {"self_conditioning": True, "prediction": "sample", "loss": "l1"},
+    "self-conditioning": {"self_conditioning": True, "prediction_type": "sample", "loss": "l1"},
     "patches, flipped, bf16": {"patch": 2, "dim_mults": (1,), "flip": True, "mixed_precision": "bf16", "loss": "l2"},
 }
 
@@ -90,7 +90,8 @@ def test_every_option_trains_exports_and_loads(variant: str, stripes: str, tmp_p
     out = tmp_path / "model.pt"
     chosen = {"data": stripes, **VARIANTS[variant]}
     made = options(out=out, **chosen)  # type: ignore[arg-type]
-    Trainer(made).run()
+    trainer = Trainer(made)
+    trainer.run()
     loaded = checkpoint.load(out, kind="image model")
     spec = loaded.spec
     assert spec.inputs == () and spec.outputs[0].shape == ((8, 8, 1) if variant.startswith("digits") else (4, 4, 1))
@@ -102,7 +103,8 @@ def test_every_option_trains_exports_and_loads(variant: str, stripes: str, tmp_p
     assert path.shape == (spec.sampler_steps + 1, *images.shape) and torch.equal(path[-1], images)
     assert not torch.equal(loaded.module.sample(4, 5, spec.sampler_steps), images)
     if not made.half_weights:
-        assert torch.equal(restore_diffusion(out).sample(3, 5, spec.sampler_steps), images)
+        with trainer.ema.applied(), torch.inference_mode():
+            assert torch.equal(trainer.diffusion.sample(3, 5, spec.sampler_steps), images)
 
 
 def test_figures_at_the_end(stripes: str, tmp_path: Path) -> None:
@@ -116,7 +118,7 @@ def test_figures_at_the_end(stripes: str, tmp_path: Path) -> None:
         assert animation.n_frames == 21
     frames, _ = imageio_ffmpeg.count_frames_and_secs(str(folder / "denoising.mp4"))
     assert frames >= 21
-    assert [step for step, _ in trainer.validation_curve] == [2, 4, 6]
+    assert [step for step, _ in trainer.phase.validation_curve] == [2, 4, 6]
     assert not list(folder.rglob(".*"))
     scores = checkpoint.read_spec(out).scores
     assert scores["images"] == 6 and scores["distance"] > 0 and scores["distance_of_held_out_images"] > 0
@@ -127,16 +129,16 @@ def test_resumed_run_has_the_same_weights(stripes: str, tmp_path: Path) -> None:
     whole, stopped = tmp_path / "whole.pt", tmp_path / "stopped.pt"
     Trainer(options(stripes, whole, **changes)).run()
     trainer = Trainer(options(stripes, stopped, **changes))
-    save = trainer._save
+    save = trainer.bookkeeping.save
 
-    def save_and_stop(optimizer: object) -> None:
-        save(optimizer)
+    def save_and_stop(**state: object) -> None:
+        save(**state)
         raise KeyboardInterrupt
 
-    trainer._save = save_and_stop  # type: ignore[method-assign]
+    trainer.bookkeeping.save = save_and_stop  # type: ignore[method-assign]
     with pytest.raises(KeyboardInterrupt):
         trainer.run()
-    assert trainer.iteration == 3 and not stopped.exists()
+    assert trainer.phase.iteration == 3 and not stopped.exists()
     Trainer(options(stripes, stopped, **changes, resume=True)).run()
     first, second = checkpoint.weights(whole), checkpoint.weights(stopped)
     assert first.keys() == second.keys()
@@ -172,7 +174,10 @@ def test_two_processes_train_one_model(tmp_path: Path) -> None:
             ["--data", "digits", "--dim-mults", "1", "2", "4", "8", "16"],
             "images of 8 x 8: both must be multiples of 16",
         ),
-        (["--data", "digits", "--sampler-steps", "400"], "sampler_steps 400: must be 1 to num_train_timesteps, 300"),
+        (
+            ["--data", "digits", "--num-inference-steps", "400"],
+            "num_inference_steps 400: must be 1 to num_train_timesteps, 300",
+        ),
         (["--data", "digits", "--beta-schedule", "squared"], "invalid choice"),
     ],
 )
@@ -191,7 +196,7 @@ def test_bad_input_is_one_line(words: list[str], expected: str, tmp_path: Path) 
     [
         ({"iterations": 0}, "iterations 0: must be at least 1"),
         ({"limit": 2}, "limit 2: must be at least 3"),
-        ({"sampler_steps": 0}, "sampler_steps 0"),
+        ({"num_inference_steps": 0}, "num_inference_steps 0"),
     ],
 )
 def test_bad_options(changes: dict[str, object], expected: str, tmp_path: Path) -> None:

@@ -74,7 +74,7 @@ def options(data: Path, out: Path, **changes: object) -> Options:
 
 def test_policy_learns_to_go_to_the_object(demonstrations: Path, tmp_path: Path) -> None:
     out = tmp_path / "policy.pt"
-    Trainer(options(demonstrations, out, iterations=300, batch_size=128, prediction="sample")).run()
+    Trainer(options(demonstrations, out, iterations=300, batch_size=128, prediction_type="sample")).run()
     policy = Policy(checkpoint.load(out, kind="policy", task="lift"))
     data = load_demonstrations(demonstrations, ())
     errors, scale = [], []
@@ -92,7 +92,7 @@ VARIANTS = {
     "inpainting": {"conditioning": "inpainting"},
     "action steps only": {"action_steps_only": True, "denoiser": "transformer", "layers": 1, "width": 32},
     "encoder layers": {"denoiser": "transformer", "layers": 1, "width": 32, "condition_layers": 1},
-    "sample prediction": {"prediction": "sample"},
+    "sample prediction": {"prediction_type": "sample"},
     "end to end from pixels": {"observations": "pixels", "batch_size": 4, "noise_draws": 2},
     "both": {"observations": "both", "batch_size": 4},
     "resnet18": {"observations": "pixels", "vision": "resnet18", "batch_size": 2, "iterations": 2},
@@ -130,30 +130,36 @@ def weights(path: Path) -> dict[str, torch.Tensor]:
     return dict(checkpoint.load(path).module.named_parameters())
 
 
+TWO_PHASES = {"observations": "pixels", "pose_head": True, "encoder_iterations": 8, "cached_crops": 1, "batch_size": 4}
+
+
 @pytest.mark.parametrize(
-    "changes",
+    ("changes", "stop"),
     [
-        {"denoiser": "transformer", "layers": 1, "width": 32},  # with dropout, which draws random numbers too
-        {"observations": "pixels", "pose_head": True, "encoder_iterations": 20, "cached_crops": 1, "batch_size": 4},
-        {"observations": "pixels", "batch_size": 2},
+        ({"denoiser": "transformer", "layers": 1, "width": 32}, (0, 4)),  # with dropout, which draws random numbers too
+        (TWO_PHASES, (4, 0)),
+        (TWO_PHASES, (8, 0)),
+        (TWO_PHASES, (8, 4)),
+        ({"observations": "pixels", "batch_size": 2}, (0, 4)),
     ],
-    ids=["transformer", "two phases", "end to end"],
+    ids=["transformer", "first phase", "between phases", "second phase", "end to end"],
 )
-def test_resumed_run_has_the_same_weights(demonstrations: Path, tmp_path: Path, changes: dict[str, object]) -> None:
+def test_resumed_run_has_the_same_weights(
+    demonstrations: Path, tmp_path: Path, changes: dict[str, object], stop: tuple[int, int]
+) -> None:
+    """stop: iterations of the encoder and of the denoiser after which it is stopped."""
     changes = {**changes, "iterations": 8, "save_every": 4, "rollouts": 0}
-    if "encoder_iterations" in changes:
-        changes["encoder_iterations"] = 8
     whole, stopped = tmp_path / "whole.pt", tmp_path / "stopped.pt"
     Trainer(options(demonstrations, whole, **changes)).run()
     trainer = Trainer(options(demonstrations, stopped, **changes))
-    save = trainer._save
+    save = trainer.bookkeeping.save
 
-    def save_and_stop(optimizer: object) -> None:
-        save(optimizer)
-        if trainer.iteration == 4:
+    def save_and_stop(**state: object) -> None:
+        save(**state)
+        if (state["encoder_iteration"], state["iteration"]) == stop:
             raise KeyboardInterrupt
 
-    trainer._save = save_and_stop
+    trainer.bookkeeping.save = save_and_stop
     with pytest.raises(KeyboardInterrupt):
         trainer.run()
     assert not stopped.exists()
@@ -181,7 +187,7 @@ def test_resume_refuses_other_options_and_nothing(demonstrations: Path, tmp_path
         Trainer(options(demonstrations, out, iterations=6, resume=True)).run()
     # What the weights do not depend on may be changed.
     weights = checkpoint.weights(out)
-    Trainer(options(demonstrations, out, iterations=4, n_action_steps=3, sampler_steps=5, resume=True)).run()
+    Trainer(options(demonstrations, out, iterations=4, n_action_steps=3, num_inference_steps=5, resume=True)).run()
     spec = checkpoint.read_spec(out)
     assert (spec.n_action_steps, spec.sampler_steps) == (3, 5)
     assert all(torch.equal(value, weights[name]) for name, value in checkpoint.weights(out).items())

@@ -15,8 +15,8 @@ from diffusion_ros.atomic_file import atomic_write
 from training import command_line
 from training.rl.gymnasium_task import discrete_task
 from training.rl.side_by_side import of_seed, side_by_side
-from training.run import options_json
-from training.train_rainbow import FREE, SWITCHES, train_one
+from training.run import current_options, options_json
+from training.train_rainbow import SWITCHES, train_one
 from training.train_rainbow import Options as RainbowOptions
 
 THRESHOLD = 475
@@ -33,9 +33,9 @@ class Options:
     """Learning curves and steps to 475, medians and quartiles."""
     table: Path = Path("runs/ablation/table.md")
     """The same as a Markdown table."""
-    environment: str = "CartPole-v1"
+    env_id: str = "CartPole-v1"
     """A Gymnasium task with discrete actions."""
-    steps: int = 15_000
+    total_timesteps: int = 15_000
     """Environment steps of each run."""
     validate_every: int = 500
     """Environment steps between validations, whose mean returns are the learning curve."""
@@ -68,8 +68,8 @@ def run_options(options: Options, variant: str, seed: int) -> RainbowOptions:
     """The run of a variant with a seed."""
     base = RainbowOptions(
         out=options.folder / f"{variant.lower().replace(' ', '')}.pt",
-        environment=options.environment,
-        steps=options.steps,
+        env_id=options.env_id,
+        total_timesteps=options.total_timesteps,
         validate_every=options.validate_every,
         **variants()[variant],  # type: ignore[arg-type]
     )
@@ -82,7 +82,8 @@ def finished(run: RainbowOptions) -> dict[str, Any] | None:
     if not path.exists():
         return None
     result: dict[str, Any] = json.loads(path.read_text())
-    then, now = ({n: v for n, v in o.items() if n not in FREE} for o in (result["options"], options_json(run)))
+    saved = current_options(RainbowOptions, result["options"])
+    then, now = ({n: v for n, v in o.items() if n not in run.free} for o in (saved, options_json(run)))
     if then != now:
         raise ValueError(f"{path}: was made with other options than these; --folder names another place")
     return result
@@ -90,7 +91,7 @@ def finished(run: RainbowOptions) -> dict[str, Any] | None:
 
 def ablate(options: Options) -> None:
     """Trains what is missing, then writes the figure and the table."""
-    discrete_task(options.environment)
+    discrete_task(options.env_id)
     runs = {(name, seed): run_options(options, name, seed) for seed in options.seeds for name in variants()}
     missing = [run for run in runs.values() if finished(run) is None]
     for _ in side_by_side(train_one, missing, options.workers, "ablation"):
@@ -100,7 +101,7 @@ def ablate(options: Options) -> None:
         result = finished(run)
         assert result is not None
         results[name].append(result)
-    text = table(results, options.steps)
+    text = table(results, options.total_timesteps)
     with atomic_write(options.table) as temporary:
         temporary.write_text(text)
     draw(results, options)
@@ -159,7 +160,7 @@ def draw(results: Mapping[str, Sequence[Mapping[str, Any]]], options: Options) -
     half = len(names) // 2
     for axis, group in ((axes[0], names[:half]), (axes[1], names[half:])):
         for name, colour in zip(group, colours, strict=True):
-            grid, rows = curves(results[name], options.steps, options.validate_every)
+            grid, rows = curves(results[name], options.total_timesteps, options.validate_every)
             low, median, high = np.quantile(rows, (0.25, 0.5, 0.75), axis=0)
             axis.plot(grid, median, color=colour, label=name, linewidth=2 if name in ("DQN", "Rainbow") else 1.3)
             axis.fill_between(grid, low, high, color=colour, alpha=0.1, linewidth=0)
@@ -167,17 +168,17 @@ def draw(results: Mapping[str, Sequence[Mapping[str, Any]]], options: Options) -
         axis.grid(alpha=0.3)
         axis.legend(fontsize=8)
     for row, name in enumerate(names):
-        low, median, high = np.minimum(quartiles_to_threshold(results[name]), 1.05 * options.steps)
+        low, median, high = np.minimum(quartiles_to_threshold(results[name]), 1.05 * options.total_timesteps)
         colour = colours[row % half]
         axes[2].plot([low, high], [row, row], color=colour, linewidth=3, alpha=0.4)
         axes[2].plot(median, row, "o", color=colour)
-    axes[2].axvline(options.steps, color="grey", linestyle=":")
+    axes[2].axvline(options.total_timesteps, color="grey", linestyle=":")
     axes[2].set_yticks(range(len(names)), names, fontsize=8)
     axes[2].invert_yaxis()
     axes[2].set(xlabel=f"environment steps to {THRESHOLD} (dotted: the end)")
     axes[2].grid(alpha=0.3)
     seeds = len(options.seeds)
-    figure.suptitle(f"{options.environment}: medians and quartiles of {seeds} seeds")
+    figure.suptitle(f"{options.env_id}: medians and quartiles of {seeds} seeds")
     with atomic_write(options.figure) as temporary:
         figure.savefig(temporary, dpi=110, format="png")
     pyplot.close(figure)

@@ -1,4 +1,4 @@
-"""What every trainer's run has: a folder that can be resumed, moving averages, learning rates, where it came from."""
+"""What every trainer's run has: options, the loop, a folder that can be resumed, moving averages, learning rates."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ import json
 import math
 import subprocess
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -26,6 +27,39 @@ STATE_FILE = "state.pt"
 """In a run's folder: what --resume goes on from."""
 FIRST_VALIDATION_SEED = 90_000
 """Training resets with smaller seeds, evaluation with 100,000 and above."""
+VALIDATION_STREAM = 4
+"""Of a run's random numbers: those of validation losses, which are the same each time."""
+LOG_EVERY = 100
+"""Iterations between mean losses in the log."""
+FORMER_NAMES = {
+    "prediction": "prediction_type",
+    "sampler_steps": "num_inference_steps",
+    "ema_max_decay": "ema_decay",
+    "environment": "env_id",
+    "steps": "total_timesteps",
+    "environments": "num_envs",
+    "rollout": "num_steps",
+    "epochs": "update_epochs",
+    "batch_size": "minibatch_size",
+    "clip": "clip_coef",
+    "value_weight": "vf_coef",
+    "entropy_weight": "ent_coef",
+    "capacity": "buffer_size",
+    "epsilon_end": "end_e",
+    "epsilon_fraction": "exploration_fraction",
+    "alpha": "prioritized_replay_alpha",
+    "beta": "prioritized_replay_beta",
+    "atoms": "n_atoms",
+}
+"""What 0.1 called options of some trainers, as they stand in its checkpoints and saved runs, and what they are now."""
+CONSTANTS = {
+    "embedding_dropout": 0.0,
+    "pose_weight": 1.0,
+    "encoder_weight_decay": 1e-6,
+    "demonstrations": None,
+    "clip_norm": 1.0,
+}
+"""Options of 0.1 that can no longer be chosen, and what they are."""
 
 
 def save_state(path: Path, state: dict[str, Any]) -> None:
@@ -118,38 +152,222 @@ def warm_cosine(step: int, steps: int, warm_up: int) -> float:
     return 0.5 * (1 + math.cos(math.pi * (step - warm_up) / max(1, steps - warm_up)))
 
 
-class RunOptions(Protocol):
-    """What a run reads of its options, a dataclass."""
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """What the options of all trainers share."""
+
+    out: Path
+    """The checkpoint to write. The run's folder beside it, <out>.run, holds the log and what --resume needs."""
+    resume: bool = False
+    """Go on with the run of the same --out, to the same weights as if it had not been stopped. Data may have moved."""
+    seed: int = 0
+    """Of everything random."""
+    threads: int = 1
+    """CPU threads of torch."""
 
     @property
-    def run_folder(self) -> Path: ...
+    def free(self) -> frozenset[str]:
+        """The options that do not change the weights; the data have a hash of their own."""
+        return frozenset(("out", "resume", "threads", "data"))
+
     @property
-    def mixed_precision(self) -> str: ...
+    def run_folder(self) -> Path:
+        """Log and resumable state."""
+        return self.out.with_name(self.out.name + ".run")
+
     @property
-    def seed(self) -> int: ...
+    def precision(self) -> str:
+        """What Accelerate is to compute in: "no" for single precision."""
+        return "no"
+
+    def check_at_least(self, least: float, *names: str) -> None:
+        """ValueError for a number below `least`."""
+        for name in names:
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} {getattr(self, name)}: must be at least {least}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiffusionOptions(RunOptions):
+    """What the options of those share that train a denoiser."""
+
+    num_train_timesteps: int = 100
+    """Diffusion steps in training."""
+    iterations: int
+    """Optimiser steps."""
+    batch_size: int
+    """Samples a step and process."""
+    learning_rate: float
+    """AdamW, with a warm-up and a cosine to zero."""
+    weight_decay: float = 1e-4
+    """AdamW."""
+    ema_decay: float
+    """Largest decay of the averaged weights."""
+    mixed_precision: Literal["no", "bf16", "fp16"] = "no"
+    """Of the training; checkpoints are in single precision."""
+    save_every: int = 500
+    """Iterations between saves of what --resume needs."""
+
+    def __post_init__(self) -> None:
+        self.check_at_least(1, "num_train_timesteps", "iterations", "batch_size", "save_every", "threads")
+
     @property
-    def resume(self) -> bool: ...
+    def free(self) -> frozenset[str]:
+        return super().free | {"save_every"}
+
+    @property
+    def precision(self) -> str:
+        return self.mixed_precision
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplerOptions(DiffusionOptions):
+    """What the options of those share whose checkpoints sample."""
+
+    beta_schedule: str = "squaredcos_cap_v2"
+    """Noise schedule; see training/diffusion/noise_schedule.py."""
+    prediction_type: Literal["epsilon", "sample"] = "epsilon"
+    """What the network predicts: the noise or the clean sample."""
+    sampler: Literal["ddim", "ddpm"] = "ddim"
+    """Sampler of the exported checkpoint; can be changed when it is loaded."""
+    num_inference_steps: int | None
+    """Its steps; can be changed when it is loaded."""
+    half_weights: bool = True
+    """Store the checkpoint's weights in half precision."""
+    validate_every: int = 500
+    """Iterations between validation losses."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.check_at_least(1, "validate_every")
+        if not 1 <= self.steps <= self.num_train_timesteps:
+            raise ValueError(
+                f"num_inference_steps {self.steps}: must be 1 to num_train_timesteps, {self.num_train_timesteps}"
+            )
+
+    @property
+    def steps(self) -> int:
+        """Denoising steps of the exported sampler."""
+        return self.num_train_timesteps if self.num_inference_steps is None else self.num_inference_steps
+
+    @property
+    def free(self) -> frozenset[str]:
+        return super().free | {"sampler", "num_inference_steps", "half_weights", "validate_every"}
 
 
 def options_json(options: RunOptions) -> dict[str, Any]:
     """All options as JSON has them, for the specification of what comes out."""
-    values: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(options), default=str))  # type: ignore[call-overload]
+    values: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(options), default=str))
     return values
 
 
-class Run:
-    """The bookkeeping of one training: processes, progress, TensorBoard, and what --resume goes on from."""
+def current_options(kind: type[RunOptions], saved: Mapping[str, Any]) -> dict[str, Any]:
+    """Options as they were saved, also by 0.1, under the names that they have in `kind` now.
 
-    def __init__(self, options: RunOptions, defaults: RunOptions, free: Collection[str]) -> None:
-        """defaults: the options where only what has no default is given, for those that a saved run did not know yet.
-        free: the names of those that do not change the weights."""
-        if options.mixed_precision == "fp16" and not torch.cuda.is_available():
+    Those that were no options yet have their default; those that are none any more are left out if they were what they
+    are now.
+    """
+    fields = {f.name: f.default for f in dataclasses.fields(kind)}
+    defaults = {name: value for name, value in fields.items() if value is not dataclasses.MISSING}
+    values: dict[str, Any] = json.loads(json.dumps(defaults, default=str))
+    for name, value in saved.items():
+        if name not in fields and FORMER_NAMES.get(name) in fields:
+            name = FORMER_NAMES[name]
+        if name in fields or name not in CONSTANTS or value != CONSTANTS[name]:
+            values[name] = value
+    return values
+
+
+@dataclass(kw_only=True)
+class Phase:
+    """A loop of optimiser steps: what :meth:`Run.fit` does."""
+
+    name: str
+    """Of the progress bar."""
+    objective: nn.Module
+    """From a batch to the loss (). A module of its own, never the one that is exported: Accelerate replaces the forward
+    of what it prepares, which TorchScript could not read then."""
+    optimizer: Any
+    draw: Callable[[torch.Generator], tuple[Any, ...]]
+    """A batch, of the step's random numbers alone."""
+    stream: int
+    """Which of the run's streams of random numbers that is."""
+    iterations: int
+    rates: Sequence[float]
+    """Learning rates of the optimiser's groups after the warm-up."""
+    warm_up: int
+    """Iterations."""
+    tag: str = "train"
+    """In TensorBoard."""
+    max_grad_norm: float | None = None
+    ema: ExponentialMovingAverage | None = None
+    held_out: Callable[[torch.Generator], Tensor] | None = None
+    """The loss () on data that are not trained on."""
+    held_out_draws: int = 4
+    validate_every: int = 0
+    """Iterations between its means over so many draws, with the averaged weights."""
+    hook: Callable[[int], None] = lambda iteration: None
+    """What else is done, told how many iterations are over ..."""
+    hook_every: int = 0
+    """... after every so many; 0: never."""
+    save_every: int = 0
+    """Iterations between saves; 0: none, the phase begins anew."""
+    state: Callable[[], dict[str, Any]] = dict
+    """What is saved beside the optimiser, the average and the curves."""
+    counter: str = "iteration"
+    """What its iterations are called in what is saved."""
+    iteration: int = 0
+    """How many are done."""
+    train_curve: list[tuple[float, float]] = field(default_factory=list)
+    """(iteration, mean loss since the one before)."""
+    validation_curve: list[tuple[float, float]] = field(default_factory=list)
+    """(iteration, held-out loss)."""
+
+    def saved(self) -> dict[str, Any]:
+        """For :meth:`Run.save`."""
+        average = {} if self.ema is None else {"ema": self.ema.state()}
+        curves = {"train_curve": self.train_curve, "validation_curve": self.validation_curve}
+        return {
+            self.counter: self.iteration,
+            "optimizer": self.optimizer.state_dict(),
+            **average,
+            **curves,
+        } | self.state()
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """The opposite of :meth:`saved`, but for what is in `state`."""
+        self.iteration = int(state[self.counter])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.ema is not None:
+            self.ema.restore(state["ema"])
+        for name in ("train_curve", "validation_curve"):
+            setattr(self, name, [(float(x), float(y)) for x, y in state.get(name, ())])
+
+
+class Segmented(Protocol):
+    """A training in segments, each of which can begin from what the ones before have left: see :meth:`Run.segments`."""
+
+    @property
+    def done(self) -> int: ...
+    @property
+    def total(self) -> int: ...
+    def segment(self, bar: tqdm[Any]) -> None: ...
+    def state(self) -> dict[str, Any]: ...
+    def restore(self, state: dict[str, Any]) -> None: ...
+
+
+class Run:
+    """One training: processes, the loop, progress, TensorBoard, and what --resume goes on from."""
+
+    def __init__(self, options: RunOptions, data_hash: str = "") -> None:
+        """data_hash: of all that is learnt from, '' where there is nothing."""
+        if options.precision == "fp16" and not torch.cuda.is_available():
             raise ValueError("mixed_precision fp16: needs a GPU; bf16 works on a CPU too")
-        self.accelerator = Accelerator(mixed_precision=options.mixed_precision, cpu=not torch.cuda.is_available())
+        self.accelerator = Accelerator(mixed_precision=options.precision, cpu=not torch.cuda.is_available())
         self.device = self.accelerator.device
         self.main = self.accelerator.is_main_process
         torch.manual_seed(options.seed)
-        self._options, self._defaults, self._free = options, defaults, {"resume", "out", "threads", *free}
+        self._options, self._data_hash = options, data_hash
         self._state_path = options.run_folder / STATE_FILE
         self._writer: SummaryWriter | None = None
 
@@ -160,28 +378,66 @@ class Run:
             self._writer = SummaryWriter(str(self._options.run_folder))
         return self._writer
 
-    def _identity(self, options: RunOptions) -> dict[str, Any]:
-        """The options that decide the weights."""
-        return {name: value for name, value in options_json(options).items() if name not in self._free}
+    # -- what --resume goes on from ---------------------------------------------------------------------------------
 
-    def saved(self) -> dict[str, Any] | None:
-        """What the run to resume has saved, None for a new one. Raises ValueError, in one line, if that was another.
+    def saved(self, **modules: nn.Module) -> dict[str, Any] | None:
+        """What the run to resume has saved, its weights put into `modules`; None for a new run.
 
-        A new run drops what one before it has saved there: it would be resumed in its place.
+        A new run drops what one before it has saved there: it would be resumed in its place. Raises ValueError, in one
+        line, for a run with other options or on other data.
         """
         if not self._options.resume:
             if self.main:
                 self._state_path.unlink(missing_ok=True)
             return None
         state = load_state(self._state_path)
-        then = {name: value for name, value in json.loads(state["options"]).items() if name not in self._free}
-        then, now = self._identity(self._defaults) | then, self._identity(self._options)
-        other = [f"{name} {then.get(name)!r}, now {value!r}" for name, value in now.items() if then.get(name) != value]
-        if other or then.keys() != now.keys():
-            raise ValueError(f"{self._state_path}: was begun with other options than these: {'; '.join(other)}")
+        self._check_options(state)
+        self._check_data(state, modules)
+        for name, module in modules.items():
+            module.load_state_dict(state[name])
         if self.accelerator.scaler is not None:
             self.accelerator.scaler.load_state_dict(state["scaler"])
         return state
+
+    def _check_options(self, state: dict[str, Any]) -> None:
+        """Those that decide the weights."""
+        then = current_options(type(self._options), json.loads(state["options"]))
+        now = options_json(self._options)
+        other = [
+            f"{name} {then.get(name)!r}, now {now.get(name)!r}"
+            for name in {**then, **now}
+            if name not in self._options.free and then.get(name) != now.get(name)
+        ]
+        if other:
+            raise ValueError(f"{self._state_path}: was begun with other options than these: {'; '.join(other)}")
+
+    def _check_data(self, state: dict[str, Any], modules: Mapping[str, nn.Module]) -> None:
+        """By what they contain: they may lie elsewhere now."""
+        if not self._data_hash:
+            return
+        now = options_json(self._options)["data"]
+        if "data_sha256" in state:
+            if state["data_sha256"] != self._data_hash:
+                raise ValueError(
+                    f"{self._state_path}: was begun with data of SHA-256 {state['data_sha256'][:16]}, {now} has"
+                    f" {self._data_hash[:16]} now: only the same data can be gone on with"
+                )
+            return
+        # Runs of 0.1 have no hash of all data. What was fitted to them, and is not trained, tells most others.
+        then = json.loads(state["options"]).get("data")
+        if then != now:
+            raise ValueError(
+                f"{self._state_path}: was begun with data {then} and without their hash, now {now}: where they were"
+                " then is where they must be"
+            )
+        for name, module in modules.items():
+            for buffer, value in module.named_buffers():
+                saved = state[name].get(buffer)
+                if saved is not None and not torch.equal(saved, value.cpu()):
+                    raise ValueError(
+                        f"{self._state_path}: was begun with other data than {now} holds now: {buffer}, which is"
+                        " computed from them, was another"
+                    )
 
     def save(self, **state: Any) -> None:
         """Saves it, once all processes are here."""
@@ -190,7 +446,75 @@ class Run:
         if scaler is not None:
             state["scaler"] = scaler.state_dict()
         if self.main:
-            save_state(self._state_path, {"options": json.dumps(self._identity(self._options)), **state})
+            options = json.dumps(options_json(self._options))
+            save_state(self._state_path, {"options": options, "data_sha256": self._data_hash, **state})
+
+    # -- the loops --------------------------------------------------------------------------------------------------
+
+    def fit(self, phase: Phase, state: dict[str, Any] | None = None) -> None:
+        """Takes the steps that are missing; `state` is what :meth:`saved` gave."""
+        if state is not None:
+            phase.restore(state)
+        objective, phase.optimizer = self.accelerator.prepare(phase.objective, phase.optimizer)
+        bar = self.bar(phase.name, phase.iteration, phase.iterations)
+        recent: list[float] = []
+
+        def log() -> None:
+            phase.train_curve.append((float(phase.iteration), float(np.mean(recent))))
+            recent.clear()
+            self.record(f"{phase.tag}/loss", phase.train_curve[-1][1], phase.iteration)
+            shown = {"loss": phase.train_curve, "held_out": phase.validation_curve}
+            bar.set_postfix({name: f"{curve[-1][1]:.4f}" for name, curve in shown.items() if curve}, refresh=False)
+
+        def due(every: int) -> bool:
+            return every > 0 and (phase.iteration % every == 0 or phase.iteration == phase.iterations)
+
+        with bar:
+            while phase.iteration < phase.iterations:
+                generator = step_generator(
+                    self._options.seed, phase.stream, phase.iteration, self.accelerator.process_index
+                )
+                set_rates(phase.optimizer, phase.rates, warm_cosine(phase.iteration, phase.iterations, phase.warm_up))
+                batch = phase.draw(generator)
+                with self.accelerator.autocast():
+                    loss = objective(*batch)
+                self.update(loss, phase.optimizer, phase.max_grad_norm)
+                if phase.ema is not None:
+                    phase.ema.update()
+                phase.iteration += 1
+                recent.append(loss.item())
+                bar.update()
+                if due(LOG_EVERY):
+                    log()
+                if due(phase.validate_every):
+                    self._validate(phase)
+                if phase.hook_every and phase.iteration % phase.hook_every == 0:
+                    phase.hook(phase.iteration)
+                if due(phase.save_every):
+                    self.save(**phase.saved())
+
+    @torch.no_grad()
+    def _validate(self, phase: Phase) -> None:
+        """Loss of the averaged weights on what is held out, with the same random numbers each time."""
+        if not self.main or phase.ema is None or phase.held_out is None:
+            return
+        generators = [step_generator(self._options.seed, VALIDATION_STREAM, i) for i in range(phase.held_out_draws)]
+        with phase.ema.applied():
+            loss = float(np.mean([float(phase.held_out(generator)) for generator in generators]))
+        phase.validation_curve.append((float(phase.iteration), loss))
+        self.record("validation/loss", loss, phase.iteration)
+
+    def segments(self, name: str, trainer: Segmented) -> None:
+        """Does the segments that are missing and saves after each."""
+        state = self.saved()
+        if state is None:
+            self.save(**trainer.state())
+        else:
+            trainer.restore(state)
+        with self.bar(name, trainer.done, trainer.total) as bar:
+            while trainer.done < trainer.total:
+                trainer.segment(bar)
+                self.save(**trainer.state())
 
     def bar(self, name: str, done: int, total: int) -> tqdm[Any]:
         """A progress bar in the main process."""
@@ -206,13 +530,13 @@ class Run:
         if self.main:
             self._log.add_image(name, picture, iteration, dataformats="HWC")
 
-    def update(self, loss: Tensor, optimizer: Any, clip_norm: float | None = None) -> None:
-        """One step down the gradient, whose norm is clipped where `clip_norm` is given."""
+    def update(self, loss: Tensor, optimizer: Any, max_grad_norm: float | None = None) -> None:
+        """One step down the gradient, whose norm is clipped where `max_grad_norm` is given."""
         optimizer.zero_grad(set_to_none=True)
         self.accelerator.backward(loss)
-        if clip_norm is not None:
+        if max_grad_norm is not None:
             weights = [weight for group in optimizer.param_groups for weight in group["params"]]
-            self.accelerator.clip_grad_norm_(weights, clip_norm)
+            self.accelerator.clip_grad_norm_(weights, max_grad_norm)
         optimizer.step()
 
 

@@ -6,7 +6,6 @@ images, the cameras of demonstrations. The run's folder holds the log, samples w
 
 from __future__ import annotations
 
-import dataclasses
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +22,7 @@ from diffusion_ros.atomic_file import write_json
 from diffusion_ros.spec import CheckpointSpec, TensorSpec
 from training import command_line
 from training.data.images import MAX_NAMED, ImageData, load_images
+from training.diffusion.export_proof import export
 from training.diffusion.images import ImageDiffusion, ImageDiffusionLoss, to_float, to_uint8
 from training.diffusion.noise_schedule import NoiseSchedule
 from training.evaluation import image_figures
@@ -30,39 +30,32 @@ from training.evaluation.frechet import Autoencoder, Extractor, feature_distance
 from training.networks.unet2d import Unet2d
 from training.run import (
     ExponentialMovingAverage,
+    Phase,
     Run,
+    SamplerOptions,
     git_commit,
     load_state,
     options_json,
     save_state,
-    set_rates,
-    step_generator,
     train_timed,
-    warm_cosine,
 )
 
 SCHEDULES = {"linear": "linear", "cosine": "squaredcos_cap_v2", "quadratic": "quadratic", "sigmoid": "sigmoid"}
 """How the options call the schedules of training/diffusion/noise_schedule.py."""
-FREE = (
-    *("save_every", "validate_every", "sample_every", "sampler", "sampler_steps", "half_weights"),
-    *("inception", "stand_in_iterations", "evaluation_images"),
-)
-"""Options that do not change the weights."""
 SAMPLE_BATCH = 256
 """Images that are generated at once, fewer where they are large: so many that there are at most ..."""
 SAMPLE_VALUES = 2**20
 """... numbers in them."""
+MAX_GRAD_NORM = 1.0
+"""Longer gradients are shortened to it."""
 
 
-@dataclass(frozen=True)
-class Options:
+@dataclass(frozen=True, kw_only=True)
+class Options(SamplerOptions):
     """Trains a diffusion model of images and exports it as a checkpoint."""
 
     data: str
     """digits, fashion-mnist:DIR, cifar10:DIR, folder:DIR or demos:FILE:CAMERA."""
-    out: Path
-    """The checkpoint to write. The run's folder beside it, <out>.run, holds the log, samples, figures and what --resume
-    needs."""
     image_size: int | None = None
     """Height and width that images are brought to (their middle square); by default they stay as they are."""
     limit: int | None = None
@@ -84,33 +77,18 @@ class Options:
     self_conditioning: bool = False
     """U-Net: also told its estimate of the clean image from the step before."""
     num_train_timesteps: int = 300
-    """Diffusion steps in training."""
     beta_schedule: Literal["linear", "cosine", "quadratic", "sigmoid"] = "linear"
     """Noise schedule."""
-    prediction: Literal["epsilon", "sample"] = "epsilon"
-    """What the network predicts: the noise or the clean image."""
     loss: Literal["l1", "l2", "huber"] = "huber"
     """Of the prediction."""
     sampler: Literal["ddim", "ddpm"] = "ddpm"
-    """Sampler of the exported checkpoint; can be changed when it is loaded."""
-    sampler_steps: int | None = None
+    num_inference_steps: int | None = None
     """Its steps; can be changed when it is loaded. By default all of them for ddpm, 25 for ddim."""
     iterations: int = 10_000
-    """Optimiser steps."""
     batch_size: int = 128
     """Images a step and process."""
     learning_rate: float = 1e-3
-    """AdamW, with 200 steps of warm-up and a cosine to zero."""
-    weight_decay: float = 1e-4
-    """AdamW."""
-    clip_norm: float = 1.0
-    """Of the gradient."""
     ema_decay: float = 0.999
-    """Largest decay of the averaged weights."""
-    mixed_precision: Literal["no", "bf16", "fp16"] = "no"
-    """Of the training; checkpoints are in single precision."""
-    half_weights: bool = True
-    """Store the checkpoint's weights in half precision."""
     inception: Path | None = None
     """TorchScript Inception network whose features the distance is computed with, which is then FID. Without it: an
     autoencoder trained here, and the figures say so."""
@@ -118,44 +96,26 @@ class Options:
     """Steps that the autoencoder is trained for."""
     evaluation_images: int = 1000
     """Generated at the end, at most as many as the test set has."""
-    validate_every: int = 500
-    """Iterations between validation losses."""
     sample_every: int = 1000
     """Iterations between pictures of samples."""
-    save_every: int = 500
-    """Iterations between saves of what --resume needs."""
-    resume: bool = False
-    """Go on with the run of the same --out, to the same weights as if it had not been stopped."""
-    seed: int = 0
-    """Of everything random."""
-    threads: int = 1
-    """CPU threads of torch."""
 
     def __post_init__(self) -> None:
-        names = ("num_train_timesteps", "iterations", "batch_size", "validate_every", "sample_every", "save_every")
-        for name in (*names, "threads", "groups", "heads", "head_dim", "stand_in_iterations"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} {getattr(self, name)}: must be at least 1")
-        for name, least in (("limit", 3), ("image_size", 4), ("evaluation_images", 2)):
-            value = getattr(self, name)
-            if value is not None and value < least:
-                raise ValueError(f"{name} {value}: must be at least {least}")
-        if not 1 <= self.steps <= self.num_train_timesteps:
-            raise ValueError(
-                f"sampler_steps {self.steps}: must be 1 to num_train_timesteps, {self.num_train_timesteps}"
-            )
+        super().__post_init__()
+        self.check_at_least(1, "sample_every", "groups", "heads", "head_dim", "stand_in_iterations")
+        self.check_at_least(2, "evaluation_images")
+        for name, least in (("limit", 3), ("image_size", 4)):
+            if getattr(self, name) is not None:
+                self.check_at_least(least, name)
 
     @property
     def steps(self) -> int:
-        """Steps of the exported sampler."""
-        if self.sampler_steps is not None:
-            return self.sampler_steps
-        return self.num_train_timesteps if self.sampler == "ddpm" else min(25, self.num_train_timesteps)
+        if self.num_inference_steps is None and self.sampler == "ddim":
+            return min(25, self.num_train_timesteps)
+        return super().steps
 
     @property
-    def run_folder(self) -> Path:
-        """Log, samples, figures and resumable state."""
-        return self.out.with_name(self.out.name + ".run")
+    def free(self) -> frozenset[str]:
+        return super().free | {"sample_every", "inception", "stand_in_iterations", "evaluation_images"}
 
 
 def build_diffusion(options: Options, shape: tuple[int, int, int]) -> ImageDiffusion:
@@ -171,23 +131,16 @@ def build_diffusion(options: Options, shape: tuple[int, int, int]) -> ImageDiffu
         head_dim=options.head_dim,
         patch=options.patch,
     )
-    schedule = NoiseSchedule(options.num_train_timesteps, SCHEDULES[options.beta_schedule], options.prediction)
+    schedule = NoiseSchedule(
+        options.num_train_timesteps,
+        SCHEDULES[options.beta_schedule],
+        options.prediction_type,
+        timestep_spacing="trailing",
+    )
     return ImageDiffusion(denoiser, schedule, height, width, options.sampler)
 
 
-def restore_diffusion(path: Path) -> ImageDiffusion:
-    """The eager module of an exported image model, for comparisons. Raises CheckpointError."""
-    spec = checkpoint.read_spec(path)
-    known = {field.name for field in dataclasses.fields(Options)}
-    values = {name: value for name, value in spec.training.items() if name in known}
-    options = Options(**{**values, "out": Path(values["out"]), "dim_mults": tuple(values["dim_mults"])})
-    height, width, channels = spec.outputs[0].shape
-    diffusion = build_diffusion(options, (height, width, channels))
-    diffusion.load_state_dict(checkpoint.weights(path))
-    return diffusion.eval()
-
-
-def make_spec(options: Options, data: ImageData, scores: dict[str, Any]) -> CheckpointSpec:
+def make_spec(options: Options, data: ImageData) -> CheckpointSpec:
     """What a node has to know of the model."""
     unit = "rgb" if data.shape[2] == 3 else "grey"
     return CheckpointSpec(
@@ -208,7 +161,6 @@ def make_spec(options: Options, data: ImageData, scores: dict[str, Any]) -> Chec
         git_commit=git_commit(),
         data_hash=data.data_hash,
         training=options_json(options),
-        scores=scores,
     )
 
 
@@ -217,9 +169,9 @@ class Trainer:
 
     def __init__(self, options: Options) -> None:
         self.options = options
-        self.bookkeeping = Run(options, Options(options.data, options.out), FREE)
-        self.accelerator, self.device = self.bookkeeping.accelerator, self.bookkeeping.device
         self.data = load_images(options.data, options.image_size, options.limit, options.seed)
+        self.bookkeeping = Run(options, self.data.data_hash)
+        self.device = self.bookkeeping.device
         if self.bookkeeping.main:
             report_corrupt(self.data)
         for part, images in (("training", self.data.train), ("testing", self.data.test)):
@@ -236,9 +188,27 @@ class Trainer:
         checkpoint.script(self.diffusion)  # and so must what cannot be exported
         self.loss = ImageDiffusionLoss(self.diffusion, options.loss)
         self.ema = ExponentialMovingAverage(self.diffusion, maximum=options.ema_decay)
-        self.iteration = 0
-        self.train_curve: list[tuple[float, float]] = []
-        self.validation_curve: list[tuple[float, float]] = []
+        iterations = options.iterations
+        self.phase = Phase(
+            name=f"{self.data.name} images",
+            objective=self.loss,
+            optimizer=torch.optim.AdamW(
+                self.diffusion.parameters(), options.learning_rate, weight_decay=options.weight_decay, fused=True
+            ),
+            draw=self._draw_to_learn,
+            stream=3,
+            iterations=iterations,
+            rates=[options.learning_rate],
+            warm_up=max(1, min(200, iterations // 10)),
+            max_grad_norm=MAX_GRAD_NORM,
+            ema=self.ema,
+            held_out=self._held_out_loss,
+            validate_every=options.validate_every,
+            hook=self._show_samples,
+            hook_every=options.sample_every,
+            save_every=options.save_every,
+            state=lambda: {"diffusion": self.diffusion.state_dict()},
+        )
 
     def batch(self, images: NDArray[np.uint8], generator: torch.Generator, size: int) -> tuple[Tensor, Tensor, Tensor]:
         """x_0 in [-1, 1], noise (B, C, H, W) and t (B,): half of the images mirrored, where that is wanted."""
@@ -252,64 +222,21 @@ class Trainer:
         x, noise = (images.to(self.device, memory_format=torch.channels_last) for images in (x, noise))
         return x, noise, t.to(self.device)
 
+    def _draw_to_learn(self, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor, bool]:
+        batch = self.batch(self.data.train, generator, self.options.batch_size)
+        return *batch, self.options.self_conditioning and bool(torch.rand((), generator=generator) < 0.5)
+
+    def _held_out_loss(self, generator: torch.Generator) -> Tensor:
+        images = self.data.validation
+        loss: Tensor = self.loss(*self.batch(images, generator, min(256, len(images))))
+        return loss
+
     def run(self) -> None:
         """Trains from where it is to the end, exports, and draws the figures."""
-        options = self.options
-        optimizer: Any = torch.optim.AdamW(
-            self.diffusion.parameters(), options.learning_rate, weight_decay=options.weight_decay, fused=True
-        )
-        state = self.bookkeeping.saved()
-        if state is not None:
-            self._restore(state, optimizer)
-        objective: Any = self.loss
-        objective, optimizer = self.accelerator.prepare(objective, optimizer)
-        bar = self.bookkeeping.bar(f"{self.data.name} images", self.iteration, options.iterations)
-        recent: list[float] = []
-        while self.iteration < options.iterations:
-            generator = step_generator(options.seed, 3, self.iteration, self.accelerator.process_index)
-            factor = warm_cosine(self.iteration, options.iterations, max(1, min(200, options.iterations // 10)))
-            set_rates(optimizer, [options.learning_rate], factor)
-            batch = self.batch(self.data.train, generator, options.batch_size)
-            condition = options.self_conditioning and bool(torch.rand((), generator=generator) < 0.5)
-            with self.accelerator.autocast():
-                loss = objective(*batch, condition)
-            self.bookkeeping.update(loss, optimizer, options.clip_norm)
-            self.ema.update()
-            self.iteration += 1
-            recent.append(loss.item())
-            bar.update()
-            if self.iteration % 100 == 0 or self.iteration == options.iterations:
-                self._note("train", self.train_curve, float(np.mean(recent)))
-                recent = []
-                held = f"{self.validation_curve[-1][1]:.4f}" if self.validation_curve else "-"
-                bar.set_postfix(loss=f"{self.train_curve[-1][1]:.4f}", held_out=held, refresh=False)
-            if self.iteration % options.validate_every == 0 or self.iteration == options.iterations:
-                self._validate()
-            if self.iteration % options.sample_every == 0:
-                self._show_samples()
-            if self.iteration % options.save_every == 0 or self.iteration == options.iterations:
-                self._save(optimizer)
-        bar.close()
+        self.bookkeeping.fit(self.phase, self.bookkeeping.saved(diffusion=self.diffusion))
         if self.bookkeeping.main:
             with self.ema.applied():
                 self._finish()
-
-    def _note(self, name: str, curve: list[tuple[float, float]], loss: float) -> None:
-        curve.append((float(self.iteration), loss))
-        self.bookkeeping.record(f"{name}/loss", loss, self.iteration)
-
-    @torch.no_grad()
-    def _validate(self) -> None:
-        """Loss of the averaged weights on the validation images, with the same noise each time."""
-        if not self.bookkeeping.main:
-            return
-        with self.ema.applied():
-            size = min(256, len(self.data.validation))
-            losses = [
-                float(self.loss(*self.batch(self.data.validation, step_generator(self.options.seed, 4, i), size)))
-                for i in range(4)
-            ]
-        self._note("validation", self.validation_curve, float(np.mean(losses)))
 
     def generate(self, count: int, seed: int) -> NDArray[np.uint8]:
         """Images (count, H, W, C) of the weights that the model has now."""
@@ -322,13 +249,13 @@ class Trainer:
                 bar.update(len(part))
         return np.concatenate(parts)
 
-    def _show_samples(self) -> None:
+    def _show_samples(self, iteration: int) -> None:
         if not self.bookkeeping.main:
             return
         with self.ema.applied():
             picture = image_figures.grid(self.generate(32, self.options.seed), 8)
-        image_figures.write_picture(self.options.run_folder / "samples" / f"{self.iteration:07d}.png", picture)
-        self.bookkeeping.record_picture("samples", picture, self.iteration)
+        image_figures.write_picture(self.options.run_folder / "samples" / f"{iteration:07d}.png", picture)
+        self.bookkeeping.record_picture("samples", picture, iteration)
 
     def _extractor(self) -> Extractor:
         """Inception's features, or those of an autoencoder, which is trained once for a run."""
@@ -354,18 +281,17 @@ class Trainer:
         options, data = self.options, self.data
         folder = options.run_folder
         # First of all: whatever fails below, what was trained is there.
-        checkpoint.save(self.diffusion, make_spec(options, data, {}), options.out, options.half_weights)
+        export(self.diffusion, make_spec(options, data), options.out, options, options.half_weights)
         count = min(options.evaluation_images, len(data.test), len(data.train))
         generated = self.generate(count, options.seed + 1)
         curves, scores = compare(self._extractor(), generated, data)
-        if self.validation_curve:
-            scores["validation_loss"] = self.validation_curve[-1][1]
+        scores["validation_loss"] = self.phase.validation_curve[-1][1]
         scores = image_figures.as_scores(scores)
         checkpoint.record_scores(options.out, scores)
         write_json(folder / "scores.json", scores)
-        losses = {"training": self.train_curve, "validation, averaged weights": self.validation_curve}
+        losses = {"training": self.phase.train_curve, "validation, averaged weights": self.phase.validation_curve}
         image_figures.write_curves(folder / "loss.png", losses, "iterations", f"{options.loss} loss")
-        self.bookkeeping.record("test/distance", scores["distance"], self.iteration)
+        self.bookkeeping.record("test/distance", scores["distance"], options.iterations)
         name = str(scores["features"])
         image_figures.write_curves(folder / "distance.png", curves, "images compared", name, log=True, x_log=True)
         draw(self.diffusion, data, generated, folder, options)
@@ -375,27 +301,6 @@ class Trainer:
             f"{name} of {count} generated images to the test set {scores['distance']:.4g}, of as many real ones"
             f" {scores['distance_of_held_out_images']:.4g}: {ratio:.2f} times"
         )
-
-    def _save(self, optimizer: Any) -> None:
-        self.bookkeeping.save(
-            data_hash=self.data.data_hash,
-            diffusion=self.diffusion.state_dict(),
-            ema=self.ema.state(),
-            optimizer=optimizer.state_dict(),
-            iteration=self.iteration,
-            train_curve=self.train_curve,
-            validation_curve=self.validation_curve,
-        )
-
-    def _restore(self, state: dict[str, Any], optimizer: Any) -> None:
-        if state["data_hash"] != self.data.data_hash:
-            raise ValueError(f"{self.options.run_folder}: was begun with other data than {self.options.data} holds now")
-        self.diffusion.load_state_dict(state["diffusion"])
-        self.ema.restore(state["ema"])
-        optimizer.load_state_dict(state["optimizer"])
-        self.iteration = int(state["iteration"])
-        self.train_curve = [(float(x), float(y)) for x, y in state["train_curve"]]
-        self.validation_curve = [(float(x), float(y)) for x, y in state["validation_curve"]]
 
 
 def report_corrupt(data: ImageData) -> None:

@@ -19,35 +19,32 @@ from diffusion_ros.spec import CheckpointSpec, TensorSpec
 from training import command_line
 from training.data.trajectories import Trajectories, load_trajectories
 from training.diffusion.diffuser import Diffuser, DiffuserLoss, loss_weights
+from training.diffusion.export_proof import export
 from training.diffusion.noise_schedule import NoiseSchedule
 from training.diffusion.normalizer import LimitsNormalizer
 from training.networks.value1d import ReturnEstimator
 from training.run import (
     ExponentialMovingAverage,
+    Phase,
     Run,
+    SamplerOptions,
+    current_options,
     git_commit,
     options_json,
-    set_rates,
-    step_generator,
     train_timed,
-    warm_cosine,
 )
 
 WORKSPACE_MARGIN = 0.05
 """Metres beyond where demonstrations have been that an arm may go."""
-FREE = ("save_every", "validate_every", "sampler", "sampler_steps", "half_weights")
-"""Options that do not change the weights."""
 
 
-@dataclass(frozen=True)
-class Options:
+@dataclass(frozen=True, kw_only=True)
+class Options(SamplerOptions):
     """Trains a planner and exports it as a checkpoint."""
 
     data: tuple[Path, ...]
     """A maze's stream in D4RL's HDF5 format (training.collect_maze), or an arm's demonstrations in robomimic's, also of
     several tasks (training.collect_demos)."""
-    out: Path
-    """The checkpoint to write. The run's folder beside it, <out>.run, holds the log and what --resume needs."""
     horizon: int = 64
     """Rows of a trajectory."""
     stride: int = 2
@@ -61,54 +58,28 @@ class Options:
     widths: tuple[int, ...] = (32, 64, 128, 256)
     """U-Net: channels at each temporal resolution."""
     num_train_timesteps: int = 64
-    """Diffusion steps in training."""
-    beta_schedule: str = "squaredcos_cap_v2"
-    """Noise schedule; see training/diffusion/noise_schedule.py."""
-    prediction: Literal["epsilon", "sample"] = "sample"
-    """What the network predicts: the noise or the clean trajectory."""
+    prediction_type: Literal["epsilon", "sample"] = "sample"
     action_weight: float = 1.0
     """Weight of the first row's action in the loss (the paper: 10 for locomotion, 1 for mazes)."""
     discount: float = 1.0
     """Of the loss, by row."""
-    sampler: Literal["ddim", "ddpm"] = "ddim"
-    """Sampler of the exported checkpoint; can be changed when it plans."""
-    sampler_steps: int = 5
-    """Its steps; can be changed when it plans."""
+    num_inference_steps: int = 5
     iterations: int = 6000
-    """Optimiser steps."""
     batch_size: int = 64
-    """Windows a step."""
+    """Windows a step and process."""
     learning_rate: float = 1e-3
-    """AdamW, with 200 steps of warm-up and a cosine to zero."""
-    weight_decay: float = 1e-4
-    """AdamW."""
     ema_decay: float = 0.998
-    """Largest decay of the averaged weights."""
     value_iterations: int = 0
     """First, so many steps for a value function that guides can then use (`value`): how early a plan is at its goal."""
     value_discount: float = 0.99
     """Of the return that it estimates, by row."""
     mixed_precision: Literal["no", "bf16", "fp16"] = "bf16"
-    """Of the training; checkpoints are in single precision."""
-    half_weights: bool = True
-    """Store the checkpoint's weights in half precision."""
     validation: float = 0.02
     """Last part of the stream that is kept for the validation loss."""
-    validate_every: int = 500
-    """Iterations between validation losses."""
-    save_every: int = 500
-    """Iterations between saves of what --resume needs."""
-    resume: bool = False
-    """Go on with the run of the same --out, to the same weights as if it had not been stopped."""
-    seed: int = 0
-    """Of everything random."""
-    threads: int = 1
-    """CPU threads of torch."""
 
     def __post_init__(self) -> None:
-        for name in ("stride", "iterations", "batch_size", "sampler_steps", "save_every", "validate_every"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} {getattr(self, name)}: must be at least 1")
+        super().__post_init__()
+        self.check_at_least(1, "stride")
         if self.horizon < 4:
             raise ValueError(f"horizon {self.horizon}: must be at least 4")
         if self.value_iterations < 0 or not 0 < self.value_discount <= 1:
@@ -118,22 +89,13 @@ class Options:
             )
         if self.value_iterations and self.windows == "stream":
             raise ValueError("value_iterations needs windows 'legs': a window of the stream has no goal")
-        if self.sampler_steps > self.num_train_timesteps:
-            raise ValueError(
-                f"sampler_steps {self.sampler_steps}: must be at most num_train_timesteps, {self.num_train_timesteps}"
-            )
         if not 0 < self.validation < 1:
             raise ValueError(f"validation {self.validation}: must lie between 0 and 1")
-
-    @property
-    def run_folder(self) -> Path:
-        """Log and resumable state."""
-        return self.out.with_name(self.out.name + ".run")
 
 
 def build_diffuser(options: Options, limits: LimitsNormalizer, action_dim: int, position_dim: int) -> Diffuser:
     """An untrained planner."""
-    schedule = NoiseSchedule(options.num_train_timesteps, options.beta_schedule, options.prediction)
+    schedule = NoiseSchedule(options.num_train_timesteps, options.beta_schedule, options.prediction_type)
     value = ReturnEstimator(int(limits.scale.shape[0])) if options.value_iterations else None
     return Diffuser(limits, action_dim, position_dim, schedule, options.widths, options.waves, options.endpoints, value)
 
@@ -142,8 +104,8 @@ def restore_diffuser(path: Path) -> Diffuser:
     """The eager module of an exported planner, for comparisons. Raises CheckpointError."""
     spec = checkpoint.read_spec(path)
     known = {field.name for field in dataclasses.fields(Options)}
-    values = {name: value for name, value in spec.training.items() if name in known}
-    options = Options(**{**values, "data": (), "out": Path(values["out"]), "widths": tuple(values["widths"])})
+    values = {name: value for name, value in current_options(Options, spec.training).items() if name in known}
+    options = Options(**{**values, "data": (), "out": path, "widths": tuple(values["widths"])})
     sizes = {tensor.name: tensor.shape[0] for tensor in spec.outputs}
     width = sum(sizes.values())
     placeholder = LimitsNormalizer(-np.ones(width), np.ones(width))  # the true ones are among the weights
@@ -178,7 +140,7 @@ def make_spec(options: Options, data: Trajectories, scores: dict[str, Any]) -> C
         workspace_low=tuple(low.tolist()),
         workspace_high=tuple(high.tolist()),
         sampler=options.sampler,
-        sampler_steps=options.sampler_steps,
+        sampler_steps=options.steps,
         num_train_timesteps=options.num_train_timesteps,
         stride=options.stride,
         git_commit=git_commit(),
@@ -193,9 +155,9 @@ class Trainer:
 
     def __init__(self, options: Options) -> None:
         self.options = options
-        self.bookkeeping = Run(options, Options(options.data, options.out), FREE)
-        self.accelerator, self.device = self.bookkeeping.accelerator, self.bookkeeping.device
         self.data = load_trajectories(options.data)
+        self.bookkeeping = Run(options, self.data.data_hash)
+        self.device = self.bookkeeping.device
         if self.data.any_goal and options.windows != "legs":
             raise ValueError(f"windows {options.windows!r}: an arm's are legs, each in the frame of its way")
         steps = np.arange(len(self.data))
@@ -213,9 +175,6 @@ class Trainer:
             options.horizon, self.width, self.data.actions.shape[1], options.action_weight, options.discount
         )
         self.loss = DiffuserLoss(self.diffuser, weights).to(self.device)
-        self.ema = ExponentialMovingAverage(self.diffuser, maximum=options.ema_decay)
-        self.iteration = 0
-        self.held_out = float("nan")
 
     def batch(self, steps: np.ndarray, generator: torch.Generator, size: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Rows, mask, noise and t of a random batch: start and goal are known, the actions there are not."""
@@ -232,50 +191,34 @@ class Trainer:
     def run(self) -> None:
         """Trains from where it is to the end and exports."""
         options = self.options
-        optimizer: Any = torch.optim.AdamW(
-            self.diffuser.parameters(), options.learning_rate, weight_decay=options.weight_decay, fused=True
-        )
-        state = self.bookkeeping.saved()
-        if state is not None:
-            self.diffuser.load_state_dict(state["diffuser"])
-            self.ema.restore(state["ema"])
-            optimizer.load_state_dict(state["optimizer"])
-            self.iteration = int(state["iteration"])
-        elif options.value_iterations:
+        state = self.bookkeeping.saved(diffuser=self.diffuser)
+        if state is None and options.value_iterations:
             self._train_value()
-            self.ema = ExponentialMovingAverage(self.diffuser, maximum=options.ema_decay)
         self.diffuser.value.requires_grad_(False)  # it has been learnt; processes that share gradients wait for none
-        objective: Any = _Objective(self.loss)  # never the module itself: Accelerate replaces its forward
-        objective, optimizer = self.accelerator.prepare(objective, optimizer)
-        bar = self.bookkeeping.bar(f"{self.data.task} planner", self.iteration, options.iterations)
-        mean = 0.0
-        while self.iteration < options.iterations:
-            generator = step_generator(options.seed, 3, self.iteration, self.accelerator.process_index)
-            factor = warm_cosine(self.iteration, options.iterations, min(200, options.iterations // 10))
-            set_rates(optimizer, [options.learning_rate], factor)
-            batch = self.batch(self.train_steps, generator, options.batch_size)
-            with self.accelerator.autocast():
-                loss = objective(*batch)
-            self.bookkeeping.update(loss, optimizer)
-            self.ema.update()
-            self.iteration += 1
-            mean += loss.item()
-            bar.update()
-            if self.iteration % 100 == 0:
-                self.bookkeeping.record("train/loss", mean / 100, self.iteration)
-                bar.set_postfix(loss=f"{mean / 100:.4f}", held_out=f"{self.held_out:.4f}", refresh=False)
-                mean = 0.0
-            if self.iteration % options.validate_every == 0:
-                self._validate()
-            if self.iteration % options.save_every == 0:
-                self._save(optimizer)
-        bar.close()
-        self._save(optimizer)
+        ema = ExponentialMovingAverage(self.diffuser, maximum=options.ema_decay)
+        phase = Phase(
+            name=f"{self.data.task} planner",
+            objective=_Objective(self.loss),
+            optimizer=torch.optim.AdamW(
+                self.diffuser.parameters(), options.learning_rate, weight_decay=options.weight_decay, fused=True
+            ),
+            draw=lambda generator: self.batch(self.train_steps, generator, options.batch_size),
+            stream=3,
+            iterations=options.iterations,
+            rates=[options.learning_rate],
+            warm_up=min(200, options.iterations // 10),
+            ema=ema,
+            held_out=lambda generator: self.loss(*self.batch(self.held_steps, generator, 256)),
+            validate_every=options.validate_every,
+            save_every=options.save_every,
+            state=lambda: {"diffuser": self.diffuser.state_dict()},
+        )
+        self.bookkeeping.fit(phase, state)
         if self.bookkeeping.main:
-            with self.ema.applied():
-                scores = {} if np.isnan(self.held_out) else {"validation_loss": self.held_out}
+            scores = {"validation_loss": phase.validation_curve[-1][1]} if phase.validation_curve else {}
+            with ema.applied():
                 spec = make_spec(options, self.data, scores)
-                checkpoint.save(self.diffuser.cpu(), spec, options.out, options.half_weights)
+                export(self.diffuser, spec, options.out, options, options.half_weights)
             print(f"wrote {options.out}")
 
     def returns(self, rows: Tensor) -> Tensor:
@@ -289,45 +232,25 @@ class Trainer:
 
     def _train_value(self) -> None:
         """Before the rest, and anew when a run is stopped in it: it is short."""
-        options = self.options
-        value: Any = self.diffuser.value
-        optimizer: Any = torch.optim.AdamW(value.parameters(), options.learning_rate, weight_decay=options.weight_decay)
-        objective: Any = _ValueObjective(value)
-        objective, optimizer = self.accelerator.prepare(objective, optimizer)
-        bar = self.bookkeeping.bar("value", 0, options.value_iterations)
-        for iteration in range(options.value_iterations):
-            generator = step_generator(options.seed, 5, iteration, self.accelerator.process_index)
-            factor = warm_cosine(iteration, options.value_iterations, min(200, options.value_iterations // 10))
-            set_rates(optimizer, [options.learning_rate], factor)
+        options, value = self.options, self.diffuser.value
+
+        def draw(generator: torch.Generator) -> tuple[Tensor, Tensor]:
             rows = self.batch(self.train_steps, generator, options.batch_size)[0]
-            loss = objective(self.diffuser.limits.normalize(rows), self.returns(rows))
-            self.bookkeeping.update(loss, optimizer)
-            bar.update()
-            if iteration % 100 == 99:
-                bar.set_postfix(loss=f"{loss.item():.5f}", refresh=False)
-                self.bookkeeping.record("value/loss", loss.item(), iteration + 1)
-        bar.close()
+            return self.diffuser.limits.normalize(rows), self.returns(rows)
 
-    @torch.no_grad()
-    def _validate(self) -> None:
-        """Loss of the averaged weights on the held-out end of the stream, with the same noise each time."""
-        if not self.bookkeeping.main:
-            return
-        with self.ema.applied():
-            losses = [
-                float(self.loss(*self.batch(self.held_steps, step_generator(self.options.seed, 4, i), 256)))
-                for i in range(4)
-            ]
-        self.held_out = float(np.mean(losses))
-        self.bookkeeping.record("validation/loss", self.held_out, self.iteration)
-
-    def _save(self, optimizer: Any) -> None:
-        self.bookkeeping.save(
-            diffuser=self.diffuser.state_dict(),
-            ema=self.ema.state(),
-            optimizer=optimizer.state_dict(),
-            iteration=self.iteration,
+        optimizer = torch.optim.AdamW(value.parameters(), options.learning_rate, weight_decay=options.weight_decay)
+        phase = Phase(
+            name="value",
+            tag="value",
+            objective=_ValueObjective(value),
+            optimizer=optimizer,
+            draw=draw,
+            stream=5,
+            iterations=options.value_iterations,
+            rates=[options.learning_rate],
+            warm_up=min(200, options.value_iterations // 10),
         )
+        self.bookkeeping.fit(phase)
 
 
 class _Objective(torch.nn.Module):

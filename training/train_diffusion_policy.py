@@ -18,7 +18,6 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from diffusion_ros import checkpoint
 from diffusion_ros.models.policy import Policy
@@ -28,6 +27,7 @@ from diffusion_ros.simulators.tasks import arm_task
 from diffusion_ros.spec import CheckpointSpec, TensorSpec
 from training import command_line
 from training.data.demonstrations import Demonstrations, Windows, load_demonstrations, make_windows, split_episodes
+from training.diffusion.export_proof import export
 from training.diffusion.noise_schedule import NoiseSchedule
 from training.diffusion.normalizer import LimitsNormalizer
 from training.diffusion.policy import (
@@ -47,32 +47,31 @@ from training.ranges import with_ranges
 from training.run import (
     FIRST_VALIDATION_SEED,
     ExponentialMovingAverage,
+    Phase,
     Run,
+    SamplerOptions,
+    current_options,
     git_commit,
     options_json,
-    set_rates,
     step_generator,
     train_timed,
-    warm_cosine,
 )
 
 WORKSPACE_MARGIN = 0.05
 """Metres beyond where demonstrations have been that a robot may go."""
 
-FREE = ("save_every", "rollouts", "rollout_every", "validate_every", "sampler", "sampler_steps", "half_weights")
-"""Options that do not change the weights; nor does n_action_steps, where whole chunks are generated."""
 POINT_WEIGHT = 0.1
 """Of the cross-entropy of the points that key-points are taught, beside the pose's loss."""
+ENCODER_WEIGHT_DECAY = 1e-6
+"""AdamW's, of an observation encoder that is trained end to end."""
 
 
-@dataclass(frozen=True)
-class Options:
+@dataclass(frozen=True, kw_only=True)
+class Options(SamplerOptions):
     """Trains a diffusion policy and exports it as a checkpoint."""
 
     data: Path
     """Demonstrations in robomimic's HDF5 format."""
-    out: Path
-    """The checkpoint to write. The run's folder beside it, <out>.run, holds the log and what --resume needs."""
     observations: Literal["state", "pixels", "both"] = "pixels"
     """What the policy sees beside the hand: the object's pose, the two cameras, or both."""
     denoiser: Literal["transformer", "unet"] = "transformer"
@@ -81,8 +80,6 @@ class Options:
     """Observations as conditioning tokens, or denoised together with the actions."""
     action_steps_only: bool = False
     """Generate only the actions from the newest observation on (n_action_steps of them)."""
-    prediction: Literal["epsilon", "sample"] = "epsilon"
-    """What the network predicts: the noise or the clean actions."""
     horizon: int = 10
     """Rows of a generated chunk."""
     n_obs_steps: int = 2
@@ -97,8 +94,6 @@ class Options:
     """Transformer: features of a token."""
     condition_layers: int = 0
     """Transformer: encoder layers over [time step, observations]; 0 is an MLP."""
-    embedding_dropout: float = 0.0
-    """Transformer: dropout of the embeddings."""
     attention_dropout: float = 0.3
     """Transformer: dropout in attention."""
     unet_widths: tuple[int, ...] = (64, 128)
@@ -111,66 +106,39 @@ class Options:
     """From pixels: also estimate the object's pose, and condition on the estimate. Needs poses in the data only."""
     pose_points: bool = False
     """Estimate it from where the cameras see the object's frame, which key-points are taught."""
-    pose_weight: float = 1.0
-    """Weight of the estimate's loss."""
     rotation_weight: float = 1.0
-    """Weight of the rotation in it. Small for an object that looks alike from all sides: its yaw is only memorised."""
+    """Weight of the rotation in its loss. Small for an object that looks alike from all sides: its yaw is only
+    memorised."""
     encoder_iterations: int = 0
     """Two phases: iterations of the first one, which trains encoders and pose head alone. 0: end to end."""
     start_from: Path | None = None
     """A checkpoint of the same kind whose image encoders and pose head the training begins with."""
     cached_crops: int = 4
     """Two phases: random crops of every image that features are computed for."""
-    num_train_timesteps: int = 100
-    """Diffusion steps in training."""
-    beta_schedule: str = "squaredcos_cap_v2"
-    """Noise schedule; see training/diffusion/noise_schedule.py."""
-    sampler: Literal["ddim", "ddpm"] = "ddim"
-    """Sampler of the exported checkpoint; can be changed when it is loaded."""
-    sampler_steps: int = 10
-    """Its steps; can be changed when it is loaded."""
+    num_inference_steps: int = 10
     iterations: int = 20_000
-    """Optimiser steps of the denoiser."""
     batch_size: int = 64
-    """Windows a step."""
+    """Windows a step and process."""
     noise_draws: int = 1
     """Draws of noise and diffusion step for each window: worth it where encoding an image is dear."""
     learning_rate: float = 1e-4
-    """AdamW, with 500 steps of warm-up and a cosine to zero."""
     encoder_learning_rate: float = 1e-4
     """That of the image encoders."""
     betas: tuple[float, float] = (0.9, 0.95)
     """AdamW."""
     weight_decay: float = 1e-3
-    """Of the denoiser's matrices."""
-    encoder_weight_decay: float = 1e-6
-    """Of the observation encoder."""
-    ema_max_decay: float = 0.9999
-    """Largest decay of the averaged weights."""
-    mixed_precision: Literal["no", "bf16", "fp16"] = "no"
-    """Of the training; checkpoints are in single precision."""
+    ema_decay: float = 0.9999
     half_weights: bool = False
-    """Store the checkpoint's weights in half precision."""
     validation: float = 0.04
     """Part of the demonstrations that is kept for the validation loss."""
     validate_every: int = 2000
-    """Iterations between validation losses."""
-    rollout_every: int = 0
-    """Iterations between rollouts on validation seeds; 0: only at the end."""
     rollouts: int = 20
-    """Episodes of a rollout; 0: none."""
-    demonstrations: int | None = None
-    """Use only the first so many."""
+    """Episodes in the simulator at the end, on validation seeds; 0: none."""
     save_every: int = 1000
-    """Iterations between saves of what --resume needs."""
-    resume: bool = False
-    """Go on with the run of the same --out, to the same weights as if it had not been stopped."""
-    seed: int = 0
-    """Of everything random."""
-    threads: int = 1
-    """CPU threads of torch."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
+        self.check_at_least(1, "noise_draws", "cached_crops")
         if self.n_action_steps > self.horizon - self.n_obs_steps + 1:
             raise ValueError(
                 f"n_action_steps {self.n_action_steps}: at most horizon - n_obs_steps + 1 ="
@@ -188,9 +156,11 @@ class Options:
             raise ValueError("pose_points needs --encoder-iterations: key-points are taught in the first phase")
         if self.action_steps_only and self.conditioning == "inpainting":
             raise ValueError("action_steps_only and inpainting exclude each other: observed rows must be generated")
-        for name in ("iterations", "batch_size", "noise_draws", "sampler_steps", "cached_crops", "save_every"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} {getattr(self, name)}: must be at least 1")
+
+    @property
+    def free(self) -> frozenset[str]:
+        # Where whole chunks are generated it does not matter how much of them is executed.
+        return super().free | {"rollouts"} | (set() if self.action_steps_only else {"n_action_steps"})
 
     @property
     def rows(self) -> int:
@@ -206,11 +176,6 @@ class Options:
     def use_object(self) -> bool:
         """Whether the policy is given the object's pose."""
         return self.observations != "pixels"
-
-    @property
-    def run_folder(self) -> Path:
-        """Log and resumable state."""
-        return self.out.with_name(self.out.name + ".run")
 
 
 @dataclass(frozen=True)
@@ -264,7 +229,6 @@ def build_policy(options: Options, limits: Limits) -> DiffusionPolicy:
             "n_layers": options.layers,
             "n_heads": options.heads,
             "width": options.width,
-            "embedding_dropout": options.embedding_dropout,
             "attention_dropout": options.attention_dropout,
             "n_cond_layers": options.condition_layers,
             # Where the first row is that of the newest observation, every row may see every observation.
@@ -274,7 +238,7 @@ def build_policy(options: Options, limits: Limits) -> DiffusionPolicy:
     return DiffusionPolicy(
         encoder,
         denoiser,
-        NoiseSchedule(options.num_train_timesteps, options.beta_schedule, options.prediction),
+        NoiseSchedule(options.num_train_timesteps, options.beta_schedule, options.prediction_type),
         limits.action,
         options.n_obs_steps,
         options.rows,
@@ -287,17 +251,17 @@ def build_policy(options: Options, limits: Limits) -> DiffusionPolicy:
 def restore_policy(path: Path) -> DiffusionPolicy:
     """The eager module of an exported checkpoint, for comparisons and for training on. Raises CheckpointError."""
     spec = checkpoint.read_spec(path)
-    known = {field.name for field in dataclasses.fields(Options)}
-    values = {name: value for name, value in spec.training.items() if name in known}
+    values = current_options(Options, spec.training)
     for name in ("unet_widths", "betas"):
         values[name] = tuple(values[name])
-    options = Options(**{**values, "data": Path(values["data"]), "out": Path(values["out"])})
+    known = {field.name for field in dataclasses.fields(Options)}
+    options = Options(**{name: value for name, value in values.items() if name in known})
     policy = build_policy(options, Limits(unit_limits(11), unit_limits(POSE_DIM), unit_limits(7)))
     policy.load_state_dict(checkpoint.weights(path))
     return policy.eval()
 
 
-def make_spec(options: Options, data: Demonstrations, scores: dict[str, Any]) -> CheckpointSpec:
+def make_spec(options: Options, data: Demonstrations) -> CheckpointSpec:
     """What a robot has to know of the policy."""
     frame = "world"
     inputs = [
@@ -328,12 +292,11 @@ def make_spec(options: Options, data: Demonstrations, scores: dict[str, Any]) ->
         workspace_low=tuple((visited.min(axis=0).astype(float) - WORKSPACE_MARGIN).tolist()),
         workspace_high=tuple((visited.max(axis=0).astype(float) + WORKSPACE_MARGIN).tolist()),
         sampler=options.sampler,
-        sampler_steps=options.sampler_steps,
+        sampler_steps=options.steps,
         num_train_timesteps=options.num_train_timesteps,
         git_commit=git_commit(),
         data_hash=data.data_hash,
         training=options_json(options),
-        scores=scores,
     )
 
 
@@ -342,11 +305,10 @@ class Trainer:
 
     def __init__(self, options: Options) -> None:
         self.options = options
-        free = FREE if options.action_steps_only else (*FREE, "n_action_steps")
-        self.bookkeeping = Run(options, Options(options.data, options.out), free)
-        self.accelerator, self.device = self.bookkeeping.accelerator, self.bookkeeping.device
         needs_pose = options.use_object or options.pose_head
-        self.data = load_demonstrations(options.data, options.cameras, needs_pose, options.demonstrations)
+        self.data = load_demonstrations(options.data, options.cameras, needs_pose)
+        self.bookkeeping = Run(options, self.data.data_hash)
+        self.accelerator, self.device = self.bookkeeping.accelerator, self.bookkeeping.device
         train, held = split_episodes(self.data.episodes, options.validation, options.seed)
         window = (options.n_obs_steps, options.rows, options.action_steps_only)
         self.train = make_windows(self.data, train, *window)
@@ -355,9 +317,6 @@ class Trainer:
         self.low_dim = {n: torch.from_numpy(v) for n, v in self.data.observations.items() if v.dtype != np.uint8}
         self.policy = build_policy(options, Limits.of(self.data)).to(self.device)
         checkpoint.script(self.policy)  # what cannot be exported must fail now, not after hours
-        self.ema = ExponentialMovingAverage(self.policy, maximum=options.ema_max_decay)
-        self.iteration = 0
-        self.encoder_iteration = 0
         self.views = camera_views(self.data.task, options.cameras, IMAGE_SIZE) if options.pose_points else []
         self.features: Tensor | None = None
         """(crops, N, F) of every step, where the encoder no longer changes."""
@@ -423,28 +382,18 @@ class Trainer:
     def run(self) -> None:
         """Trains from where it is to the end and exports."""
         options = self.options
-        state = self.bookkeeping.saved()
+        state = self.bookkeeping.saved(policy=self.policy)
         if state is None and options.cameras:
             if options.start_from is None:
                 self._initialise_vision()
             else:
                 self._take_vision(options.start_from)
-        if state is not None:
-            self.policy.load_state_dict(state["policy"])
-            self.ema.restore(state["ema"])
-            self.iteration, self.encoder_iteration = int(state["iteration"]), int(state["encoder_iteration"])
-        if self.encoder_iteration < options.encoder_iterations:
+        if options.encoder_iterations and (state is None or state["iteration"] == 0):
             self._train_encoder(state)
             state = None
-        if self.iteration < options.iterations:
-            if options.encoder_iterations or not options.cameras:
-                self._cache_features()
-                self.policy.encoder.requires_grad_(False)
-                if self.iteration == 0:
-                    self.ema = ExponentialMovingAverage(self.policy, maximum=options.ema_max_decay)
-            self._train_denoiser(state)
+        ema = self._train_denoiser(state)
         if self.bookkeeping.main:
-            self._export()
+            self._export(ema)
 
     def _take_vision(self, path: Path) -> None:
         encoder = self.policy.encoder
@@ -467,40 +416,34 @@ class Trainer:
 
     def _train_encoder(self, state: dict[str, Any] | None) -> None:
         """First phase: encoders and pose head on single frames."""
-        options = self.options
-        encoder = self.policy.encoder
-        optimizer = torch.optim.AdamW(
-            encoder.parameters(), options.encoder_learning_rate, options.betas, weight_decay=0
-        )
-        if state is not None and state["optimizer"] is not None:
-            optimizer.load_state_dict(state["optimizer"])
-        objective: nn.Module = _PoseObjective(self)
-        objective, optimizer = self.accelerator.prepare(objective, optimizer)
+        options, encoder = self.options, self.policy.encoder
         steps = torch.from_numpy(np.unique(self.train.observed))
-        bar = self.bookkeeping.bar("encoder", self.encoder_iteration, options.encoder_iterations)
         size = options.batch_size * options.n_obs_steps
-        while self.encoder_iteration < options.encoder_iterations:
-            generator = step_generator(options.seed, 1, self.encoder_iteration, self.accelerator.process_index)
-            factor = self._factor(self.encoder_iteration, options.encoder_iterations)
-            set_rates(optimizer, [options.encoder_learning_rate], factor)
+
+        def draw(generator: torch.Generator) -> tuple[Tensor, Tensor]:
             chosen = steps[torch.randint(0, len(steps), (size,), generator=generator)]
-            offset = random_offset(size, self.policy.encoder.image_size, self.policy.encoder.crop_size, generator)
-            with self.accelerator.autocast():
-                loss = objective(chosen, offset)
-            self.bookkeeping.update(loss, optimizer)
-            self.encoder_iteration += 1
-            bar.update()
-            if self.encoder_iteration % 50 == 0:
-                self._report(bar, "encoder", self.encoder_iteration, pose=loss.item())
-            if self.encoder_iteration % options.save_every == 0:
-                self._save(optimizer)
-        bar.close()
-        self.ema = ExponentialMovingAverage(self.policy, maximum=options.ema_max_decay)
+            return chosen, random_offset(size, encoder.image_size, encoder.crop_size, generator)
+
+        rate = options.encoder_learning_rate
+        phase = Phase(
+            name="encoder",
+            tag="encoder",
+            objective=_PoseObjective(self),
+            optimizer=torch.optim.AdamW(encoder.parameters(), rate, options.betas, weight_decay=0),
+            draw=draw,
+            stream=1,
+            iterations=options.encoder_iterations,
+            rates=[rate],
+            warm_up=min(500, options.encoder_iterations // 10),
+            save_every=options.save_every,
+            counter="encoder_iteration",
+            state=lambda: {"policy": self.policy.state_dict(), "iteration": 0},
+        )
+        self.bookkeeping.fit(phase, state)
         if self.bookkeeping.main:
-            held = torch.from_numpy(np.unique(self.held.observed))
-            error = self._pose_error(held)
+            error = self._pose_error(torch.from_numpy(np.unique(self.held.observed)))
             print(f"pose error on held-out frames: {error * 1000:.1f} mm")
-            self.bookkeeping.record("encoder/held_out_mm", error * 1000, self.encoder_iteration)
+            self.bookkeeping.record("encoder/held_out_mm", error * 1000, phase.iteration)
 
     @torch.no_grad()
     def _pose_error(self, steps: Tensor) -> float:
@@ -542,107 +485,74 @@ class Trainer:
         bar.close()
         encoder.train()
 
-    def _train_denoiser(self, state: dict[str, Any] | None) -> None:
-        options = self.options
-        denoiser = self.policy.denoiser
+    def _train_denoiser(self, state: dict[str, Any] | None) -> ExponentialMovingAverage:
+        """Second phase, or the only one; returns the average of all weights."""
+        options, policy = self.options, self.policy
+        if options.encoder_iterations or not options.cameras:
+            policy.encoder.requires_grad_(False)
+            if state is None or state["iteration"] < options.iterations:
+                self._cache_features()
         groups = (
-            denoiser.optimizer_groups(options.weight_decay)
-            if isinstance(denoiser, DiffusionTransformer)
-            else [{"params": list(denoiser.parameters()), "weight_decay": options.weight_decay}]
+            policy.denoiser.optimizer_groups(options.weight_decay)
+            if isinstance(policy.denoiser, DiffusionTransformer)
+            else [{"params": list(policy.denoiser.parameters()), "weight_decay": options.weight_decay}]
         )
         rates = [options.learning_rate] * len(groups)
-        trained = [p for p in self.policy.encoder.parameters() if p.requires_grad]
-        if trained and self.features is None:
-            groups.append({"params": trained, "weight_decay": options.encoder_weight_decay})
+        trained = [p for p in policy.encoder.parameters() if p.requires_grad]
+        if trained:
+            groups.append({"params": trained, "weight_decay": ENCODER_WEIGHT_DECAY})
             rates.append(options.encoder_learning_rate)
-        optimizer = torch.optim.AdamW(groups, options.learning_rate, options.betas)
-        if state is not None and state["optimizer"] is not None:
-            optimizer.load_state_dict(state["optimizer"])
-        objective: nn.Module = _Objective(self)
-        objective, optimizer = self.accelerator.prepare(objective, optimizer)
-        bar = self.bookkeeping.bar("denoiser", self.iteration, options.iterations)
+        policy.train()
+        ema = ExponentialMovingAverage(policy, maximum=options.ema_decay)
+        phase = Phase(
+            name="denoiser",
+            objective=_Objective(self),
+            optimizer=torch.optim.AdamW(groups, options.learning_rate, options.betas),
+            draw=self._draw_to_learn,
+            stream=3,
+            iterations=options.iterations,
+            rates=rates,
+            warm_up=min(500, options.iterations // 10),
+            ema=ema,
+            held_out=self._held_out_loss,
+            held_out_draws=8,
+            validate_every=options.validate_every,
+            save_every=options.save_every,
+            state=lambda: {"policy": policy.state_dict(), "encoder_iteration": options.encoder_iterations},
+        )
+        self.bookkeeping.fit(phase, state)
+        return ema
+
+    def _draw_to_learn(self, generator: torch.Generator) -> tuple[dict[str, Tensor], torch.Generator]:
+        # Dropout draws from torch's own generator: seeded by the step too, a resumed run repeats it.
+        torch.manual_seed(int(torch.randint(0, 2**62, (1,), generator=generator)))
+        return self.draw(self.train, generator, self.options.batch_size), generator
+
+    def _held_out_loss(self, generator: torch.Generator) -> Tensor:
+        self.policy.eval()
+        loss: Tensor = _Objective(self)(self.draw(self.held, generator, 256), None)
         self.policy.train()
-        mean = 0.0
-        while self.iteration < options.iterations:
-            generator = step_generator(options.seed, 3, self.iteration, self.accelerator.process_index)
-            # Dropout draws from torch's own generator: seeded by the step too, a resumed run repeats it.
-            torch.manual_seed(int(torch.randint(0, 2**62, (1,), generator=generator)))
-            set_rates(optimizer, rates, self._factor(self.iteration, options.iterations))
-            batch = self.draw(self.train, generator, options.batch_size)
-            with self.accelerator.autocast():
-                loss = objective(batch, generator)
-            self.bookkeeping.update(loss, optimizer)
-            self.ema.update()
-            self.iteration += 1
-            mean += loss.item()
-            bar.update()
-            if self.iteration % 100 == 0:
-                self._report(bar, "train", self.iteration, loss=mean / 100)
-                mean = 0.0
-            if self.iteration % options.validate_every == 0:
-                self._validate()
-            if options.rollout_every and self.iteration % options.rollout_every == 0 and self.bookkeeping.main:
-                self._roll_out(self.iteration)
-            if self.iteration % options.save_every == 0:
-                self._save(optimizer)
-        bar.close()
+        return loss
 
-    @torch.no_grad()
-    def _validate(self) -> None:
-        """Loss of the averaged weights on held-out demonstrations, with the same noise each time."""
-        if not self.bookkeeping.main:
-            return
-        with self.ema.applied():
-            self.policy.eval()
-            losses = []
-            for i in range(8):
-                generator = step_generator(self.options.seed, 4, i)
-                losses.append(float(_Objective(self)(self.draw(self.held, generator, 256), None)))
-            self.policy.train()
-        self.bookkeeping.record("validation/loss", float(np.mean(losses)), self.iteration)
-
-    def _roll_out(self, iteration: int) -> dict[str, Any]:
-        """Success on validation seeds with the averaged weights, through an exported checkpoint."""
+    def _export(self, ema: ExponentialMovingAverage) -> None:
         options = self.options
-        path = options.run_folder / "candidate.pt"
-        with self.ema.applied():
-            checkpoint.save(self.policy.cpu(), make_spec(options, self.data, {}), path, options.half_weights)
-            self.policy.to(self.device)
-        policy = Policy(checkpoint.load(path))
+        with ema.applied():
+            export(self.policy, make_spec(options, self.data), options.out, options, options.half_weights)
+        # Whatever fails below, what was trained is there.
+        if options.rollouts:
+            checkpoint.record_scores(options.out, self._roll_out(Policy(checkpoint.load(options.out))))
+        print(f"wrote {options.out}")
+
+    def _roll_out(self, policy: Policy) -> dict[str, Any]:
+        """Success on validation seeds."""
+        options = self.options
         simulation = Simulation(self.data.task, options.cameras)
         episodes = list(roll_out(policy, simulation, options.rollouts, FIRST_VALIDATION_SEED))
         simulation.close()
         successes = sum(episode.success for episode in episodes)
-        print(f"iteration {iteration}: {successes} of {options.rollouts} validation episodes succeed", flush=True)
-        self.bookkeeping.record("validation/success_rate", successes / options.rollouts, iteration)
+        print(f"{successes} of {options.rollouts} validation episodes succeed", flush=True)
+        self.bookkeeping.record("validation/success_rate", successes / options.rollouts, options.iterations)
         return {"validation_success_rate": successes / options.rollouts, "validation_episodes": options.rollouts}
-
-    def _export(self) -> None:
-        options = self.options
-        scores = self._roll_out(self.iteration) if options.rollouts else {}
-        with self.ema.applied():
-            checkpoint.save(self.policy.cpu(), make_spec(options, self.data, scores), options.out, options.half_weights)
-        print(f"wrote {options.out}")
-
-    # -- bookkeeping ------------------------------------------------------------------------------------------------
-
-    def _save(self, optimizer: Any) -> None:
-        self.bookkeeping.save(
-            policy=self.policy.state_dict(),
-            ema=self.ema.state(),
-            optimizer=optimizer.state_dict(),
-            iteration=self.iteration,
-            encoder_iteration=self.encoder_iteration,
-        )
-
-    def _report(self, bar: tqdm[Any], phase: str, iteration: int, **values: float) -> None:
-        for name, value in values.items():
-            self.bookkeeping.record(f"{phase}/{name}", value, iteration)
-        bar.set_postfix({name: f"{value:.4f}" for name, value in values.items()}, refresh=False)
-
-    @staticmethod
-    def _factor(step: int, steps: int) -> float:
-        return warm_cosine(step, steps, min(500, steps // 10))
 
 
 def train(options: Options) -> None:
@@ -685,7 +595,7 @@ class _Objective(nn.Module):
         features = trainer.window_features(batch["observed"], generator).to(trainer.device)
         loss: Tensor = self.loss(features, batch["actions"], batch["valid"], batch["noise"], batch["t"])
         if trainer.features is None and trainer.policy.encoder.has_pose_head:
-            loss = loss + trainer.options.pose_weight * trainer.pose_loss(features, batch["observed"])
+            loss = loss + trainer.pose_loss(features, batch["observed"])
         return loss
 
 

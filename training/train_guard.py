@@ -29,66 +29,43 @@ from training.evaluation.guard import drive, hand_pose, picture
 from training.evaluation.rollout import roll_out
 from training.run import (
     FIRST_VALIDATION_SEED,
+    DiffusionOptions,
     ExponentialMovingAverage,
+    Phase,
     Run,
     git_commit,
     options_json,
-    set_rates,
-    step_generator,
     train_timed,
-    warm_cosine,
 )
 
 RATE = 5.0
 """Pictures a second of each camera that a guard is meant to score [Hz]."""
-FREE = (
-    "save_every",
-    "levels",
-    "usual",
-    "false_alarms",
-    "calibration_stride",
-    "validation_episodes",
-    "colour_margin",
-    "difference_margin",
-    "policy",
-)
-"""Options that do not change the weights."""
+USUAL = 0.99
+"""Part of good pictures whose error in a square counts as usual there, in the heat map."""
 
 
-@dataclass(frozen=True)
-class Options:
+@dataclass(frozen=True, kw_only=True)
+class Options(DiffusionOptions):
     """Trains a guard of both cameras and exports it as a checkpoint."""
 
     data: Path
     """Demonstrations with images, in robomimic's format (training.collect_demos)."""
-    out: Path
-    """The checkpoint to write. The run's folder beside it, <out>.run, holds the log and what --resume needs."""
     dim: int = 16
     """Channels of the denoisers' first level."""
     dim_mults: tuple[int, ...] = (1, 2, 4)
     """Channels at each level, as multiples of dim."""
     levels: tuple[int, ...] = (10, 30, 70)
     """Of num_train_timesteps: how far pictures are noised."""
-    num_train_timesteps: int = 100
-    """Diffusion steps in training."""
     iterations: int = 5_000
-    """Optimiser steps."""
     batch_size: int = 16
-    """Pictures of each camera a step."""
+    """Pictures of each camera a step and process."""
     learning_rate: float = 1e-3
-    """AdamW, with a warm-up and a cosine to zero."""
-    weight_decay: float = 1e-4
-    """AdamW."""
     ema_decay: float = 0.998
-    """Largest decay of the averaged weights."""
     mixed_precision: Literal["no", "bf16", "fp16"] = "bf16"
-    """Of the training."""
     held_out: float = 0.2
     """Part of the episodes that the guard is calibrated on and not trained on."""
     calibration_stride: int = 4
     """Every so many of their frames: those of 20 Hz at the guard's rate, so that they do not outweigh the episodes."""
-    usual: float = 0.99
-    """Part of good pictures whose error in a square counts as usual there, in the heat map."""
     false_alarms: float = 0.01
     """Part of good pictures that are to be farther off than the threshold's margin allows for ..."""
     colour_margin: tuple[float, ...] = (6.0, 2.3)
@@ -105,20 +82,11 @@ class Options:
     policy: Path | None = None
     """The checkpoint that is to be guarded: as many of its episodes, less those that fail, are added to the expert's,
     for it goes where no expert goes."""
-    save_every: int = 500
-    """Iterations between saves of what --resume needs."""
-    resume: bool = False
-    """Go on with the run of the same --out, to the same weights as if it had not been stopped."""
-    seed: int = 0
-    """Of everything random."""
-    threads: int = 1
-    """CPU threads of torch."""
 
     def __post_init__(self) -> None:
-        for name in ("iterations", "batch_size", "save_every", "calibration_stride"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} {getattr(self, name)}: must be at least 1")
-        for name in ("held_out", "usual", "false_alarms"):
+        super().__post_init__()
+        self.check_at_least(1, "calibration_stride")
+        for name in ("held_out", "false_alarms"):
             if not 0 < getattr(self, name) < 1:
                 raise ValueError(f"{name} {getattr(self, name)}: must lie between 0 and 1")
         for name in ("colour_margin", "difference_margin"):
@@ -127,9 +95,9 @@ class Options:
                 raise ValueError(f"{name} {margin}: one above 0 for each of {', '.join(CAMERAS)} expected")
 
     @property
-    def run_folder(self) -> Path:
-        """Log and resumable state."""
-        return self.out.with_name(self.out.name + ".run")
+    def free(self) -> frozenset[str]:
+        calibration = {"levels", "false_alarms", "calibration_stride", "colour_margin", "difference_margin"}
+        return super().free | calibration | {"validation_episodes", "policy"}
 
 
 def make_spec(options: Options, task: str, data_hash: str, scores: dict[str, Any]) -> CheckpointSpec:
@@ -214,9 +182,9 @@ class Trainer:
 
     def __init__(self, options: Options) -> None:
         self.options = options
-        self.bookkeeping = Run(options, Options(options.data, options.out), FREE)
-        self.device = self.bookkeeping.device
         self.data = load_demonstrations(options.data, CAMERAS, use_object=False)
+        self.bookkeeping = Run(options, self.data.data_hash)
+        self.device = self.bookkeeping.device
         episode = np.searchsorted(self.data.starts, np.arange(len(self.data)), side="right") - 1
         train, held = split_episodes(self.data.episodes, options.held_out, options.seed)
         self.train_steps = np.flatnonzero(np.isin(episode, train))
@@ -225,63 +193,49 @@ class Trainer:
         self.policy: Policy | None = None
         if options.policy is not None:
             self.policy = Policy(checkpoint.load(options.policy, kind="policy", task=self.data.task))
-        schedule = NoiseSchedule(options.num_train_timesteps, prediction="sample")
+        schedule = NoiseSchedule(options.num_train_timesteps, prediction_type="sample")
         self.model = GuardModel(len(CAMERAS), schedule, options.levels, IMAGE_SIZE, options.dim, options.dim_mults).to(
             self.device
         )
         checkpoint.script(self.model)  # what cannot be exported must fail now, not after hours
-        self.ema = ExponentialMovingAverage(self.model, maximum=options.ema_decay)
-        self.iteration = 0
 
     def images(self, camera: int, steps: NDArray[np.int64]) -> Tensor:
         """(N, H, W, 3) uint8."""
         frames = self.data.observations[f"{CAMERAS[camera]}_image"][steps]
         return torch.from_numpy(frames).to(self.device)
 
+    def draw(self, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+        """Pictures (cameras, B, H, W, 3) uint8, noise (cameras, B, 3, H, W) and t (cameras, B)."""
+        batch = (len(CAMERAS), self.options.batch_size)
+        chosen = self.train_steps[torch.randint(0, len(self.train_steps), batch, generator=generator).numpy()]
+        images = torch.stack([self.images(camera, steps) for camera, steps in enumerate(chosen)])
+        noise = torch.randn((*batch, 3, IMAGE_SIZE, IMAGE_SIZE), generator=generator).to(self.device)
+        t = torch.randint(0, self.options.num_train_timesteps, batch, generator=generator).to(self.device)
+        return images, noise, t
+
     def run(self) -> None:
         """Trains from where it is to the end, calibrates and exports."""
-        options, bookkeeping = self.options, self.bookkeeping
-        optimizer: Any = torch.optim.AdamW(
-            self.model.parameters(), options.learning_rate, weight_decay=options.weight_decay
+        options = self.options
+        state = self.bookkeeping.saved(model=self.model)
+        ema = ExponentialMovingAverage(self.model, maximum=options.ema_decay)
+        phase = Phase(
+            name=f"{self.data.task} guard",
+            objective=GuardLoss(self.model),
+            optimizer=torch.optim.AdamW(
+                self.model.parameters(), options.learning_rate, weight_decay=options.weight_decay
+            ),
+            draw=self.draw,
+            stream=6,
+            iterations=options.iterations,
+            rates=[options.learning_rate],
+            warm_up=min(200, options.iterations // 10),
+            ema=ema,
+            save_every=options.save_every,
+            state=lambda: {"model": self.model.state_dict()},
         )
-        state = bookkeeping.saved()
-        if state is not None:
-            if state["data_hash"] != self.data.data_hash:
-                raise ValueError(f"{options.run_folder}: was begun with other data than {options.data} holds now")
-            self.model.load_state_dict(state["model"])
-            self.ema.restore(state["ema"])
-            optimizer.load_state_dict(state["optimizer"])
-            self.iteration = int(state["iteration"])
-        objective: Any = GuardLoss(self.model)
-        objective, optimizer = bookkeeping.accelerator.prepare(objective, optimizer)
-        bar = bookkeeping.bar(f"{self.data.task} guard", self.iteration, options.iterations)
-        batch = (len(CAMERAS), options.batch_size)
-        mean = 0.0
-        while self.iteration < options.iterations:
-            generator = step_generator(options.seed, 6, self.iteration, bookkeeping.accelerator.process_index)
-            factor = warm_cosine(self.iteration, options.iterations, min(200, options.iterations // 10))
-            set_rates(optimizer, [options.learning_rate], factor)
-            chosen = self.train_steps[torch.randint(0, len(self.train_steps), batch, generator=generator).numpy()]
-            images = torch.stack([self.images(camera, steps) for camera, steps in enumerate(chosen)])
-            noise = torch.randn((*batch, 3, IMAGE_SIZE, IMAGE_SIZE), generator=generator).to(self.device)
-            t = torch.randint(0, options.num_train_timesteps, batch, generator=generator).to(self.device)
-            with bookkeeping.accelerator.autocast():
-                loss = objective(images, noise, t)
-            bookkeeping.update(loss, optimizer)
-            self.ema.update()
-            self.iteration += 1
-            mean += loss.item()
-            bar.update()
-            if self.iteration % 100 == 0:
-                bookkeeping.record("train/loss", mean / 100, self.iteration)
-                bar.set_postfix(loss=f"{mean / 100:.5f}", refresh=False)
-                mean = 0.0
-            if self.iteration % options.save_every == 0:
-                self._save(optimizer)
-        bar.close()
-        self._save(optimizer)
-        if bookkeeping.main:
-            with self.ema.applied():
+        self.bookkeeping.fit(phase, state)
+        if self.bookkeeping.main:
+            with ema.applied():
                 for parameter in self.model.parameters():  # as the checkpoint has them
                     parameter.data = parameter.data.half().to(parameter.dtype)
                 scores = self._calibrate()
@@ -320,21 +274,12 @@ class Trainer:
         for camera in range(len(CAMERAS)):
             errors, *fitted, poses = (torch.cat(parts) for parts in zip(*looks[camera, False], strict=True))
             _, *others, other_poses = (torch.cat(parts) for parts in zip(*looks[camera, True], strict=True))
-            model.usual_scale[camera] = errors.quantile(options.usual, dim=0).clamp(min=TINY)
+            model.usual_scale[camera] = errors.quantile(USUAL, dim=0).clamp(min=TINY)
             parts = (model.of_differences, options.difference_margin), (model.of_colours, options.colour_margin)
             for (familiarity, margin), good, other in zip(parts, fitted, others, strict=True):
                 familiarity.fit(good, poses, camera)
                 familiarity.set_threshold(other, other_poses, camera, options.false_alarms, margin[camera])
         return {"fitted_frames": len(poses), "threshold_frames": len(other_poses)}
-
-    def _save(self, optimizer: Any) -> None:
-        self.bookkeeping.save(
-            data_hash=self.data.data_hash,
-            model=self.model.state_dict(),
-            ema=self.ema.state(),
-            optimizer=optimizer.state_dict(),
-            iteration=self.iteration,
-        )
 
 
 def train(options: Options) -> None:

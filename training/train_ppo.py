@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from tqdm import tqdm
 
 from diffusion_ros import checkpoint
 from diffusion_ros.atomic_file import atomic_write, write_json
@@ -19,35 +20,29 @@ from training.evaluation.gym import evaluate_and_record, record_video
 from training.networks.mlp import ActorCritic
 from training.rl.gymnasium_task import EpisodeLog, continuous_task, first_episodes, policy_spec, training_seed
 from training.rl.ppo import ContinuousPolicy, RewardScaler, RunningStatistics, advantages, clipped_loss
-from training.rl.side_by_side import train_seeds
+from training.rl.side_by_side import SeedOptions, train_seeds
 from training.run import FIRST_VALIDATION_SEED, Run, options_json, set_rates, step_generator
 
 Array = NDArray[Any]
-FREE = ("seeds", "workers", "evaluation_episodes", "videos")
-"""Options that do not change the weights."""
 
 
-@dataclass(frozen=True)
-class Options:
+@dataclass(frozen=True, kw_only=True)
+class Options(SeedOptions):
     """Trains a policy with a tested checkpoint every few iterations, exports the best and evaluates it."""
 
-    out: Path
-    """The checkpoint to write. The run's folder beside it, <out>.run, holds the others, plots, videos, the log and what
-    --resume needs."""
-    environment: str = "InvertedDoublePendulum-v5"
+    env_id: str = "InvertedDoublePendulum-v5"
     """A Gymnasium task with continuous actions."""
-    steps: int = 400_000
+    total_timesteps: int = 400_000
     """Environment steps, of all environments together; rounded up to whole iterations."""
-    environments: int = 16
-    """Stepped as one."""
-    rollout: int = 256
+    num_envs: int = 16
+    num_steps: int = 256
     """Steps of each environment in an iteration."""
     episode_steps: int | None = 80
     """Training episodes are truncated after so many steps, if the task does not end them sooner: of long ones that go
     well, the rare starts would be forgotten. None: as the task says."""
-    epochs: int = 10
+    update_epochs: int = 10
     """Passes over an iteration's steps."""
-    batch_size: int = 256
+    minibatch_size: int = 256
     """Steps an update."""
     widths: tuple[int, ...] = (64, 64)
     """Hidden layers of actor and critic."""
@@ -58,14 +53,13 @@ class Options:
     learning_rate: float = 5e-4
     """Adam, falling to 0 along a line."""
     gamma: float = 0.99
-    """Discount of a step."""
     gae_lambda: float = 0.95
     """Of the advantages."""
-    clip: float = 0.2
+    clip_coef: float = 0.2
     """Of the ratio of probabilities."""
-    value_weight: float = 0.5
+    vf_coef: float = 0.5
     """Of the critic's squared error in the loss."""
-    entropy_weight: float = 0.0
+    ent_coef: float = 0.0
     """Of the entropy in the loss."""
     max_grad_norm: float = 0.5
     """Longer gradients are shortened to it."""
@@ -73,55 +67,28 @@ class Options:
     """Iterations between checkpoints, each of which is tested. Training episodes are cut there, as by a time limit."""
     test_episodes: int = 100
     """Of each test, at most 1,000 steps long."""
-    evaluation_episodes: int = 100
-    """Of the exported checkpoint, from seed 100,000 on; 0 for none."""
     videos: bool = True
     """Record the first checkpoint and the exported one."""
-    resume: bool = False
-    """Go on with the run of the same --out, to the same weights as if it had not been stopped."""
-    seed: int = 0
-    """Of everything random."""
-    seeds: tuple[int, ...] = ()
-    """Train with each of these, side by side; the checkpoints are <out>_seed<n>.pt."""
-    workers: int = 2
-    """Processes (with --seeds)."""
-    threads: int = 1
-    """CPU threads of torch."""
 
     def __post_init__(self) -> None:
-        for name in (
-            *("steps", "environments", "rollout", "epochs", "batch_size", "checkpoint_every", "test_episodes"),
-            *("statistics_steps", "workers"),
-        ):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} {getattr(self, name)}: must be at least 1")
-        if self.batch_size < 2:
-            raise ValueError(f"batch_size {self.batch_size}: at least 2 are needed, whose advantages are compared")
-        if self.evaluation_episodes < 0:
-            raise ValueError(f"evaluation_episodes {self.evaluation_episodes}: must be at least 0")
-        if self.episode_steps is not None and self.episode_steps < 1:
-            raise ValueError(f"episode_steps {self.episode_steps}: must be at least 1")
-        if not self.widths or min(self.widths) < 1:
-            raise ValueError(f"widths {self.widths}: at least one hidden layer, each at least 1 wide, is needed")
-        for name in ("gamma", "gae_lambda"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} {getattr(self, name)}: must lie between 0 and 1")
-        for name in ("learning_rate", "clip", "max_grad_norm"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise ValueError(f"{name} {getattr(self, name)}: must be above 0")
+        super().__post_init__()
+        self.check_at_least(1, "num_steps", "update_epochs", "checkpoint_every", "test_episodes", "statistics_steps")
+        if self.minibatch_size < 2:
+            raise ValueError(
+                f"minibatch_size {self.minibatch_size}: at least 2 are needed, whose advantages are compared"
+            )
+        if self.episode_steps is not None:
+            self.check_at_least(1, "episode_steps")
+        self.check_shares("gae_lambda")
+        self.check_positive("clip_coef", "max_grad_norm")
 
     @property
-    def run_folder(self) -> Path:
-        return self.out.with_name(self.out.name + ".run")
+    def free(self) -> frozenset[str]:
+        return super().free | {"videos"}
 
     @property
     def iterations(self) -> int:
-        return math.ceil(self.steps / (self.environments * self.rollout))
-
-    @property
-    def mixed_precision(self) -> str:
-        """Networks this small gain nothing from it."""
-        return "no"
+        return math.ceil(self.total_timesteps / (self.num_envs * self.num_steps))
 
 
 MAX_STEPS = 1000
@@ -150,20 +117,20 @@ class Trainer:
 
     def __init__(self, options: Options) -> None:
         self.options = options
-        self.task = continuous_task(options.environment)
-        self.bookkeeping = Run(options, Options(options.out), FREE)
+        self.task = continuous_task(options.env_id)
+        self.bookkeeping = Run(options)
         self.network = ActorCritic(
             self.task.observation_size, len(self.task.action_low), options.widths, options.log_std
         )
         self.statistics = RunningStatistics(self.task.observation_size)
-        self.rewards = RewardScaler(options.gamma, options.environments)
+        self.rewards = RewardScaler(options.gamma, options.num_envs)
         self.policy = self._policy()
         checkpoint.script(self.policy)  # what cannot be exported must fail now
         self.optimizer = torch.optim.Adam(self.network.parameters(), options.learning_rate, eps=1e-5, fused=True)
-        self.environments = self.task.environments(options.environments, options.episode_steps)
+        self.environments = self.task.environments(options.num_envs, options.episode_steps)
         self.tests = self.task.environments(options.test_episodes)
         self.iteration = 0
-        self.episodes = EpisodeLog(options.environments)
+        self.episodes = EpisodeLog(options.num_envs)
         self.train_curve: list[tuple[int, float, float]] = []
         """(steps, mean return, mean length) of the training episodes that ended in an iteration."""
         self.test_curve: list[tuple[int, float, float]] = []
@@ -171,41 +138,43 @@ class Trainer:
 
     @property
     def steps(self) -> int:
-        return self.iteration * self.options.environments * self.options.rollout
+        return self.iteration * self.options.num_envs * self.options.num_steps
+
+    @property
+    def done(self) -> int:
+        return self.iteration
+
+    @property
+    def total(self) -> int:
+        return self.options.iterations
 
     def run(self) -> None:
         """Trains from where it is to the end; exports the checkpoint that did best in its test, of equals the last."""
-        options = self.options
-        state = self.bookkeeping.saved()
-        if state is None:
-            self._save()
-        else:
-            self._restore(state)
-        bar = self.bookkeeping.bar(self.task.name, self.iteration, options.iterations)
-        while self.iteration < options.iterations:
-            self._segment(bar)
-            self._test()
-            self._save()
-            bar.set_postfix(test=f"{self.test_curve[-1][1]:.0f}", length=f"{self.test_curve[-1][2]:.0f}")
-        bar.close()
+        self.bookkeeping.segments(self.task.name, self)
         self.environments.close()
         self.tests.close()
         best = max(range(len(self.test_curve)), key=lambda i: (self.test_curve[i][1], i))
-        with atomic_write(options.out) as temporary:
+        with atomic_write(self.options.out) as temporary:
             temporary.write_bytes(self.checkpoint_path(self.test_curve[best][0]).read_bytes())
 
     def checkpoint_path(self, steps: int) -> Path:
         """Of the checkpoint after so many steps."""
         return self.options.run_folder / f"{steps:08d}.pt"
 
-    def _segment(self, bar: Any) -> None:
+    def segment(self, bar: tqdm[Any]) -> None:
+        """The iterations up to the next checkpoint, and its test."""
+        self._iterate(bar)
+        self._test()
+        bar.set_postfix(test=f"{self.test_curve[-1][1]:.0f}", length=f"{self.test_curve[-1][2]:.0f}")
+
+    def _iterate(self, bar: tqdm[Any]) -> None:
         options = self.options
         segment = self.iteration // options.checkpoint_every
         generator = step_generator(options.seed, 1, segment)
         observation, _ = self.environments.reset(seed=training_seed(options.seed, segment))
-        valid = np.ones(options.environments, np.bool_)
+        valid = np.ones(options.num_envs, np.bool_)
         self.rewards.restart()
-        self.episodes = EpisodeLog(options.environments)
+        self.episodes = EpisodeLog(options.num_envs)
         for _ in range(min(options.checkpoint_every, options.iterations - self.iteration)):
             rollout, observation, valid = self._roll_out(observation, valid, generator)
             set_rates(self.optimizer, [options.learning_rate], 1 - self.iteration / options.iterations)
@@ -218,14 +187,14 @@ class Trainer:
     def _roll_out(self, observation: Array, valid: Array, generator: torch.Generator) -> tuple[Rollout, Array, Array]:
         """One iteration's steps from `observation` (E, n); returns also the last observation, and where it is none."""
         options = self.options
-        shape = (options.rollout, options.environments)
-        observations = torch.empty((options.rollout + 1, options.environments, self.task.observation_size))
+        shape = (options.num_steps, options.num_envs)
+        observations = torch.empty((options.num_steps + 1, options.num_envs, self.task.observation_size))
         actions = torch.randn((*shape, len(self.task.action_low)), generator=generator) * self.network.log_std.exp()
         means = torch.empty_like(actions)
         raw, reward = np.empty((*shape, self.task.observation_size)), np.empty(shape)
         terminated, truncated = np.empty(shape, np.bool_), np.empty(shape, np.bool_)
         valids = np.empty(shape, np.bool_)
-        for t in range(options.rollout):
+        for t in range(options.num_steps):
             raw[t], valids[t] = observation, valid
             observations[t] = self.policy.normalize(torch.from_numpy(observation.astype(np.float32, copy=False)))
             means[t] = self.network.mean(observations[t])
@@ -236,7 +205,7 @@ class Trainer:
             self.episodes.add(reward[t], ~valid, valids[t])
         observations[-1] = self.policy.normalize(torch.from_numpy(observation.astype(np.float32, copy=False)))
         log_prob = self.network.log_prob(means.flatten(0, 1), actions.flatten(0, 1))
-        value = self.network.value(observations.flatten(0, 1)).view(options.rollout + 1, -1).double().numpy()
+        value = self.network.value(observations.flatten(0, 1)).view(options.num_steps + 1, -1).double().numpy()
         scaled = self.rewards.scale(reward, terminated | truncated, valids)
         advantage = advantages(scaled, value, terminated, truncated, options.gamma, options.gae_lambda)
         if self.steps < options.statistics_steps:
@@ -255,20 +224,20 @@ class Trainer:
         """The epochs of minibatches; returns the losses of the last one. Then the network sees by newer statistics."""
         options = self.options
         count = len(rollout.advantage)
-        batches = max(1, count // options.batch_size)
+        batches = max(1, count // options.minibatch_size)
         weights = list(self.network.parameters())
-        for _ in range(options.epochs):
+        for _ in range(options.update_epochs):
             order = torch.randperm(count, generator=generator)
             for rows in order.tensor_split(batches):
                 observation, advantage = rollout.observation[rows], rollout.advantage[rows]
                 log_prob = self.network.log_prob(self.network.mean(observation), rollout.action[rows])
                 log_ratio = log_prob - rollout.log_prob[rows]
                 advantage = (advantage - advantage.mean()) / (advantage.std() + 1e-8)
-                policy_loss = clipped_loss(log_ratio, advantage, options.clip)
+                policy_loss = clipped_loss(log_ratio, advantage, options.clip_coef)
                 value_loss = (self.network.value(observation) - rollout.returns[rows]).square().mean()
-                loss = policy_loss + options.value_weight * value_loss
-                if options.entropy_weight:
-                    loss = loss - options.entropy_weight * self.network.entropy()
+                loss = policy_loss + options.vf_coef * value_loss
+                if options.ent_coef:
+                    loss = loss - options.ent_coef * self.network.entropy()
                 self.optimizer.zero_grad()
                 loss.backward()
                 torch.nn.utils.clip_grad_norm_(weights, options.max_grad_norm)
@@ -317,18 +286,20 @@ class Trainer:
         spec = policy_spec(self.task, options_json(self.options), scores)
         checkpoint.save(self.policy, spec, self.checkpoint_path(self.steps))
 
-    def _save(self) -> None:
-        self.bookkeeping.save(
-            iteration=self.iteration,
-            network=self.network.state_dict(),
-            optimizer=self.optimizer.state_dict(),
-            observations=self.statistics.state(),
-            returns=self.rewards.statistics.state(),
-            train_curve=self.train_curve,
-            test_curve=self.test_curve,
-        )
+    def state(self) -> dict[str, Any]:
+        """For run.save_state."""
+        return {
+            "iteration": self.iteration,
+            "network": self.network.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "observations": self.statistics.state(),
+            "returns": self.rewards.statistics.state(),
+            "train_curve": self.train_curve,
+            "test_curve": self.test_curve,
+        }
 
-    def _restore(self, state: dict[str, Any]) -> None:
+    def restore(self, state: dict[str, Any]) -> None:
+        """The opposite of :meth:`state`."""
         self.iteration = int(state["iteration"])
         self.network.load_state_dict(state["network"])
         self.optimizer.load_state_dict(state["optimizer"])
@@ -383,7 +354,7 @@ def train_one(options: Options) -> dict[str, Any]:
 
 def train(options: Options) -> None:
     """Trains and exports. ValueError, in one line, for a task or options that do not fit."""
-    continuous_task(options.environment)  # before any process is started
+    continuous_task(options.env_id)  # before any process is started
     train_seeds(train_one, options)
 
 

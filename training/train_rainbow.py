@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from tqdm import tqdm
 
 from diffusion_ros import checkpoint
 from diffusion_ros.atomic_file import write_json
@@ -19,26 +19,21 @@ from training.networks.mlp import QNetwork
 from training.rl.gymnasium_task import EpisodeLog, discrete_task, first_episodes, policy_spec, training_seed
 from training.rl.rainbow import DiscretePolicy, Learner
 from training.rl.replay import NStepReturns, Replay
-from training.rl.side_by_side import train_seeds
+from training.rl.side_by_side import SeedOptions, train_seeds
 from training.run import FIRST_VALIDATION_SEED, Run, options_json, step_generator
 
 Array = NDArray[Any]
 SWITCHES = ("double", "prioritised", "dueling", "noisy", "categorical", "n_step")
 """The additions to DQN."""
-FREE = ("seeds", "workers", "evaluation_episodes")
-"""Options that do not change the weights."""
 
 
-@dataclass(frozen=True)
-class Options:
+@dataclass(frozen=True, kw_only=True)
+class Options(SeedOptions):
     """Trains a policy, keeps the weights that do best on validation episodes, exports and evaluates them."""
 
-    out: Path
-    """The checkpoint to write. The run's folder beside it, <out>.run, holds the log and what --resume needs."""
-    environment: str = "CartPole-v1"
+    env_id: str = "CartPole-v1"
     """A Gymnasium task with discrete actions."""
-    steps: int = 15_000
-    """Environment steps, of all environments together."""
+    total_timesteps: int = 15_000
     double: bool = True
     """Double DQN: the network chooses the next action, the target network evaluates it."""
     prioritised: bool = True
@@ -52,13 +47,9 @@ class Options:
     n_step: bool = True
     """Returns over n_steps instead of 1."""
     widths: tuple[int, ...] = (128, 128)
-    """Hidden layers."""
-    environments: int = 8
-    """Stepped as one."""
+    num_envs: int = 8
     gamma: float = 0.995
-    """Discount of a step."""
     learning_rate: float = 2e-3
-    """Adam."""
     batch_size: int = 64
     """Transitions an update."""
     updates_per_step: float = 1.0
@@ -66,20 +57,20 @@ class Options:
     learning_starts: int = 1000
     """Environment steps before the first update, all with random actions: noisy weights alone lead all environments the
     same way at first, and some seeds never learn that there is another."""
-    capacity: int = 8000
+    buffer_size: int = 8000
     """Transitions that are kept for replay; returns over several steps are those of the policy that made them, and
     should not be too old."""
     target_every: int = 50
     """Updates between copies of the network to the target network."""
-    epsilon_end: float = 0.04
+    end_e: float = 0.04
     """Share of random actions, from 1 down to this... (not if noisy)"""
-    epsilon_fraction: float = 0.2
+    exploration_fraction: float = 0.2
     """... over this share of the steps."""
-    alpha: float = 0.5
+    prioritized_replay_alpha: float = 0.5
     """How much priorities count (if prioritised)."""
-    beta: float = 0.4
+    prioritized_replay_beta: float = 0.4
     """Importance weights: how much of the bias they take back at the start; all of it at the end (if prioritised)."""
-    atoms: int = 51
+    n_atoms: int = 51
     """Of the distributions (if categorical)."""
     v_min: float = 0.0
     """The least return on their support (if categorical)."""
@@ -91,57 +82,28 @@ class Options:
     """Environment steps between validations."""
     validation_episodes: int = 100
     """Of each validation."""
-    evaluation_episodes: int = 100
-    """Of the exported checkpoint, from seed 100,000 on; 0 for none."""
     save_every: int = 5000
     """Environment steps between saves of what --resume needs. Episodes are cut there, as by a time limit."""
-    resume: bool = False
-    """Go on with the run of the same --out, to the same weights as if it had not been stopped."""
-    seed: int = 0
-    """Of everything random."""
-    seeds: tuple[int, ...] = ()
-    """Train with each of these, side by side; the checkpoints are <out>_seed<n>.pt."""
-    workers: int = 2
-    """Processes (with --seeds)."""
-    threads: int = 1
-    """CPU threads of torch."""
 
     def __post_init__(self) -> None:
-        for name in (
-            *("steps", "environments", "batch_size", "capacity", "target_every", "n_steps", "validate_every"),
-            *("validation_episodes", "save_every", "workers"),
-        ):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} {getattr(self, name)}: must be at least 1")
-        if not self.widths or min(self.widths) < 1:
-            raise ValueError(f"widths {self.widths}: at least one hidden layer, each at least 1 wide, is needed")
-        for name in ("gamma", "epsilon_end", "epsilon_fraction", "alpha", "beta"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} {getattr(self, name)}: must lie between 0 and 1")
-        for name in ("learning_rate", "updates_per_step"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise ValueError(f"{name} {getattr(self, name)}: must be above 0")
-        for name in ("learning_starts", "capacity"):
+        super().__post_init__()
+        self.check_at_least(1, "batch_size", "buffer_size", "target_every", "n_steps")
+        self.check_at_least(1, "validate_every", "validation_episodes", "save_every")
+        self.check_shares("end_e", "exploration_fraction", "prioritized_replay_alpha", "prioritized_replay_beta")
+        self.check_positive("updates_per_step")
+        for name in ("learning_starts", "buffer_size"):
             if getattr(self, name) < self.batch_size:
                 raise ValueError(f"{name} {getattr(self, name)}: at least a batch, {self.batch_size}, is needed")
         for name in ("learning_starts", "validate_every"):
-            if getattr(self, name) > self.steps:
-                raise ValueError(f"{name} {getattr(self, name)}: must be at most steps, {self.steps}")
-        if self.evaluation_episodes < 0:
-            raise ValueError(f"evaluation_episodes {self.evaluation_episodes}: must be at least 0")
-        if self.categorical and (self.atoms < 2 or not self.v_min < self.v_max):
+            if getattr(self, name) > self.total_timesteps:
+                raise ValueError(
+                    f"{name} {getattr(self, name)}: must be at most total_timesteps, {self.total_timesteps}"
+                )
+        if self.categorical and (self.n_atoms < 2 or not self.v_min < self.v_max):
             raise ValueError(
-                f"atoms {self.atoms} from v_min {self.v_min} to v_max {self.v_max}: at least two, ascending, are needed"
+                f"n_atoms {self.n_atoms} from v_min {self.v_min} to v_max {self.v_max}: at least two, ascending, are"
+                " needed"
             )
-
-    @property
-    def run_folder(self) -> Path:
-        return self.out.with_name(self.out.name + ".run")
-
-    @property
-    def mixed_precision(self) -> str:
-        """Networks this small gain nothing from it."""
-        return "no"
 
 
 class Trainer:
@@ -150,23 +112,23 @@ class Trainer:
 
     def __init__(self, options: Options) -> None:
         self.options = options
-        self.task = discrete_task(options.environment)
-        self.bookkeeping = Run(options, Options(options.out), FREE)
+        self.task = discrete_task(options.env_id)
+        self.bookkeeping = Run(options)
         self.network = QNetwork(
             self.task.observation_size,
             self.task.n_actions,
             options.widths,
             options.noisy,
             options.dueling,
-            options.atoms if options.categorical else 1,
+            options.n_atoms if options.categorical else 1,
             options.v_min,
             options.v_max,
         )
         checkpoint.script(DiscretePolicy(self.network))  # what cannot be exported must fail now
         self.learner = Learner(self.network, options.double, options.learning_rate, options.target_every)
-        alpha = options.alpha if options.prioritised else None
-        self.replay = Replay(options.capacity, self.task.observation_size, alpha)
-        self.environments = self.task.environments(options.environments)
+        alpha = options.prioritized_replay_alpha if options.prioritised else None
+        self.replay = Replay(options.buffer_size, self.task.observation_size, alpha)
+        self.environments = self.task.environments(options.num_envs)
         self.validation = self.task.environments(options.validation_episodes)
         self.steps = 0
         self.curve: list[tuple[int, float]] = []
@@ -174,35 +136,35 @@ class Trainer:
         self.best_return = -math.inf
         self.best = self._weights()
 
+    @property
+    def done(self) -> int:
+        return self.steps
+
+    @property
+    def total(self) -> int:
+        return self.options.total_timesteps
+
     def run(self) -> None:
         """Trains from where it is to the end and exports the best."""
-        state = self.bookkeeping.saved()
-        if state is None:
-            self._save()
-        else:
-            self._restore(state)
-        bar = self.bookkeeping.bar(self.task.name, self.steps, self.options.steps)
-        while self.steps < self.options.steps:
-            self._segment(bar)
-            self._save()
-        bar.close()
+        self.bookkeeping.segments(self.task.name, self)
         self.environments.close()
         self.validation.close()
         self.network.load_state_dict(self.best)
         spec = policy_spec(self.task, options_json(self.options), {"validation_return": self.best_return})
         checkpoint.save(DiscretePolicy(self.network), spec, self.options.out)
 
-    def _segment(self, bar: Any) -> None:
+    def segment(self, bar: tqdm[Any]) -> None:
+        """The steps up to the next save."""
         options = self.options
         segment = self.steps // options.save_every
-        end = min((segment + 1) * options.save_every, options.steps)
+        end = min((segment + 1) * options.save_every, options.total_timesteps)
         generator, rng = step_generator(options.seed, 1, segment), np.random.default_rng([options.seed, 2, segment])
         returns = NStepReturns(
-            options.n_steps if options.n_step else 1, options.gamma, options.environments, self.task.observation_size
+            options.n_steps if options.n_step else 1, options.gamma, options.num_envs, self.task.observation_size
         )
-        episodes = EpisodeLog(options.environments)
+        episodes = EpisodeLog(options.num_envs)
         observation = self._reset(segment)
-        valid = np.ones(options.environments, np.bool_)
+        valid = np.ones(options.num_envs, np.bool_)
         while self.steps < end:
             action = self._explore(observation, generator, rng)
             next_observation, reward, terminated, truncated, _ = self.environments.step(action)
@@ -229,7 +191,7 @@ class Trainer:
         outside = returns[(returns < options.v_min) | (returns > options.v_max)]
         if len(outside):
             raise ValueError(
-                f"{options.environment}: has a return of {float(outside[0]):g}, v_min {options.v_min:g} to v_max"
+                f"{options.env_id}: has a return of {float(outside[0]):g}, v_min {options.v_min:g} to v_max"
                 f" {options.v_max:g} must hold all"
             )
 
@@ -245,8 +207,8 @@ class Trainer:
         action = self.learner.act(torch.from_numpy(observation), generator).numpy()
         if self.options.noisy:
             return action
-        progress = self.steps / (self.options.epsilon_fraction * self.options.steps + 1e-9)
-        epsilon = max(self.options.epsilon_end, 1 - progress * (1 - self.options.epsilon_end))
+        progress = self.steps / (self.options.exploration_fraction * self.options.total_timesteps + 1e-9)
+        epsilon = max(self.options.end_e, 1 - progress * (1 - self.options.end_e))
         return np.where(rng.random(len(action)) < epsilon, random, action)
 
     def _learn(self, generator: torch.Generator, rng: np.random.Generator) -> None:
@@ -255,7 +217,9 @@ class Trainer:
         due = int((self.steps - options.learning_starts) * options.updates_per_step) - self.learner.updates
         if due < 1 or len(self.replay) < options.batch_size:
             return
-        beta = options.beta + (1 - options.beta) * min(1.0, self.steps / options.steps)
+        beta = options.prioritized_replay_beta + (1 - options.prioritized_replay_beta) * min(
+            1.0, self.steps / options.total_timesteps
+        )
         batches = self.replay.sample(due, options.batch_size, beta, rng)
         before = self.learner.updates
         losses, priorities = self.learner.learn(batches, generator)
@@ -287,17 +251,19 @@ class Trainer:
     def _weights(self) -> dict[str, torch.Tensor]:
         return {name: value.clone() for name, value in self.network.state_dict().items()}
 
-    def _save(self) -> None:
-        self.bookkeeping.save(
-            steps=self.steps,
-            learner=self.learner.state(),
-            replay=self.replay.state(),
-            curve=self.curve,
-            best=self.best,
-            best_return=self.best_return,
-        )
+    def state(self) -> dict[str, Any]:
+        """For run.save_state."""
+        return {
+            "steps": self.steps,
+            "learner": self.learner.state(),
+            "replay": self.replay.state(),
+            "curve": self.curve,
+            "best": self.best,
+            "best_return": self.best_return,
+        }
 
-    def _restore(self, state: dict[str, Any]) -> None:
+    def restore(self, state: dict[str, Any]) -> None:
+        """The opposite of :meth:`state`."""
         self.steps = int(state["steps"])
         self.learner.restore(state["learner"])
         self.replay.restore(state["replay"])
@@ -330,7 +296,7 @@ def train_one(options: Options) -> dict[str, Any]:
 
 def train(options: Options) -> None:
     """Trains and exports. ValueError, in one line, for a task or options that do not fit."""
-    discrete_task(options.environment)  # before any process is started
+    discrete_task(options.env_id)  # before any process is started
     train_seeds(train_one, options)
 
 

@@ -35,7 +35,7 @@ def main(path: Path = CHECKPOINTS / "maze_large.pt", episodes: int = 100) -> Non
     known = eager.limits.normalize(known.float())
     # The network was trained on fewer steps than the paper's; what they cost does not depend on it.
     scheduler = DDPMScheduler(
-        REFERENCE_STEPS, beta_schedule="squaredcos_cap_v2", prediction_type=eager.schedule.prediction
+        REFERENCE_STEPS, beta_schedule="squaredcos_cap_v2", prediction_type=eager.schedule.prediction_type
     )
 
     @torch.inference_mode()

@@ -47,7 +47,9 @@ def main() -> None:
         for name, v in frame.items()
     }
     scheduler = DDPMScheduler(
-        policy.spec.num_train_timesteps, beta_schedule="squaredcos_cap_v2", prediction_type=eager.schedule.prediction
+        policy.spec.num_train_timesteps,
+        beta_schedule="squaredcos_cap_v2",
+        prediction_type=eager.schedule.prediction_type,
     )
 
     def shipped() -> object:

@@ -39,7 +39,7 @@ def rainbow(folder: Path) -> None:
 
     options = train_rainbow.Options(
         out=folder / "rainbow.pt",
-        steps=10 * RAINBOW_STEPS,  # of which the first segment is timed, without validations
+        total_timesteps=10 * RAINBOW_STEPS,  # of which the first segment is timed, without validations
         learning_starts=100,
         validate_every=10 * RAINBOW_STEPS,
         save_every=RAINBOW_STEPS,
@@ -47,17 +47,17 @@ def rainbow(folder: Path) -> None:
 
     def ours() -> None:
         trainer = train_rainbow.Trainer(options)
-        trainer._segment(trainer.bookkeeping.bar("", 0, RAINBOW_STEPS))
+        trainer.segment(trainer.bookkeeping.bar("", 0, RAINBOW_STEPS))
 
     def theirs() -> None:
         # One call of train_freq steps each of 8 environments.
         model = DQN(
             "MlpPolicy",
-            make_vec_env(options.environment, options.environments, seed=0),
+            make_vec_env(options.env_id, options.num_envs, seed=0),
             learning_rate=options.learning_rate,
             batch_size=options.batch_size,
             train_freq=1,
-            gradient_steps=round(options.environments * options.updates_per_step),
+            gradient_steps=round(options.num_envs * options.updates_per_step),
             learning_starts=options.learning_starts,
             target_update_interval=200,
             policy_kwargs={"net_arch": list(options.widths)},
@@ -68,7 +68,7 @@ def rainbow(folder: Path) -> None:
 
     fast, reference = steps_per_second(RAINBOW_STEPS, ours, theirs)
     print(
-        f"Rainbow on {options.environment}: {fast:.0f} steps/s, Stable-Baselines3's DQN {reference:.0f};"
+        f"Rainbow on {options.env_id}: {fast:.0f} steps/s, Stable-Baselines3's DQN {reference:.0f};"
         f" ratio {fast / reference:.2f} (at least 1)"
     )
 
@@ -79,21 +79,21 @@ def ppo(folder: Path) -> None:
     from stable_baselines3.common.vec_env import VecNormalize
 
     options = train_ppo.Options(
-        out=folder / "ppo.pt", steps=PPO_STEPS, checkpoint_every=PPO_STEPS, test_episodes=1, videos=False
+        out=folder / "ppo.pt", total_timesteps=PPO_STEPS, checkpoint_every=PPO_STEPS, test_episodes=1, videos=False
     )
 
     def ours() -> None:
         trainer = train_ppo.Trainer(options)
-        trainer._segment(trainer.bookkeeping.bar("", 0, options.iterations))
+        trainer._iterate(trainer.bookkeeping.bar("", 0, options.iterations))
 
     def theirs() -> None:
         model = PPO(
             "MlpPolicy",
-            VecNormalize(make_vec_env(options.environment, options.environments, seed=0)),
+            VecNormalize(make_vec_env(options.env_id, options.num_envs, seed=0)),
             learning_rate=options.learning_rate,
-            n_steps=options.rollout,
-            batch_size=options.batch_size,
-            n_epochs=options.epochs,
+            n_steps=options.num_steps,
+            batch_size=options.minibatch_size,
+            n_epochs=options.update_epochs,
             policy_kwargs={"net_arch": list(options.widths)},
             device="cpu",
             seed=0,
@@ -102,7 +102,7 @@ def ppo(folder: Path) -> None:
 
     fast, reference = steps_per_second(PPO_STEPS, ours, theirs)
     print(
-        f"PPO on {options.environment}: {fast:.0f} steps/s, Stable-Baselines3's {reference:.0f};"
+        f"PPO on {options.env_id}: {fast:.0f} steps/s, Stable-Baselines3's {reference:.0f};"
         f" ratio {fast / reference:.2f} (at least 1.5)"
     )
 

@@ -31,7 +31,7 @@ class Demonstrations:
     starts: NDArray[np.int64]
     """(E + 1): episode e is steps starts[e] to starts[e + 1]."""
     data_hash: str
-    """SHA-256 over actions and low-dimensional observations."""
+    """SHA-256 over all that was read: observations, actions, and where episodes begin."""
 
     def __len__(self) -> int:
         return len(self.actions)
@@ -86,27 +86,25 @@ def split_episodes(n: int, validation: float, seed: int) -> tuple[NDArray[np.int
     return np.sort(order[held:]), np.sort(order[:held])
 
 
-def load_demonstrations(
-    path: Path, cameras: tuple[str, ...], use_object: bool = True, limit: int | None = None
-) -> Demonstrations:
+def load_demonstrations(path: Path, cameras: tuple[str, ...], use_object: bool = True) -> Demonstrations:
     """Reads a robomimic-format file; ValueError, in one line, says what is missing or wrong, and where."""
     try:
         with h5py.File(path, "r") as file:
-            return _read(file, path, cameras, use_object, limit)
+            return _read(file, path, cameras, use_object)
     except FileNotFoundError:
         raise ValueError(f"{path}: no such file") from None
     except (OSError, RuntimeError) as error:
         raise ValueError(f"{path}: damaged or cut short, or not HDF5 ({str(error).splitlines()[0]})") from None
 
 
-def _read(file: h5py.File, path: Path, cameras: tuple[str, ...], use_object: bool, limit: int | None) -> Demonstrations:
+def _read(file: h5py.File, path: Path, cameras: tuple[str, ...], use_object: bool) -> Demonstrations:
     if "data" not in file or "env_args" not in file["data"].attrs:
         raise ValueError(f"{path}: not robomimic's format: no group 'data' with the attribute env_args")
     environment = json.loads(file["data"].attrs["env_args"]).get("env_name")
     tasks = {task.environment: name for name, task in ARM_TASKS.items()}
     if environment not in tasks:
         raise ValueError(f"{path}: environment {environment!r}, expected one of {', '.join(tasks)}")
-    names = sorted((name for name in file["data"] if name.startswith("demo_")), key=lambda name: int(name[5:]))[:limit]
+    names = sorted((name for name in file["data"] if name.startswith("demo_")), key=lambda name: int(name[5:]))
     if not names:
         raise ValueError(f"{path}: has no demonstrations")
     shapes: dict[str, tuple[int, ...] | None] = {**LOW_DIM_SHAPES, **{f"{camera}_image": None for camera in cameras}}
@@ -144,11 +142,10 @@ def _read(file: h5py.File, path: Path, cameras: tuple[str, ...], use_object: boo
             raise ValueError(f"{path}: {name}: lengths differ: {lengths}")
     observations = {key: np.concatenate(value) for key, value in parts.items()}
     all_actions = np.concatenate(actions)
-    digest = hashlib.sha256(all_actions.tobytes())
-    for key in sorted(observations):
-        if observations[key].dtype != np.uint8:
-            digest.update(observations[key].tobytes())
     starts = np.cumsum([0] + [len(rows) for rows in actions])
+    digest = hashlib.sha256(starts.tobytes())
+    for array in (all_actions, *(observations[key] for key in sorted(observations))):
+        digest.update(np.ascontiguousarray(array).data)
     return Demonstrations(tasks[environment], observations, all_actions, starts, digest.hexdigest())
 
 

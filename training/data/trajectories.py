@@ -48,6 +48,7 @@ class Trajectories:
     position_dim: int
     columns: tuple[TensorSpec, ...]
     data_hash: str
+    """SHA-256 over all that was read: states, actions, where legs begin and end."""
     goal_radius: float
     """Metres from where a leg ends within which a position counts as there."""
     any_goal: bool = False
@@ -172,7 +173,7 @@ def load_maze(path: Path) -> Trajectories:
             TensorSpec("position", (2,), "float32", "m", "map"),
             TensorSpec("velocity", (2,), "float32", "m/s", "map"),
         ),
-        hashlib.sha256(states.tobytes() + actions.tobytes()).hexdigest(),
+        hashlib.sha256(b"".join(a.tobytes() for a in (states, actions, goals, breaks))).hexdigest(),
         GOAL_RADIUS,
     )
 

@@ -131,7 +131,7 @@ class Diffuser(nn.Module):
             x0 = self.limits.normalize(self.guide(self.limits.unnormalize(x0), mask, guides))
         x0 = torch.where(mask, given, x0)
         output = x0
-        if self.schedule.prediction == "epsilon":
+        if self.schedule.prediction_type == "epsilon":
             alpha_bar = self.schedule.alphas_cumprod[t]
             output = (x - alpha_bar.sqrt() * x0) / (1.0 - alpha_bar).sqrt()
         if noise.numel() > 0:

@@ -134,7 +134,7 @@ class GuardModel(nn.Module):
 
     Args:
         cameras: how many.
-        schedule: with prediction "sample".
+        schedule: with prediction_type "sample".
         levels: steps of the schedule that pictures are noised to; from each the way back is one step.
         size: pixels, height and width, a multiple of PATCH.
         dim: channels of the denoisers' first level.

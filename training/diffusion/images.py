@@ -25,6 +25,7 @@ class ImageDiffusion(nn.Module):
 
     Args:
         denoiser: for images of `channels`.
+        schedule: of trailing steps, where few of them are to do.
         height: of an image; width likewise.
         sampler: "ddim", deterministic but for the first noise, in any number of steps; or "ddpm", the ancestral
             sampling of algorithm 2.
@@ -69,7 +70,7 @@ class ImageDiffusion(nn.Module):
         generator = torch.Generator(device=device)
         generator.manual_seed(seed)
         x = torch.randn(shape, generator=generator, device=device)
-        visited = self.schedule.trailing_timesteps(steps)
+        visited = self.schedule.timesteps(steps)
         estimate = torch.zeros_like(x)
         path: list[Tensor] = []
         for i in range(steps):

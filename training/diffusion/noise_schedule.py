@@ -14,8 +14,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from diffusion_ros.models.planner import trailing_timesteps
+
 BETA_SCHEDULES = ("linear", "quadratic", "sigmoid", "squaredcos_cap_v2")
-PREDICTIONS = ("epsilon", "sample")
+PREDICTION_TYPES = ("epsilon", "sample")
+TIMESTEP_SPACINGS = ("leading", "trailing")
 LOSSES = ("l1", "l2", "huber")
 
 
@@ -78,49 +81,49 @@ class NoiseSchedule(nn.Module):
     Args:
         num_train_timesteps: steps of the forward process.
         beta_schedule: see `make_betas`.
-        prediction: what the network predicts, "epsilon" (the noise) or "sample" (the clean sample).
+        prediction_type: what the network predicts, "epsilon" (the noise) or "sample" (the clean sample).
         beta_start: see `make_betas`.
         beta_end: see `make_betas`.
         clip_range: predicted clean samples are clipped to +- this in sampling; math.inf leaves them as they are.
+        timestep_spacing: which steps sampling visits, as diffusers calls it. "leading": multiples of T // n, the last
+            0; "trailing": the first T - 1, the last T / n - 1. Sampling starts from pure noise, and x is nearest to
+            that at T - 1: with few steps it matters (Lin et al. 2023, arXiv 2305.08891).
     """
 
     def __init__(
         self,
         num_train_timesteps: int = 100,
         beta_schedule: str = "squaredcos_cap_v2",
-        prediction: str = "epsilon",
+        prediction_type: str = "epsilon",
         beta_start: float = 1e-4,
         beta_end: float = 0.02,
         clip_range: float = 1.0,
+        timestep_spacing: str = "leading",
     ) -> None:
         super().__init__()
-        if prediction not in PREDICTIONS:
-            raise ValueError(f"prediction is {prediction!r}: it must be one of {', '.join(PREDICTIONS)}")
+        if prediction_type not in PREDICTION_TYPES:
+            raise ValueError(f"prediction_type is {prediction_type!r}: it must be one of {', '.join(PREDICTION_TYPES)}")
+        if timestep_spacing not in TIMESTEP_SPACINGS:
+            raise ValueError(
+                f"timestep_spacing is {timestep_spacing!r}: it must be one of {', '.join(TIMESTEP_SPACINGS)}"
+            )
         if not clip_range > 0:
             raise ValueError(f"clip_range is {clip_range}: it must be positive")
         betas = make_betas(beta_schedule, num_train_timesteps, beta_start, beta_end)
         self.alphas_cumprod = nn.Buffer(torch.cumprod(1.0 - betas, dim=0))
         self.num_train_timesteps = num_train_timesteps
-        self.prediction = prediction
+        self.prediction_type = prediction_type
         self.clip_range = clip_range
+        self.timestep_spacing = timestep_spacing
 
     def timesteps(self, n: int) -> list[int]:
-        """The n steps that sampling visits, in falling order, the last 0 ("leading" spacing: multiples of T // n)."""
+        """The n steps that sampling visits, in falling order: the one place where they are chosen."""
         if n < 1 or n > self.num_train_timesteps:
             raise ValueError(f"sampling steps are {n}: they must be 1 to {self.num_train_timesteps}")
+        if self.timestep_spacing == "trailing":
+            return trailing_timesteps(self.num_train_timesteps - 1, n)
         stride = self.num_train_timesteps // n
         return [i * stride for i in range(n - 1, -1, -1)]
-
-    def trailing_timesteps(self, n: int) -> list[int]:
-        """Another choice of n steps, the first of them T - 1, the last T / n - 1 ("trailing" spacing).
-
-        Sampling starts from pure noise, and x is nearest to that at T - 1: with few steps it matters (Lin et al. 2023,
-        arXiv 2305.08891).
-        """
-        if n < 1 or n > self.num_train_timesteps:
-            raise ValueError(f"sampling steps are {n}: they must be 1 to {self.num_train_timesteps}")
-        # Half a step is rounded to the even neighbour, as numpy does; TorchScript's round gives a float.
-        return [int(round(self.num_train_timesteps * (n - i) / n)) - 1 for i in range(n)]  # noqa: RUF046
 
     def q_sample(self, x0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
         """Noise clean samples: x_t = sqrt(abar_t) x_0 + sqrt(1 - abar_t) epsilon (DDPM, equation 4).
@@ -135,15 +138,11 @@ class NoiseSchedule(nn.Module):
 
     def target(self, x0: Tensor, noise: Tensor) -> Tensor:
         """What the network is to predict: the noise or the clean sample."""
-        return noise if self.prediction == "epsilon" else x0
+        return noise if self.prediction_type == "epsilon" else x0
 
     def predict_x0(self, output: Tensor, x: Tensor, t: Tensor) -> Tensor:
         """The clean sample (B, ...), not clipped, that the network's output at x (B, ...) and t (B,) int64 implies."""
         return self._x0(output, x, self._alpha_bar(t, x))
-
-    def predict_epsilon(self, output: Tensor, x: Tensor, t: Tensor) -> Tensor:
-        """The noise (B, ...) that the network's output at x (B, ...) and t (B,) int64 implies."""
-        return self._epsilon(output, x, self._alpha_bar(t, x))
 
     def ddim_step(self, output: Tensor, x: Tensor, t: int, t_previous: int, rederive_epsilon: bool = False) -> Tensor:
         """One deterministic step (DDIM, equation 12 with sigma 0) from t to t_previous, -1 for the last.
@@ -202,11 +201,11 @@ class NoiseSchedule(nn.Module):
         return alpha_bar, self.alphas_cumprod[t_previous] if t_previous >= 0 else torch.ones_like(alpha_bar)
 
     def _x0(self, output: Tensor, x: Tensor, alpha_bar: Tensor) -> Tensor:
-        if self.prediction == "sample":
+        if self.prediction_type == "sample":
             return output
         return (x - (1.0 - alpha_bar).sqrt() * output) / alpha_bar.sqrt()
 
     def _epsilon(self, output: Tensor, x: Tensor, alpha_bar: Tensor) -> Tensor:
-        if self.prediction == "epsilon":
+        if self.prediction_type == "epsilon":
             return output
         return (x - alpha_bar.sqrt() * output) / (1.0 - alpha_bar).sqrt()

@@ -98,7 +98,6 @@ class DiffusionTransformer(nn.Module):
         n_layers: decoder layers.
         n_heads: attention heads; they divide the width.
         width: features of a token.
-        embedding_dropout: dropout of the tokens.
         attention_dropout: dropout inside the layers, of attention weights and of what each part adds.
         n_cond_layers: encoder layers; 0 for an MLP with Mish, four times as wide.
         causal: a row looks only at itself and earlier rows, and at observations up to its own step.
@@ -113,7 +112,6 @@ class DiffusionTransformer(nn.Module):
         n_layers: int = 8,
         n_heads: int = 4,
         width: int = 256,
-        embedding_dropout: float = 0.0,
         attention_dropout: float = 0.3,
         n_cond_layers: int = 0,
         causal: bool = True,
@@ -127,7 +125,6 @@ class DiffusionTransformer(nn.Module):
         self.cond_embedding = nn.Linear(cond_dim, width) if n_obs_steps else nn.Identity()
         self.positions = nn.Parameter(torch.empty(1, horizon, width))
         self.cond_positions = nn.Parameter(torch.empty(1, 1 + n_obs_steps, width))
-        self.dropout = nn.Dropout(embedding_dropout)
         self.encoder: nn.Module = nn.Sequential(nn.Linear(width, 4 * width), nn.Mish(), nn.Linear(4 * width, width))
         if n_cond_layers:
             self.encoder = nn.Sequential(
@@ -172,8 +169,8 @@ class DiffusionTransformer(nn.Module):
         tokens = self.time_embedding(t)[:, None]  # (B, 1, W)
         if self.n_obs_steps > 0:
             tokens = torch.cat([tokens, self.cond_embedding(cond)], dim=1)  # (B, 1 + To, W)
-        memory = self.encoder(self.dropout(tokens + self.cond_positions))
-        x = self.dropout(self.input_embedding(x) + self.positions)
+        memory = self.encoder(tokens + self.cond_positions)
+        x = self.input_embedding(x) + self.positions
         for layer in self.decoder:
             x = layer(x, memory, self.mask, self.memory_mask)
         y: Tensor = self.head(x)

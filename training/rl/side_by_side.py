@@ -3,40 +3,72 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import multiprocessing
 import multiprocessing.connection
 import os
 import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
-from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from tqdm import tqdm
 
-from training.run import STATE_FILE
+from training.run import STATE_FILE, RunOptions
 
 T = TypeVar("T")
 R = TypeVar("R")
 
 
-class SeedOptions(Protocol):
-    """What :func:`train_seeds` reads of a trainer's options, a dataclass."""
+@dataclass(frozen=True, kw_only=True)
+class SeedOptions(RunOptions):
+    """What the options of the trainers share that learn from a Gymnasium task, with one seed or several."""
+
+    env_id: str
+    """A Gymnasium task."""
+    total_timesteps: int
+    """Environment steps, of all environments together."""
+    num_envs: int
+    """Environments that are stepped as one."""
+    widths: tuple[int, ...]
+    """Hidden layers."""
+    learning_rate: float
+    """Adam."""
+    gamma: float
+    """Discount of a step."""
+    evaluation_episodes: int = 100
+    """Of the exported checkpoint, from seed 100,000 on; 0 for none."""
+    seeds: tuple[int, ...] = ()
+    """Train with each of these, side by side; the checkpoints are <out>_seed<n>.pt."""
+    workers: int = 2
+    """Processes (with --seeds)."""
+
+    def __post_init__(self) -> None:
+        self.check_at_least(1, "total_timesteps", "num_envs", "workers", "threads")
+        self.check_at_least(0, "evaluation_episodes")
+        if not self.widths or min(self.widths) < 1:
+            raise ValueError(f"widths {self.widths}: at least one hidden layer, each at least 1 wide, is needed")
+        self.check_shares("gamma")
+        self.check_positive("learning_rate")
+
+    def check_shares(self, *names: str) -> None:
+        """ValueError for a number that is no share of 1."""
+        for name in names:
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} {getattr(self, name)}: must lie between 0 and 1")
+
+    def check_positive(self, *names: str) -> None:
+        """ValueError for a number that is not finite, or not above 0."""
+        for name in names:
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(f"{name} {getattr(self, name)}: must be above 0")
 
     @property
-    def out(self) -> Path: ...
-    @property
-    def run_folder(self) -> Path: ...
-    @property
-    def environment(self) -> str: ...
-    @property
-    def resume(self) -> bool: ...
-    @property
-    def seeds(self) -> tuple[int, ...]: ...
-    @property
-    def workers(self) -> int: ...
+    def free(self) -> frozenset[str]:
+        return super().free | {"seeds", "workers", "evaluation_episodes"}
 
 
 Run = TypeVar("Run", bound=SeedOptions)
@@ -45,12 +77,7 @@ Run = TypeVar("Run", bound=SeedOptions)
 def of_seed(options: Run, seed: int) -> Run:
     """The run of one of several seeds; its checkpoint is <out>_seed<n>.pt."""
     out = options.out.with_name(f"{options.out.stem}_seed{seed}{options.out.suffix}")
-    return _replaced(options, out=out, seed=seed, seeds=())
-
-
-def _replaced(options: Run, **changes: Any) -> Run:
-    changed: Run = dataclasses.replace(options, **changes)  # type: ignore[type-var]  # no protocol can ask for a dataclass
-    return changed
+    return dataclasses.replace(options, out=out, seed=seed, seeds=())
 
 
 def train_seeds(train_one: Callable[[Run], dict[str, Any]], options: Run) -> None:
@@ -66,8 +93,8 @@ def train_seeds(train_one: Callable[[Run], dict[str, Any]], options: Run) -> Non
             if not any(begun):
                 raise ValueError(f"{runs[0].run_folder / STATE_FILE}, nor for the other seeds: nothing to resume from")
             # Those that had not been begun are begun now.
-            runs = [_replaced(run, resume=was) for run, was in zip(runs, begun, strict=True)]
-        results = side_by_side(train_one, runs, options.workers, options.environment)
+            runs = [dataclasses.replace(run, resume=was) for run, was in zip(runs, begun, strict=True)]
+        results = side_by_side(train_one, runs, options.workers, options.env_id)
     else:
         results = [train_one(options)]
     for result in results:

@@ -116,7 +116,8 @@ def trailing_timesteps(first: int, n: int) -> list[int]:
 
     A sample begins as noise, so the first step must be the last of training, or where a warm start was noised to.
     """
-    return [round((first + 1) * (n - i) / n) - 1 for i in range(n)]
+    # Half a step is rounded to the even neighbour, as numpy does; TorchScript's round gives a float.
+    return [int(round((first + 1) * (n - i) / n)) - 1 for i in range(n)]  # noqa: RUF046
 
 
 class Planner:
