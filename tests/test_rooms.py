@@ -1,7 +1,8 @@
 """Who may import whom: no circles, and each room knows only those before it. Read from the sources, with what is
 imported for type checking only.
 
-    robot, installation, ranges, atomic_file; spec; models; checkpoint; control; simulators; ros; nodes; systems
+    robot, installation, cache_folders, ranges, atomic_file
+    spec; models; checkpoint; control; simulators; ros; nodes; systems
 
 What a policy or a planner learnt and how it is asked is models'; how a robot is driven by it is control's, which asks
 models and not the other way round. simulators draw what control makes of a chunk. Of them models read one file, the
@@ -25,6 +26,7 @@ PACKAGE = "diffusion_ros"
 ROOMS: dict[str, tuple[str, ...]] = {
     "robot": (),
     "installation": (),
+    "cache_folders": (),
     "ranges": (),
     "atomic_file": (),
     "spec": ("robot", "ranges"),
@@ -32,7 +34,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "checkpoint": ("spec", "models", "atomic_file"),
     "control": ("robot", "ranges", "atomic_file", "spec", "models"),
     "simulators": ("robot", "installation", "ranges", "atomic_file", "control"),
-    "ros": ("robot", "installation", "ranges", "atomic_file", "spec", "control", "simulators"),
+    "ros": ("robot", "installation", "cache_folders", "ranges", "atomic_file", "spec", "control", "simulators"),
     "nodes": ("robot", "ranges", "atomic_file", "spec", "checkpoint", "models", "control", "simulators", "ros"),
 }
 """Of src, and what each may import beside itself. Nobody imports those that are not here: they start things."""

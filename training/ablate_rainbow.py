@@ -28,21 +28,21 @@ class Options:
     """Trains the missing runs of the 14 variants and draws them. If it was stopped, start it again: it goes on."""
 
     folder: Path = Path("runs/ablation")
-    """Where the runs are kept; those that are there are not trained again."""
+    """Folder of the runs. Finished runs in it are not trained again."""
     figure: Path = Path("docs/media/rainbow_ablation.png")
-    """Learning curves and steps to 475, medians and quartiles."""
+    """The figure to write: learning curves and steps to 475, with medians and quartiles."""
     table: Path = Path("runs/ablation/table.md")
-    """The same as a Markdown table."""
+    """The Markdown table to write, with the same numbers."""
     env_id: str = "CartPole-v1"
     """A Gymnasium task with discrete actions."""
     total_timesteps: int = 15_000
-    """Environment steps of each run."""
+    """Number of environment steps of each run."""
     validate_every: int = 500
-    """Environment steps between validations, whose mean returns are the learning curve."""
+    """Environment steps after which a validation runs. The mean returns are the learning curve."""
     seeds: tuple[int, ...] = tuple(range(10))
-    """Of each variant."""
+    """Training seeds of each variant."""
     workers: int = 2
-    """Processes."""
+    """Number of processes."""
 
     def __post_init__(self) -> None:
         if not self.seeds or self.workers < 1:

@@ -159,11 +159,12 @@ class RunOptions:
     out: Path
     """The checkpoint to write. The run's folder beside it, <out>.run, holds the log and what --resume needs."""
     resume: bool = False
-    """Go on with the run of the same --out, to the same weights as if it had not been stopped. Data may have moved."""
+    """Go on with the run of the same --out. The weights become the same as without a stop. The data may lie
+    elsewhere."""
     seed: int = 0
-    """Of everything random."""
+    """Seed of everything random."""
     threads: int = 1
-    """CPU threads of torch."""
+    """Number of CPU threads of torch."""
 
     @property
     def free(self) -> frozenset[str]:
@@ -192,21 +193,21 @@ class DiffusionOptions(RunOptions):
     """What the options of those share that train a denoiser."""
 
     num_train_timesteps: int = 100
-    """Diffusion steps in training."""
+    """Number of diffusion steps in training."""
     iterations: int
-    """Optimiser steps."""
+    """Number of optimiser steps."""
     batch_size: int
-    """Samples a step and process."""
+    """Samples in a batch, for each process."""
     learning_rate: float
-    """AdamW, with a warm-up and a cosine to zero."""
+    """Highest learning rate of AdamW. It rises in a warm-up and then falls along a cosine to 0."""
     weight_decay: float = 1e-4
-    """AdamW."""
+    """Weight decay of AdamW."""
     ema_decay: float
     """Largest decay of the averaged weights."""
     mixed_precision: Literal["no", "bf16", "fp16"] = "no"
-    """Of the training; checkpoints are in single precision."""
+    """Precision of the training. Checkpoints are in single precision."""
     save_every: int = 500
-    """Iterations between saves of what --resume needs."""
+    """Iterations after which the run is saved for --resume."""
 
     def __post_init__(self) -> None:
         self.check_at_least(1, "num_train_timesteps", "iterations", "batch_size", "save_every", "threads")
@@ -227,15 +228,15 @@ class SamplerOptions(DiffusionOptions):
     beta_schedule: str = "squaredcos_cap_v2"
     """Noise schedule; see training/diffusion/noise_schedule.py."""
     prediction_type: Literal["epsilon", "sample"] = "epsilon"
-    """What the network predicts: the noise or the clean sample."""
+    """The network predicts: epsilon, the noise; sample, the clean sample."""
     sampler: Literal["ddim", "ddpm"] = "ddim"
-    """Sampler of the exported checkpoint; can be changed when it is loaded."""
+    """Sampler of the checkpoint. It can be changed when the checkpoint is loaded."""
     num_inference_steps: int | None
-    """Its steps; can be changed when it is loaded."""
+    """Denoising steps of the sampler. They can be changed when the checkpoint is loaded."""
     half_weights: bool = True
     """Store the checkpoint's weights in half precision."""
     validate_every: int = 500
-    """Iterations between validation losses."""
+    """Iterations after which the validation loss is computed."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -57,11 +57,11 @@ class Options(SamplerOptions):
     data: str
     """digits, fashion-mnist:DIR, cifar10:DIR, folder:DIR or demos:FILE:CAMERA."""
     image_size: int | None = None
-    """Height and width that images are brought to (their middle square); by default they stay as they are."""
+    """Height and width of the images in pixels. The middle square is scaled to it. None: images stay as they are."""
     limit: int | None = None
-    """Use at most so many images, evenly spaced."""
+    """Largest number of images to use, evenly spaced. None: all."""
     flip: bool | None = None
-    """Mirror images at random; by default where the data allow it: not digits, nor a robot's cameras."""
+    """Mirror images at random. None: yes, except for digits and a robot's cameras."""
     dim: int = 32
     """U-Net: channels at the first level."""
     dim_mults: tuple[int, ...] = (1, 2, 4)
@@ -73,31 +73,32 @@ class Options(SamplerOptions):
     head_dim: int = 32
     """U-Net: features of a head."""
     patch: int = 1
-    """U-Net: squares of so many pixels enter as channels: for large images."""
+    """U-Net: side of the squares of pixels that enter as channels. For large images."""
     self_conditioning: bool = False
-    """U-Net: also told its estimate of the clean image from the step before."""
+    """U-Net: it also gets its estimate of the clean image from the step before."""
     num_train_timesteps: int = 300
     beta_schedule: Literal["linear", "cosine", "quadratic", "sigmoid"] = "linear"
     """Noise schedule."""
     loss: Literal["l1", "l2", "huber"] = "huber"
-    """Of the prediction."""
+    """Loss of the prediction."""
     sampler: Literal["ddim", "ddpm"] = "ddpm"
     num_inference_steps: int | None = None
-    """Its steps; can be changed when it is loaded. By default all of them for ddpm, 25 for ddim."""
+    """Denoising steps of the sampler. They can be changed when the checkpoint is loaded. Default: all for ddpm, 25 for
+    ddim."""
     iterations: int = 10_000
     batch_size: int = 128
-    """Images a step and process."""
+    """Images in a batch, for each process."""
     learning_rate: float = 1e-3
     ema_decay: float = 0.999
     inception: Path | None = None
-    """TorchScript Inception network whose features the distance is computed with, which is then FID. Without it: an
-    autoencoder trained here, and the figures say so."""
+    """TorchScript file of an Inception network. With it the distance is FID. None: an autoencoder is trained for the
+    features, and the figures say so."""
     stand_in_iterations: int = 1500
-    """Steps that the autoencoder is trained for."""
+    """Training steps of that autoencoder."""
     evaluation_images: int = 1000
-    """Generated at the end, at most as many as the test set has."""
+    """Number of images to generate at the end, at most as many as the test set has."""
     sample_every: int = 1000
-    """Iterations between pictures of samples."""
+    """Iterations after which a picture of samples is written."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

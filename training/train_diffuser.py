@@ -43,18 +43,19 @@ class Options(SamplerOptions):
     """Trains a planner and exports it as a checkpoint."""
 
     data: tuple[Path, ...]
-    """A maze's stream in D4RL's HDF5 format (training.collect_maze), or an arm's demonstrations in robomimic's, also of
-    several tasks (training.collect_demos)."""
+    """The stream of a maze in D4RL's HDF5 format (training.collect_maze), or one or several files of an arm's
+    demonstrations in robomimic's format (training.collect_demos)."""
     horizon: int = 64
     """Rows of a trajectory."""
     stride: int = 2
-    """Control steps between rows; horizon * stride should cover the longest way."""
+    """Control steps between two rows. horizon * stride should cover the longest way."""
     windows: Literal["legs", "stream"] = "legs"
-    """legs: they arrive at a goal and hold there; stream: cut from the stream anywhere, as in the paper."""
+    """Windows to learn from. legs: they arrive at a goal and stay there; stream: they are cut from the stream anywhere,
+    as in the paper."""
     waves: bool = True
-    """Whether positions are also seen as sines and cosines."""
+    """The network also gets sines and cosines of the positions."""
     endpoints: bool = True
-    """Whether the network is told start and goal, beside their being written back as in the paper."""
+    """The network also gets the start and the goal. They are written back either way, as in the paper."""
     widths: tuple[int, ...] = (32, 64, 128, 256)
     """U-Net: channels at each temporal resolution."""
     num_train_timesteps: int = 64
@@ -62,20 +63,21 @@ class Options(SamplerOptions):
     action_weight: float = 1.0
     """Weight of the first row's action in the loss (the paper: 10 for locomotion, 1 for mazes)."""
     discount: float = 1.0
-    """Of the loss, by row."""
+    """Discount factor of the loss from row to row."""
     num_inference_steps: int = 5
     iterations: int = 6000
     batch_size: int = 64
-    """Windows a step and process."""
+    """Windows in a batch, for each process."""
     learning_rate: float = 1e-3
     ema_decay: float = 0.998
     value_iterations: int = 0
-    """First, so many steps for a value function that guides can then use (`value`): how early a plan is at its goal."""
+    """Steps that first train a value function: how early a plan is at its goal. The guide `value` can use it. 0:
+    none."""
     value_discount: float = 0.99
-    """Of the return that it estimates, by row."""
+    """Discount factor of the value function from row to row."""
     mixed_precision: Literal["no", "bf16", "fp16"] = "bf16"
     validation: float = 0.02
-    """Last part of the stream that is kept for the validation loss."""
+    """Share of the stream, at its end, that is kept for the validation loss."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -73,19 +73,20 @@ class Options(SamplerOptions):
     data: Path
     """Demonstrations in robomimic's HDF5 format."""
     observations: Literal["state", "pixels", "both"] = "pixels"
-    """What the policy sees beside the hand: the object's pose, the two cameras, or both."""
+    """What the policy sees beside the hand. state: the object's pose; pixels: the two cameras; both: all."""
     denoiser: Literal["transformer", "unet"] = "transformer"
-    """The denoising network."""
+    """The network that denoises."""
     conditioning: Literal["observation", "inpainting"] = "observation"
-    """Observations as conditioning tokens, or denoised together with the actions."""
+    """observation: the observations are the network's condition; inpainting: they are denoised together with the
+    actions."""
     action_steps_only: bool = False
-    """Generate only the actions from the newest observation on (n_action_steps of them)."""
+    """Generate no actions before the newest observation, and only n_action_steps from there on."""
     horizon: int = 10
     """Rows of a generated chunk."""
     n_obs_steps: int = 2
-    """Frames of observation."""
+    """Number of frames that the policy sees."""
     n_action_steps: int = 8
-    """Rows that are executed before the next chunk; can be changed afterwards, by --resume."""
+    """Rows that are executed before the next chunk. --resume can change it afterwards."""
     layers: int = 8
     """Transformer: decoder layers."""
     heads: int = 4
@@ -93,7 +94,7 @@ class Options(SamplerOptions):
     width: int = 256
     """Transformer: features of a token."""
     condition_layers: int = 0
-    """Transformer: encoder layers over [time step, observations]; 0 is an MLP."""
+    """Transformer: encoder layers over [time step, observations]; 0: an MLP."""
     attention_dropout: float = 0.3
     """Transformer: dropout in attention."""
     unet_widths: tuple[int, ...] = (64, 128)
@@ -101,39 +102,41 @@ class Options(SamplerOptions):
     vision: Literal["resnet18", "small"] = "resnet18"
     """Image encoder: ResNet-18 with group norm and spatial softmax, or a small one for CPUs."""
     crop: int = 76
-    """Pixels of the crop of an image: random in training, centred in use."""
+    """Side of the crop of an image in pixels. It is random in training and centred in use."""
     pose_head: bool = False
-    """From pixels: also estimate the object's pose, and condition on the estimate. Needs poses in the data only."""
+    """From pixels: estimate the object's pose too, and give it to the denoiser. The data must contain poses; a running
+    policy needs none."""
     pose_points: bool = False
-    """Estimate it from where the cameras see the object's frame, which key-points are taught."""
+    """With pose_head: key-points learn where the cameras see the object's frame, and the pose is estimated from
+    them."""
     rotation_weight: float = 1.0
-    """Weight of the rotation in its loss. Small for an object that looks alike from all sides: its yaw is only
-    memorised."""
+    """With pose_head: weight of the rotation in the loss of the pose. Make it small for an object that looks alike from
+    all sides."""
     encoder_iterations: int = 0
-    """Two phases: iterations of the first one, which trains encoders and pose head alone. 0: end to end."""
+    """Iterations of a first phase, which trains only the image encoders and the pose head. 0: one phase, end to end."""
     start_from: Path | None = None
-    """A checkpoint of the same kind whose image encoders and pose head the training begins with."""
+    """A checkpoint whose image encoders and pose head the training begins with."""
     cached_crops: int = 4
-    """Two phases: random crops of every image that features are computed for."""
+    """In the second phase: random crops of each image whose features are computed once."""
     num_inference_steps: int = 10
     iterations: int = 20_000
     batch_size: int = 64
-    """Windows a step and process."""
+    """Windows in a batch, for each process."""
     noise_draws: int = 1
-    """Draws of noise and diffusion step for each window: worth it where encoding an image is dear."""
+    """Draws of noise and diffusion step for each window. More pay off when the encoding of an image is slow."""
     learning_rate: float = 1e-4
     encoder_learning_rate: float = 1e-4
-    """That of the image encoders."""
+    """Learning rate of the image encoders."""
     betas: tuple[float, float] = (0.9, 0.95)
-    """AdamW."""
+    """The two betas of AdamW."""
     weight_decay: float = 1e-3
     ema_decay: float = 0.9999
     half_weights: bool = False
     validation: float = 0.04
-    """Part of the demonstrations that is kept for the validation loss."""
+    """Share of the demonstrations that is kept for the validation loss."""
     validate_every: int = 2000
     rollouts: int = 20
-    """Episodes in the simulator at the end, on validation seeds; 0: none."""
+    """Episodes in the simulator at the end, with validation seeds; 0: none."""
     save_every: int = 1000
 
     def __post_init__(self) -> None:

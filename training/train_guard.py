@@ -55,33 +55,32 @@ class Options(DiffusionOptions):
     dim_mults: tuple[int, ...] = (1, 2, 4)
     """Channels at each level, as multiples of dim."""
     levels: tuple[int, ...] = (10, 30, 70)
-    """Of num_train_timesteps: how far pictures are noised."""
+    """Diffusion steps, of num_train_timesteps, up to which pictures are noised."""
     iterations: int = 5_000
     batch_size: int = 16
-    """Pictures of each camera a step and process."""
+    """Pictures of each camera in a batch, for each process."""
     learning_rate: float = 1e-3
     ema_decay: float = 0.998
     mixed_precision: Literal["no", "bf16", "fp16"] = "bf16"
     held_out: float = 0.2
-    """Part of the episodes that the guard is calibrated on and not trained on."""
+    """Share of the episodes that calibrate the guard and do not train it."""
     calibration_stride: int = 4
-    """Every so many of their frames: those of 20 Hz at the guard's rate, so that they do not outweigh the episodes."""
+    """Use every n-th frame of the held-out episodes. 4 makes the guard's 5 Hz out of 20 Hz."""
     false_alarms: float = 0.01
-    """Part of good pictures that are to be farther off than the threshold's margin allows for ..."""
+    """Share of good pictures whose score may lie above the base of the threshold. The two margins multiply that
+    base."""
     colour_margin: tuple[float, ...] = (6.0, 2.3)
-    """... which is so many times as far, for each camera, in a picture's own colours ..."""
+    """Factor of the threshold for a picture's own colours, for each camera."""
     difference_margin: tuple[float, ...] = (6.0, 4.0)
-    """... and in how it differs from what comes back. A robot that holds shows the guard the same picture again and
-    again, so that a false alarm would last: the margins lie in between what pictures come to where a policy goes astray
-    and what faults do, in validation episodes of Can. A camera that stands still tells the two well apart; of one on
-    the wrist only the colours tell that it is turned, and hardly."""
+    """Factor of the threshold for the difference to what comes back, for each camera. Both margins lie between the
+    scores of a policy that goes astray and those of faults, in validation episodes of Can. A false alarm would last,
+    because a robot that holds shows the guard the same picture again."""
     validation_episodes: int = 120
-    """Of an expert with noise in the simulator, from seed 90,000 on: among them are some that go wrong, as no
-    demonstration does. Every second counts as the held-out frames do, the others set the threshold. 0: every third part
-    of the held-out frames sets it."""
+    """Episodes of an expert with noise, from seed 90,000 on. Some go wrong, as no demonstration does. Every second one
+    joins the held-out frames, and the others set the threshold. 0: a third of the held-out frames sets it."""
     policy: Path | None = None
-    """The checkpoint that is to be guarded: as many of its episodes, less those that fail, are added to the expert's,
-    for it goes where no expert goes."""
+    """The checkpoint of the policy to guard. As many of its episodes are added to the expert's, without those that
+    fail, because it goes where no expert goes."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -33,42 +33,42 @@ class Options(SeedOptions):
     env_id: str = "InvertedDoublePendulum-v5"
     """A Gymnasium task with continuous actions."""
     total_timesteps: int = 400_000
-    """Environment steps, of all environments together; rounded up to whole iterations."""
+    """Number of environment steps, in all environments together. It is rounded up to whole iterations."""
     num_envs: int = 16
     num_steps: int = 256
-    """Steps of each environment in an iteration."""
+    """Steps of each environment in one iteration."""
     episode_steps: int | None = 80
-    """Training episodes are truncated after so many steps, if the task does not end them sooner: of long ones that go
-    well, the rare starts would be forgotten. None: as the task says."""
+    """Longest training episode in steps. Long episodes that go well would make the policy forget the rare starts. None:
+    the task's own limit."""
     update_epochs: int = 10
-    """Passes over an iteration's steps."""
+    """Number of passes over the steps of an iteration."""
     minibatch_size: int = 256
-    """Steps an update."""
+    """Steps in a minibatch."""
     widths: tuple[int, ...] = (64, 64)
-    """Hidden layers of actor and critic."""
+    """Sizes of the hidden layers of actor and critic."""
     log_std: float = -0.5
-    """Start of the actor's log standard deviation, in units of half an action's range."""
+    """First logarithm of the actor's standard deviation. Its unit is half the range of an action."""
     statistics_steps: int = 100_000
-    """Environment steps after which the statistics that normalise observations stay as they are."""
+    """Environment steps after which the statistics that normalise observations no longer change."""
     learning_rate: float = 5e-4
-    """Adam, falling to 0 along a line."""
+    """First learning rate of Adam. It falls to 0 along a line."""
     gamma: float = 0.99
     gae_lambda: float = 0.95
-    """Of the advantages."""
+    """Lambda of the generalised advantage estimate."""
     clip_coef: float = 0.2
-    """Of the ratio of probabilities."""
+    """Clipping of the ratio of probabilities: it stays within 1 - clip and 1 + clip."""
     vf_coef: float = 0.5
-    """Of the critic's squared error in the loss."""
+    """Weight of the critic's squared error in the loss."""
     ent_coef: float = 0.0
-    """Of the entropy in the loss."""
+    """Weight of the entropy in the loss."""
     max_grad_norm: float = 0.5
-    """Longer gradients are shortened to it."""
+    """Longest gradient. Longer ones are shortened to it."""
     checkpoint_every: int = 10
-    """Iterations between checkpoints, each of which is tested. Training episodes are cut there, as by a time limit."""
+    """Iterations after which a checkpoint is made and tested. Training episodes are cut there, as by a time limit."""
     test_episodes: int = 100
-    """Of each test, at most 1,000 steps long."""
+    """Episodes in each test, at most 1,000 steps long."""
     videos: bool = True
-    """Record the first checkpoint and the exported one."""
+    """Record a video of the first checkpoint and one of the exported checkpoint."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

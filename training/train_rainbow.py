@@ -35,55 +35,55 @@ class Options(SeedOptions):
     """A Gymnasium task with discrete actions."""
     total_timesteps: int = 15_000
     double: bool = True
-    """Double DQN: the network chooses the next action, the target network evaluates it."""
+    """Double DQN: the network chooses the next action, and the target network evaluates it."""
     prioritised: bool = True
     """Prioritised replay."""
     dueling: bool = True
     """Dueling network."""
     noisy: bool = True
-    """Noisy layers explore; without them, epsilon-greedy."""
+    """Explore with noisy layers. Without them, exploration is epsilon-greedy."""
     categorical: bool = True
-    """C51: distributions of the return instead of its mean."""
+    """C51: predict distributions of the return instead of its mean."""
     n_step: bool = True
-    """Returns over n_steps instead of 1."""
+    """Returns over --n-steps steps instead of one."""
     widths: tuple[int, ...] = (128, 128)
     num_envs: int = 8
     gamma: float = 0.995
     learning_rate: float = 2e-3
     batch_size: int = 64
-    """Transitions an update."""
+    """Transitions in a batch."""
     updates_per_step: float = 1.0
-    """Updates for each environment step."""
+    """Number of updates for each environment step."""
     learning_starts: int = 1000
-    """Environment steps before the first update, all with random actions: noisy weights alone lead all environments the
-    same way at first, and some seeds never learn that there is another."""
+    """Environment steps before the first update, with random actions. With noisy weights alone all environments would
+    go the same way at first, and some seeds would never learn another."""
     buffer_size: int = 8000
-    """Transitions that are kept for replay; returns over several steps are those of the policy that made them, and
-    should not be too old."""
+    """Number of transitions that the replay keeps. Old ones have returns of an old policy, so keep it small with
+    --n-step."""
     target_every: int = 50
-    """Updates between copies of the network to the target network."""
+    """Updates after which the network is copied to the target network."""
     end_e: float = 0.04
-    """Share of random actions, from 1 down to this... (not if noisy)"""
+    """Without noisy: last share of random actions. The first is 1."""
     exploration_fraction: float = 0.2
-    """... over this share of the steps."""
+    """Without noisy: share of all steps in which the random actions fall from 1 to --end-e."""
     prioritized_replay_alpha: float = 0.5
-    """How much priorities count (if prioritised)."""
+    """With prioritised: how much the priorities count. 0: not at all."""
     prioritized_replay_beta: float = 0.4
-    """Importance weights: how much of the bias they take back at the start; all of it at the end (if prioritised)."""
+    """With prioritised: share of the bias that the importance weights correct at the start. At the end it is all."""
     n_atoms: int = 51
-    """Of the distributions (if categorical)."""
+    """With categorical: number of atoms of the distributions."""
     v_min: float = 0.0
-    """The least return on their support (if categorical)."""
+    """With categorical: least return of the distributions."""
     v_max: float = 200.0
-    """The greatest (if categorical); CartPole's is 1 / (1 - gamma)."""
+    """With categorical: greatest return of the distributions. CartPole's is 1 / (1 - gamma)."""
     n_steps: int = 10
-    """Of the returns (if n_step)."""
+    """With n_step: number of steps of the returns."""
     validate_every: int = 500
-    """Environment steps between validations."""
+    """Environment steps after which a validation runs."""
     validation_episodes: int = 100
-    """Of each validation."""
+    """Episodes in each validation."""
     save_every: int = 5000
-    """Environment steps between saves of what --resume needs. Episodes are cut there, as by a time limit."""
+    """Environment steps after which the run is saved for --resume. Episodes are cut there, as by a time limit."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -30,21 +30,21 @@ class SeedOptions(RunOptions):
     env_id: str
     """A Gymnasium task."""
     total_timesteps: int
-    """Environment steps, of all environments together."""
+    """Number of environment steps, in all environments together."""
     num_envs: int
-    """Environments that are stepped as one."""
+    """Number of environments that step together."""
     widths: tuple[int, ...]
-    """Hidden layers."""
+    """Sizes of the hidden layers."""
     learning_rate: float
-    """Adam."""
+    """Learning rate of Adam."""
     gamma: float
-    """Discount of a step."""
+    """Discount factor of one step."""
     evaluation_episodes: int = 100
-    """Of the exported checkpoint, from seed 100,000 on; 0 for none."""
+    """Episodes that evaluate the checkpoint, from seed 100,000 on; 0: none."""
     seeds: tuple[int, ...] = ()
-    """Train with each of these, side by side; the checkpoints are <out>_seed<n>.pt."""
+    """Train with each of these seeds at once. The checkpoints are <out>_seed<n>.pt."""
     workers: int = 2
-    """Processes (with --seeds)."""
+    """With --seeds: number of processes."""
 
     def __post_init__(self) -> None:
         self.check_at_least(1, "total_timesteps", "num_envs", "workers", "threads")

@@ -44,11 +44,11 @@ class CameraGuardParameters:
 
     checkpoint: str = parameter(description="path of a guard checkpoint (.pt)")
     device: str = parameter("cpu", "torch device that the guard runs on")
-    threads: int = parameter(1, "torch threads; more than one spin against other busy processes", low=1)
-    rate: float = parameter(5.0, "pictures a second of each camera that are scored [Hz]", low=0.1, high=100.0)
+    threads: int = parameter(1, "torch threads; more than one take time from the other nodes", low=1)
+    rate: float = parameter(5.0, "pictures of each camera that are scored in a second [Hz]", low=0.1, high=100.0)
     good_frames: int = parameter(3, "good pictures in a row after which an alarm ends", low=1)
     max_frozen: float = parameter(
-        0.25, "how long a camera may show the same picture while the robot moves [s]; 0: for ever", low=0.0
+        0.25, "how long a camera may show the same picture while the robot moves [s]; 0: not checked", low=0.0
     )
     max_image_age: float = parameter(0.5, "a camera that is silent for longer is an alarm [s]", low=0.05)
     max_pose_gap: float = parameter(

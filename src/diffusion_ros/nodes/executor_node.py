@@ -60,24 +60,30 @@ class ExecutorParameters:
         "lockstep: the robot waits for each command; realtime: it does not",
         choices=("realtime", "lockstep"),
     )
-    enabled: bool = parameter(False, "whether it acts from the start; otherwise after ~/set_enabled")
-    rate: float = parameter(0.0, "control steps a second [Hz]", low=0.0, high=1000.0)
-    n_action_steps: int = parameter(0, "lockstep: rows of a chunk that are executed", low=0)
-    max_chunk_rows: int = parameter(0, "a chunk of more rows is refused", low=0, high=256)
-    frame_id: str = parameter(
-        "", "frame of eef_pose, chunks, commands and box: what the checkpoint's is called on this robot"
+    enabled: bool = parameter(False, "true: it acts from the start; false: after ~/set_enabled")
+    rate: float = parameter(0.0, "control steps in a second [Hz]; 0: the checkpoint's", low=0.0, high=1000.0)
+    n_action_steps: int = parameter(0, "lockstep: rows of a chunk that are executed; 0: the checkpoint's", low=0)
+    max_chunk_rows: int = parameter(
+        0,
+        "a chunk of more rows is refused; 0: as many as the checkpoint's chunks have, 16 without one",
+        low=0,
+        high=256,
     )
+    frame_id: str = parameter("", "frame of eef_pose, chunks, commands and box; '': the checkpoint's")
     checkpoint_limits: bool = parameter(
-        False, "whether limits and box may be the checkpoint's: in the simulator that it was trained in, and only there"
+        False,
+        "true: limits and box that are not given are the checkpoint's. Only for the simulator that it was trained in",
     )
-    action_low: tuple[float, ...] = parameter((), "least command of a step (7): m, rad, gripper")
-    action_high: tuple[float, ...] = parameter((), "greatest command of a step (7): m, rad, gripper")
+    action_low: tuple[float, ...] = parameter((), "least command of one control step (7): m, rad, gripper")
+    action_high: tuple[float, ...] = parameter((), "greatest command of one control step (7): m, rad, gripper")
     workspace_low: tuple[float, ...] = parameter(
-        (), "corner of the box that the hand stays in (3) [m], eef_pose's frame"
+        (), "lower corner of the box that the hand stays in (3) [m], in the frame of eef_pose"
     )
-    workspace_high: tuple[float, ...] = parameter((), "the opposite corner (3) [m]")
+    workspace_high: tuple[float, ...] = parameter((), "upper corner of that box (3) [m]")
     join: str = parameter(
-        "latest", "how chunks join: the latest decides, or its first rows blend in", choices=("latest", "blend")
+        "latest",
+        "latest: the newest chunk decides; blend: its first rows are blended with the chunk before",
+        choices=("latest", "blend"),
     )
     blend_rows: int = parameter(2, "join blend: rows over which the old chunk fades out", low=1)
     max_observation_age: float = parameter(
@@ -89,7 +95,7 @@ class ExecutorParameters:
     max_pose_speed: float = parameter(
         3.0, "realtime: an eef_pose that moved faster since the last one is a fault [m/s]", low=0.1
     )
-    guard: str = parameter("", "realtime: the camera guard's checkpoint; '': none. With one, its verdict is obeyed")
+    guard: str = parameter("", "realtime: checkpoint of the camera guard whose verdict is obeyed; '': no guard")
     max_guard_age: float = parameter(1.0, "a camera guard that is silent for longer is a reason to hold [s]", low=0.05)
 
     def __post_init__(self) -> None:

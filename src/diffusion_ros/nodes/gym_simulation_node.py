@@ -37,8 +37,8 @@ _VIDEO_SHAPE = (video.VIEW_SIZE, video.VIEW_SIZE * 4 // 3)
 class GymSimulationParameters(simulator_node.TwoClocksParameters):
     """Parameters of the gym_simulation node."""
 
-    task: str = parameter("cartpole", "what is to be balanced", choices=tuple(GYM_TASKS))
-    video: bool = parameter(False, "whether every episode becomes an MP4")
+    task: str = parameter("cartpole", "the machine to balance", choices=tuple(GYM_TASKS))
+    video: bool = parameter(False, "true: write an MP4 of each episode")
 
 
 @dataclass(frozen=True)

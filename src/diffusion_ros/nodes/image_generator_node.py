@@ -34,13 +34,13 @@ class ImageGeneratorParameters:
 
     checkpoint: str = parameter(description="path of an image model's checkpoint (.pt)")
     device: str = parameter("cpu", "torch device that the model runs on")
-    threads: int = parameter(1, "torch threads; more than one spin against other busy processes", low=1)
-    seed: int = parameter(0, "seed of the first samples; each further request has the next", low=0)
-    count: int = parameter(16, "samples a request", low=1, high=256)
-    columns: int = parameter(4, "of the picture that they are shown in", low=1)
-    sampler: str = parameter("", "'' for the checkpoint's own", choices=("", *SAMPLERS))
-    sampler_steps: int = parameter(0, "denoising steps, 0 for the checkpoint's own", low=0)
-    rate: float = parameter(10.0, "pictures a second of the stream of the denoising [Hz]", low=0.1, high=100.0)
+    threads: int = parameter(1, "torch threads; more than one take time from the other nodes", low=1)
+    seed: int = parameter(0, "seed of the first request; each further request has the next seed", low=0)
+    count: int = parameter(16, "number of images for each request", low=1, high=256)
+    columns: int = parameter(4, "columns of the picture that shows them", low=1)
+    sampler: str = parameter("", "sampler; '': the checkpoint's own", choices=("", *SAMPLERS))
+    sampler_steps: int = parameter(0, "denoising steps; 0: the checkpoint's own", low=0)
+    rate: float = parameter(10.0, "pictures of the denoising that are shown in a second [Hz]", low=0.1, high=100.0)
 
 
 class ImageGeneratorNode(RunnableNode):

@@ -44,12 +44,12 @@ class MazeParameters(simulator_node.SimulatorParameters):
     """Parameters of the maze node."""
 
     size: str = parameter("large", "which maze", choices=tuple(MAZE_TASKS))
-    episodes: int = parameter(0, "how many, then the node ends; 0: one without end", low=0)
+    episodes: int = parameter(0, "number of episodes, after which the node ends; 0: one episode without end", low=0)
     obstacle_radius: float = parameter(
-        0.0, "of a ball that moves to and fro in the way; 0: none [m]", low=0.0, high=0.4
+        0.0, "radius of a ball that moves to and fro in the way [m]; 0: no ball", low=0.0, high=0.4
     )
     video: bool = parameter(
-        False, "whether every episode becomes an MP4, where they end: how its plan was denoised, and the drive"
+        False, "true: write an MP4 of each episode that ends, with the denoising of its plan and the drive"
     )
 
 

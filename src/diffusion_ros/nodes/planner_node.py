@@ -54,25 +54,27 @@ class PlannerParameters:
 
     checkpoint: str = parameter(description="path of a planner checkpoint (.pt)")
     device: str = parameter("cpu", "torch device that the planner runs on")
-    threads: int = parameter(1, "torch threads; more than one spin against other busy processes", low=1)
-    seed: int = parameter(0, "seed of the noise of the first plan; each further one has the next", low=0)
-    sampler: str = parameter("", "'' for the checkpoint's own", choices=("", *SAMPLERS))
-    sampler_steps: int = parameter(0, "denoising steps, 0 for the checkpoint's own", low=0)
-    candidates: int = parameter(4, "plans that are sampled; the best of those that keep clear of walls is taken", low=1)
-    budget: float = parameter(0.0, "seconds after which no denoising step is begun any more; 0: none", low=0.0)
-    replan_rate: float = parameter(0.0, "plans a second while there is a goal; 0: once a goal [Hz]", low=0.0, high=50.0)
+    threads: int = parameter(1, "torch threads; more than one take time from the other nodes", low=1)
+    seed: int = parameter(0, "seed of the first plan's noise; each further plan has the next seed", low=0)
+    sampler: str = parameter("", "sampler; '': the checkpoint's own", choices=("", *SAMPLERS))
+    sampler_steps: int = parameter(0, "denoising steps; 0: the checkpoint's own", low=0)
+    candidates: int = parameter(4, "plans that are sampled at once; the best one that keeps clear is taken", low=1)
+    budget: float = parameter(0.0, "no denoising step begins after this time [s]; 0: no limit", low=0.0)
+    replan_rate: float = parameter(
+        0.0, "plans in a second while there is a goal [Hz]; 0: one plan for each goal", low=0.0, high=50.0
+    )
     warm_part: float = parameter(
         0.25,
-        "how far the plan before is noised for the next one, in parts of all steps; 0: from noise",
+        "a new plan starts from the plan before, noised up to this part of all steps; 0: it starts from noise",
         low=0.0,
         high=1.0,
     )
-    max_state_age: float = parameter(0.5, "odometry, or an eef_pose, that is older is not planned from [s]", low=0.0)
+    max_state_age: float = parameter(0.5, "no plan starts from an odometry or an eef_pose that is older [s]", low=0.0)
     max_obstacle_age: float = parameter(
-        1.0, "obstacles that have been heard of once and are silent for longer stop the robot [s]; 0: never", low=0.0
+        1.0, "if obstacles were heard of and are then silent for longer, the robot stops [s]; 0: never", low=0.0
     )
     obstacle_margin: float = parameter(
-        0.1, "kept from obstacles, beside the radius of the ball, or of the hand [m]", low=0.0
+        0.1, "distance to keep from obstacles, beside the radius of the ball or the hand [m]", low=0.0
     )
     obstacle_weight: float = parameter(1.0, "weight of the obstacles' guide", low=0.0)
     gripper_joints: tuple[str, ...] = parameter(FINGERS, "an arm's: the fingers' names in joint_states")

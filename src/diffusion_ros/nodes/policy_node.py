@@ -57,13 +57,15 @@ class PolicyParameters:
         "lockstep: the robot waits for each chunk; realtime: it does not, and chunks are made lead_steps early",
         choices=("realtime", "lockstep"),
     )
-    policy_seed: int = parameter(0, "seed of the sampling noise, with the stamp of the observation", low=0)
-    sampler: str = parameter("", "'' for the checkpoint's own", choices=("", *SAMPLERS))
-    sampler_steps: int = parameter(0, "denoising steps, 0 for the checkpoint's own", low=0)
+    policy_seed: int = parameter(
+        0, "seed of the sampling noise; each chunk also mixes in the stamp of its observation", low=0
+    )
+    sampler: str = parameter("", "sampler; '': the checkpoint's own", choices=("", *SAMPLERS))
+    sampler_steps: int = parameter(0, "denoising steps; 0: the checkpoint's own", low=0)
     lead_steps: int = parameter(
         1, "realtime: control steps before the end of a chunk at which the next one is begun", low=0
     )
-    threads: int = parameter(1, "torch threads; more than one spin against other busy processes", low=1)
+    threads: int = parameter(1, "torch threads; more than one take time from the other nodes", low=1)
     sync_tolerance: float = parameter(
         0.0, "how far the stamps of one frame may differ [s]; 0: not at all (simulation)", low=0.0, high=1.0
     )
@@ -75,13 +77,15 @@ class PolicyParameters:
     )
     min_frame_rate: float = parameter(
         0.6,
-        "realtime: inputs that come less often are not used, in parts of the checkpoint's rate; 0: any are",
+        "realtime: least rate of an input, as a part of the checkpoint's rate. Slower ones are not used; 0: any are",
         low=0.0,
         high=1.0,
     )
-    good_frames: int = parameter(3, "pictures in a row after which a camera that sent a bad one is trusted", low=1)
+    good_frames: int = parameter(
+        3, "good pictures in a row after which a camera that sent a bad one is trusted again", low=1
+    )
     max_frozen: float = parameter(
-        1.0, "how long a camera may show the same picture while the robot moves [s]; 0: for ever", low=0.0
+        1.0, "how long a camera may show the same picture while the robot moves [s]; 0: not checked", low=0.0
     )
     gripper_joints: tuple[str, ...] = parameter(FINGERS, "the fingers' names in joint_states")
     gripper_signs: tuple[float, ...] = parameter(
@@ -89,7 +93,7 @@ class PolicyParameters:
     )
     frame_id: str = parameter(
         "",
-        "frame of poses and of the chunks' deltas: what the checkpoint's is called on this robot, '' for its own name",
+        "frame of poses and of the chunks' deltas; '': the checkpoint's",
     )
 
     def __post_init__(self) -> None:

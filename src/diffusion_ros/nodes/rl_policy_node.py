@@ -33,14 +33,16 @@ class RlPolicyParameters:
     """Parameters of the rl_policy node."""
 
     checkpoint: str = parameter(description="path of a discrete or continuous policy's checkpoint (.pt)")
-    task: str = parameter("", "what it must have been trained on, '' for anything known", choices=("", *GYM_TASKS))
+    task: str = parameter(
+        "", "task that the checkpoint must have been trained on; '': any known one", choices=("", *GYM_TASKS)
+    )
     mode: str = parameter(
         "realtime",
         "lockstep: the robot waits for each command; realtime: it does not, and old states get none",
         choices=("realtime", "lockstep"),
     )
     device: str = parameter("cpu", "torch device that the policy runs on")
-    threads: int = parameter(1, "torch threads; more than one spin against other busy processes", low=1)
+    threads: int = parameter(1, "torch threads; more than one take time from the other nodes", low=1)
     max_state_age: float = parameter(0.1, "realtime: a state that is older gets no command [s]", low=0.001)
 
 

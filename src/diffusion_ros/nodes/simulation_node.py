@@ -49,10 +49,10 @@ Array = NDArray[np.float64]
 class SimulationParameters(simulator_node.TwoClocksParameters):
     """Parameters of the simulation node."""
 
-    task: str = parameter("can", "what the robot is to do", choices=tuple(ARM_TASKS))
-    stop_after_success: int = parameter(0, "steps that an episode goes on after its success", low=0)
+    task: str = parameter("can", "the robot's task", choices=tuple(ARM_TASKS))
+    stop_after_success: int = parameter(0, "steps for which an episode goes on after its success", low=0)
     transforms: bool = parameter(True, "publish /tf where tf2_msgs is installed")
-    view: str = parameter("", "camera of the video's larger view, '' for no video")
+    view: str = parameter("", "camera of the larger view in the videos; '': no videos")
 
 
 class SimulationNode(simulator_node.SimulatorNode):

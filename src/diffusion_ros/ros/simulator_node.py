@@ -58,15 +58,15 @@ _DRAWING_SECONDS = 0.04
 class SimulatorParameters:
     """Parameters that all of them have."""
 
-    episodes: int = parameter(0, "how many, then the node ends; 0: without end", low=0)
-    seed: int = parameter(100_000, "episode i is drawn from seed + i", low=0)
+    episodes: int = parameter(0, "number of episodes, after which the node ends; 0: without end", low=0)
+    seed: int = parameter(100_000, "seed of the first episode; episode i is drawn from seed + i", low=0)
     max_steps: int = parameter(0, "length of an episode; 0: the task's own", low=0)
     pause: float = parameter(
-        1.0, "in real time: silence between episodes [s], by which the others know a new one", low=1.0, high=60.0
+        1.0, "in real time: silence between episodes, by which the other nodes notice a new one [s]", low=1.0, high=60.0
     )
-    scene: bool = parameter(True, "publish the scene as markers")
-    output_dir: str = parameter("", "folder of the videos, '' for the current one")
-    results: str = parameter("", "file to which the result of each episode is added when it ends, a line of JSON each")
+    scene: bool = parameter(True, "publish the scene as markers for RViz")
+    output_dir: str = parameter("", "folder of the videos; '': the current folder")
+    results: str = parameter("", "file to which each episode adds its result at its end, as one line of JSON")
 
     @property
     def lockstep(self) -> bool:
