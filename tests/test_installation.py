@@ -5,12 +5,17 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from diffusion_ros import installation
-from training.__main__ import COMMANDS
+from diffusion_ros.simulators.arm import Simulation
+from diffusion_ros.simulators.gym import GymSimulation
+from diffusion_ros.simulators.maze import MazeSimulation
+from training import collect_demos, collect_maze
+from training.__main__ import COMMANDS, main
 
 ROOT = Path(__file__).parents[1]
 
@@ -45,53 +50,46 @@ def _run(folder: Path, absent: str, *arguments: str) -> subprocess.CompletedProc
             "rclpy: not installed (source ROS 2's setup file, or pip install 'diffusion_ros[jazzy]');"
             " PyYAML: not installed (pip install PyYAML)",
         ),
-        (
-            "robosuite",
-            "diffusion_ros.nodes.simulation_node",
-            "robosuite: not installed (pip install --no-deps robosuite==1.5.2)",
-        ),
-        ("numba", "diffusion_ros.nodes.simulation_node", "numba: not installed (pip install 'diffusion_ros[sim]')"),
         ("mujoco", "diffusion_ros.nodes.maze_node", "mujoco: not installed (pip install 'diffusion_ros[sim]')"),
         (
-            "gymnasium_robotics",
-            "diffusion_ros.nodes.maze_node",
-            "gymnasium-robotics: not installed (pip install 'diffusion_ros[sim]')",
-        ),
-        (
-            "mujoco",
-            "diffusion_ros.nodes.gym_simulation_node --ros-args -p task:=double_pendulum",
-            "mujoco: not installed (pip install 'diffusion_ros[sim]')",
-        ),
-        (
-            "gymnasium",
-            "diffusion_ros.nodes.gym_simulation_node",
-            "gymnasium: not installed (pip install 'diffusion_ros[sim]')",
-        ),
-        (
-            "h5py,diffusers,tensorboard",
+            "h5py,diffusers,gymnasium,tqdm",
             "training.train_ddpm --out x.pt",
-            "diffusers, h5py, tensorboard: not installed (pip install 'diffusion_ros[train]')",
+            "diffusers, gymnasium, h5py, tqdm: not installed (pip install 'diffusion_ros[train]')",
         ),
         (
             "robosuite",
             f"training.evaluate --checkpoint {ROOT}/checkpoints/lift_state.pt",
             "robosuite: not installed (pip install --no-deps robosuite==1.5.2)",
         ),
-        (
-            "robosuite",
-            "training.collect_demos --task lift --out x.hdf5",
-            "robosuite: not installed (pip install --no-deps robosuite==1.5.2)",
-        ),
-        (
-            "mujoco",
-            "training.collect_maze --size umaze --out x.hdf5",
-            "mujoco: not installed (pip install 'diffusion_ros[sim]')",
-        ),
     ],
 )
 def test_what_is_not_installed_is_one_line(tmp_path: Path, absent: str, arguments: str, line: str) -> None:
     result = _run(tmp_path, absent, "-m", *arguments.split())
     assert (result.returncode, result.stderr, result.stdout) == (2, line + "\n", "")
+
+
+@pytest.mark.parametrize(
+    ("absent", "use"),
+    [
+        ("robosuite", lambda: Simulation("lift")),
+        ("gymnasium", lambda: GymSimulation("cartpole")),
+        ("mujoco", lambda: GymSimulation("double_pendulum")),
+        ("gymnasium_robotics", lambda: MazeSimulation("umaze")),
+        # Their workers would be started again for ever.
+        ("robosuite", lambda: collect_demos.collect(collect_demos.Options("lift", Path("x.hdf5")))),
+        ("mujoco", lambda: collect_maze.collect(collect_maze.Options("umaze", Path("x.hdf5")))),
+    ],
+)
+def test_simulators_and_collectors_say_which_library_it_is(
+    absent: str, use: Callable[[], object], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, absent, None)  # importing it is an error now
+    with pytest.raises(ModuleNotFoundError) as raised:
+        use()
+    assert (raised.value.name or "").partition(".")[0] == absent
+    assert f"{absent.replace('_', '-')}: not installed (pip install" in installation.explain(raised.value)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_bringup_says_what_its_node_has_said(tmp_path: Path) -> None:
@@ -134,21 +132,22 @@ def test_a_folder_called_training_hides_nothing_from_the_command(tmp_path: Path)
 
     environment = os.environ | {"PYTHONPATH": f"{ROOT / 'src'}{os.pathsep}{ROOT}"}
 
-    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, str(script), *arguments]
-        return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
-
-    result = run("evaluate", "--checkpoint", "none.pt")
+    command = [sys.executable, str(script), "evaluate", "--checkpoint", "none.pt"]
+    result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert (result.returncode, result.stderr) == (2, "none.pt: no such checkpoint\n")
-    result = run("evaluate", "--help")
-    assert result.returncode == 0
-    assert result.stdout.startswith("usage: diffusion_ros_training evaluate")
-    result = run("train")
-    assert result.returncode == 2
-    assert result.stderr.startswith("command 'train': expected one of collect_demos, ")
-    overview = run("--help").stdout.splitlines()
+
+
+def test_the_command_lists_what_there_is(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(sys, "argv", ["diffusion_ros_training"])
+    main()
+    overview = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in overview[2:]] == list(COMMANDS)
     assert all(len(line.split()) > 3 for line in overview[2:])
+    monkeypatch.setattr(sys, "argv", ["diffusion_ros_training", "train"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    assert capsys.readouterr().err.startswith("command 'train': expected one of collect_demos, ")
 
 
 def test_every_command_is_listed() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -95,6 +96,12 @@ def test_bad_starts_goals_and_forces() -> None:
     with pytest.raises(ValueError, match="expected 2 finite numbers"):
         simulation.step(np.array([np.nan, 0.0]))
     simulation.close()
+
+
+def test_no_file_is_left_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    MazeSimulation("umaze").reset(1)  # not closed: a process may be killed
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.fixture(scope="module")

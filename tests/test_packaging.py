@@ -15,6 +15,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 import pytest
+import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
@@ -93,15 +94,18 @@ def test_a_robot_is_given_what_runs_nodes_and_no_more(distribution: dict[str, An
         assert not re.search(r"==|;", line), f"{line}: a range is expected"
     for extra, names in installation.EXTRAS.items():
         assert modules(distribution["extras_require"][extra]) == set(names)
-    # And it is enough: every node's module can be imported without the rest.
-    script = f"""
-import importlib, pkgutil, sys
-sys.modules |= dict.fromkeys({sorted({"robosuite"}.union(*installation.EXTRAS.values()))})
-import diffusion_ros.nodes
-for module in pkgutil.iter_modules(diffusion_ros.nodes.__path__):
-    importlib.import_module(f"diffusion_ros.nodes.{{module.name}}")
-"""
-    _python("-c", script)
+
+
+def test_workflows_test_the_pythons_that_are_claimed(distribution: dict[str, Any]) -> None:
+    jobs = yaml.safe_load((ROOT / ".github/workflows/checks.yml").read_text())["jobs"]
+    pythons = jobs["python"]["strategy"]["matrix"]["python"]
+    assert distribution["python_requires"] == f">={pythons[0]}" == ">=3.10"
+    assert [version.removeprefix("3.") for version in pythons] == [str(10 + i) for i in range(len(pythons))]
+    classified = re.findall(r'"Programming Language :: Python :: (3\.\d+)"', (ROOT / "pyproject.toml").read_text())
+    assert classified and set(classified) <= set(pythons)
+    commands = " ".join(step.get("run", "") for step in itertools.chain(*(job["steps"] for job in jobs.values())))
+    for word in ("make check", "make test", "colcon build", "colcon test", "launch diffusion_ros simulation.launch.py"):
+        assert word in commands
 
 
 def test_colcon_test_runs_pytest(distribution: dict[str, Any]) -> None:
@@ -143,19 +147,21 @@ def test_every_node_has_an_executable(distribution: dict[str, Any]) -> None:
     assert {Path(name).name for name in installed} == nodes, "run_node is what they are links to, and no node"
 
 
-def test_nodes_import_neither_training_nor_diffusers() -> None:
-    script = """
+def test_nodes_import_neither_training_nor_what_a_robot_does_not_have() -> None:
+    absent = sorted({"robosuite"}.union(*installation.EXTRAS.values()))
+    assert {"diffusers", "tensorboard", "mujoco", "gymnasium"} <= set(absent)
+    script = f"""
 import importlib, pkgutil, sys
+sys.modules |= dict.fromkeys({absent})  # whoever imports one of them gets an error
 import diffusion_ros.nodes
 names = [module.name for module in pkgutil.iter_modules(diffusion_ros.nodes.__path__)]
 for name in names:
-    importlib.import_module(f"diffusion_ros.nodes.{name}")
-print(len(names), *sorted({name.partition(".")[0] for name in sys.modules}))
+    importlib.import_module(f"diffusion_ros.nodes.{{name}}")
+print(len(names), *sorted({{name.partition(".")[0] for name in sys.modules}}))
 """
     count, *modules = _python("-c", script).splitlines()[-1].split()
     assert int(count) == len([path for path in NODES.glob("*.py") if path.stem != "__init__"]) > 0
-    assert "diffusion_ros" in modules
-    assert {"training", "diffusers"}.isdisjoint(modules)
+    assert "diffusion_ros" in modules and "training" not in modules
 
 
 @pytest.mark.parametrize(

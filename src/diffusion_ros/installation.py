@@ -38,7 +38,7 @@ def explain(error: ModuleNotFoundError) -> str:
     module = (error.name or "").partition(".")[0]
     if not _remedy(module):
         raise error
-    return _lines([module])
+    return _lines([module], "sim")
 
 
 def require(*modules: str) -> None:
@@ -62,7 +62,7 @@ def exit_where_missing() -> None:
         needed = (*BASE, *EXTRAS["train"])
     missing = [name for name in needed if not _is_installed(name)]
     if missing:
-        print(_lines(missing), file=sys.stderr)
+        print(_lines(missing, "train"), file=sys.stderr)
         sys.exit(2)
 
 
@@ -83,21 +83,21 @@ def _is_installed(module: str) -> bool:
         return False
 
 
-def _remedy(module: str) -> str:
-    """How to get the library that `module` is of, '' for one that is not ours to know."""
+def _remedy(module: str, extra: str = "sim") -> str:
+    """How to get the library that `module` is of, by `extra` if that brings it; '' for one that is not ours to know."""
     if module == "robosuite":
         return "pip install --no-deps robosuite==1.5.2"
     if module == "rclpy":
         return "source ROS 2's setup file, or pip install 'diffusion_ros[jazzy]'"
-    for extra, modules in EXTRAS.items():
-        if module in modules:
-            return f"pip install 'diffusion_ros[{extra}]'"
+    for name in (extra, *EXTRAS):
+        if module in EXTRAS[name]:
+            return f"pip install 'diffusion_ros[{name}]'"
     return f"pip install {DISTRIBUTIONS.get(module, module)}" if module in BASE else ""
 
 
-def _lines(modules: list[str]) -> str:
+def _lines(modules: list[str], extra: str) -> str:
     """`h5py, tyro: not installed (pip install 'diffusion_ros[train]')`, and so on for other remedies, in one line."""
     by_remedy: dict[str, list[str]] = {}
     for module in modules:
-        by_remedy.setdefault(_remedy(module), []).append(DISTRIBUTIONS.get(module, module))
+        by_remedy.setdefault(_remedy(module, extra), []).append(DISTRIBUTIONS.get(module, module))
     return "; ".join(f"{', '.join(names)}: not installed ({remedy})" for remedy, names in by_remedy.items())

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, suppress
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -188,6 +189,8 @@ class MazeSimulation:
             )
         self._env = env
         self._maze = env.unwrapped
+        # Read by now; it would stay in the temporary folder for ever.
+        Path(self._maze.tmp_xml_file_path).unlink(missing_ok=True)
         self._point = env.unwrapped.point_env
         self.goal = np.zeros(2)
         self.reset(0)
