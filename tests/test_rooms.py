@@ -20,6 +20,8 @@ from pathlib import Path
 
 import pytest
 
+from diffusion_ros import robot
+
 ROOT = Path(__file__).parents[1]
 PACKAGE = "diffusion_ros"
 
@@ -138,6 +140,21 @@ def test_src_does_not_know_training() -> None:
     for name, named in graph().items():
         if name.startswith(PACKAGE):
             assert "training" not in {other.partition(".")[0] for other in named}, name
+
+
+OBSERVATIONS = (robot.EEF_POS, robot.EEF_QUAT, robot.GRIPPER_QPOS, robot.OBJECT_POS, robot.OBJECT_QUAT)
+
+
+@pytest.mark.parametrize(
+    "name", [*robot.FINGERS, *OBSERVATIONS, *robot.ACTION_NAMES[:6], robot.WORLD_FRAME, robot.HAND_FRAME]
+)
+def test_what_a_robot_has_is_named_once(name: str) -> None:
+    found = []
+    for module, path in modules().items():
+        if module.startswith(PACKAGE):
+            constants = (node.value for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Constant))
+            found += [module] * sum(value == name for value in constants)
+    assert found == [f"{PACKAGE}.robot"]
 
 
 def test_all_tasks_can_be_named_without_a_simulator() -> None:
