@@ -211,6 +211,11 @@ class CheckpointSpec:
             )
         self._check_sampler()
         action = ACTION_SIZE
+        if self.kind == "policy" and [(t.name, t.shape, t.dtype) for t in self.outputs] != [
+            ("action", (ACTION_SIZE,), "float32")
+        ]:
+            made = ", ".join(f"{t.name} {t.dtype} {list(t.shape)}" for t in self.outputs) or "none"
+            raise SpecError(f"spec: outputs {made}, action float32 [{ACTION_SIZE}] alone expected in a policy")
         if self.kind == "planner":
             action = next((t.shape[0] for t in self.outputs if t.name == "action"), 0)
             if not action:

@@ -62,11 +62,6 @@ class ActionChunk:
         row: NDArray[np.float64] = self.rows[index]
         return row
 
-    @property
-    def end_ns(self) -> int:
-        """Due time of the first row that the chunk no longer has."""
-        return self.stamp_ns + len(self.rows) * self.period_ns
-
 
 def hold_chunk(stamp_ns: int, period_ns: int) -> ActionChunk:
     """What a sender says that cannot answer the observation stamped so: hold, and forget what I said before."""
