@@ -26,7 +26,7 @@ NAN_BEYOND = 9.0
 
 
 def images(size: int = 84) -> tuple[TensorSpec, ...]:
-    return tuple(TensorSpec(f"{camera}_image", (size, size, 3), "uint8", "rgb", "") for camera in CAMERAS)
+    return tuple(TensorSpec(f"{camera}_image", (size, size, 3), "uint8", "rgb", camera) for camera in CAMERAS)
 
 
 def spec(inputs: tuple[TensorSpec, ...] = (*images(), *LOW_DIM), **changes: object) -> CheckpointSpec:
@@ -36,7 +36,7 @@ def spec(inputs: tuple[TensorSpec, ...] = (*images(), *LOW_DIM), **changes: obje
         "task": "can",
         "environment": "PickPlaceCan",
         "inputs": inputs,
-        "outputs": (TensorSpec("actions", (9, 7), "float32", "m, rad, 1", "world"),),
+        "outputs": (TensorSpec("action", (7,), "float32", "m, rad per control step; gripper", "world"),),
         "rate": 20.0,
         "horizon": 10,
         "n_obs_steps": 2,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -22,6 +23,7 @@ from training import collect_demos
 from training.collect_demos import Options, collect, record_episode
 from training.data.demonstrations import load_demonstrations, make_windows, split_episodes
 from training.data.experts import EXPERTS, ExpertView
+from training.data.parts import Job, parts
 
 
 @pytest.mark.parametrize("task", ["lift", "can", "square"])
@@ -245,6 +247,46 @@ def test_interrupted_collection_goes_on_to_the_same_file(lift_file: Path, tmp_pa
     assert run(*words).returncode == 0
     ours, theirs = load_demonstrations(path, ()), load_demonstrations(lift_file, ())
     assert ours.data_hash == theirs.data_hash
+
+
+def prepare(*_: object) -> None:
+    """Nothing to prepare."""
+
+
+def killed(job: Job) -> str:
+    """As by the system when memory runs out; but the first is done."""
+    seed, path = job
+    if seed:
+        os.kill(os.getpid(), signal.SIGKILL)
+    path.write_text("done")
+    return ""
+
+
+def unable(*_: object) -> None:
+    raise ValueError("no such checkpoint")
+
+
+def test_a_killed_worker_ends_the_collection_in_one_line(tmp_path: Path) -> None:
+    out = tmp_path / "x.hdf5"
+    arguments = ([0, 1, 2], {}, killed, prepare, (), 1, "can", "episode")
+    with (
+        pytest.raises(
+            RuntimeError, match=r"a worker process ended with status -9; 1 episodes are kept in .*x\.hdf5\.parts"
+        ),
+        parts(out, *arguments),
+    ):
+        pass
+    assert [path.read_text() for path in (tmp_path / "x.hdf5.parts").glob("*.hdf5")] == ["done"]
+    assert not multiprocessing.active_children()
+
+
+def test_what_a_worker_cannot_begin_with_is_said(tmp_path: Path) -> None:
+    with (
+        pytest.raises(ValueError, match="no such checkpoint"),
+        parts(tmp_path / "x.hdf5", [0, 1], {}, killed, unable, (), 2, "can", "episode"),
+    ):
+        pass
+    assert not multiprocessing.active_children()
 
 
 def test_full_disk_is_said_and_nothing_half_written(tmp_path: Path) -> None:

@@ -135,6 +135,23 @@ def test_a_resumed_run_ends_with_the_same_weights(demonstrations: Path, tmp_path
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
+def test_resume_goes_on_with_the_same_data_wherever_they_lie(demonstrations: Path, tmp_path: Path) -> None:
+    here, there, out = tmp_path / "here.hdf5", tmp_path / "there.hdf5", tmp_path / "guard.pt"
+    here.write_bytes(demonstrations.read_bytes())
+    train(options(here, out, iterations=2))
+    before = checkpoint.weights(out)
+    here.rename(there)
+    again = options(there, out, iterations=2, resume=True)
+    train(again)
+    assert all(torch.equal(value, before[name]) for name, value in checkpoint.weights(out).items())
+    written = out.read_bytes()
+    with h5py.File(there, "r+") as file:
+        file["data/demo_3/obs/agentview_image"][5, 2, 0, 0] += 1
+    with pytest.raises(ValueError, match=r"begun with data of SHA-256 \w{16}, .*there.hdf5 has \w{16} now") as error:
+        train(again)
+    assert "\n" not in str(error.value) and out.read_bytes() == written
+
+
 def test_eager_equals_scripted_and_calibration_sets_its_quantiles() -> None:
     torch.manual_seed(0)
     model = GuardModel(2, NoiseSchedule(50, prediction_type="sample"), (10, 30), 84, 8, (1, 2)).eval()

@@ -357,6 +357,29 @@ def test_a_resumed_run_ends_with_the_same_weights(straight_lines: Path, tmp_path
         Trainer(options(straight_lines, stopped, resume=True, seed=1)).run()
 
 
+def test_resume_goes_on_with_the_same_data_wherever_they_lie(straight_lines: Path, tmp_path: Path) -> None:
+    here, there, out = tmp_path / "here.hdf5", tmp_path / "there.hdf5", tmp_path / "planner.pt"
+    here.write_bytes(straight_lines.read_bytes())
+    Trainer(options(here, out, iterations=2)).run()
+    before = checkpoint.weights(out)
+    here.rename(there)
+    Trainer(options(there, out, iterations=2, resume=True)).run()
+    assert all(torch.equal(value, before[name]) for name, value in checkpoint.weights(out).items())
+    written = out.read_bytes()
+    for name in ("observations", "actions", "infos/goal", "timeouts"):  # the last two say where legs end
+        kept = there.read_bytes()
+        with h5py.File(there, "r+") as file:
+            values = file[name][:]
+            values[7] = ~values[7] if values.dtype == bool else values[7] + 0.125
+            file[name][:] = values
+        with pytest.raises(
+            ValueError, match=r"begun with data of SHA-256 \w{16}, .*there.hdf5'\] has \w{16} now"
+        ) as error:
+            Trainer(options(there, out, iterations=2, resume=True)).run()
+        assert "\n" not in str(error.value) and out.read_bytes() == written
+        there.write_bytes(kept)
+
+
 @pytest.mark.parametrize(
     "changes",
     [

@@ -225,6 +225,19 @@ def test_a_checkpoint_every_few_iterations_and_the_best_is_exported(target_task:
     assert checkpoint.file_sha256(tmp_path / "p.pt") == checkpoint.file_sha256(trainer.checkpoint_path(best[0]))
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [{"gae_lambda": 0.5}, {"clip_coef": 0.01}, {"vf_coef": 0.1}, {"ent_coef": 0.1}, {"max_grad_norm": 0.01}],
+    ids=lambda changes: next(iter(changes)),
+)
+def test_every_coefficient_has_an_effect(changes: dict[str, float], target_task: str, tmp_path: Path) -> None:
+    runs = [Trainer(small(tmp_path / "a.pt")), Trainer(small(tmp_path / "b.pt", **changes))]
+    for trainer in runs:
+        trainer._iterate(trainer.bookkeeping.bar("", 0, 2))
+    one, other = (torch.cat([p.flatten() for p in trainer.network.parameters()]) for trainer in runs)
+    assert not torch.equal(one, other)
+
+
 def test_resumed_run_is_the_uninterrupted_one_bit_for_bit(target_task: str, tmp_path: Path) -> None:
     whole, parts = tmp_path / "whole.pt", tmp_path / "parts.pt"
     one = Trainer(small(whole))
@@ -257,6 +270,7 @@ def test_resumed_run_is_the_uninterrupted_one_bit_for_bit(target_task: str, tmp_
         (["--env-id", "CartPole-v1"], "its actions are discrete"),
         (["--env-id", "NoSuchTask-v0"], "NoSuchTask"),
         (["--gamma", "1.5"], "gamma 1.5"),
+        (["--threads", "0"], "threads 0: must be at least 1"),
         (["--episode-steps", "0"], "episode_steps 0"),
         (["--resume"], "nothing to resume from"),
     ],

@@ -246,6 +246,19 @@ def test_every_subset_of_the_switches_trains(on: tuple[bool, ...], tmp_path: Pat
     assert trainer.network.dueling == switches["dueling"] and (trainer.network.atoms > 1) == switches["categorical"]
 
 
+def test_random_actions_become_fewer_down_to_their_end(tmp_path: Path) -> None:
+    """Without noisy weights: from 1 along a line to end_e after exploration_fraction of the steps."""
+    changes = {"noisy": False, "exploration_fraction": 0.5, "end_e": 0.2, "total_timesteps": 1000}
+    trainer = Trainer(small(tmp_path / "p.pt", **changes))
+    observation = np.repeat(np.array([[0.1, 0.2, 0.3, 0.4]], np.float32), 40_000, axis=0)
+    greedy = trainer.learner.act(torch.from_numpy(observation[:1]), torch.Generator()).item()
+    for steps, share in ((100, 0.84), (250, 0.6), (500, 0.2), (900, 0.2)):
+        trainer.steps = steps
+        action = trainer._explore(observation, torch.Generator(), np.random.default_rng(0))
+        # Half of the random ones are the greedy one by chance.
+        assert np.mean(action != greedy) == pytest.approx(share / 2, abs=0.01)
+
+
 def test_resumed_run_is_the_uninterrupted_one_bit_for_bit(tmp_path: Path) -> None:
     whole, parts = tmp_path / "whole.pt", tmp_path / "parts.pt"
     train_rainbow.train_one(small(whole))

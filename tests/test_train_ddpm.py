@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 import torch
 from fake_policy import save as save_policy
 from PIL import Image
+from processes_training import trained_by
 from torch import nn
 
 from diffusion_ros import checkpoint
@@ -107,15 +109,49 @@ def test_every_option_trains_exports_and_loads(variant: str, stripes: str, tmp_p
             assert torch.equal(trainer.diffusion.sample(3, 5, spec.sampler_steps), images)
 
 
+def shows(picture: np.ndarray, part: np.ndarray) -> bool:
+    """Whether `part` is somewhere in `picture`, pixel for pixel."""
+    height, width = part.shape[:2]
+    return any(
+        np.array_equal(picture[y : y + height, x : x + width, :3], part)
+        for y in range(picture.shape[0] - height + 1)
+        for x in range(picture.shape[1] - width + 1)
+    )
+
+
+def image_figures_of(trainer: Trainer) -> np.ndarray:
+    """The images that the figures of its end show."""
+    with trainer.ema.applied():
+        return trainer.generate(min(6, len(trainer.data.test)), trainer.options.seed + 1)
+
+
 def test_figures_at_the_end(stripes: str, tmp_path: Path) -> None:
     out = tmp_path / "model.pt"
     trainer = Trainer(options(stripes, out, sample_every=3, validate_every=2, learning_rate=2e-2))
     trainer.run()
     folder = trainer.options.run_folder
     for name in ("loss", "distance", "forward", "reverse", "real_beside_generated", "samples/0000003"):
-        assert min(imageio.v3.imread(folder / f"{name}.png").shape[:2]) > 40, name
+        picture = imageio.v3.imread(folder / f"{name}.png")
+        assert min(picture.shape[:2]) > 40 and picture.std() > 10, name  # and not blank
+    # What they show. Forward: test images as they are, then with noise; beside: the same images, then generated ones.
+    data, generated = trainer.data, image_figures_of(trainer)
+    forward = imageio.v3.imread(folder / "forward.png")
+    assert shows(forward, grid(data.test[:6], 1)) and not shows(forward, grid(generated[:6], 1))
+    with trainer.ema.applied(), torch.inference_mode():
+        path = trainer.diffusion.denoised(trainer.options.seed + 2, 16, 20).numpy()
+    reverse = imageio.v3.imread(folder / "reverse.png")
+    assert shows(reverse, grid(path[0][:6], 1)) and shows(reverse, grid(path[-1][:6], 1))
+    beside = imageio.v3.imread(folder / "real_beside_generated.png")
+    assert shows(beside, grid(data.test[:6], 8)) and shows(beside, grid(generated[:6], 8))
     with Image.open(folder / "denoising.gif") as animation:
         assert animation.n_frames == 21
+        frames_of_gif = []
+        for index in (0, 20):
+            animation.seek(index)
+            frames_of_gif.append(np.asarray(animation.convert("RGB")).astype(int))
+    for frame, images in zip(frames_of_gif, (path[0], path[-1]), strict=True):
+        expected = grid(images, 4)
+        assert np.abs(frame[: len(expected), : expected.shape[1]] - expected).mean() < 8
     frames, _ = imageio_ffmpeg.count_frames_and_secs(str(folder / "denoising.mp4"))
     assert frames >= 21
     assert [step for step, _ in trainer.phase.validation_curve] == [2, 4, 6]
@@ -148,22 +184,27 @@ def test_resumed_run_has_the_same_weights(stripes: str, tmp_path: Path) -> None:
         Trainer(options(stripes, stopped, **changes, resume=True, num_train_timesteps=30)).run()
 
 
+def test_resume_goes_on_with_the_same_data_wherever_they_lie(stripes: str, tmp_path: Path) -> None:
+    here, there, out = tmp_path / "here", tmp_path / "there", tmp_path / "model.pt"
+    shutil.copytree(stripes.removeprefix("folder:"), here)
+    Trainer(options(f"folder:{here}", out, iterations=2)).run()
+    before = checkpoint.weights(out)
+    here.rename(there)
+    Trainer(options(f"folder:{there}", out, iterations=2, resume=True)).run()
+    assert all(torch.equal(value, before[name]) for name, value in checkpoint.weights(out).items())
+    written = out.read_bytes()
+    Image.fromarray(np.full((4, 4), 21, np.uint8)).save(there / "07.png")
+    with pytest.raises(ValueError, match=r"begun with data of SHA-256 \w{16}, folder:.*there has \w{16} now") as error:
+        Trainer(options(f"folder:{there}", out, iterations=2, resume=True)).run()
+    assert "\n" not in str(error.value) and out.read_bytes() == written
+
+
 def test_two_processes_train_one_model(tmp_path: Path) -> None:
-    out = tmp_path / "model.pt"
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"]
-    launch += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
-    words = ["--data", "digits", "--out", str(out), "--dim", "8", "--dim-mults", "1", "--iterations", "2"]
-    words += ["--batch-size", "4", "--num-train-timesteps", "4", "--stand-in-iterations", "1", "--limit", "40"]
-    result = subprocess.run(
-        [*launch, "-m", "training.train_ddpm", *words],
-        env=ENVIRONMENT,
-        capture_output=True,
-        text=True,
-        timeout=280,
-        check=False,
-    )
-    assert result.returncode == 0, result.stderr[-2000:]
-    checkpoint.load(out, kind="image model")
+    words = "data='digits', dim=8, dim_mults=(1,), iterations=3, batch_size=4, num_train_timesteps=4,"
+    words += " stand_in_iterations=1, limit=40"
+    two, one = (trained_by(n, "train_ddpm", "diffusion", words, tmp_path / str(n)) for n in (2, 1))
+    assert len(two) == 2 and two[0] == two[1] != one[0]
+    checkpoint.load(tmp_path / "2/x.pt", kind="image model")
 
 
 @pytest.mark.parametrize(

@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
+import fake_policy
 import h5py
 import numpy as np
 import pytest
 import torch
+from processes_training import trained_by
 
 from diffusion_ros import checkpoint
 from diffusion_ros.models.policy import Policy
 from training.data.demonstrations import load_demonstrations
+from training.diffusion.policy import PolicyLoss
+from training.networks.transformer import DiffusionTransformer
 from training.run import ExponentialMovingAverage, load_state, save_state, step_generator, warm_cosine
 from training.train_diffusion_policy import Options, Trainer
 
 pytestmark = pytest.mark.usefixtures("fresh_accelerate")
-
-ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join(["src", "."]), "OMP_NUM_THREADS": "1"}
 
 
 @pytest.fixture(scope="module")
@@ -115,15 +115,63 @@ VARIANTS = {
 }
 
 
+class Knows(torch.nn.Module):
+    """A denoiser that gives this answer, if it is told what was observed where it should be."""
+
+    def __init__(self, answer: torch.Tensor, features: torch.Tensor) -> None:
+        super().__init__()
+        self.answer, self.features = answer, features
+
+    def forward(self, x: torch.Tensor, t: torch.Tensor, cond: torch.Tensor) -> torch.Tensor:
+        draws = len(x) // len(self.features)
+        if x.shape[2] > 7:  # observations are part of what is denoised
+            assert cond.shape[1] == 0
+            assert torch.equal(x[:, :2, 7:], self.features[:, :2].repeat(draws, 1, 1))
+        else:
+            assert torch.equal(cond, self.features.repeat(draws, 1, 1))
+        return self.answer
+
+
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_every_option_trains_exports_and_loads(variant: str, demonstrations: Path, tmp_path: Path) -> None:
     out = tmp_path / "policy.pt"
     changes: dict[str, object] = {"iterations": 4, "half_weights": variant == "transformer", **VARIANTS[variant]}
-    Trainer(options(demonstrations, out, **changes)).run()
+    trainer = Trainer(options(demonstrations, out, **changes))
+    # Each option reaches what is trained, as it was asked for and not as it happens to be by default.
+    policy = trainer.policy
+    assert policy.schedule.prediction_type == changes.get("prediction_type", "epsilon")
+    assert policy.inpainting == (changes.get("conditioning") == "inpainting")
+    assert isinstance(policy.denoiser, DiffusionTransformer) == (changes.get("denoiser") == "transformer")
+    assert policy.rows == (8 if "action_steps_only" in changes else 10) and policy.encoder.use_object == (
+        changes.get("observations", "state") != "pixels"
+    )
+    # The loss: 0 for a network that answers what it is to predict, and knows what is observed.
+    batch = trainer.draw(trainer.train, torch.Generator().manual_seed(0), 4)
+    features = trainer.window_features(batch["observed"], None).detach()
+    actions = policy.action_limits.normalize(batch["actions"])
+    clean = torch.cat([actions, features], dim=2) if policy.inpainting else actions
+    answer = clean.repeat(len(batch["noise"]), 1, 1) if "prediction_type" in changes else batch["noise"].flatten(0, 1)
+    denoiser, policy.denoiser = policy.denoiser, Knows(answer, features)
+    arguments = (features, batch["actions"], batch["valid"], batch["noise"], batch["t"])
+    assert PolicyLoss(policy)(*arguments) == 0
+    policy.denoiser.answer = answer + 1.0
+    assert PolicyLoss(policy)(*arguments).item() == pytest.approx(1.0, abs=1e-5)
+    policy.denoiser = denoiser
+    trainer.run()
     loaded = checkpoint.load(out, kind="policy")
     assert loaded.spec.n_action_steps == 8
     assert loaded.spec.cameras == (("agentview", "robot0_eye_in_hand") if "observations" in changes else ())
     assert loaded.spec.training["seed"] == 0 and len(loaded.spec.data_hash) == 64
+    # What the nodes are tested with declares what a trained policy does.
+    fake = fake_policy.spec(
+        tuple(
+            tensor
+            for tensor in (*fake_policy.images(), *fake_policy.LOW_DIM, *fake_policy.OBJECT)
+            if tensor.name in loaded.spec.input_names
+        )
+    )
+    assert loaded.spec.outputs == fake.outputs
+    assert tuple(dataclasses.replace(tensor, low=(), high=()) for tensor in loaded.spec.inputs) == fake.inputs
 
 
 def weights(path: Path) -> dict[str, torch.Tensor]:
@@ -193,31 +241,66 @@ def test_resume_refuses_other_options_and_nothing(demonstrations: Path, tmp_path
     assert all(torch.equal(value, weights[name]) for name, value in checkpoint.weights(out).items())
 
 
+def test_resume_goes_on_with_the_same_data_wherever_they_lie(demonstrations: Path, tmp_path: Path) -> None:
+    here, there, out = tmp_path / "here.hdf5", tmp_path / "there.hdf5", tmp_path / "policy.pt"
+    changes: dict[str, object] = {"iterations": 2, "observations": "both", "batch_size": 2}
+    here.write_bytes(demonstrations.read_bytes())
+    Trainer(options(here, out, **changes)).run()
+    here.rename(there)
+    before = checkpoint.weights(out)
+    Trainer(options(there, out, **changes, resume=True)).run()
+    assert all(torch.equal(value, before[name]) for name, value in checkpoint.weights(out).items())
+    written = out.read_bytes()
+    for name, value in (("actions", 0.123), ("obs/agentview_image", 77), ("obs/object", 0.4)):
+        kept = there.read_bytes()
+        with h5py.File(there, "r+") as file:
+            file[f"data/demo_3/{name}"][5, 2] = value
+        with pytest.raises(
+            ValueError, match=r"begun with data of SHA-256 \w{16}, .*there.hdf5 has \w{16} now"
+        ) as error:
+            Trainer(options(there, out, **changes, resume=True)).run()
+        assert "\n" not in str(error.value) and out.read_bytes() == written
+        there.write_bytes(kept)
+
+
+def test_a_run_of_the_version_before_is_gone_on_with(demonstrations: Path, tmp_path: Path) -> None:
+    """Its options have other names, and it has no hash of its data: they must be where they were, and look alike."""
+    here, there, out = tmp_path / "here.hdf5", tmp_path / "there.hdf5", tmp_path / "policy.pt"
+    for path in (here, there):
+        path.write_bytes(demonstrations.read_bytes())
+    whole = Trainer(options(here, out, iterations=4, save_every=2))
+    whole.run()
+    state = load_state(whole.options.run_folder / "state.pt")
+    del state["data_sha256"]
+    saved = json.loads(state["options"])
+    saved["prediction"], saved["ema_max_decay"] = saved.pop("prediction_type"), saved.pop("ema_decay")
+    saved |= {"embedding_dropout": 0.0, "pose_weight": 1.0, "encoder_weight_decay": 1e-6, "demonstrations": None}
+    state["options"] = json.dumps(saved)
+    save_state(whole.options.run_folder / "state.pt", state)
+    small = {"iterations": 4, "resume": True}
+    with pytest.raises(ValueError, match=r"begun with data .*here.hdf5 and without their hash, now .*there.hdf5"):
+        Trainer(options(there, out, **small)).run()
+    with pytest.raises(
+        ValueError, match="begun with other options than these: prediction_type 'epsilon', now 'sample'"
+    ):
+        Trainer(options(here, out, **small, prediction_type="sample")).run()
+    Trainer(options(here, out, **small)).run()
+    save_state(whole.options.run_folder / "state.pt", state)
+    with h5py.File(here, "r+") as file:
+        file["data/demo_3/obs/robot0_eef_pos"][5, 2] = 0.9
+    with pytest.raises(ValueError, match=r"begun with other data than .*here.hdf5 holds now: encoder.hand_limits"):
+        Trainer(options(here, out, **small)).run()
+    save_state(whole.options.run_folder / "state.pt", {**state, "options": json.dumps(saved | {"pose_weight": 2.0})})
+    with pytest.raises(ValueError, match=r"begun with other options than these: pose_weight 2\.0, now None"):
+        Trainer(options(here, out, **small)).run()
+
+
 def test_two_processes_train_one_policy(demonstrations: Path, tmp_path: Path) -> None:
-    out = tmp_path / "policy.pt"
-    launch = [
-        sys.executable,
-        "-m",
-        "accelerate.commands.launch",
-        "--cpu",
-        "--num_processes",
-        "2",
-        "--num_machines",
-        "1",
-    ]
-    words = ["--data", demonstrations, "--out", out, "--observations", "state", "--denoiser", "unet"]
-    words += ["--iterations", "6", "--rollouts", "0", "--batch-size", "8"]
-    command = [*launch, "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
-    result = subprocess.run(
-        [*command, "-m", "training.train_diffusion_policy", *map(str, words)],
-        env=ENVIRONMENT,
-        capture_output=True,
-        text=True,
-        timeout=200,
-        check=False,
-    )
-    assert result.returncode == 0, result.stderr[-2000:]
-    checkpoint.load(out)
+    words = "observations='state', denoiser='unet', iterations=3, rollouts=0, batch_size=8"
+    words += f", data=Path({str(demonstrations)!r})"
+    two, one = (trained_by(n, "train_diffusion_policy", "policy", words, tmp_path / str(n)) for n in (2, 1))
+    assert len(two) == 2 and two[0] == two[1] != one[0]
+    checkpoint.load(tmp_path / "2/x.pt")
 
 
 def test_a_run_may_start_from_another_ones_encoders(demonstrations: Path, tmp_path: Path) -> None:
@@ -257,7 +340,7 @@ def test_bad_options(demonstrations: Path, tmp_path: Path, changes: dict[str, ob
 
 def test_average_is_what_the_formula_says() -> None:
     layer = torch.nn.Linear(1, 1, bias=False)
-    average = ExponentialMovingAverage(layer)
+    average = ExponentialMovingAverage(layer, 0.9999)
     assert average.decay(0) == 0 and average.decay(1) == pytest.approx(1 - 2**-0.75)
     assert average.decay(10**9) == 0.9999
     expected = 0.0

@@ -27,17 +27,12 @@ from diffusion_ros.robot import ACTION_SCALE, CAMERAS, IMAGE_SIZE, RATE
 from diffusion_ros.simulators.arm import Simulation
 from diffusion_ros.simulators.tasks import arm_task
 from training import command_line
-from training.data.experts import EXPERTS, ExpertView
+from training.data.experts import NOISE_PARTS, NoisyExpert
 from training.data.parts import Job, parts
 from training.evaluation.rollout import roll_out
 
 EVALUATION_SEEDS = 100_000
 """Seeds from here on are kept for evaluation; demonstrations must not use them."""
-
-WANDER_LOW = np.array([-0.4, -0.4, -0.3, 0, 0, -0.3, -1])
-"""Of the commands of a wandering hand, in parts of full scale: it turns about the vertical, fingers open ..."""
-WANDER_HIGH = np.array([0.4, 0.4, 0.2, 0, 0, 0.3, -1])
-"""... and up to here."""
 
 TRIES = 8
 """Of an episode until the expert counts as unable."""
@@ -45,6 +40,8 @@ SCENES = 200
 """That a policy is tried in, to find one where it is stuck."""
 SCENE_SEEDS = 80_000
 """Such scenes are drawn from the seeds below; validation has its own above."""
+AFTER_SUCCESS = 10
+"""Steps recorded after the task has succeeded."""
 
 
 @dataclass(frozen=True)
@@ -68,8 +65,6 @@ class Options:
     """In the first U(0, wander) steps the hand does not follow the expert. It moves in a random direction, a new one
     every 10 steps. So the data show the object to a hand that is turned wrong. A policy that has only seen an expert's
     hand may infer the object's place from its own hand."""
-    after_success: int = 10
-    """Steps that are recorded after the task has succeeded."""
     policy: Path | None = None
     """A policy's checkpoint that drives first. The expert takes over at a random step, and only its part is recorded.
     So the data show the way out of where this policy goes astray (DAgger, Ross et al. 2011, arXiv 1011.0686)."""
@@ -128,27 +123,17 @@ def record_episode(simulation: Simulation, options: Options, seed: int, policy: 
 
 
 def _attempt(simulation: Simulation, options: Options, sigma: float, rng: np.random.Generator) -> dict[str, Any] | None:
-    view = ExpertView.of(simulation)
-    expert = EXPERTS[options.task](view)
-    spread = sigma * np.array([1, 1, 1, 0.3, 0.3, 0.3, 0])
     frames, states, actions, rewards = [], [], [], []
     left = None
     wander = int(rng.integers(options.wander + 1)) if options.wander else 0
-    for step in range(simulation.task.max_steps):
+    expert = NoisyExpert(simulation, ACTION_SCALE * (sigma * NOISE_PARTS), rng, wander)
+    for _ in range(simulation.task.max_steps):
         frames.append(simulation.observe(options.images))
         states.append(simulation.flat_state())
-        row = next(expert)
-        actions.append(np.clip(row / ACTION_SCALE, -1, 1))
-        if step < wander:
-            if step % 10 == 0:
-                way = ACTION_SCALE * rng.uniform(WANDER_LOW, WANDER_HIGH)
-            simulation.step(way)
-        else:
-            simulation.step(row + ACTION_SCALE * spread * rng.standard_normal(7))
-        view.look(simulation)
+        actions.append(np.clip(expert.step() / ACTION_SCALE, -1, 1))
         rewards.append(float(simulation.success))
         if left is None and rewards[-1]:
-            left = options.after_success
+            left = AFTER_SUCCESS
         elif left is not None:
             left -= 1
         if left == 0:

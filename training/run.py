@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -90,28 +90,23 @@ def step_generator(seed: int, *indices: int) -> torch.Generator:
 
 
 class ExponentialMovingAverage:
-    """Averaged weights; the decay grows with the steps: 1 - (1 + step / inv_gamma) ** -power, in [minimum, maximum].
+    """Averaged weights; the decay grows with the steps: 1 - (1 + step) ** -0.75, up to `maximum`.
 
-    The warm-up of Chi et al. 2023's runs (SPEC: inv_gamma 1, power 0.75, 0 to 0.9999).
+    The warm-up of Chi et al. 2023's runs.
     """
 
-    def __init__(
-        self,
-        module: nn.Module,
-        inv_gamma: float = 1.0,
-        power: float = 0.75,
-        minimum: float = 0.0,
-        maximum: float = 0.9999,
-    ) -> None:
-        self.inv_gamma, self.power, self.minimum, self.maximum = inv_gamma, power, minimum, maximum
+    POWER = 0.75
+
+    def __init__(self, module: nn.Module, maximum: float) -> None:
+        self.maximum = maximum
         self.step = 0
         self._live = list(module.parameters())
         self.average = [parameter.detach().clone() for parameter in self._live]
 
     def decay(self, step: int) -> float:
         """Weight of the average at the update after `step` updates."""
-        value = 1 - (1 + step / self.inv_gamma) ** -self.power if step > 0 else 0.0
-        return min(max(value, self.minimum), self.maximum)
+        value: float = 1 - (1 + step) ** -self.POWER
+        return min(value, self.maximum)
 
     @torch.no_grad()
     def update(self) -> None:
@@ -277,6 +272,9 @@ def current_options(kind: type[RunOptions], saved: Mapping[str, Any]) -> dict[st
         if name in fields or name not in CONSTANTS or value != CONSTANTS[name]:
             values[name] = value
     return values
+
+
+T = TypeVar("T", bound=RunOptions)
 
 
 @dataclass(kw_only=True)
@@ -549,8 +547,10 @@ class Trainer(Protocol):
     def run(self) -> None: ...
 
 
-def train_timed(trainer: Trainer) -> None:
-    """Runs it to the end and says how long that took."""
+def train_timed(make: Callable[[T], Trainer], options: T) -> None:
+    """Makes the trainer, runs it to the end and says how long that took."""
+    torch.set_num_threads(options.threads)
+    trainer = make(options)
     began = time.monotonic()
     trainer.run()
     if trainer.bookkeeping.main:

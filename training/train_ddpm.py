@@ -374,8 +374,7 @@ def draw(
 
 def train(options: Options) -> None:
     """Trains and exports. ValueError, in one line, for data or options that do not fit."""
-    torch.set_num_threads(options.threads)
-    train_timed(Trainer(options))
+    train_timed(Trainer, options)
 
 
 def main() -> None:

@@ -16,6 +16,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 import torch.nn.functional as F
+from einops import rearrange, repeat
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -367,9 +368,9 @@ class Trainer:
             offset = torch.full((n, 2), (encoder.image_size - encoder.crop_size) // 2)
         else:
             offset = random_offset(n, encoder.image_size, encoder.crop_size, generator)
-        frames = self.frames(observed.reshape(-1))
-        features: Tensor = encoder(frames, offset.repeat_interleave(length, 0))
-        return features.reshape(n, length, -1)
+        frames = self.frames(rearrange(observed, "b t -> (b t)"))
+        features: Tensor = encoder(frames, repeat(offset, "b xy -> (b t) xy", t=length))
+        return rearrange(features, "(b t) f -> b t f", t=length)
 
     def pose_loss(self, features: Tensor, observed: Tensor) -> Tensor:
         """Smooth L1 between the estimated and the true pose of the object, both normalised; a scalar."""
@@ -560,8 +561,7 @@ class Trainer:
 
 def train(options: Options) -> None:
     """Trains and exports. ValueError, in one line, for data or options that do not fit."""
-    torch.set_num_threads(options.threads)
-    train_timed(Trainer(options))
+    train_timed(Trainer, options)
 
 
 class _PoseObjective(nn.Module):

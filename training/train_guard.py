@@ -225,10 +225,10 @@ class Trainer:
             ),
             draw=self.draw,
             stream=6,
+            ema=ema,
             iterations=options.iterations,
             rates=[options.learning_rate],
             warm_up=min(200, options.iterations // 10),
-            ema=ema,
             save_every=options.save_every,
             state=lambda: {"model": self.model.state_dict()},
         )
@@ -283,8 +283,7 @@ class Trainer:
 
 def train(options: Options) -> None:
     """Trains, calibrates and exports. ValueError, in one line, for data or options that do not fit."""
-    torch.set_num_threads(options.threads)
-    train_timed(Trainer(options))
+    train_timed(Trainer, options)
 
 
 def main() -> None:

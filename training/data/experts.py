@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from diffusion_ros.robot import ROTATION_SCALE, TRANSLATION_SCALE
+from diffusion_ros.robot import ACTION_SCALE, ROTATION_SCALE, TRANSLATION_SCALE
 from diffusion_ros.simulators.arm import Array, Simulation
 
 POINTING_DOWN = np.array([[0.0, 1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, -1.0]])
@@ -24,6 +24,13 @@ CAN_DROP = np.array([0.165, 0.365])
 PEG = np.array([0.23, 0.10])
 HANDLE = np.array([0.060, 0.0, 0.0])
 """From the square nut's origin to its handle, in the nut's frame; 6 mm outside the middle, clear of the ring."""
+
+NOISE_PARTS = np.array([1, 1, 1, 0.3, 0.3, 0.3, 0])
+"""Of the noise on each command, in parts of the full one: rotation gets less of it, the gripper none."""
+WANDER_LOW = np.array([-0.4, -0.4, -0.3, 0, 0, -0.3, -1])
+"""Of the commands of a wandering hand, in parts of full scale: it turns about the vertical, fingers open ..."""
+WANDER_HIGH = np.array([0.4, 0.4, 0.2, 0, 0, 0.3, -1])
+"""... and up to here."""
 
 Expert = Generator[Array, None, None]
 
@@ -260,3 +267,34 @@ def _place_nut(view: ExpertView) -> Generator[Array, None, bool]:
 
 
 EXPERTS = {"lift": lift, "can": can, "square": square}
+
+
+class NoisyExpert:
+    """The task's expert drives from where the simulation is; what it does is noisy, what it says is not.
+
+    Args:
+        simulation: of an arm; its step is taken here.
+        spread: (7) deviation of the noise on each command, in metres, radians and gripper; see NOISE_PARTS.
+        rng: of the noise.
+        wander: in so many steps first the hand goes anywhere, a new random way every 10 steps.
+    """
+
+    def __init__(self, simulation: Simulation, spread: Array, rng: np.random.Generator, wander: int = 0) -> None:
+        self._simulation, self._spread, self._rng, self._wander = simulation, spread, rng, wander
+        self._view = ExpertView.of(simulation)
+        self._expert = EXPERTS[simulation.task_name](self._view)
+        self._steps = 0
+        self._way = np.zeros(7)
+
+    def step(self) -> Array:
+        """Takes a control step; returns the row (7) that the expert would have executed."""
+        row = next(self._expert)
+        if self._steps < self._wander:
+            if self._steps % 10 == 0:
+                self._way = ACTION_SCALE * self._rng.uniform(WANDER_LOW, WANDER_HIGH)
+            self._simulation.step(self._way)
+        else:
+            self._simulation.step(row + self._spread * self._rng.standard_normal(7))
+        self._steps += 1
+        self._view.look(self._simulation)
+        return row

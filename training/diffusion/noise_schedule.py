@@ -20,20 +20,19 @@ BETA_SCHEDULES = ("linear", "quadratic", "sigmoid", "squaredcos_cap_v2")
 PREDICTION_TYPES = ("epsilon", "sample")
 TIMESTEP_SPACINGS = ("leading", "trailing")
 LOSSES = ("l1", "l2", "huber")
+BETA_START, BETA_END = 1e-4, 0.02
+"""The first beta and the last, but for the cosine schedule (Ho et al. 2020, section 4)."""
+MAX_BETA = 0.999
+"""Cap of the cosine schedule, whose last beta would be 1."""
 
 
-def make_betas(
-    schedule: str, num_train_timesteps: int, beta_start: float = 1e-4, beta_end: float = 0.02, max_beta: float = 0.999
-) -> Tensor:
+def make_betas(schedule: str, num_train_timesteps: int) -> Tensor:
     """The variances beta_t (num_train_timesteps,) float32 of the noise added at each step.
 
     Args:
         schedule: "linear" (Ho et al. 2020); "quadratic", linear in the square root; "sigmoid"; or "squaredcos_cap_v2",
             for which abar_t is cos^2((t / T + s) / (1 + s) * pi / 2), s = 0.008 (Nichol and Dhariwal 2021, eq. 17).
         num_train_timesteps: T.
-        beta_start: the first beta. The cosine schedule uses neither this nor beta_end.
-        beta_end: the last beta.
-        max_beta: cap of the cosine schedule, whose last beta would be 1.
 
     Raises:
         ValueError: an unknown schedule, or no steps.
@@ -41,15 +40,15 @@ def make_betas(
     if num_train_timesteps < 1:
         raise ValueError(f"num_train_timesteps is {num_train_timesteps}: it must be at least 1")
     if schedule == "linear":
-        return torch.linspace(beta_start, beta_end, num_train_timesteps)
+        return torch.linspace(BETA_START, BETA_END, num_train_timesteps)
     if schedule == "quadratic":
-        return torch.linspace(beta_start**0.5, beta_end**0.5, num_train_timesteps) ** 2
+        return torch.linspace(BETA_START**0.5, BETA_END**0.5, num_train_timesteps) ** 2
     if schedule == "sigmoid":
-        return torch.sigmoid(torch.linspace(-6, 6, num_train_timesteps)) * (beta_end - beta_start) + beta_start
+        return torch.sigmoid(torch.linspace(-6, 6, num_train_timesteps)) * (BETA_END - BETA_START) + BETA_START
     if schedule == "squaredcos_cap_v2":
         edges = [i / num_train_timesteps for i in range(num_train_timesteps + 1)]
         alpha_bar = [math.cos((u + 0.008) / 1.008 * math.pi / 2) ** 2 for u in edges]
-        return torch.tensor([min(1 - after / before, max_beta) for before, after in itertools.pairwise(alpha_bar)])
+        return torch.tensor([min(1 - after / before, MAX_BETA) for before, after in itertools.pairwise(alpha_bar)])
     raise ValueError(f"beta schedule is {schedule!r}: it must be one of {', '.join(BETA_SCHEDULES)}")
 
 
@@ -76,15 +75,12 @@ class NoiseSchedule(nn.Module):
     """How much noise each step has, and how to take a step back.
 
     Sampling starts from standard normal x at the first of `timesteps(n)`; each step goes to the next of them, and the
-    last to -1, where abar is 1 and the sample is clean.
+    last to -1, where abar is 1 and the sample is clean. Predicted clean samples are clipped to [-1, 1], as data are.
 
     Args:
         num_train_timesteps: steps of the forward process.
         beta_schedule: see `make_betas`.
         prediction_type: what the network predicts, "epsilon" (the noise) or "sample" (the clean sample).
-        beta_start: see `make_betas`.
-        beta_end: see `make_betas`.
-        clip_range: predicted clean samples are clipped to +- this in sampling; math.inf leaves them as they are.
         timestep_spacing: which steps sampling visits, as diffusers calls it. "leading": multiples of T // n, the last
             0; "trailing": the first T - 1, the last T / n - 1. Sampling starts from pure noise, and x is nearest to
             that at T - 1: with few steps it matters (Lin et al. 2023, arXiv 2305.08891).
@@ -95,9 +91,6 @@ class NoiseSchedule(nn.Module):
         num_train_timesteps: int = 100,
         beta_schedule: str = "squaredcos_cap_v2",
         prediction_type: str = "epsilon",
-        beta_start: float = 1e-4,
-        beta_end: float = 0.02,
-        clip_range: float = 1.0,
         timestep_spacing: str = "leading",
     ) -> None:
         super().__init__()
@@ -107,13 +100,10 @@ class NoiseSchedule(nn.Module):
             raise ValueError(
                 f"timestep_spacing is {timestep_spacing!r}: it must be one of {', '.join(TIMESTEP_SPACINGS)}"
             )
-        if not clip_range > 0:
-            raise ValueError(f"clip_range is {clip_range}: it must be positive")
-        betas = make_betas(beta_schedule, num_train_timesteps, beta_start, beta_end)
+        betas = make_betas(beta_schedule, num_train_timesteps)
         self.alphas_cumprod = nn.Buffer(torch.cumprod(1.0 - betas, dim=0))
         self.num_train_timesteps = num_train_timesteps
         self.prediction_type = prediction_type
-        self.clip_range = clip_range
         self.timestep_spacing = timestep_spacing
 
     def timesteps(self, n: int) -> list[int]:
@@ -156,7 +146,7 @@ class NoiseSchedule(nn.Module):
                 the one predicted although the clean sample is clipped.
         """
         alpha_bar, alpha_bar_previous = self._alpha_bars(t, t_previous)
-        x0 = self._x0(output, x, alpha_bar).clamp(-self.clip_range, self.clip_range)
+        x0 = self._x0(output, x, alpha_bar).clamp(-1.0, 1.0)
         if rederive_epsilon:
             epsilon = (x - alpha_bar.sqrt() * x0) / (1.0 - alpha_bar).sqrt()
         else:
@@ -169,7 +159,7 @@ class NoiseSchedule(nn.Module):
         The variance is the smaller of the paper's two, beta tilde; diffusers calls it fixed_small.
         """
         alpha_bar, alpha_bar_previous = self._alpha_bars(t, t_previous)
-        x0 = self._x0(output, x, alpha_bar).clamp(-self.clip_range, self.clip_range)
+        x0 = self._x0(output, x, alpha_bar).clamp(-1.0, 1.0)
         alpha = alpha_bar / alpha_bar_previous
         weight_x0 = alpha_bar_previous.sqrt() * (1.0 - alpha) / (1.0 - alpha_bar)
         weight_x = alpha.sqrt() * (1.0 - alpha_bar_previous) / (1.0 - alpha_bar)

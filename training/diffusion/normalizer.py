@@ -70,25 +70,3 @@ class LimitsNormalizer(AffineNormalizer):
         """Limits over all but the last axis of data (..., D); ValueError when a value is not finite."""
         rows = _rows(data)
         return cls(rows.min(axis=0), rows.max(axis=0), min_range)
-
-
-class GaussianNormalizer(AffineNormalizer):
-    """Mean 0 and standard deviation 1 in each dimension.
-
-    Args:
-        mean: (D,).
-        std: (D,), not negative.
-        min_std: a smaller standard deviation counts as this one, in the data's units.
-    """
-
-    def __init__(self, mean: NDArray[np.floating], std: NDArray[np.floating], min_std: float = 1e-3) -> None:
-        deviation = np.asarray(std, np.float64)
-        if not (deviation >= 0).all():
-            raise ValueError(f"std is {deviation}: it must be neither negative nor NaN")
-        super().__init__(mean, np.maximum(deviation, min_std))
-
-    @classmethod
-    def from_data(cls, data: NDArray[np.floating], min_std: float = 1e-3) -> GaussianNormalizer:
-        """Statistics over all but the last axis of data (..., D); ValueError when a value is not finite."""
-        rows = _rows(data)
-        return cls(rows.mean(axis=0), rows.std(axis=0), min_std)

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange, repeat
 from torch import Tensor, nn
 
 from diffusion_ros.checkpoint import exported
@@ -20,8 +21,6 @@ from training.networks.encoders import KeypointEncoder, ResNet18Encoder, SmallCo
 from training.networks.transformer import DiffusionTransformer
 from training.networks.unet1d import ConditionalUnet1d
 
-LOW_DIM = ("robot0_eef_pos", "robot0_eef_quat", "robot0_gripper_qpos")
-OBJECT = ("object_pos", "object_quat")
 POSE_DIM = 12
 """Of an object's pose: position, 6-D rotation, position relative to the hand."""
 POSE_POINTS = 4
@@ -271,7 +270,6 @@ class PolicyLoss(nn.Module):
         sample, so that what an image costs to encode serves several denoising steps. Returns a scalar.
         """
         policy = self.policy
-        draws, n = t.shape
         x0 = policy.action_limits.normalize(actions)
         weight = valid[:, :, None].float().expand(-1, -1, policy.width).clone()
         cond = features
@@ -281,8 +279,8 @@ class PolicyLoss(nn.Module):
             x0 = torch.cat([x0, features.detach()], dim=-1)
             weight[:, : policy.n_obs_steps, policy.action_dim :] = 0.0
             cond = features[:, :0]
-        x0, weight, cond = (v.repeat(draws, *[1] * (v.dim() - 1)) for v in (x0, weight, cond))
-        noise, t = noise.reshape(draws * n, *noise.shape[2:]), t.reshape(-1)
+        x0, weight, cond = (repeat(v, "b rows f -> (draws b) rows f", draws=len(t)) for v in (x0, weight, cond))
+        noise, t = rearrange(noise, "draws b rows f -> (draws b) rows f"), rearrange(t, "draws b -> (draws b)")
         x = policy.schedule.q_sample(x0, noise, t)
         if policy.inpainting:
             x = policy.write_known(x, x0[:, : policy.n_obs_steps, policy.action_dim :])

@@ -20,7 +20,7 @@ from diffusion_ros.robot import ACTION_SCALE, RATE
 from diffusion_ros.simulators.arm import Simulation
 from diffusion_ros.simulators.camera_faults import FAULTS, CameraFault
 from diffusion_ros.simulators.episode import episode_stamp_ns
-from training.data.experts import EXPERTS, ExpertView
+from training.data.experts import NOISE_PARTS, NoisyExpert
 from training.evaluation.rollout import roll_out
 
 FRAMES = 5
@@ -154,16 +154,13 @@ def drive(
 ) -> tuple[list[NDArray[np.float64]], list[NDArray[np.float64]]]:
     """Joint positions and the hand's poses (7) of an expert's episode, a control step apart."""
     simulation.reset(seed)
-    view = ExpertView.of(simulation)
-    expert = EXPERTS[simulation.task_name](view)
-    spread = ACTION_SCALE * rng.uniform(0, NOISE) * np.array([1, 1, 1, 0.3, 0.3, 0.3, 0])
+    expert = NoisyExpert(simulation, ACTION_SCALE * rng.uniform(0, NOISE) * NOISE_PARTS, rng)
     way: list[NDArray[np.float64]] = []
     poses: list[NDArray[np.float64]] = []
     while not simulation.success and len(way) < simulation.task.max_steps:
         way.append(simulation.data.qpos.copy())
         poses.append(hand_pose(simulation))
-        simulation.step(next(expert) + spread * rng.standard_normal(7))
-        view.look(simulation)
+        expert.step()
     return way, poses
 
 

@@ -2,7 +2,8 @@
 
 The layers compute what `nn.TransformerDecoderLayer` does (a test compares them). That one has no fast path in
 inference: with batch 1 on one thread 8 layers take it 9.7 ms eager and 7.5 ms scripted and frozen. These take 9.1 and
-7.0, of which the matrix products alone are 6.9.
+7.0, of which the matrix products alone are 6.9. So heads are split by views here, not by einops' layers, whose scripted
+form parses its pattern's sizes at every call: that is little beside an image, and much beside ten rows.
 """
 
 from __future__ import annotations

@@ -19,6 +19,7 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
+from einops.layers.torch import Rearrange
 from torch import Tensor, nn
 
 from training.networks.embeddings import SinusoidalEmbedding
@@ -66,17 +67,17 @@ class LinearAttention(nn.Module):
         self.head_dim = head_dim
         self.norm = nn.GroupNorm(1, dim)
         self.qkv = nn.Conv2d(dim, 3 * heads * head_dim, 1, bias=False)
+        self.split = Rearrange("b (three heads d) h w -> three b heads d (h w)", three=3, heads=heads)
+        self.join = Rearrange("b heads d pixels -> b (heads d) pixels")
         self.out = nn.Conv2d(heads * head_dim, dim, 1)
         self.out_norm = nn.GroupNorm(1, dim)
 
     def forward(self, x: Tensor) -> Tensor:
         """x (B, C, H, W); returns the same shape."""
-        b, _, h, w = x.shape
-        qkv = self.qkv(self.norm(x)).reshape(b, 3, self.heads, self.head_dim, h * w)
-        q = qkv[:, 0].softmax(dim=2) * self.head_dim**-0.5  # (B, heads, head_dim, pixels)
-        k = qkv[:, 1].softmax(dim=3)
-        context = k @ qkv[:, 2].transpose(2, 3)  # (B, heads, head_dim of k, head_dim of v)
-        y = (context.transpose(2, 3) @ q).reshape(b, self.heads * self.head_dim, h, w)
+        q, k, v = self.split(self.qkv(self.norm(x))).unbind()
+        q = q.softmax(dim=2) * self.head_dim**-0.5  # (B, heads, head_dim, pixels)
+        context = k.softmax(dim=3) @ v.transpose(2, 3)  # (B, heads, head_dim of k, head_dim of v)
+        y = self.join(context.transpose(2, 3) @ q).unflatten(2, x.shape[2:])
         z: Tensor = x + self.out_norm(self.out(y))
         return z
 
@@ -87,17 +88,17 @@ class FullAttention(nn.Module):
     def __init__(self, dim: int, heads: int = 4, head_dim: int = 32) -> None:
         super().__init__()
         self.heads = heads
-        self.head_dim = head_dim
         self.norm = nn.GroupNorm(1, dim)
         self.qkv = nn.Conv2d(dim, 3 * heads * head_dim, 1, bias=False)
+        self.split = Rearrange("b (three heads d) h w -> three b heads (h w) d", three=3, heads=heads)
+        self.join = Rearrange("b heads pixels d -> b (heads d) pixels")
         self.out = nn.Conv2d(heads * head_dim, dim, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         """x (B, C, H, W); returns the same shape."""
-        b, _, h, w = x.shape
-        qkv = self.qkv(self.norm(x)).reshape(b, 3, self.heads, self.head_dim, h * w).transpose(3, 4)
-        y = F.scaled_dot_product_attention(qkv[:, 0], qkv[:, 1], qkv[:, 2])  # (B, heads, pixels, head_dim)
-        z: Tensor = x + self.out(y.transpose(2, 3).reshape(b, self.heads * self.head_dim, h, w))
+        q, k, v = self.split(self.qkv(self.norm(x))).unbind()
+        y = F.scaled_dot_product_attention(q, k, v)  # (B, heads, pixels, head_dim)
+        z: Tensor = x + self.out(self.join(y).unflatten(2, x.shape[2:]))
         return z
 
 
@@ -106,10 +107,11 @@ class Downsample(nn.Module):
 
     def __init__(self, in_dim: int, out_dim: int) -> None:
         super().__init__()
+        self.squares = Rearrange("b c (h i) (w j) -> b (c i j) h w", i=2, j=2)
         self.conv = nn.Conv2d(4 * in_dim, out_dim, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.conv(F.pixel_unshuffle(x, 2))
+        y: Tensor = self.conv(self.squares(x))
         return y
 
 
@@ -204,6 +206,8 @@ class Unet2d(nn.Module):
         self.multiple = patch * 2 ** (len(dim_mults) - 1)
         inputs = channels * patch**2 * (2 if self_conditioning else 1)
         dims = [dim, *(dim * m for m in dim_mults)]
+        self.patches = Rearrange("b c (h i) (w j) -> b (c i j) h w", i=patch, j=patch)
+        self.pixels = Rearrange("b (c i j) h w -> b c (h i) (w j)", i=patch, j=patch)
         self.stem = nn.Conv2d(inputs, dim, 1)
         time_dim = 4 * dim
         self.time_embedding = nn.Sequential(
@@ -254,7 +258,7 @@ class Unet2d(nn.Module):
         if self.self_conditioning:
             x = torch.cat([x, torch.zeros_like(x) if estimate is None else estimate], dim=1)
         if self.patch > 1:
-            x = F.pixel_unshuffle(x, self.patch)
+            x = self.patches(x)
         films = torch.split(self.film(F.silu(self.time_embedding(t))), self.film_sizes, dim=1)
         used = 0
         x = self.stem(x)
@@ -276,5 +280,5 @@ class Unet2d(nn.Module):
             used += 1
         y: Tensor = self.head(self.last(torch.cat([x, stem], dim=1), films[used]))
         if self.patch > 1:
-            y = F.pixel_shuffle(y, self.patch)
+            y = self.pixels(y)
         return y

@@ -62,11 +62,6 @@ class ActionChunk:
         row: NDArray[np.float64] = self.rows[index]
         return row
 
-    @property
-    def end_ns(self) -> int:
-        """Due time of the first row that the chunk no longer has."""
-        return self.stamp_ns + len(self.rows) * self.period_ns
-
 
 def chunk_positions(eef_pos: NDArray[np.float64], rows: NDArray[np.float64]) -> NDArray[np.float64]:
     """Where a chunk leads: positions (N + 1, 3), metres, from `eef_pos` (3) and the rows' (N, 7) translations.

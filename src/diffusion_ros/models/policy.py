@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from diffusion_ros.models.kind import Checkpoint, Kind, check_rows
 from diffusion_ros.ranges import outside
 from diffusion_ros.robot import ACTION_SIZE
-from diffusion_ros.spec import CheckpointSpec
+from diffusion_ros.spec import CheckpointSpec, SpecError
 
 if TYPE_CHECKING:
     import torch
@@ -95,6 +95,9 @@ def chunk_seed(policy_seed: int, stamp_ns: int) -> int:
 
 def _check(spec: CheckpointSpec) -> None:
     check_rows(spec, ACTION_SIZE)
+    if [(t.name, t.shape, t.dtype) for t in spec.outputs] != [("action", (ACTION_SIZE,), "float32")]:
+        made = ", ".join(f"{t.name} {t.dtype} {list(t.shape)}" for t in spec.outputs) or "none"
+        raise SpecError(f"spec: outputs {made}, action float32 [{ACTION_SIZE}] alone expected in a policy")
 
 
 def _dry_run(checkpoint: Checkpoint) -> str:
