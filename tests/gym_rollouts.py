@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from diffusion_ros import checkpoint
+from diffusion_ros.simulators.render_backend import choose_render_backend
 from diffusion_ros.simulators.tasks import gym_task
 
 
@@ -18,6 +19,7 @@ def gym_rollouts(path: Path, episodes: int, seed: int, max_steps: int | None = N
     """What the simulator's node reports of the same episodes, as far as the clock does not decide it."""
     loaded = checkpoint.load(path)
     task = gym_task(loaded.spec.task)
+    choose_render_backend()  # this brings MuJoCo, and tests that draw may follow in this process
     env = gymnasium.make(loaded.spec.environment, max_episode_steps=max_steps or task.max_steps)
     physics: Any = env.unwrapped
     results = []

@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 
 from diffusion_ros.simulators.gym import IMAGE_SHAPE, GymSimulation, draw, scene
+from diffusion_ros.simulators.render_backend import choose_render_backend
 from diffusion_ros.simulators.tasks import GYM_TASKS, GymTask, gym_task
 
 
 def environment(task: GymTask) -> Any:
+    choose_render_backend()  # this brings MuJoCo, and tests that draw may follow in this process
     return gymnasium.make(task.environment)
 
 
