@@ -17,7 +17,7 @@ from diffusion_ros.simulators.episode import episode_stamp_ns
 
 
 @dataclass(frozen=True)
-class Rollout:
+class RolloutResult:
     """What became of one episode."""
 
     index: int
@@ -52,7 +52,7 @@ def roll_out(
     policy_seed: int = 0,
     first: int = 0,
     watch: Callable[[int], None] = lambda step: None,
-) -> Iterator[Rollout]:
+) -> Iterator[RolloutResult]:
     """Episodes `first` to `episodes` - 1, each until success or `max_steps`; episode i resets with seed + i.
 
     Frames that no chunk is made from are not rendered: it changes nothing but the time. `watch` is called before each
@@ -87,4 +87,4 @@ def roll_out(
             digest.update(np.ascontiguousarray(command.row).tobytes())
             simulation.step(command.row)
             steps += 1
-        yield Rollout(index, seed + index, simulation.success, steps, digest.hexdigest(), simulation.state_hash())
+        yield RolloutResult(index, seed + index, simulation.success, steps, digest.hexdigest(), simulation.state_hash())
