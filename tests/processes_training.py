@@ -14,7 +14,7 @@ from training.{module} import Options, Trainer
 
 trainer = Trainer(Options(out=Path({out!r}), {words}))
 trainer.run()
-weights = b"".join(value.cpu().numpy().tobytes() for value in trainer.{model}.parameters())
+weights = b"".join(value.detach().cpu().numpy().tobytes() for value in trainer.{model}.parameters())
 print("weights", hashlib.sha256(weights).hexdigest(), flush=True)
 """
 

@@ -305,6 +305,8 @@ class Phase:
     held_out_draws: int = 4
     validate_every: int = 0
     """Iterations between its means over so many draws, with the averaged weights."""
+    validate_last: bool = False
+    """Whether there is one at the end in any case."""
     hook: Callable[[int], None] = lambda iteration: None
     """What else is done, told how many iterations are over ..."""
     hook_every: int = 0
@@ -465,8 +467,9 @@ class Run:
             shown = {"loss": phase.train_curve, "held_out": phase.validation_curve}
             bar.set_postfix({name: f"{curve[-1][1]:.4f}" for name, curve in shown.items() if curve}, refresh=False)
 
-        def due(every: int) -> bool:
-            return every > 0 and (phase.iteration % every == 0 or phase.iteration == phase.iterations)
+        def due(every: int, at_the_end: bool = True) -> bool:
+            last = at_the_end and phase.iteration == phase.iterations
+            return every > 0 and (last or phase.iteration % every == 0)
 
         with bar:
             while phase.iteration < phase.iterations:
@@ -485,9 +488,9 @@ class Run:
                 bar.update()
                 if due(LOG_EVERY):
                     log()
-                if due(phase.validate_every):
+                if due(phase.validate_every, phase.validate_last):
                     self._validate(phase)
-                if phase.hook_every and phase.iteration % phase.hook_every == 0:
+                if due(phase.hook_every, False):
                     phase.hook(phase.iteration)
                 if due(phase.save_every):
                     self.save(**phase.saved())

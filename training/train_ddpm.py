@@ -205,6 +205,7 @@ class Trainer:
             ema=self.ema,
             held_out=self._held_out_loss,
             validate_every=options.validate_every,
+            validate_last=True,
             hook=self._show_samples,
             hook_every=options.sample_every,
             save_every=options.save_every,
