@@ -299,7 +299,7 @@ def test_policy_that_is_killed_while_balancing_is_started_again(
     """In lockstep nothing is lost: the result is that of an undisturbed run."""
     policy = fake_rl.save(tmp_path / "up.pt", fake_rl.EveryBitContinuous(), fake_rl.spec("double_pendulum"))
     arguments = ["double_pendulum", "--checkpoint", str(policy), "--mode", "lockstep", "--episodes", "1"]
-    process = start(*arguments, "--max-steps", "3000")
+    process = start(*arguments, "--max-steps", "2000")
     rclpy.init()
     graph = ros_graph.Graph()
     try:
@@ -320,8 +320,8 @@ def test_policy_that_is_killed_while_balancing_is_started_again(
     assert result["restarted"] == {"rl_policy": 1}
     (episode,) = result["results"]
     assert output.startswith(f"double_pendulum: return {episode['return']:.1f} +- 0.0, length {episode['steps']:.1f}")
-    assert (result["success_rate"], episode["steps"]) == (1.0, 3000)
-    (plain,) = gym_rollouts(policy, 1, 100_000, 3000)
+    assert (result["success_rate"], episode["steps"]) == (1.0, 2000)
+    (plain,) = gym_rollouts(policy, 1, 100_000, 2000)
     assert plain == {name: episode[name] for name in plain}
 
 
