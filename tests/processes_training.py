@@ -27,18 +27,9 @@ def trained_by(processes: int, module: str, model: str, words: str, folder: Path
     folder.mkdir()
     script = folder / "train.py"
     script.write_text(SCRIPT.format(module=module, model=model, out=str(folder / "x.pt"), words=words))
-    launch = [sys.executable]
-    if processes > 1:
-        launch += [
-            "-m",
-            "accelerate.commands.launch",
-            "--cpu",
-            "--num_processes",
-            str(processes),
-            "--num_machines",
-            "1",
-        ]
-        launch += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
+    # Not by `accelerate launch --cpu`, which starts one process whatever is asked for.
+    several = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
+    launch = [sys.executable, *(several if processes > 1 else [])]
     result = subprocess.run(
         [*launch, str(script)],
         env={**os.environ, "PYTHONPATH": os.pathsep.join(["src", "."]), "OMP_NUM_THREADS": "1"},

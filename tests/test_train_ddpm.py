@@ -119,7 +119,7 @@ def shows(picture: np.ndarray, part: np.ndarray) -> bool:
     )
 
 
-def image_figures_of(trainer: Trainer) -> np.ndarray:
+def shown_at_the_end(trainer: Trainer) -> np.ndarray:
     """The images that the figures of its end show."""
     with trainer.ema.applied():
         return trainer.generate(min(6, len(trainer.data.test)), trainer.options.seed + 1)
@@ -133,10 +133,14 @@ def test_figures_at_the_end(stripes: str, tmp_path: Path) -> None:
     for name in ("loss", "distance", "forward", "reverse", "real_beside_generated", "samples/0000003"):
         picture = imageio.v3.imread(folder / f"{name}.png")
         assert min(picture.shape[:2]) > 40 and picture.std() > 10, name  # and not blank
-    # What they show. Forward: test images as they are, then with noise; beside: the same images, then generated ones.
-    data, generated = trainer.data, image_figures_of(trainer)
+    # What they show. Forward: test images with the noise of each step; beside: the same images, and generated ones.
+    data, generated = trainer.data, shown_at_the_end(trainer)
     forward = imageio.v3.imread(folder / "forward.png")
-    assert shows(forward, grid(data.test[:6], 1)) and not shows(forward, grid(generated[:6], 1))
+    x0 = to_float(torch.from_numpy(data.test[:6]))
+    noise = torch.randn(x0.shape, generator=torch.Generator().manual_seed(trainer.options.seed))
+    for t in shown_steps(20):
+        kept = trainer.diffusion.schedule.alphas_cumprod[t]
+        assert shows(forward, grid(to_uint8(kept.sqrt() * x0 + (1 - kept).sqrt() * noise).numpy(), 1)), t
     with trainer.ema.applied(), torch.inference_mode():
         path = trainer.diffusion.denoised(trainer.options.seed + 2, 16, 20).numpy()
     reverse = imageio.v3.imread(folder / "reverse.png")
