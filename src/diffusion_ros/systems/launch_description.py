@@ -71,6 +71,13 @@ def _declared(
     )
 
 
+def _python() -> str:
+    """That of the virtual environment, which has torch, where `ros2 launch` itself runs on the system's."""
+    environment = os.environ.get("VIRTUAL_ENV", "")
+    python = Path(environment, "bin", "python3")
+    return str(python) if environment and python.exists() else sys.executable
+
+
 def _start(startup: Startup) -> list[Any]:
     output_dir = str(startup.output_dir)
     environment = {**ENVIRONMENT, "ROS_LOG_DIR": f"{output_dir}/ros"}
@@ -79,7 +86,7 @@ def _start(startup: Startup) -> list[Any]:
     said += [LogInfo(msg=f"{file}: {s} is no node of {startup.system.name}") for s in foreign_sections(startup)]
     return said + [
         Node(
-            executable=sys.executable,
+            executable=_python(),
             exec_name=node.name,
             arguments=["-m", node.module],
             name=node.name,
