@@ -283,7 +283,8 @@ class KnowsTheImage(Unet2d):
 @pytest.mark.parametrize("steps", [1, 10, 50, 300])
 def test_a_perfect_denoiser_gives_the_image(sampler: str, steps: int) -> None:
     network = KnowsTheImage(1, 8, (1,))
-    diffusion = ImageDiffusion(network, NoiseSchedule(300, "linear", "sample"), 4, 4, sampler)
+    schedule = NoiseSchedule(300, "linear", "sample", timestep_spacing="trailing")
+    diffusion = ImageDiffusion(network, schedule, 4, 4, sampler)
     assert bool((diffusion.sample(0, 2, steps) == round(1.25 * 127.5)).all())
 
 

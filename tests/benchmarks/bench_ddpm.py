@@ -62,7 +62,7 @@ class Run:
     def __init__(self, network: nn.Module, steps: int) -> None:
         self.network = network.to(memory_format=torch.channels_last)
         self.steps = steps
-        self.schedule = NoiseSchedule(T, "squaredcos_cap_v2")
+        self.schedule = NoiseSchedule(T, "squaredcos_cap_v2", timestep_spacing="trailing")
         self.ema = ExponentialMovingAverage(network, maximum=0.995)
         self.optimizer: Any = torch.optim.AdamW(network.parameters(), 1e-3, weight_decay=1e-4, fused=True)
         self.times: list[float] = []
@@ -90,7 +90,7 @@ class Run:
     def generate(self, count: int, shape: tuple[int, int, int], seed: int) -> np.ndarray:
         height, width, channels = shape
         x = torch.randn((count, channels, height, width), generator=torch.Generator().manual_seed(seed))
-        visited = self.schedule.trailing_timesteps(SAMPLER_STEPS)
+        visited = self.schedule.timesteps(SAMPLER_STEPS)
         with self.ema.applied():
             for t, previous in zip(visited, [*visited[1:], -1], strict=True):
                 output = self.network(x, torch.full((count,), t))
