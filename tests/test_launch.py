@@ -107,10 +107,10 @@ def test_simulation_runs_to_its_end(launch: Callable[..., subprocess.Popen[str]]
     for name in ("simulation-1", "policy-2", "executor-3"):
         assert f"[{name}]: process has finished cleanly" in output, output
     assert "/**/simulatoin is no node of simulation" in output
-    assert "from the checkpoint" not in output, "which is information, not a warning"
+    assert "in force" not in output, "which is information, not a warning"
     (result,) = map(json.loads, (tmp_path / "run/results.jsonl").read_text().splitlines())
     assert (result["seed"], result["steps"]) == (100_007, 10)
-    assert (tmp_path / "run/executor.yaml").exists()
+    assert (tmp_path / "run/parameters/executor.yaml").exists()
 
 
 def test_real_robot_starts_and_waits(launch: Callable[..., subprocess.Popen[str]], tmp_path: Path) -> None:
@@ -171,6 +171,60 @@ def test_gymnasium_tasks_run_to_their_end(launch: Callable[..., subprocess.Popen
     assert process.returncode == 1
     assert "is a continuous policy, a discrete policy is needed" in output
     assert "process started" not in output
+
+
+def test_two_robots_in_one_launch_have_their_own_settings(
+    launch: Callable[..., subprocess.Popen[str]], tmp_path: Path
+) -> None:
+    """Defaults that the first file has filled in are nothing that was given to the second."""
+    checkpoint = fake_policy.save(tmp_path / "policy.pt")
+    limits = {"action_low": [-0.02] * 7, "action_high": [0.02] * 7}
+    box = {"workspace_low": [0.3, -0.3, 0.02], "workspace_high": [0.7, 0.3, 0.5]}
+    included = []
+    for side, steps in (("left", 0), ("right", 5)):
+        mine = tmp_path / f"{side}.yaml"
+        sections = {"/**/executor": {**limits, **box}, "/**/policy": {"sampler_steps": steps, "threads": 1}}
+        mine.write_text(yaml.safe_dump({name: {"ros__parameters": values} for name, values in sections.items()}))
+        names = {
+            "checkpoint": str(checkpoint),
+            "params_file": str(mine),
+            "namespace": side,
+            "output_dir": f"run_{side}",
+        }
+        included.append(
+            f"IncludeLaunchDescription(PythonLaunchDescriptionSource({str(ROOT / 'launch/real_robot.launch.py')!r}),"
+            f" launch_arguments={list(names.items())!r})"
+        )
+    both = tmp_path / "both.launch.py"
+    both.write_text(
+        "from launch import LaunchDescription\n"
+        "from launch.actions import IncludeLaunchDescription\n"
+        "from launch.launch_description_sources import PythonLaunchDescriptionSource\n"
+        f"def generate_launch_description():\n    return LaunchDescription([{', '.join(included)}])\n"
+    )
+    process = launch(str(both))
+    assert process.stdout is not None
+    lines: list[str] = []
+    deadline = time.monotonic() + 60
+    while sum("not enabled" in line for line in lines) < 2:
+        assert time.monotonic() < deadline, "".join(lines)
+        lines.append(process.stdout.readline())
+    os.killpg(process.pid, signal.SIGINT)
+    process.communicate(timeout=30)
+    for side, steps in (("left", 0), ("right", 5)):
+        written = yaml.safe_load((tmp_path / f"run_{side}/parameters/policy.yaml").read_text())
+        assert written["/**"]["ros__parameters"]["sampler_steps"] == steps
+
+
+def test_a_node_that_is_gone_for_good_ends_the_launch(
+    launch: Callable[..., subprocess.Popen[str]], tmp_path: Path
+) -> None:
+    checkpoint = fake_policy.save(tmp_path / "policy.pt")
+    # Without limits the executor ends with status 2; the policy alone would wait for ever.
+    process = launch("real_robot.launch.py", f"checkpoint:={checkpoint}")
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 1, output
+    assert "executor ended with status 2, and is not started again" in output
 
 
 def test_bad_arguments_are_refused(launch: Callable[..., subprocess.Popen[str]]) -> None:

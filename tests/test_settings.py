@@ -55,7 +55,7 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 def usual(system: System, checkpoints: dict[str, Path]) -> dict[str, str]:
     """Arguments with which a system can be started here."""
-    task = {"simulation": "lift", "real_robot": "lift", "maze": "umaze"}.get(system.name, system.name)
+    task = {"simulation": "can", "real_robot": "can", "maze": "umaze"}.get(system.name, system.name)
     return {"checkpoint": str(checkpoints[task]), **({system.subject: task} if system.subject else {})}
 
 
@@ -110,7 +110,7 @@ def test_every_key_of_every_yaml_reaches_its_node_from_a_users_file(
     if name == "guard":
         new = str(checkpoints["guard"])
     if name == system.subject:
-        new = {"task": "can", "size": "umaze"}[name]
+        new = {"task": "lift", "size": "umaze"}[name]
         given = {"checkpoint": str(checkpoints[new])}
     if node.needs:
         given[node.needs] = str(checkpoints[node.needs])
@@ -137,6 +137,44 @@ def test_every_key_of_every_yaml_reaches_its_node_from_a_users_file(
 
 
 @pytest.mark.parametrize(
+    ("system", "node"),
+    {node.module: (system, node) for system in SYSTEMS.values() for node in system.nodes}.values(),
+    ids=lambda part: part.name,
+)
+def test_a_node_has_what_a_users_file_says(
+    system: System, node: NodeDescription, checkpoints: dict[str, Path], tmp_path: Path
+) -> None:
+    """All keys of its YAML at once, in the node itself."""
+    cls = parameters_class(node)
+    # What the checkpoint must fit, or what a node cannot be made with.
+    fixed = ("mode", "task", "size", "device", "guard", "output_dir", "frame_id", "sampler", "sampler_steps")
+    new = {name: changed(cls, name, value) for name, value in keys(node).items() if name not in fixed}
+    if "view" in new:
+        new["view"] = "frontview"
+    file = tmp_path / "mine.yaml"
+    file.write_text(yaml.safe_dump({node.name: {"ros__parameters": new}}))
+    given = {**usual(system, checkpoints), "params_file": str(file), "output_dir": str(tmp_path / "run")}
+    if node.needs:
+        given[node.needs] = str(checkpoints[node.needs])
+    startup = settle(system, given)
+    module = importlib.import_module(node.module)
+    (make,) = (v for n, v in vars(module).items() if n.endswith("Node") and getattr(v, "__module__", "") == node.module)
+    limits = ROBOT if node.name == "executor" else {}
+    said = {**startup.parameters[node.name], **limits}
+    with ros_graph.graph() as graph:
+        made = graph.add(make([Parameter(name, value=value) for name, value in said.items()]))
+        found = {name: made.get_parameter(name).value for name in new}
+    assert {name: list(v) if hasattr(v, "tolist") else v for name, v in found.items()} == new
+
+
+def is_parameters(expression: ast.expr) -> bool:
+    """`p`, `parameters`, `self.parameters` and the like; `self` of a class of parameters."""
+    if isinstance(expression, ast.Name):
+        return expression.id in ("p", "parameters")
+    return isinstance(expression, ast.Attribute) and expression.attr == "parameters"
+
+
+@pytest.mark.parametrize(
     "node", {node.module: node for system in SYSTEMS.values() for node in system.nodes}.values(), ids=lambda n: n.name
 )
 def test_every_parameter_is_read_by_its_node(node: NodeDescription) -> None:
@@ -148,8 +186,10 @@ def test_every_parameter_is_read_by_its_node(node: NodeDescription) -> None:
         part.attr
         for path in sources
         for part in ast.walk(ast.parse(path.read_text()))
-        if isinstance(part, ast.Attribute) and isinstance(part.ctx, ast.Load)
+        if isinstance(part, ast.Attribute) and isinstance(part.ctx, ast.Load) and is_parameters(part.value)
     }
+    if hasattr(cls, "lockstep") and "lockstep" in read:
+        read.add("mode")
     assert {field.name for field in dataclasses.fields(cls)} <= read
 
 
@@ -238,7 +278,18 @@ def test_numbers_are_read_as_ros_reads_them(tmp_path: Path) -> None:
         ("policy: {device: cpu}", "'/policy/device': expected a node's name with ros__parameters below it"),
         ("ros__parameters: {device: cpu}", "ros__parameters stands below no node's name"),
         ("policy: {ros__parameters: 3}", "'/policy': expected parameters below ros__parameters"),
-        ("executor: {ros__parameters: {mode: lockstep}}", "simulation says 'realtime' and executor 'lockstep'"),
+        (
+            "{policy: {ros__parameters: {mode: realtime}}, executor: {ros__parameters: {mode: lockstep}}}",
+            "policy says 'realtime' and executor 'lockstep'",
+        ),
+        ("a: {ros__parameters: {x: 1}}\na: {ros__parameters: {x: 2}}", "'a' stands there twice"),
+        ("policy: {ros__parameters: {threads: 1, threads: 2}}", "'threads' stands there twice"),
+        ("a: &a {b: *a}", "is no YAML that can be read"),
+        ("/**: {ros__parameters: {treads: 2}}", "treads: no node has a parameter of that name"),
+        ("policy: {ros__parameters: {treads: 2}}", "policy: unknown parameter treads"),
+        ("policy: {ros__parameters: {threads: two}}", "policy: parameter threads is 'two', an integer expected"),
+        ("policy: {ros__parameters: {use_sim_time: 'yes'}}", "parameter use_sim_time is 'yes', true or false expected"),
+        ("camera_guard: {ros__parameters: {checkpoint: g.pt}}", "checkpoint 'g.pt': expected '', which is what the"),
         ("simulation: {ros__parameters: {episodes: 0}}", "simulation: episodes 0: expected at least 1"),
         ("simulation: {ros__parameters: {episodes: two}}", "simulation: episodes 'two': expected one like 3"),
         ("simulation: {ros__parameters: {task: fly}}", "simulation: task 'fly': expected one of lift, can, square"),
@@ -250,29 +301,95 @@ def test_a_file_that_cannot_be_used_is_refused_in_one_line(
     file = tmp_path / "mine.yaml"
     file.write_text(content)
     with pytest.raises(UsageError) as error:
-        settle(SIMULATION, {"checkpoint": str(checkpoints["lift"]), "params_file": str(file)})
+        settle(SIMULATION, {"checkpoint": str(checkpoints["can"]), "params_file": str(file)})
     assert line in str(error.value) and "\n" not in str(error.value)
     with pytest.raises(ParameterFileError, match=r"none\.yaml: No such file"):
         parameter_files.read(tmp_path / "none.yaml")
 
 
-def test_a_systems_own_parameters_are_not_a_files(checkpoints: dict[str, Path], tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("system", "content", "line"),
+    [
+        (CARTPOLE, "gym_simulation: {ros__parameters: {task: double_pendulum}}", "task 'double_pendulum': expected"),
+        # A robot does not wait for its commands, and what it may do is not a checkpoint's to say.
+        (REAL_ROBOT, "/**: {ros__parameters: {mode: lockstep}}", "policy: mode 'lockstep': expected 'realtime'"),
+        (REAL_ROBOT, "executor: {ros__parameters: {mode: lockstep}}", "executor: mode 'lockstep': expected 'realtime'"),
+        (
+            REAL_ROBOT,
+            "executor: {ros__parameters: {checkpoint_limits: true}}",
+            "checkpoint_limits True: expected False",
+        ),
+    ],
+)
+def test_what_makes_a_system_is_not_a_files(
+    system: System, content: str, line: str, checkpoints: dict[str, Path], tmp_path: Path
+) -> None:
     file = tmp_path / "mine.yaml"
-    file.write_text("gym_simulation: {ros__parameters: {task: double_pendulum}}")
-    with pytest.raises(UsageError, match="task 'double_pendulum': expected 'cartpole' in the system cartpole"):
-        settle(CARTPOLE, {"checkpoint": str(checkpoints["cartpole"]), "params_file": str(file)})
+    file.write_text(content)
+    with pytest.raises(UsageError, match=line):
+        settle(system, {**usual(system, checkpoints), "params_file": str(file)})
 
 
 def test_a_file_may_name_the_checkpoint_and_the_task(checkpoints: dict[str, Path], tmp_path: Path) -> None:
     file = tmp_path / "mine.yaml"
     sections = {
-        "/**": {"ros__parameters": {"checkpoint": str(checkpoints["lift"])}},
+        "/**": {"ros__parameters": {"checkpoint": str(checkpoints["lift"]), "threads": 2}},
         "simulation": {"ros__parameters": {"task": "lift"}},
     }
     file.write_text(yaml.safe_dump(sections))
     startup = settle(SIMULATION, {"params_file": str(file), "output_dir": str(tmp_path)})
     assert startup.task == "lift"
     assert startup.parameters["executor"]["checkpoint"] == str(checkpoints["lift"])
+    # What is said to all is for those that know it.
+    assert startup.parameters["policy"]["threads"] == 2
+    assert "threads" not in startup.parameters["executor"] and "checkpoint" not in startup.parameters["simulation"]
+
+
+def test_what_a_file_says_to_one_node_goes_for_all_that_share_the_argument(
+    checkpoints: dict[str, Path], tmp_path: Path
+) -> None:
+    """A guard that does not start has no say, and config/ none against a user."""
+    file = tmp_path / "mine.yaml"
+    sections = {"policy": {"device": "meta"}, "executor": {"guard": str(checkpoints["guard"])}}
+    file.write_text(yaml.safe_dump({name: {"ros__parameters": said} for name, said in sections.items()}))
+    startup = settle(REAL_ROBOT, {**usual(REAL_ROBOT, checkpoints), "params_file": str(file)})
+    assert startup.parameters["policy"]["device"] == startup.parameters["camera_guard"]["device"] == "meta"
+    assert startup.parameters["camera_guard"]["checkpoint"] == str(checkpoints["guard"])
+    file.write_text("policy: {ros__parameters: {device: meta}}")
+    startup = settle(REAL_ROBOT, {**usual(REAL_ROBOT, checkpoints), "params_file": str(file)})
+    assert [node.name for node in startup.nodes] == ["policy", "executor"]
+    with pytest.raises(UsageError, match="was trained on the task can, the policy on lift"):
+        settle(REAL_ROBOT, {"checkpoint": str(checkpoints["lift"]), "guard": str(checkpoints["guard"])})
+
+
+def test_an_argument_that_is_given_wins_even_if_it_is_the_default(checkpoints: dict[str, Path], tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("/**: {ros__parameters: {use_sim_time: true, seed: 7}}")
+    given = {**usual(SIMULATION, checkpoints), "params_file": str(file)}
+    assert settle(SIMULATION, given).parameters["policy"]["use_sim_time"] is True
+    startup = settle(SIMULATION, {**given, "use_sim_time": "false", "seed": "100000"})
+    assert startup.parameters["policy"]["use_sim_time"] is False
+    assert startup.parameters["simulation"]["seed"] == 100_000
+
+
+def test_what_is_written_for_a_node_is_read_as_it_was_said(tmp_path: Path) -> None:
+    path = tmp_path / "node.yaml"
+    said = {"a": [0.5, 1], "b": [1, 2], "c": "1e5", "d": "true", "e": ["x"], "f": []}
+    parameter_files.write(path, said)
+    values = parameter_files.read(path).of("/node")
+    assert values == {**said, "a": [0.5, 1.0]} and type(values["a"][1]) is float and type(values["b"][0]) is int
+
+
+def test_an_output_folder_is_one_runs(checkpoints: dict[str, Path], tmp_path: Path) -> None:
+    given = {**usual(CARTPOLE, checkpoints), "output_dir": str(tmp_path / "run")}
+    startup = settle(CARTPOLE, given)
+    with startup.claimed():
+        startup.results.write_text("kept")
+        with pytest.raises(UsageError, match="in use by another run"), settle(CARTPOLE, given).claimed():
+            pass
+        assert startup.results.read_text() == "kept"
+    with settle(CARTPOLE, given).claimed():
+        assert not startup.results.exists(), "those of the run before"
 
 
 def test_a_checkpoint_that_cannot_be_used_is_refused(checkpoints: dict[str, Path], tmp_path: Path) -> None:

@@ -121,7 +121,8 @@ def _parser(resources: Path) -> argparse.ArgumentParser:
                 **flag,
                 help=f"{argument.description}{choices}" + (f" [{shown}]" if shown else ""),
             )
-        sub.add_argument("--json", metavar="FILE", help="file for the result; default: OUTPUT_DIR/summary.json")
+        if system.simulated:  # what else ends by itself, and has a result
+            sub.add_argument("--json", metavar="FILE", help="file for the result; default: OUTPUT_DIR/summary.json")
         domain = "a free one" if system.simulated else "0"
         sub.add_argument("--domain-id", help=f"ROS_DOMAIN_ID; default: the environment's, or {domain}")
     return parser
@@ -199,15 +200,15 @@ def run_system(request: Request, screen: Screen, stop: Sequence[int]) -> dict[st
     """Runs all episodes and returns the result. Raises Failed; returns {} when a signal has filled `stop`."""
     began = time.monotonic()
     startup = request.startup
-    startup.output_dir.mkdir(parents=True, exist_ok=True)
     environment = {**ENVIRONMENT, **os.environ, "ROS_DOMAIN_ID": str(request.domain_id)}
     if request.system.simulated:
         environment.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
     environment.setdefault("ROS_LOG_DIR", str(startup.output_dir / "ros"))
     os.environ.update(environment)  # our own observer reads them there too
-    startup.results.unlink(missing_ok=True)
-    observer = request.system.observer(startup.task, int(startup.values.get("episodes", 0)), startup.results)
+    episodes = int(startup.values.get("episodes", 0))
+    observer = request.system.observer(startup.task, episodes, startup.results, namespace=startup.namespace)
     with ExitStack() as stack:
+        stack.enter_context(startup.claimed())
         context = Context()
         rclpy.init(args=[], context=context, domain_id=request.domain_id)
         stack.callback(rclpy.try_shutdown, context=context)

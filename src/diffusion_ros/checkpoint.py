@@ -11,6 +11,7 @@ import hashlib
 import io
 import warnings
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -118,16 +119,16 @@ def _write(scripted: Any, spec: CheckpointSpec, path: Path) -> None:
 def read_spec(path: Path | str) -> CheckpointSpec:
     """The specification alone, without torch. Raises CheckpointError."""
     path = Path(path)
-    if not path.is_file():
-        raise CheckpointError(f"{path}: no such checkpoint")
     try:
+        if not path.is_file():
+            raise CheckpointError(f"{path}: no such checkpoint")
         with zipfile.ZipFile(path) as archive:
             # The archive's folder has the name of the file that was first written.
             names = [name for name in archive.namelist() if name.endswith(f"/extra/{SPEC_FILE}")]
             if len(names) != 1:
                 raise CheckpointError(f"{path}: not a checkpoint of diffusion_ros: it has no {SPEC_FILE}")
             return checked(CheckpointSpec.from_json(archive.read(names[0])))
-    except zipfile.BadZipFile:
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError):
         raise CheckpointError(f"{path}: truncated, or not a TorchScript file") from None
     except SpecError as error:
         raise CheckpointError(f"{path}: {error}") from None

@@ -34,7 +34,9 @@ _TYPES: dict[Any, tuple[Parameter.Type, str]] = {
     tuple[float, ...]: (Parameter.Type.DOUBLE_ARRAY, "a list of numbers"),
     tuple[str, ...]: (Parameter.Type.STRING_ARRAY, "a list of strings"),
 }
-_ROS_OWN = ("use_sim_time", "start_type_description_service")
+ROS_OWN = ("use_sim_time", "start_type_description_service")
+"""Parameters that every ROS node has."""
+QOS_OVERRIDES = "qos_overrides."
 _FLOAT_MAX = 1.7976931348623157e308
 _INT_MAX = 2**63 - 1
 
@@ -111,7 +113,7 @@ def declare(node: Node, cls: type[P], complete: Callable[[P], P] | None = None) 
     added = [field.name for field in fields if getattr(instance, field.name) != getattr(asked, field.name)]
     if added:
         values = ", ".join(f"{name} {_shown(getattr(instance, name))}" for name in added)
-        node.get_logger().info(f"from the checkpoint: {values}")
+        node.get_logger().info(f"in force, as nothing was given: {values}")
     return instance
 
 
@@ -122,7 +124,7 @@ def _given(node: Node) -> dict[str, Any]:
     return {
         name: parameter.value
         for name, parameter in overrides.items()
-        if name not in _ROS_OWN and not name.startswith("qos_overrides.")
+        if name not in ROS_OWN and not name.startswith(QOS_OVERRIDES)
     }
 
 

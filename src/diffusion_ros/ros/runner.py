@@ -12,18 +12,21 @@ from types import FrameType
 from typing import Any
 
 import rclpy
+from rclpy.exceptions import ParameterException
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.impl.logging_severity import LoggingSeverity
 from rclpy.logging import set_logger_level
 from rclpy.node import Node
 from rclpy.parameter import Parameter
-from rclpy.qos import QoSProfile
-from rclpy.qos_overriding_options import QoSOverridingOptions
+from rclpy.qos import InvalidQoSProfileException, QoSProfile
+from rclpy.qos_overriding_options import InvalidQosOverridesError, QoSOverridingOptions
 from rclpy.signals import SignalHandlerOptions
 
 from diffusion_ros.cache_folders import use_cache_folders
 from diffusion_ros.installation import explain
 
+_BAD_PARAMETERS = (ParameterException, InvalidQosOverridesError, InvalidQoSProfileException)
+"""What rclpy raises for values of its own parameters (use_sim_time, qos_overrides)."""
 _WAKE_SECONDS = 0.1
 """Longest wait in rclpy: Python's signal handlers run only between waits."""
 
@@ -96,7 +99,7 @@ def run(make_node: Callable[[], RunnableNode], args: Sequence[str] | None = None
         except ModuleNotFoundError as error:
             print(explain(error), file=sys.stderr)
             return 2
-        except (ValueError, OSError) as error:
+        except (ValueError, OSError, *_BAD_PARAMETERS) as error:
             print(" ".join(str(error).split()), file=sys.stderr)
             return 2
         # A full collection of all that robosuite or torch have made takes 150 ms, three control periods: leave it out.

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from diffusion_ros.ros import topics
 from diffusion_ros.ros.messages import printable
 from diffusion_ros.simulators.tasks import ARM_TASKS
@@ -20,9 +18,6 @@ class RobotObserver(Observer):
     def line(self) -> str:
         return printable(f"{self.task or 'robot'}  executor {self.executor}")
 
-    def summary(self) -> dict[str, Any]:
-        return {"results": []}
-
 
 _DEVICE = Argument("device", "torch device that the policy runs on")
 _SAMPLER_STEPS = Argument("sampler_steps", "denoising steps of a chunk; 0: the checkpoint's own", minimum=0)
@@ -30,7 +25,7 @@ _OUTPUT_DIR = Argument(
     "output_dir", "folder for logs, parameters and videos; default: runs/<task>-<time>", "", path=True
 )
 _GUARD = Argument(
-    "guard", "checkpoint (.pt) of a camera guard that the robot obeys in real time; none: no guard", "", path=True
+    "guard", "checkpoint (.pt) of a camera guard that the robot obeys in real time; '': no guard", "", path=True
 )
 _GUARD_NODE = NodeDescription(
     "camera_guard",
@@ -59,7 +54,7 @@ SIMULATION = System(
         ),
         Argument("max_steps", "length of an episode; 0: the task's own (lift 200, can and square 400)", minimum=0),
         Argument("stop_after_success", "steps that an episode goes on after its success", minimum=0),
-        Argument("view", "camera of the larger view in the videos; none: no videos", choices=("", *VIEWS)),
+        Argument("view", "camera of the larger view in the videos; '': no videos", choices=("", *VIEWS)),
         _OUTPUT_DIR,
         Argument("policy_seed", "seed of the sampling noise", minimum=0),
         _GUARD,
@@ -123,6 +118,7 @@ REAL_ROBOT = System(
             "diffusion_ros.nodes.policy_node",
             "real_robot.yaml",
             same_names("checkpoint", "sampler_steps", "device"),
+            given={"mode": "realtime"},
             restarts=3,
         ),
         # Not started again: a robot that has stopped since its executor failed is for a person to set going.
@@ -131,6 +127,8 @@ REAL_ROBOT = System(
             "diffusion_ros.nodes.executor_node",
             "real_robot.yaml",
             same_names("checkpoint", "enabled", "guard"),
+            # A robot does not wait, and what it may do is not a checkpoint's to say.
+            given={"mode": "realtime", "checkpoint_limits": False},
         ),
         _GUARD_NODE,
     ),

@@ -8,18 +8,26 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from launch.actions import DeclareLaunchArgument, LogInfo, OpaqueFunction, Shutdown
+from launch.events.process import ProcessExited
 from launch.launch_context import LaunchContext
 from launch.launch_description import LaunchDescription
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 
 from diffusion_ros.systems.startup import Startup, decide, defaults, foreign_sections
-from diffusion_ros.systems.system import ENVIRONMENT, Argument, System, Value
+from diffusion_ros.systems.supervisor import describe_status
+from diffusion_ros.systems.system import ENVIRONMENT, Argument, NodeDescription, System, Value
+
+_CLAIMS = ExitStack()
+"""Of output folders: they end with this process."""
+_BAD_INPUT = 2
+"""Exit status of a node that trying again would not help."""
 
 
 def describe(system: System, resources: Path) -> LaunchDescription:
@@ -47,8 +55,11 @@ def describe_one_of(systems: Sequence[System], resources: Path) -> LaunchDescrip
 
     def nodes(context: LaunchContext) -> list[Any]:
         system = by_name[LaunchConfiguration("system").perform(context)] if len(systems) > 1 else systems[0]
-        names = [argument.name for argument in system.all_arguments if argument.name in given]
-        texts = {name: LaunchConfiguration(name).perform(context) for name in names}
+        texts = {a.name: LaunchConfiguration(a.name).perform(context) for a in system.all_arguments if a.name in given}
+        for argument in arguments:
+            # Else they would be there, as if given, when another file of ours is included after this one.
+            if argument.name not in given:
+                del context.launch_configurations[argument.name]
         return _start(decide(system, texts, resources, str))
 
     return LaunchDescription([OpaqueFunction(function=note), *arguments, OpaqueFunction(function=nodes)])
@@ -78,7 +89,27 @@ def _python() -> str:
     return str(python) if environment and python.exists() else sys.executable
 
 
+def _ended(node: NodeDescription) -> Callable[[ProcessExited, LaunchContext], list[Any] | None]:
+    """What happens when a node's process has ended: the system ends when its work is done, and when a node is gone for
+    good. Raises RuntimeError then, which ends the launch with status 1, as bringup's would not be 0 either."""
+    left = node.restarts
+
+    def on_exit(event: ProcessExited, context: LaunchContext) -> list[Any] | None:
+        nonlocal left
+        if context.is_shutdown:
+            return None
+        if node.required and event.returncode == 0:
+            return [Shutdown(reason=f"{node.name} has finished")]
+        if event.returncode != _BAD_INPUT and left > 0:
+            left -= 1
+            return None
+        raise RuntimeError(f"{node.name} {describe_status(event.returncode)}, and is not started again")
+
+    return on_exit
+
+
 def _start(startup: Startup) -> list[Any]:
+    _CLAIMS.enter_context(startup.claimed())
     output_dir = str(startup.output_dir)
     environment = {**ENVIRONMENT, "ROS_LOG_DIR": f"{output_dir}/ros"}
     said = [LogInfo(msg=f"logs and results: {output_dir}")]
@@ -99,7 +130,7 @@ def _start(startup: Startup) -> list[Any]:
             respawn=node.restarts > 0,
             respawn_delay=1.0,
             respawn_max_retries=node.restarts,
-            on_exit=Shutdown() if node.required else None,
+            on_exit=_ended(node),
         )
         for node in startup.nodes
     ]

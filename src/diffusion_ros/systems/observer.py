@@ -37,8 +37,10 @@ class Observer:
     executor: str = "starting"
     """What the node that acts says of itself."""
     _size: int = 0
+    namespace: str = ""
+    """Of the system: /diagnostics is everybody's."""
     actor: ClassVar[str] = "executor"
-    """The hardware id under which it does."""
+    """Its name."""
     expected: ClassVar[Mapping[str, tuple[type, ...]]] = {
         "event": (str,),
         "index": (int,),
@@ -75,7 +77,7 @@ class Observer:
 
     def _on_diagnostics(self, msg: DiagnosticArray) -> None:
         for status in messages.diagnostics_from_msg(msg):
-            if status.hardware_id == self.actor:
+            if status.name == f"{self.namespace}/{self.actor}".strip("/"):
                 self.executor = status.summary
 
     def line(self) -> str:

@@ -17,13 +17,28 @@ import yaml
 _KEY = "ros__parameters"
 
 
+_FLOAT = re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$")
+"""Numbers of ROS's YAML that are strings in PyYAML's."""
+
+
 class _Loader(yaml.SafeLoader):  # type: ignore[misc]
-    """As ROS reads numbers: 1e-3 is one (in YAML 1.1, which PyYAML speaks, it would be a string)."""
+    """As ROS reads numbers; a key that stands twice, of which one would be lost, is an error."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        twice = next((key for place, key in enumerate(keys) if key in keys[:place]), None)
+        if twice is not None:
+            raise yaml.constructor.ConstructorError(None, None, f"{twice!r} stands there twice", node.start_mark)
+        mapping: dict[Any, Any] = super().construct_mapping(node, deep)
+        return mapping
 
 
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+0123456789.")
-)
+class _Dumper(yaml.SafeDumper):  # type: ignore[misc]
+    """Quotes strings that ROS would read as numbers."""
+
+
+for _class in (_Loader, _Dumper):
+    _class.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+0123456789."))
 
 
 class ParameterFileError(ValueError):
@@ -45,6 +60,11 @@ class ParameterFile:
                 values.update(parameters)
         return values
 
+    def of_all(self, node: str) -> set[str]:
+        """Names that it has for that node only from sections which are not for it by name (`/**`)."""
+        mine = [values for pattern, values in self.sections if _matches(pattern, node) and _is_one_name(pattern)]
+        return set(self.of(node)).difference(*mine)
+
     def foreign(self, nodes: Sequence[str]) -> list[str]:
         """Patterns that are for none of these nodes."""
         return [pattern for pattern, _ in self.sections if not any(_matches(pattern, node) for node in nodes)]
@@ -54,17 +74,24 @@ def read(path: Path) -> ParameterFile:
     """Raises ParameterFileError for what is no such file."""
     try:
         content = yaml.load(path.read_text(), _Loader)
+        sections = tuple(_sections(path, content, "")) if content is not None else ()
     except OSError as error:
         raise ParameterFileError(f"{path}: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ParameterFileError(f"{path}: is no YAML: {' '.join(str(error).split())}") from None
-    sections = tuple(_sections(path, content, "")) if content is not None else ()
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        raise ParameterFileError(f"{path}: is no YAML that can be read: {' '.join(str(error).split())}") from None
     return ParameterFile(path, sections)
 
 
 def write(path: Path, parameters: Mapping[str, Any]) -> None:
     """A file with these parameters for the node that reads it."""
-    path.write_text(yaml.safe_dump({"/**": {_KEY: dict(parameters)}}, sort_keys=False))
+    values = {name: _alike(value) for name, value in parameters.items()}
+    path.write_text(yaml.dump({"/**": {_KEY: values}}, Dumper=_Dumper, sort_keys=False))
+
+
+def _alike(value: Any) -> Any:
+    """ROS wants lists of one type: [0.5, 1] is one of floats."""
+    numbers = isinstance(value, list) and all(type(item) in (int, float) for item in value)
+    return [float(item) for item in value] if numbers and not all(type(item) is int for item in value) else value
 
 
 def _sections(path: Path, content: object, name: str) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -89,6 +116,11 @@ def _flat(values: Mapping[Any, Any], prefix: str) -> Iterator[tuple[str, Any]]:
             yield from _flat(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
+
+
+def _is_one_name(pattern: str) -> bool:
+    """Whether a section is for nodes of one name."""
+    return "*" not in pattern.rpartition("/")[2]
 
 
 def _matches(pattern: str, node: str) -> bool:

@@ -1,21 +1,25 @@
 """From what a user gave to what each node is started with; the same for bringup and `ros2 launch`.
 
-Everything is checked here, before a process starts or a file is written.
+What can be known without a node is checked here, before a process starts or a file is written.
 """
 
 from __future__ import annotations
 
+import fcntl
+import importlib
 import os
 import re
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from diffusion_ros.checkpoint import read_spec, with_article
 from diffusion_ros.models.camera_guard import GUARD_KIND
+from diffusion_ros.ros.params import QOS_OVERRIDES, ROS_OWN, ParameterError, from_values
 from diffusion_ros.systems import parameter_files
 from diffusion_ros.systems.parameter_files import ParameterFile
 from diffusion_ros.systems.system import Argument, NodeDescription, System, Value
@@ -60,11 +64,28 @@ class Startup:
         return [(topic, name) for topic, name in names if topic != name]
 
     def write_parameters(self, node: NodeDescription) -> Path:
-        """Writes a node's parameters into the output folder, where they stay, as a record of what was in force."""
-        self.output_dir.mkdir(parents=True, exist_ok=True)
-        path = self.output_dir / f"{node.name}.yaml"
+        """Writes what a node is given into the output folder, where it stays as a record."""
+        path = self.output_dir / "parameters" / f"{node.name}.yaml"
+        path.parent.mkdir(parents=True, exist_ok=True)
         parameter_files.write(path, self.parameters[node.name])
         return path
+
+    @contextmanager
+    def claimed(self) -> Iterator[None]:
+        """Holds the output folder, which is made: a second run there would mix results, and hand its parameters to
+        nodes of ours that are started again. Raises UsageError where another run has it."""
+        self.output_dir.mkdir(parents=True, exist_ok=True)
+        folder = os.open(self.output_dir, os.O_RDONLY)
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(folder)
+            raise UsageError(f"output_dir {self.output_dir}: in use by another run, another folder expected") from None
+        try:
+            self.results.unlink(missing_ok=True)
+            yield
+        finally:
+            os.close(folder)
 
 
 def defaults(system: System, resources: Path) -> dict[str, Value]:
@@ -72,7 +93,12 @@ def defaults(system: System, resources: Path) -> dict[str, Value]:
 
     Raises KeyError for an argument that has neither.
     """
-    found = _said(system, {node.name: _layers(node, [], "", resources) for node in system.nodes})
+    found: dict[str, Any] = {}
+    for node in system.nodes:
+        values = _config(node, "", resources)
+        for parameter, argument in node.arguments.items():
+            if parameter in values:
+                found.setdefault(argument, values[parameter])
     return {a.name: a.default if a.default is not None else found[a.name] for a in system.all_arguments}
 
 
@@ -83,20 +109,21 @@ def decide(system: System, given: Mapping[str, str], resources: Path, spelled: C
     how an argument of a name is written, for messages. Raises UsageError or CheckpointError.
     """
     usual = defaults(system, resources)
-    arguments = {a.name: a for a in system.all_arguments}
-    chosen: dict[str, Value] = {}
     try:
-        for name, text in given.items():
-            try:
-                chosen[name] = arguments[name].parse(text, usual[name])
-            except ValueError as error:
-                raise ValueError(f"{spelled(name)} {error}") from None
+        chosen = _parsed(system, given, usual, spelled)
         common = {**usual, **chosen}
         namespace = _namespace(str(common["namespace"]), spelled("namespace"))
-        files = [parameter_files.read(Path(str(common["params_file"])))] if common["params_file"] else []
-        layers = {node.name: _layers(node, files, namespace, resources) for node in system.nodes}
-        _check_own(system, layers)
-        values = {**usual, **_agreed(system, layers, usual, chosen), **chosen, "namespace": namespace}
+        file = parameter_files.read(Path(str(common["params_file"]))) if common["params_file"] else None
+        said = {node.name: _said(node, file, namespace) for node in system.nodes}
+        # Which nodes start depends on an argument, and what is said to those that do not start does not count.
+        always = [node for node in system.nodes if not node.needs]
+        values = {**usual, **_agreed(system, always, said, usual, chosen), **chosen}
+        started = system.started(values)
+        values |= {**_agreed(system, started, said, usual, chosen), **chosen, "namespace": namespace}
+        for node in system.nodes:
+            _check_own(system, node, said[node.name], values, file)
+        if file is not None:
+            _check_declared(file, started, said, namespace)
         if not values["checkpoint"]:
             values["checkpoint"] = str(system.default_checkpoint(values, resources))
     except ValueError as error:
@@ -112,14 +139,20 @@ def decide(system: System, given: Mapping[str, str], resources: Path, spelled: C
     check_writable(output_dir)
     results = output_dir / "results.jsonl"
     parameters: dict[str, dict[str, Any]] = {}
-    for node in system.started(values):
-        chosen_for = {parameter: values[argument] for parameter, argument in node.arguments.items()}
-        parameters[node.name] = {**layers[node.name], **chosen_for, **node.given}
-        if node.required:
-            results = Path(layers[node.name].get("results") or results).absolute()
-            parameters[node.name]["results"] = str(results)
-        if values["use_sim_time"]:
-            parameters[node.name]["use_sim_time"] = True
+    for node in started:
+        argued = {parameter: values[argument] for parameter, argument in node.arguments.items()}
+        own = {"results": str(results)} if node.required else {}
+        parameters[node.name] = {
+            **_config(node, namespace, resources),
+            **said[node.name],
+            **argued,
+            **node.given,
+            **own,
+        }
+        if "use_sim_time" in chosen or values["use_sim_time"]:
+            parameters[node.name]["use_sim_time"] = values["use_sim_time"]
+        if file is not None:
+            _check_values(node, parameters[node.name])
     return Startup(system, values, parameters, output_dir, results)
 
 
@@ -137,9 +170,9 @@ def check_writable(folder: Path) -> None:
     Raises UsageError.
     """
     nearest = folder
-    while not nearest.exists():
-        nearest = nearest.parent
     try:
+        while not nearest.exists():
+            nearest = nearest.parent
         with tempfile.NamedTemporaryFile(dir=nearest):
             pass
     except OSError as error:
@@ -156,41 +189,71 @@ def _full_name(namespace: str, node: str) -> str:
     return f"/{namespace}/{node}" if namespace else f"/{node}"
 
 
-def _layers(node: NodeDescription, files: list[ParameterFile], namespace: str, resources: Path) -> dict[str, Any]:
-    """A node's parameters from config/ and, over them, from the user's files."""
-    own = parameter_files.read(resources / "config" / node.config)
-    values: dict[str, Any] = {}
-    for file in (own, *files):
-        values.update(file.of(_full_name(namespace, node.name)))
-    return values
+def _config(node: NodeDescription, namespace: str, resources: Path) -> dict[str, Any]:
+    """What config/ says to a node."""
+    return parameter_files.read(resources / "config" / node.config).of(_full_name(namespace, node.name))
 
 
-def _said(system: System, layers: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """What the files say of arguments, by name; of several nodes the first one's."""
-    found: dict[str, Any] = {}
-    for node in system.nodes:
-        for parameter, argument in node.arguments.items():
-            if parameter in layers[node.name]:
-                found.setdefault(argument, layers[node.name][parameter])
-    return found
+def _said(node: NodeDescription, file: ParameterFile | None, namespace: str) -> dict[str, Any]:
+    """What the user's file says to a node. Where it says it to several (`/**`), only what this one declares."""
+    if file is None:
+        return {}
+    name = _full_name(namespace, node.name)
+    values, cls = file.of(name), _parameters_class(node)
+    if cls is None:
+        return values
+    return {
+        n: v for n, v in values.items() if n in cls.__dataclass_fields__ or _is_ros(n) or n not in file.of_all(name)
+    }
+
+
+def _parameters_class(node: NodeDescription) -> Any:
+    """The dataclass of a node's parameters; None where its libraries are not installed here, as where `ros2 launch`
+    runs on another Python than the nodes."""
+    try:
+        module = importlib.import_module(node.module)
+    except ModuleNotFoundError:
+        return None
+    (cls,) = (value for name, value in vars(module).items() if name.endswith("Parameters"))
+    return cls
+
+
+def _is_ros(name: str) -> bool:
+    """Whether a parameter is ROS's own."""
+    return name in ROS_OWN or name.startswith(QOS_OVERRIDES)
+
+
+def _parsed(
+    system: System, given: Mapping[str, str], usual: Mapping[str, Value], spelled: Callable[[str], str]
+) -> dict[str, Value]:
+    """The arguments that were given. Raises ValueError."""
+    arguments = {a.name: a for a in system.all_arguments}
+    chosen: dict[str, Value] = {}
+    for name, text in given.items():
+        try:
+            chosen[name] = arguments[name].parse(text, usual[name])
+        except ValueError as error:
+            raise ValueError(f"{spelled(name)} {error}") from None
+    return chosen
 
 
 def _agreed(
     system: System,
-    layers: Mapping[str, Mapping[str, Any]],
+    nodes: Sequence[NodeDescription],
+    said: Mapping[str, Mapping[str, Any]],
     usual: Mapping[str, Value],
     chosen: Mapping[str, Value],
 ) -> dict[str, Value]:
-    """What the files say of arguments that were not given. Raises ValueError where they say two things of one, or what
-    the argument may not be."""
+    """What the user's file says of arguments that were not given. Raises ValueError where it says two things of one, or
+    what the argument may not be."""
     arguments: dict[str, Argument] = {a.name: a for a in system.arguments}
     found: dict[str, tuple[str, Any]] = {}
-    for node in system.nodes:
+    for node in nodes:
         for parameter, name in node.arguments.items():
             # A guard's checkpoint is the executor's `guard`: one for all nodes below '/**' is the policy's.
-            if name in chosen or name == node.needs or parameter not in layers[node.name]:
+            if name in chosen or name == node.needs or parameter not in said[node.name]:
                 continue
-            value = layers[node.name][parameter]
+            value = said[node.name][parameter]
             if isinstance(usual[name], float) and type(value) is int:
                 value = float(value)
             if type(value) is not type(usual[name]):
@@ -199,20 +262,57 @@ def _agreed(
                 arguments[name].check(value)
             except ValueError as error:
                 raise ValueError(f"{node.name}: {parameter} {error}") from None
-            before, said = found.setdefault(name, (node.name, value))
-            if said != value:
+            before, first = found.setdefault(name, (node.name, value))
+            if first != value:
                 raise ValueError(
-                    f"{name}: {before} says {said!r} and {node.name} {value!r}; expected one value for both:"
+                    f"{name}: {before} says {first!r} and {node.name} {value!r}; expected one value for both:"
                     f" write it below '/**', or give {name}"
                 )
     return {name: value for name, (_, value) in found.items()}
 
 
-def _check_own(system: System, layers: Mapping[str, Mapping[str, Any]]) -> None:
-    for node in system.nodes:
-        for name, value in node.given.items():
-            if (other := layers[node.name].get(name, value)) not in (value, ""):
-                raise ValueError(f"{node.name}: {name} {other!r}: expected {value!r} in the system {system.name}")
+def _check_own(
+    system: System,
+    node: NodeDescription,
+    said: Mapping[str, Any],
+    values: Mapping[str, Value],
+    file: ParameterFile | None,
+) -> None:
+    """Raises ValueError for what a user's file cannot say to a node of this system."""
+    for name, value in node.given.items():
+        if (other := said.get(name, value)) not in (value, ""):
+            raise ValueError(f"{node.name}: {name} {other!r}: expected {value!r} in the system {system.name}")
+    if node.needs and file is not None:
+        parameter = next(p for p, argument in node.arguments.items() if argument == node.needs)
+        wide = file.of_all(_full_name(str(values["namespace"]), node.name))
+        if parameter in said and parameter not in wide and said[parameter] != values[node.needs]:
+            raise ValueError(
+                f"{node.name}: {parameter} {said[parameter]!r}: expected {values[node.needs]!r}, which is what the"
+                f" argument {node.needs}, or the executor's {node.needs}, says"
+            )
+
+
+def _check_declared(
+    file: ParameterFile, nodes: Sequence[NodeDescription], said: Mapping[str, Mapping[str, Any]], namespace: str
+) -> None:
+    """Raises ValueError for a name that a file says to all nodes, and none has."""
+    for node in nodes:
+        for name in sorted(file.of_all(_full_name(namespace, node.name))):
+            if not any(name in said[other.name] for other in nodes):
+                raise ValueError(f"{file.path}: {name}: no node has a parameter of that name")
+
+
+def _check_values(node: NodeDescription, values: Mapping[str, Any]) -> None:
+    """Raises UsageError for a parameter that the node would refuse."""
+    if not isinstance(values.get("use_sim_time", False), bool):
+        raise UsageError(f"{node.name}: parameter use_sim_time is {values['use_sim_time']!r}, true or false expected")
+    cls = _parameters_class(node)
+    if cls is None:
+        return
+    try:
+        from_values(cls, {name: value for name, value in values.items() if not _is_ros(name)}, node.name)
+    except ParameterError as error:
+        raise UsageError(str(error)) from None
 
 
 def _check_checkpoints(system: System, values: Mapping[str, Value]) -> None:
@@ -225,8 +325,10 @@ def _check_checkpoints(system: System, values: Mapping[str, Value]) -> None:
         raise UsageError(f"{path}: was trained on the {system.subject or 'task'} {spec.task}, {task} is needed")
     if values.get("guard"):
         guard = Path(str(values["guard"]))
-        kind = read_spec(guard).kind
-        if kind != GUARD_KIND:
-            raise UsageError(f"{guard}: is {with_article(kind)}, {with_article(GUARD_KIND)} is needed")
+        watched = read_spec(guard)
+        if watched.kind != GUARD_KIND:
+            raise UsageError(f"{guard}: is {with_article(watched.kind)}, {with_article(GUARD_KIND)} is needed")
+        if watched.task != spec.task:
+            raise UsageError(f"{guard}: was trained on the task {watched.task}, the policy on {spec.task}")
         if values.get("mode") == "lockstep":
             raise UsageError("guard: for mode realtime; in lockstep no result may depend on the time that it takes")

@@ -54,9 +54,11 @@ class Supervisor:
 
     def start(self, name: str, command: Sequence[str], restarts: int) -> None:
         """Starts `command`; when it ends it is started again, `restarts` times at most. Call from the main thread."""
-        log = self._folder / f"{name}.log"
-        process = self._spawn(command, log)
-        self._children[name] = _Child(name, command, restarts, process, log.open(errors="replace"))
+        path = self._folder / f"{name}.log"
+        path.touch()
+        log = path.open(errors="replace")
+        log.seek(0, os.SEEK_END)  # what an earlier run has left there is not news
+        self._children[name] = _Child(name, command, restarts, self._spawn(command, path), log)
 
     def poll(self) -> list[Ended]:
         """Shows new errors, starts again what may be, and returns the children that have ended and stay so.
