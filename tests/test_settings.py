@@ -401,6 +401,9 @@ def test_a_checkpoint_that_cannot_be_used_is_refused(checkpoints: dict[str, Path
         settle(MAZE, {"checkpoint": str(checkpoints["umaze"])})
     with pytest.raises(UsageError, match="checkpoint '': expected the path of a policy"):
         settle(REAL_ROBOT, {})
+    for name, text in (("eef_pose", ""), ("eef_pose", "a b"), ("eef_pose", "/x__y"), ("namespace", "a__b")):
+        with pytest.raises(UsageError, match=f"{name} '{text}': expected"):
+            settle(REAL_ROBOT, {**usual(REAL_ROBOT, checkpoints), name: text})
 
 
 def test_defaults_are_those_of_config() -> None:

@@ -25,6 +25,11 @@ from diffusion_ros.systems.parameter_files import ParameterFile
 from diffusion_ros.systems.system import Argument, NodeDescription, System, Value
 
 
+_WORD = "[A-Za-z_][A-Za-z0-9_]*"
+_TOPIC = rf"(~?/)?{_WORD}(/{_WORD})*"
+"""Names that ROS has for topics, without substitutions."""
+
+
 class UsageError(ValueError):
     """Bad input; one line with the value and what was expected."""
 
@@ -117,6 +122,9 @@ def decide(system: System, given: Mapping[str, str], resources: Path, spelled: C
         said = {node.name: _said(node, file, namespace) for node in system.nodes}
         # Which nodes start depends on an argument, and what is said to those that do not start does not count.
         always = [node for node in system.nodes if not node.needs]
+        for name in system.topics.values():
+            if not re.fullmatch(_TOPIC, str(common[name])) or "__" in str(common[name]):
+                raise ValueError(f"{spelled(name)} {common[name]!r}: expected the name of a topic")
         values = {**usual, **_agreed(system, always, said, usual, chosen), **chosen}
         started = system.started(values)
         values |= {**_agreed(system, started, said, usual, chosen), **chosen, "namespace": namespace}
@@ -180,7 +188,7 @@ def check_writable(folder: Path) -> None:
 
 
 def _namespace(text: str, name: str) -> str:
-    if text and not re.fullmatch(r"/?[A-Za-z_][A-Za-z0-9_]*(/[A-Za-z_][A-Za-z0-9_]*)*/?", text):
+    if text and (not re.fullmatch(rf"/?{_WORD}(/{_WORD})*/?", text) or "__" in text):
         raise ValueError(f"{name} {text!r}: expected names of letters, digits and _ between slashes")
     return text.strip("/")
 
