@@ -24,7 +24,6 @@ from diffusion_ros.systems import parameter_files
 from diffusion_ros.systems.parameter_files import ParameterFile
 from diffusion_ros.systems.system import Argument, NodeDescription, System, Value
 
-
 _WORD = "[A-Za-z_][A-Za-z0-9_]*"
 _TOPIC = rf"(~?/)?{_WORD}(/{_WORD})*"
 """Names that ROS has for topics, without substitutions."""
