@@ -105,9 +105,9 @@ A name that a node does not know, or a value outside of its range, stops the nod
 
 Every system and launch file also takes `namespace`, `log_level` and `use_sim_time`.
 
-In your YAML a section is for the nodes whose names it fits, as in ROS: `/**/executor`, `/left/executor`, `/**`. The later
-section counts. What stands below `/**` goes to the nodes that have a parameter of that name. The folder of a run keeps
-what each node was given, in `parameters/`.
+In your YAML a section is for the nodes whose names it fits, as in ROS: `/**/executor`, `/left/executor`, `/**`. The
+later section counts. What stands below `/**` goes to the nodes that have a parameter of that name. The folder of a run
+keeps what each node was given, in `parameters/`.
 
 Where the executor's rate, limits, box and rows come from the checkpoint, you can read the values in force like any
 parameter. The node also logs them once.
