@@ -221,9 +221,10 @@ def test_a_node_that_is_gone_for_good_ends_the_launch(
 ) -> None:
     checkpoint = fake_policy.save(tmp_path / "policy.pt")
     # Without limits the executor ends with status 2; the policy alone would wait for ever.
-    process = launch("real_robot.launch.py", f"checkpoint:={checkpoint}")
+    process = launch("real_robot.launch.py", f"checkpoint:={checkpoint}", "gaurd:=x.pt")
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 1, output
+    assert "gaurd:= is no argument of real_robot; is guard:= meant?" in output
     assert "executor ended with status 2, and is not started again" in output
 
 

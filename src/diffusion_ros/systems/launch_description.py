@@ -6,9 +6,10 @@ executables in lib/<package>, where pip puts none.
 
 from __future__ import annotations
 
+import difflib
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -60,7 +61,7 @@ def describe_one_of(systems: Sequence[System], resources: Path) -> LaunchDescrip
             # Else they would be there, as if given, when another file of ours is included after this one.
             if argument.name not in given:
                 del context.launch_configurations[argument.name]
-        return _start(decide(system, texts, resources, str))
+        return _misspelt(system, given) + _start(decide(system, texts, resources, str))
 
     return LaunchDescription([OpaqueFunction(function=note), *arguments, OpaqueFunction(function=nodes)])
 
@@ -87,6 +88,13 @@ def _python() -> str:
     environment = os.environ.get("VIRTUAL_ENV", "")
     python = Path(environment, "bin", "python3")
     return str(python) if environment and python.exists() else sys.executable
+
+
+def _misspelt(system: System, given: Collection[str]) -> list[LogInfo]:
+    """Warnings: launch itself takes any name, and there may be others that belong to another file."""
+    known = [argument.name for argument in system.all_arguments]
+    close = {name: difflib.get_close_matches(name, known, 1, 0.75) for name in given if name not in known}
+    return [LogInfo(msg=f"{n}:= is no argument of {system.name}; is {c[0]}:= meant?") for n, c in close.items() if c]
 
 
 def _ended(node: NodeDescription) -> Callable[[ProcessExited, LaunchContext], list[Any] | None]:
