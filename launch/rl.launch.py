@@ -4,9 +4,9 @@ from pathlib import Path
 
 from launch import LaunchDescription
 
-from diffusion_ros.systems import CARTPOLE, DOUBLE_PENDULUM
+from diffusion_ros.systems import GYM_SYSTEMS
 from diffusion_ros.systems.launch_description import describe_one_of
 
 
 def generate_launch_description() -> LaunchDescription:
-    return describe_one_of((CARTPOLE, DOUBLE_PENDULUM), Path(__file__).resolve().parents[1])
+    return describe_one_of(GYM_SYSTEMS, Path(__file__).resolve().parents[1])

@@ -85,3 +85,5 @@ DOUBLE_PENDULUM = _balancing(
     "continuous policy",
     "double_pendulum_ppo.pt",
 )
+GYM_SYSTEMS = (CARTPOLE, DOUBLE_PENDULUM)
+"""All of them; their arguments have the same names, so that one launch file can start each."""
