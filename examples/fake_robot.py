@@ -21,6 +21,7 @@ from geometry_msgs.msg import PoseStamped
 from rclpy.node import Node
 from scipy.spatial.transform import Rotation
 from sensor_msgs.msg import Image, JointState
+from std_srvs.srv import SetBool
 from trajectory_msgs.msg import JointTrajectory
 
 RATE = 20.0
@@ -29,6 +30,10 @@ BOX = {"workspace_low": [-0.15, -0.1, 0.85], "workspace_high": [0.05, 0.1, 1.02]
 """Where the hand may go [m]: yours to say, for your robot. Beyond where demonstrations have been a policy holds."""
 LIMITS = {"action_low": [-0.02] * 3 + [-0.2] * 3 + [-1.0], "action_high": [0.02] * 3 + [0.2] * 3 + [1.0]}
 """What one control step may do: metres, radians, gripper."""
+
+
+PATIENCE = 60.0
+"""Seconds to wait for the first motion: a checkpoint that wants other sensors never moves this robot."""
 
 
 class FakeRobot(Node):
@@ -48,7 +53,13 @@ class FakeRobot(Node):
         self._images = [self.create_publisher(Image, f"{camera}/image_raw", 5) for camera in cameras]
         self.create_subscription(JointTrajectory, "eef_command", self.on_command, 1)
         self.create_subscription(DiagnosticArray, "/diagnostics", self.on_diagnostics, 10)
+        self._enable = self.create_client(SetBool, "executor/set_enabled")
         self.create_timer(1 / RATE, self.publish)
+
+    def enable(self) -> None:
+        """Lets the executor act."""
+        self.said = ""
+        self._enable.call_async(SetBool.Request(data=True))
 
     def publish(self) -> None:
         """One frame: everything with the time at which it was measured, which here is the same for all."""
@@ -100,26 +111,29 @@ def start(node: str, **parameters: object) -> subprocess.Popen[bytes]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=8.0, help="from its first motion on")
+    parser.add_argument("--domain", type=int, default=77, help="ROS_DOMAIN_ID, whatever the environment says")
     parser.add_argument("--checkpoint", default=str(Path(__file__).parents[1] / "checkpoints/lift_pixels.pt"))
     options = parser.parse_args()
     # This robot must never meet a real one: a ROS domain of its own, on this machine only.
-    os.environ.setdefault("ROS_DOMAIN_ID", "77")
-    os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
+    os.environ["ROS_DOMAIN_ID"] = str(options.domain)
+    os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-    # With a real robot leave `enabled` out: it then moves only after `ros2 service call /executor/set_enabled ...`.
     nodes = [
         start("policy_node", checkpoint=options.checkpoint),
-        start("executor_node", checkpoint=options.checkpoint, enabled="true", **BOX, **LIMITS),
+        start("executor_node", checkpoint=options.checkpoint, **BOX, **LIMITS),
     ]
     rclpy.init()
     robot = FakeRobot()
     try:
-        moving, shown = 0.0, 0.0
-        while not moving or time.monotonic() - moving < options.seconds:
+        began, moving, shown = time.monotonic(), 0.0, 0.0
+        while time.monotonic() - (moving or began) < (options.seconds if moving else PATIENCE):
             rclpy.spin_once(robot, timeout_sec=0.1)
             if any(node.poll() is not None for node in nodes):
                 return 1  # it has said why
+            # Nothing moves before this, on a real robot by `ros2 service call /executor/set_enabled ...`.
+            if robot.said == "holding: not enabled":
+                robot.enable()
             now = time.monotonic()
             moving = moving or (now if robot.moved else 0.0)
             if now - shown > 1:
@@ -134,8 +148,11 @@ def main() -> int:
             node.wait()
         robot.destroy_node()
         rclpy.try_shutdown()
+    if not robot.moved:
+        print(f"the hand did not move in {PATIENCE:.0f} s; executor: {robot.said or 'starting'}")
+        return 1
     print(f"{robot.commands} commands moved the hand by {100 * robot.moved:.1f} cm")
-    return 0 if robot.moved else 1
+    return 0
 
 
 if __name__ == "__main__":

@@ -65,6 +65,11 @@ def write(path: Path, demonstrations: int) -> None:
                 data[f"demo_{i}/obs/{name}"] = values
 
 
+COMMAND = "import sys; del sys.path[0]; from training.__main__ import main; main()"
+"""What the command `diffusion_ros_training` does, whose place is not known here. The current folder must not be looked
+in: it may have a training/ of its own."""
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, nargs="?", default=Path("runs/own"))
@@ -74,12 +79,12 @@ def main() -> int:
     recordings, out = options.folder / "recordings.hdf5", options.folder / "policy.pt"
     write(recordings, demonstrations=20)
 
-    words = ["training.train_diffusion_policy", "--data", str(recordings), "--out", str(out)]
+    words = ["train_diffusion_policy", "--data", str(recordings), "--out", str(out)]
     words += ["--observations", "state", "--denoiser", "unet", "--iterations", str(options.iterations)]
     words += ["--unet-widths", "32", "64", "--learning-rate", "1e-3"]  # small and quick; leave both out for your own
     words += ["--rollouts", "0"]  # these demonstrations are of no simulator that it could be tried in
-    print("python -m", *words, flush=True)
-    trained = subprocess.run([sys.executable, "-m", *words])
+    print("diffusion_ros_training", *words, flush=True)
+    trained = subprocess.run([sys.executable, "-c", COMMAND, *words])
     if trained.returncode:
         return trained.returncode
 

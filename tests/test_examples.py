@@ -40,8 +40,9 @@ def test_ask_for_a_chunk(tmp_path: Path) -> None:
 
 
 def test_fake_robot(tmp_path: Path) -> None:
-    with ros_graph.own_domain():
-        lines = run("fake_robot.py", tmp_path, "--seconds", "2.5")
+    with ros_graph.own_domain() as domain:
+        lines = run("fake_robot.py", tmp_path, "--seconds", "2.5", "--domain", str(domain))
+    assert any("holding: not enabled" in line or "starting" in line for line in lines), "it waits to be enabled"
     commands, moved = map(float, re.findall(r"[\d.]+", lines[-1])[:2])
     assert re.fullmatch(r"\d+ commands moved the hand by [\d.]+ cm", lines[-1])
     assert commands > 10 and moved > 1

@@ -58,6 +58,8 @@ CONSTANTS = {
     "encoder_weight_decay": 1e-6,
     "demonstrations": None,
     "clip_norm": 1.0,
+    "rollout_every": 0,
+    "usual": 0.99,
 }
 """Options of 0.1 that can no longer be chosen, and what they are."""
 
@@ -417,14 +419,16 @@ class Run:
         if not self._data_hash:
             return
         now = options_json(self._options)["data"]
-        if "data_sha256" in state:
-            if state["data_sha256"] != self._data_hash:
+        # In 0.1 only runs of images and guards had one; a guard's did not take in all that it does now.
+        begun_with = state.get("data_sha256", state.get("data_hash"))
+        if begun_with is not None:
+            if begun_with != self._data_hash:
                 raise ValueError(
-                    f"{self._state_path}: was begun with data of SHA-256 {state['data_sha256'][:16]}, {now} has"
+                    f"{self._state_path}: was begun with data of SHA-256 {begun_with[:16]}, {now} has"
                     f" {self._data_hash[:16]} now: only the same data can be gone on with"
                 )
             return
-        # Runs of 0.1 have no hash of all data. What was fitted to them, and is not trained, tells most others.
+        # What was fitted to the data, and is not trained, tells most others.
         then = json.loads(state["options"]).get("data")
         if then != now:
             raise ValueError(

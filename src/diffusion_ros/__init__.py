@@ -2,4 +2,4 @@
 
 from diffusion_ros.installation import exit_where_missing
 
-exit_where_missing()
+exit_where_missing(__name__)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 import os
+import shutil
 import stat
 import tempfile
 from pathlib import Path
@@ -47,5 +49,7 @@ def _own_folder() -> Path:
         found = folder.lstat()
         ours = stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid() and not found.st_mode & 0o022
         if not ours:
-            return Path(tempfile.mkdtemp(prefix="diffusion_ros-caches-"))
+            own = tempfile.mkdtemp(prefix="diffusion_ros-caches-")
+            atexit.register(shutil.rmtree, own, ignore_errors=True)
+            return Path(own)
     return folder

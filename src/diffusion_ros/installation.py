@@ -49,17 +49,16 @@ def require(*modules: str) -> None:
             raise ModuleNotFoundError(f"No module named {module!r}", name=module)
 
 
-def exit_where_missing() -> None:
-    """Ends the process with a line on stderr and exit status 2 if it is one of our commands, and cannot run here.
+def exit_where_missing(package: str) -> None:
+    """Ends the process with a line on stderr and exit status 2 if it is a command of that package of ours, and cannot
+    run here.
 
-    For the packages' __init__: trainers and nodes import their libraries before their main() could catch anything.
+    For the package's __init__: trainers and nodes import their libraries before their main() could catch anything. With
+    its own name, as a user may have a package called training.
     """
-    module = _started()
-    needed: tuple[str, ...] = ()
-    if module.partition(".")[0] == "diffusion_ros":
-        needed = ("rclpy", *BASE)
-    elif module.partition(".")[0] == "training":
-        needed = (*BASE, *EXTRAS["train"])
+    if _started().partition(".")[0] != package:
+        return
+    needed = ("rclpy", *BASE) if package == "diffusion_ros" else (*BASE, *EXTRAS["train"])
     missing = [name for name in needed if not _is_installed(name)]
     if missing:
         print(_lines(missing, "train"), file=sys.stderr)

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.signal import savgol_filter
 
-from diffusion_ros.models.planner import Plan, PlanError, Planner, Plans
+from diffusion_ros.models.planner import HAND_STATE, Plan, PlanError, Planner, Plans, state_names
 
 if TYPE_CHECKING:
     from diffusion_ros.models.kind import Checkpoint
@@ -19,8 +19,6 @@ Array = NDArray[np.float64]
 
 SMOOTHED_ROWS = 9
 """Rows of a plan that a parabola is fitted to, to take the network's noise off its positions."""
-HAND_STATE = ("position", "rotation", "gripper")
-BALL_STATE = ("position", "velocity")
 _ACTION = 7
 _VECTORS = (0, 3, 7, 10, 13)
 """Where vectors of three begin in a row: translation, rotation vector, position, the rotation's two columns."""
@@ -80,17 +78,8 @@ def smoothed(rows: Array, way_points: Sequence[int] = ()) -> Array:
 
 
 def plans_hands(spec: CheckpointSpec) -> bool:
-    """Whether a planner's plans are a hand's, which turns and grips; a ball's have velocities instead.
-
-    Raises ValueError for plans of anything else.
-    """
-    state = tuple(tensor.name for tensor in spec.outputs if tensor.name != "action")
-    if state not in (HAND_STATE, BALL_STATE):
-        raise ValueError(
-            f"planner of {', '.join(state) or 'nothing'}: {', '.join(HAND_STATE)} (a hand's)"
-            f" or {', '.join(BALL_STATE)} (a ball's) expected"
-        )
-    return state == HAND_STATE
+    """Whether a planner's plans are a hand's, which turns and grips; a ball's have velocities instead."""
+    return state_names(spec) == HAND_STATE
 
 
 class HandPlanner(Planner):

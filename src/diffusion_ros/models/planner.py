@@ -23,6 +23,11 @@ if TYPE_CHECKING:
 Array = NDArray[np.float64]
 
 
+HAND_STATE = ("position", "rotation", "gripper")
+BALL_STATE = ("position", "velocity")
+"""What is planned beside the action, of a hand or of a ball in a maze."""
+
+
 class PlanError(ValueError):
     """There is no plan for this request; one line with the value and the rule."""
 
@@ -319,10 +324,20 @@ class Planner:
         return lengths
 
 
+def state_names(spec: CheckpointSpec) -> tuple[str, ...]:
+    """The columns of a planned row, beside its action."""
+    return tuple(tensor.name for tensor in spec.outputs if tensor.name != "action")
+
+
 def _check(spec: CheckpointSpec) -> None:
     action = next((tensor.shape[0] for tensor in spec.outputs if tensor.name == "action"), 0)
     if not action:
         raise SpecError(f"spec: outputs {', '.join(tensor.name for tensor in spec.outputs)}: an action expected")
+    if (state := state_names(spec)) not in (HAND_STATE, BALL_STATE):
+        raise SpecError(
+            f"spec: outputs action, {', '.join(state) or 'nothing'}: {', '.join(HAND_STATE)} (a hand's) or"
+            f" {', '.join(BALL_STATE)} (a ball's) expected beside the action"
+        )
     check_rows(spec, action)
 
 

@@ -127,7 +127,9 @@ class MazeNode(simulator_node.SimulatorNode):
     def _new_episode(self, index: int) -> MazeEpisode:
         p = self.parameters
         task = self.simulation.task
-        return MazeEpisode(index, p.seed + index, p.max_steps or task.max_steps, task=task, endless=not p.episodes)
+        return MazeEpisode(
+            index, p.seed + index, p.max_steps or task.max_steps, task=task, endless=not p.episodes and not p.max_steps
+        )
 
     def reset_simulator(self) -> None:
         self.simulation.reset(self.episode.seed)
