@@ -40,6 +40,15 @@ def _run(folder: Path, absent: str, *arguments: str) -> subprocess.CompletedProc
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=120)
 
 
+def test_a_users_own_package_called_training_is_left_alone(tmp_path: Path) -> None:
+    own = tmp_path / "training"
+    own.mkdir()
+    (own / "__init__.py").write_text("import diffusion_ros\n")
+    (own / "mine.py").write_text("print('mine ran')\n")
+    result = _run(tmp_path, "h5py,tyro", "-m", "training.mine")
+    assert (result.returncode, result.stdout) == (0, "mine ran\n"), result.stderr
+
+
 @pytest.mark.parametrize(
     ("absent", "arguments", "line"),
     [
