@@ -116,9 +116,7 @@ def test_what_was_seen_scores_low_and_what_was_not_high(demonstrations: Path, tm
 def test_a_resumed_run_ends_with_the_same_weights_wherever_its_data_lie(demonstrations: Path, tmp_path: Path) -> None:
     here, there, out = tmp_path / "here.hdf5", tmp_path / "there.hdf5", tmp_path / "parts.pt"
     here.write_bytes(demonstrations.read_bytes())
-    whole = options(
-        here, tmp_path / "whole.pt", iterations=4, save_every=100, dim=4, dim_mults=(1,), calibration_stride=4
-    )
+    whole = options(here, tmp_path / "whole.pt", iterations=4, save_every=100, calibration_stride=8)
     train(whole)
 
     class Stop(Exception):

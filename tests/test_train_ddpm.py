@@ -69,7 +69,7 @@ def options(data: str, out: Path, **changes: object) -> Options:
 
 def test_learns_what_the_images_have_in_common(stripes: str, tmp_path: Path) -> None:
     out = tmp_path / "stripes.pt"
-    Trainer(options(stripes, out, iterations=250, batch_size=32, learning_rate=4e-3, ema_decay=0.95)).run()
+    Trainer(options(stripes, out, iterations=150, batch_size=16, learning_rate=4e-3, ema_decay=0.95)).run()
     images = checkpoint.load(out).module.sample(0, 64, 20)[..., 0].numpy().astype(float)
     columns = images.mean(axis=1)  # (64, 4)
     bright = columns.max(axis=1)
