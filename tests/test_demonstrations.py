@@ -18,6 +18,7 @@ from typing import cast
 import h5py
 import numpy as np
 import pytest
+from workers_that_end import killed, prepare, unable
 
 from diffusion_ros.models.policy import Policy
 from diffusion_ros.robot import ACTION_SCALE
@@ -26,7 +27,7 @@ from training import collect_demos
 from training.collect_demos import Options, collect, record_episode
 from training.data.demonstrations import load_demonstrations, make_windows, split_episodes
 from training.data.experts import EXPERTS, ExpertView
-from training.data.parts import Job, parts
+from training.data.parts import parts
 
 MadeHere = Callable[[], AbstractContextManager[pytest.MonkeyPatch]]
 RunCommand = Callable[..., tuple[object, str]]
@@ -255,23 +256,6 @@ def test_interrupted_collection_goes_on_to_the_same_file(
         collect(small(path))
     ours, theirs = load_demonstrations(path, ()), load_demonstrations(lift_file, ())
     assert ours.data_hash == theirs.data_hash
-
-
-def prepare(*_: object) -> None:
-    """Nothing to prepare."""
-
-
-def killed(job: Job) -> str:
-    """As by the system when memory runs out; but the first is done."""
-    seed, path = job
-    if seed:
-        os.kill(os.getpid(), signal.SIGKILL)
-    path.write_text("done")
-    return ""
-
-
-def unable(*_: object) -> None:
-    raise ValueError("no such checkpoint")
 
 
 def test_a_killed_worker_ends_the_collection_in_one_line(tmp_path: Path) -> None:
