@@ -5,6 +5,13 @@ import os
 # Before anything imports torch: one thread, as nodes have it. Two wait for each other by spinning.
 os.environ["OMP_NUM_THREADS"] = "1"
 
+import signal
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any
+
 import pytest
 
 
@@ -14,3 +21,55 @@ def fresh_accelerate() -> None:
     from accelerate.state import AcceleratorState
 
     AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@pytest.fixture
+def run_command(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., tuple[object, str]]:
+    """A command's main() with these words, in this process: its exit status, and what it says on stderr.
+
+    A process of its own would take seconds to import what is imported here already.
+    """
+
+    def run(main: Callable[[], None], *words: object) -> tuple[object, str]:
+        monkeypatch.setattr(sys, "argv", ["command", *map(str, words)])
+        handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+        capsys.readouterr()
+        status: object = 0
+        try:
+            main()
+        except SystemExit as end:
+            status = end.code
+        finally:
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
+        return status, capsys.readouterr().err
+
+    return run
+
+
+def _made_here(
+    work: Callable[[Any], str], start: Callable[..., None], arguments: tuple[Any, ...], jobs: list[Any], workers: int
+) -> Iterator[str]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(signal, "signal", lambda *_: None)  # which is for a worker process alone
+        start(*arguments)
+    for job in jobs:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ResourceWarning)  # robosuite leaves the closing of a file to Python
+            problem = work(job)
+        yield problem
+
+
+@contextmanager
+def _parts_made_here() -> Iterator[pytest.MonkeyPatch]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("training.data.parts._made", _made_here)
+        yield patch
+
+
+@pytest.fixture(scope="session")
+def parts_made_here() -> Callable[[], AbstractContextManager[pytest.MonkeyPatch]]:
+    """In this context parts are made in this process, and not by workers, which have everything to import."""
+    return _parts_made_here

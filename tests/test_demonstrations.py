@@ -5,16 +5,20 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import resource
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import cast
 
 import h5py
 import numpy as np
 import pytest
+from workers_that_end import killed, prepare, unable
 
 from diffusion_ros.models.policy import Policy
 from diffusion_ros.robot import ACTION_SCALE
@@ -23,7 +27,10 @@ from training import collect_demos
 from training.collect_demos import Options, collect, record_episode
 from training.data.demonstrations import load_demonstrations, make_windows, split_episodes
 from training.data.experts import EXPERTS, ExpertView
-from training.data.parts import Job, parts
+from training.data.parts import parts
+
+MadeHere = Callable[[], AbstractContextManager[pytest.MonkeyPatch]]
+RunCommand = Callable[..., tuple[object, str]]
 
 
 @pytest.mark.parametrize("task", ["lift", "can", "square"])
@@ -48,9 +55,10 @@ def small(path: Path, **changes: object) -> Options:
 
 
 @pytest.fixture(scope="module")
-def lift_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def lift_file(tmp_path_factory: pytest.TempPathFactory, parts_made_here: MadeHere) -> Path:
     path = tmp_path_factory.mktemp("demos") / "lift.hdf5"
-    collect(small(path))
+    with parts_made_here():
+        collect(small(path))
     return path
 
 
@@ -206,10 +214,6 @@ def command(*words: object) -> list[str]:
 ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join(["src", "."])}
 
 
-def run(*words: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command(*words), capture_output=True, text=True, env=ENVIRONMENT, check=False)
-
-
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
@@ -218,21 +222,25 @@ def run(*words: object) -> subprocess.CompletedProcess[str]:
         (("--task", "lift", "--episodes", 0), "must be at least 1"),
     ],
 )
-def test_bad_options_are_one_line_and_status_2(tmp_path: Path, words: tuple[object, ...], expected: str) -> None:
-    result = run(*words, "--out", tmp_path / "x.hdf5")
-    assert result.returncode == 2
-    assert expected in result.stderr and result.stderr.count("\n") == 1
+def test_bad_options_are_one_line_and_status_2(
+    tmp_path: Path, words: tuple[object, ...], expected: str, run_command: RunCommand
+) -> None:
+    status, said = run_command(collect_demos.main, *words, "--out", tmp_path / "x.hdf5")
+    assert status == 2
+    assert expected in said and said.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
 
 
-def test_nothing_is_overwritten(lift_file: Path) -> None:
+def test_nothing_is_overwritten(lift_file: Path, run_command: RunCommand) -> None:
     before = lift_file.read_bytes()
-    result = run("--task", "lift", "--episodes", 1, "--out", lift_file)
-    assert result.returncode == 2 and "exists already" in result.stderr
+    status, said = run_command(collect_demos.main, "--task", "lift", "--episodes", 1, "--out", lift_file)
+    assert status == 2 and "exists already" in said
     assert lift_file.read_bytes() == before
 
 
-def test_interrupted_collection_goes_on_to_the_same_file(lift_file: Path, tmp_path: Path) -> None:
+def test_interrupted_collection_goes_on_to_the_same_file(
+    lift_file: Path, tmp_path: Path, parts_made_here: MadeHere
+) -> None:
     path = tmp_path / "lift.hdf5"
     words = ("--task", "lift", "--episodes", 3, "--workers", 1, "--out", path)
     process = subprocess.Popen(command(*words), stderr=subprocess.PIPE, env=ENVIRONMENT)
@@ -244,26 +252,10 @@ def test_interrupted_collection_goes_on_to_the_same_file(lift_file: Path, tmp_pa
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130, errors
     assert not path.exists()
-    assert run(*words).returncode == 0
+    with parts_made_here():
+        collect(small(path))
     ours, theirs = load_demonstrations(path, ()), load_demonstrations(lift_file, ())
     assert ours.data_hash == theirs.data_hash
-
-
-def prepare(*_: object) -> None:
-    """Nothing to prepare."""
-
-
-def killed(job: Job) -> str:
-    """As by the system when memory runs out; but the first is done."""
-    seed, path = job
-    if seed:
-        os.kill(os.getpid(), signal.SIGKILL)
-    path.write_text("done")
-    return ""
-
-
-def unable(*_: object) -> None:
-    raise ValueError("no such checkpoint")
 
 
 def test_a_killed_worker_ends_the_collection_in_one_line(tmp_path: Path) -> None:
@@ -289,15 +281,21 @@ def test_what_a_worker_cannot_begin_with_is_said(tmp_path: Path) -> None:
     assert not multiprocessing.active_children()
 
 
-def test_full_disk_is_said_and_nothing_half_written(tmp_path: Path) -> None:
+def test_full_disk_is_said_and_nothing_half_written(
+    tmp_path: Path, parts_made_here: MadeHere, run_command: RunCommand
+) -> None:
     """A file size limit stands in for the disk: writing fails in the middle of an episode."""
     path = tmp_path / "lift.hdf5"
-    limited = ["bash", "-c", 'ulimit -f 400; trap "" XFSZ; exec "$@"', "-", *command("--task", "lift", "--out", path)]
-    result = subprocess.run(
-        [*limited, "--episodes", "2", "--workers", "1"], capture_output=True, text=True, env=ENVIRONMENT, check=False
-    )
-    assert result.returncode == 1, result.stderr
-    assert "run again to go on" in result.stderr.splitlines()[-1]
+    words = ("--task", "lift", "--out", path, "--episodes", 2, "--workers", 1)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with parts_made_here():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (400 * 1024, before[1]))
+        try:
+            status, said = run_command(collect_demos.main, *words)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert status == 1, said
+    assert "run again to go on" in said.splitlines()[-1]
     assert not path.exists()
     assert not list(path.with_name("lift.hdf5.parts").glob("*.hdf5"))
     assert not list(path.with_name("lift.hdf5.parts").glob("*.tmp"))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import h5py
@@ -104,33 +105,18 @@ def test_no_file_is_left_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert list(tmp_path.iterdir()) == []
 
 
+MadeHere = Callable[[], AbstractContextManager[pytest.MonkeyPatch]]
+
+
 @pytest.fixture(scope="module")
-def stream(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def stream(tmp_path_factory: pytest.TempPathFactory, parts_made_here: MadeHere) -> Path:
     path = tmp_path_factory.mktemp("maze") / "umaze.hdf5"
-    collect(Options(size="umaze", out=path, steps=3000, part=1000, workers=1))
+    with parts_made_here():
+        collect(Options(size="umaze", out=path, steps=3000, part=1000, workers=1))
     return path
 
 
-class InThisProcess:
-    """Stands in for a multiprocessing context."""
-
-    def Pool(self, workers: int, start: Callable[..., None], arguments: tuple[object, ...]) -> InThisProcess:
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("signal.signal", lambda *_: None)
-            start(*arguments)
-        return self
-
-    def __enter__(self) -> InThisProcess:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        pass
-
-    def imap_unordered(self, work: Callable[[object], str], jobs: list[object]) -> Iterator[str]:
-        return map(work, jobs)
-
-
-def test_collecting_goes_on_where_it_was(stream: Path, tmp_path: Path) -> None:
+def test_collecting_goes_on_where_it_was(stream: Path, tmp_path: Path, parts_made_here: MadeHere) -> None:
     out = tmp_path / "again.hdf5"
     made = collect_maze._work
 
@@ -138,8 +124,7 @@ def test_collecting_goes_on_where_it_was(stream: Path, tmp_path: Path) -> None:
         return made(job) if job[0] == 0 else "stopped"
 
     options = Options(size="umaze", out=out, steps=3000, part=1000, workers=1)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("training.data.parts.multiprocessing.get_context", lambda method: InThisProcess())
+    with parts_made_here() as patch:
         patch.setattr(collect_maze, "_work", stopped)
         with pytest.raises(RuntimeError, match="stopped; 1 parts are kept"):
             collect(options)

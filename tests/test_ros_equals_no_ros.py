@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import fake_rl
@@ -19,10 +20,12 @@ from ros_graph import own_domain
 from diffusion_ros import checkpoint
 from diffusion_ros.models.policy import Policy
 from diffusion_ros.simulators.arm import Simulation
+from training import evaluate
 from training.evaluation.rollout import roll_out
 
 ROOT = Path(__file__).resolve().parents[1]
 CHECKPOINTS = ROOT / "checkpoints"
+RunCommand = Callable[..., tuple[object, str]]
 COMPARED = ("index", "seed", "success", "steps", "actions_sha256", "state_sha256")
 
 
@@ -55,11 +58,14 @@ def through_graph(checkpoint: Path, task: str, episodes: int, folder: Path, *mor
     return common
 
 
-def both(checkpoint: Path, task: str, episodes: int, folder: Path, *more: object) -> tuple[list[dict], list[dict]]:
+def both(
+    run_command: RunCommand, checkpoint: Path, task: str, episodes: int, folder: Path, *more: object
+) -> tuple[list[dict], list[dict]]:
     """Episodes through the graph and without it, reduced to what must be equal."""
     common = through_graph(checkpoint, task, episodes, folder, *more)
     graph, plain = folder / "graph.json", folder / "plain.json"
-    run("training.evaluate", "--json", plain, *common)
+    status, said = run_command(evaluate.main, "--json", plain, *common)
+    assert status == 0, said
     summaries = [json.loads(path.read_text()) for path in (graph, plain)]
     for key in ("task", "episodes", "seed", "success_rate", "checkpoint_sha256"):
         assert summaries[0][key] == summaries[1][key], key
@@ -67,10 +73,10 @@ def both(checkpoint: Path, task: str, episodes: int, folder: Path, *more: object
     return first, second
 
 
-def test_every_input_matters_and_every_bit_arrives(tmp_path: Path) -> None:
+def test_every_input_matters_and_every_bit_arrives(tmp_path: Path, run_command: RunCommand) -> None:
     """A made-up policy whose actions depend on every pixel, pose and joint: any difference would show."""
     path = save(tmp_path / "lift.pt", spec(task="lift", environment="Lift"))
-    graph, plain = both(path, "lift", 2, tmp_path, "--max-steps", 25)
+    graph, plain = both(run_command, path, "lift", 2, tmp_path, "--max-steps", 25)
     assert graph == plain
     assert graph[0]["steps"] == 25
     assert graph[0]["actions_sha256"] != graph[1]["actions_sha256"]
@@ -101,14 +107,15 @@ def test_from_state_and_what_lies_out_of_range_is_held_alike(tmp_path: Path) -> 
     ("task", "module"),
     [("cartpole", fake_rl.EveryBitDiscrete()), ("double_pendulum", fake_rl.EveryBitContinuous())],
 )
-def test_gymnasium_tasks(task: str, module: torch.nn.Module, tmp_path: Path) -> None:
+def test_gymnasium_tasks(task: str, module: torch.nn.Module, tmp_path: Path, run_command: RunCommand) -> None:
     """Made-up policies whose every action depends on the last bits of every number observed, in Gymnasium itself."""
     path = fake_rl.save(tmp_path / "policy.pt", module, fake_rl.spec(task))
     plain = gym_rollouts(path, 3, 100_000, 120)
     graph = balanced(path, task, 3, tmp_path, "--max-steps", 120)
     assert graph == plain
-    run("training.evaluate", "--checkpoint", path, "--episodes", 3, "--seed", 100_000, "--max-steps", 120,
-        "--json", tmp_path / "plain.json")  # fmt: skip
+    status, said = run_command(evaluate.main, "--checkpoint", path, "--episodes", 3, "--seed", 100_000,
+        "--max-steps", 120, "--json", tmp_path / "plain.json")  # fmt: skip
+    assert status == 0, said
     evaluated = json.loads((tmp_path / "plain.json").read_text())["results"]
     assert [{name: episode[name] for name in evaluated[0]} for episode in graph] == evaluated
     assert len({episode["state_sha256"] for episode in plain}) == 3
@@ -128,7 +135,7 @@ def test_shipped_policies_of_gymnasium_tasks(name: str, tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("name", ["can_pixels", "square_state"])
-def test_shipped_policies_over_20_seeds(name: str, tmp_path: Path) -> None:
-    graph, plain = both(CHECKPOINTS / f"{name}.pt", name.split("_")[0], 20, tmp_path)
+def test_shipped_policies_over_20_seeds(name: str, tmp_path: Path, run_command: RunCommand) -> None:
+    graph, plain = both(run_command, CHECKPOINTS / f"{name}.pt", name.split("_")[0], 20, tmp_path)
     assert graph == plain
     assert len({episode["state_sha256"] for episode in graph}) == 20

@@ -136,6 +136,8 @@ class Frames:
 
 def expert_frames(task: str, episodes: int) -> Iterator[Frames]:
     """What a guard would look at in experts' episodes that are for validation."""
+    if not episodes:  # a simulation takes seconds to make
+        return
     simulation = Simulation(task, CAMERAS)
     stride = round(SIMULATION_RATE / RATE)
     for seed in range(FIRST_VALIDATION_SEED, FIRST_VALIDATION_SEED + episodes):

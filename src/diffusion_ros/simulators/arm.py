@@ -117,11 +117,16 @@ def _cluster(model: mujoco.MjModel, mesh: int, cell: float) -> tuple[NDArray[np.
     vertex, face = int(model.mesh_vertadr[mesh]), int(model.mesh_faceadr[mesh])
     vertices = model.mesh_vert[vertex : vertex + model.mesh_vertnum[mesh]]
     faces = model.mesh_face[face : face + model.mesh_facenum[mesh]]
-    _, first, cluster = np.unique(np.floor(vertices / cell), axis=0, return_index=True, return_inverse=True)
+    # One number for each cell and each face: rows (unique's axis=0) take ten times as long to sort.
+    cells = np.floor(vertices / cell).astype(np.int64)
+    cells -= cells.min(axis=0)
+    numbers = np.ravel_multi_index(tuple(cells.T), tuple(cells.max(axis=0) + 1))
+    _, first, cluster = np.unique(numbers, return_index=True, return_inverse=True)
     merged = first[cluster.ravel()][faces].astype(np.int32)
     a, b, c = merged.T
     keep = (a != b) & (b != c) & (a != c)
-    _, unique = np.unique(np.sort(merged, axis=1), axis=0, return_index=True)
+    corners = np.sort(merged, axis=1).astype(np.int64)
+    _, unique = np.unique(np.ravel_multi_index(tuple(corners.T), (len(vertices),) * 3), return_index=True)
     once = np.zeros_like(keep)
     once[unique] = True
     return merged, keep & once
