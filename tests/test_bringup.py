@@ -240,7 +240,7 @@ def nodes_of(folder: Path) -> dict[str, int]:
         except OSError:
             continue
         for name in ("simulation", "policy", "executor", "maze", "planner", "follower", "gym_simulation", "rl_policy"):
-            if f"{folder}/run/{name}.yaml" in words:
+            if f"{folder}/run/parameters/{name}.yaml" in words:
                 found[name] = int(entry.name)
     return found
 
