@@ -239,6 +239,7 @@ def test_bad_input_is_one_line(
     assert out.read_text() == "not overwritten" and [path.name for path in tmp_path.iterdir()] == ["kept.pt"]
 
 
+@pytest.mark.slow  # six seconds of imports, for one line
 def test_a_process_of_the_command_says_no_more_than_that_line(tmp_path: Path) -> None:
     """Nor does what it imports."""
     command = [sys.executable, "-m", "training.train_ddpm", "--out", str(tmp_path / "x.pt"), "--data", "mnist"]
