@@ -238,6 +238,7 @@ def test_nothing_is_overwritten(lift_file: Path, run_command: RunCommand) -> Non
     assert lift_file.read_bytes() == before
 
 
+@pytest.mark.slow  # test_maze has the same of the same code
 def test_interrupted_collection_goes_on_to_the_same_file(
     lift_file: Path, tmp_path: Path, parts_made_here: MadeHere
 ) -> None:

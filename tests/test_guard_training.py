@@ -94,6 +94,7 @@ def options(demonstrations: Path, out: Path, **changes: object) -> Options:
     return dataclasses.replace(small, **changes)
 
 
+@pytest.mark.slow  # it learns; the shipped guard's test shows the same of one that has
 def test_what_was_seen_scores_low_and_what_was_not_high(demonstrations: Path, tmp_path: Path) -> None:
     train(options(demonstrations, tmp_path / "guard.pt", iterations=40))
     guard = CameraGuard(checkpoint.load(tmp_path / "guard.pt", kind="camera guard", task="lift"))

@@ -205,6 +205,7 @@ def test_resumed_run_has_the_same_weights_wherever_its_data_lie(stripes: str, tm
     assert "\n" not in str(error.value) and stopped.read_bytes() == written
 
 
+@pytest.mark.slow  # test_training has the same of the same code
 def test_two_processes_train_one_model(tmp_path: Path) -> None:
     words = "data='digits', dim=8, dim_mults=(1,), iterations=3, batch_size=4, num_train_timesteps=4,"
     words += " stand_in_iterations=1, limit=40"
