@@ -14,7 +14,7 @@ VIEW ?= frontview
 MODE ?= realtime
 CHECKPOINT ?= checkpoints/$(TASK)_pixels.pt
 # Tests at a time: more than there are cores, as many of them wait.
-JOBS ?= $(shell expr $$(nproc) + 2)
+JOBS ?= $(shell expr $$(nproc) + 1)
 RUN := $(or $(RUN),runs/$(TASK)-$(shell date +%Y%m%d-%H%M%S))
 
 .DEFAULT_GOAL := help
@@ -48,10 +48,10 @@ kilted: .venv-kilted/.installed
 
 ifeq ($(ROS),jazzy)
 test: setup
-	ROS_PYTHON_CHECK_FIELDS=1 $(PY) -m pytest -n $(JOBS) --dist worksteal
+	ROS_PYTHON_CHECK_FIELDS=1 $(PY) -m pytest -n $(JOBS)
 else ifeq ($(ROS),kilted)
 test: kilted
-	ROS_PYTHON_CHECK_FIELDS=1 $(KILTED) -m pytest -n $(JOBS) --dist worksteal $(ROS_TESTS)
+	ROS_PYTHON_CHECK_FIELDS=1 $(KILTED) -m pytest -n $(JOBS) $(ROS_TESTS)
 else
 test:
 	@echo "ROS=$(ROS): expected jazzy or kilted" >&2; exit 2
