@@ -5,6 +5,8 @@ quality of service. Descriptions are the docstrings in ros/topics.py and those o
 come from each node's dataclass, with the value that config/ gives.
 """
 
+# ruff: noqa: E402  (as `python -m` our modules are found only after the path is set)
+
 from __future__ import annotations
 
 import ast
@@ -24,18 +26,18 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "src")]
 
-import fake_guard  # noqa: E402
-import fake_planner  # noqa: E402
-import fake_policy  # noqa: E402
-import fake_rl  # noqa: E402
-import ros_graph  # noqa: E402
-import yaml  # noqa: E402
-from rclpy.parameter import Parameter  # noqa: E402
-from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy  # noqa: E402
+import fake_guard
+import fake_planner
+import fake_policy
+import fake_rl
+import ros_graph
+import yaml
+from rclpy.parameter import Parameter
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 
-from diffusion_ros.ros import topics  # noqa: E402
-from diffusion_ros.ros.listener import Listener  # noqa: E402
-from diffusion_ros.ros.runner import RunnableNode  # noqa: E402
+from diffusion_ros.ros import topics
+from diffusion_ros.ros.listener import Listener
+from diffusion_ros.ros.runner import RunnableNode
 
 NODES: dict[str, tuple[Callable[[Path], dict[str, Any]], ...]] = {
     "policy_node": (

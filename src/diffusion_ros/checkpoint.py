@@ -128,6 +128,7 @@ def read_spec(path: Path | str) -> CheckpointSpec:
             if len(names) != 1:
                 raise CheckpointError(f"{path}: not a checkpoint of diffusion_ros: it has no {SPEC_FILE}")
             return checked(CheckpointSpec.from_json(archive.read(names[0])))
+    # All that zipfile raises for entries that are damaged, cut short, encrypted or packed in a way it does not know.
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError):
         raise CheckpointError(f"{path}: truncated, or not a TorchScript file") from None
     except SpecError as error:

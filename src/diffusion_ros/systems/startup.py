@@ -119,11 +119,10 @@ def decide(system: System, given: Mapping[str, str], resources: Path, spelled: C
         namespace = _namespace(str(common["namespace"]), spelled("namespace"))
         file = parameter_files.read(Path(str(common["params_file"]))) if common["params_file"] else None
         said = {node.name: _said(node, file, namespace) for node in system.nodes}
+        for name in system.topics.values():
+            _check_topic(str(common[name]), spelled(name))
         # Which nodes start depends on an argument, and what is said to those that do not start does not count.
         always = [node for node in system.nodes if not node.needs]
-        for name in system.topics.values():
-            if not re.fullmatch(_TOPIC, str(common[name])) or "__" in str(common[name]):
-                raise ValueError(f"{spelled(name)} {common[name]!r}: expected the name of a topic")
         values = {**usual, **_agreed(system, always, said, usual, chosen), **chosen}
         started = system.started(values)
         values |= {**_agreed(system, started, said, usual, chosen), **chosen, "namespace": namespace}
@@ -192,6 +191,11 @@ def _namespace(text: str, name: str) -> str:
     return text.strip("/")
 
 
+def _check_topic(text: str, name: str) -> None:
+    if not re.fullmatch(_TOPIC, text) or "__" in text:
+        raise ValueError(f"{name} {text!r}: expected the name of a topic")
+
+
 def _full_name(namespace: str, node: str) -> str:
     return f"/{namespace}/{node}" if namespace else f"/{node}"
 
@@ -209,9 +213,8 @@ def _said(node: NodeDescription, file: ParameterFile | None, namespace: str) -> 
     values, cls = file.of(name), _parameters_class(node)
     if cls is None:
         return values
-    return {
-        n: v for n, v in values.items() if n in cls.__dataclass_fields__ or _is_ros(n) or n not in file.of_all(name)
-    }
+    foreign = {n for n in file.of_all(name) if n not in cls.__dataclass_fields__ and not _is_ros(n)}
+    return {n: value for n, value in values.items() if n not in foreign}
 
 
 def _parameters_class(node: NodeDescription) -> Any:
