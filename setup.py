@@ -32,6 +32,8 @@ setup(
         (f"share/{NAME}", ["package.xml"]),
         (f"share/{NAME}/launch", files("launch", "*.launch.py")),
         (f"share/{NAME}/config", files("config")),
+        (f"share/{NAME}/config/robots", files("config/robots")),
+        (f"share/{NAME}/config/robots/cameras", files("config/robots/cameras")),
         (f"share/{NAME}/checkpoints", files("checkpoints", "*.pt")),
         # Where launch_ros and `ros2 run` look for a package's executables. pip puts scripts into bin/ only. What the
         # others are links to is none of them: it would be listed, and fail.

@@ -18,11 +18,13 @@ import ros_graph
 import yaml
 from fake_planner import fake_planner
 
+from diffusion_ros import resources
+from diffusion_ros.resources import resource_folder
 from diffusion_ros.robot import WORLD_FRAME
 from diffusion_ros.simulators.tasks import GYM_TASKS
 from diffusion_ros.systems import SYSTEMS
 from diffusion_ros.systems.arm import VIEWS
-from diffusion_ros.systems.system import Argument, System, resource_folder
+from diffusion_ros.systems.system import Argument, System
 
 ROOT = Path(__file__).parents[1]
 LAUNCH = """
@@ -292,18 +294,16 @@ def test_arguments_say_what_they_expect() -> None:
 
 
 def test_resources_are_found_in_every_installation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import diffusion_ros
-
     assert resource_folder() == ROOT
     # An installation: lib/python3.11/site-packages/diffusion_ros beside share/diffusion_ros; colcon's symlinks: only
     # the environment knows.
-    package = tmp_path / "lib/python3.11/site-packages/diffusion_ros/__init__.py"
+    module = tmp_path / "lib/python3.11/site-packages/diffusion_ros/resources.py"
     share = tmp_path / "share/diffusion_ros"
     elsewhere = tmp_path / "install/share/diffusion_ros"
     for folder in (share, elsewhere):
         (folder / "config").mkdir(parents=True)
         (folder / "config/simulation.yaml").touch()
-    monkeypatch.setattr(diffusion_ros, "__file__", str(package))
+    monkeypatch.setattr(resources, "__file__", str(module))
     assert resource_folder() == share
     (share / "config/simulation.yaml").unlink()
     with pytest.raises(FileNotFoundError, match="installed completely"):

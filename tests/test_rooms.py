@@ -1,8 +1,8 @@
 """Who may import whom: no circles, and each room knows only those before it. Read from the sources, with what is
 imported for type checking only.
 
-    robot, installation, cache_folders, ranges, atomic_file
-    spec; models; checkpoint; control; simulators; ros; nodes; systems
+    robot, installation, cache_folders, ranges, atomic_file, yaml_file, resources
+    spec; robot_file; models; checkpoint; control; simulators; ros; nodes; systems
 
 What a policy or a planner learnt and how it is asked is models'; how a robot is driven by it is control's, which asks
 models and not the other way round. simulators draw what control makes of a chunk. Of them models read one file, the
@@ -31,13 +31,37 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "cache_folders": (),
     "ranges": (),
     "atomic_file": (),
+    "yaml_file": (),
+    "resources": (),
     "spec": ("robot", "ranges"),
     "models": ("robot", "ranges", "spec", "simulators.tasks"),
     "checkpoint": ("spec", "models", "atomic_file"),
-    "control": ("robot", "ranges", "atomic_file", "spec", "models"),
+    "robot_file": ("yaml_file", "resources", "spec"),
+    "control": ("robot", "ranges", "atomic_file", "spec", "models", "robot_file"),
     "simulators": ("robot", "installation", "ranges", "atomic_file", "control"),
-    "ros": ("robot", "installation", "cache_folders", "ranges", "atomic_file", "spec", "control", "simulators"),
-    "nodes": ("robot", "ranges", "atomic_file", "spec", "checkpoint", "models", "control", "simulators", "ros"),
+    "ros": (
+        "robot",
+        "installation",
+        "cache_folders",
+        "ranges",
+        "atomic_file",
+        "spec",
+        "robot_file",
+        "control",
+        "simulators",
+    ),
+    "nodes": (
+        "robot",
+        "ranges",
+        "atomic_file",
+        "spec",
+        "robot_file",
+        "checkpoint",
+        "models",
+        "control",
+        "simulators",
+        "ros",
+    ),
 }
 """Of src, and what each may import beside itself. Nobody imports those that are not here: they start things."""
 WITHOUT: dict[str, tuple[str, ...]] = {

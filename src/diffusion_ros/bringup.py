@@ -30,10 +30,11 @@ from rclpy.node import Node
 
 from diffusion_ros.atomic_file import write_json
 from diffusion_ros.checkpoint import CheckpointError, file_sha256
+from diffusion_ros.resources import resource_folder
 from diffusion_ros.systems import SYSTEMS
 from diffusion_ros.systems.startup import Startup, UsageError, check_writable, decide, defaults, foreign_sections
 from diffusion_ros.systems.supervisor import Ended, Supervisor, describe_status
-from diffusion_ros.systems.system import ENVIRONMENT, NodeDescription, System, resource_folder
+from diffusion_ros.systems.system import ENVIRONMENT, NodeDescription, System
 
 _PROGRESS_SECONDS = 0.2
 _PLAIN_PROGRESS_SECONDS = 10.0

@@ -14,31 +14,16 @@ from typing import Any
 
 import yaml
 
+from diffusion_ros.yaml_file import load, read_as_ros
+
 _KEY = "ros__parameters"
-
-
-_FLOAT = re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$")
-"""Numbers of ROS's YAML that are strings in PyYAML's."""
-
-
-class _Loader(yaml.SafeLoader):  # type: ignore[misc]
-    """As ROS reads numbers; a key that stands twice, of which one would be lost, is an error."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        twice = next((key for place, key in enumerate(keys) if key in keys[:place]), None)
-        if twice is not None:
-            raise yaml.constructor.ConstructorError(None, None, f"{twice!r} stands there twice", node.start_mark)
-        mapping: dict[Any, Any] = super().construct_mapping(node, deep)
-        return mapping
 
 
 class _Dumper(yaml.SafeDumper):  # type: ignore[misc]
     """Quotes strings that ROS would read as numbers."""
 
 
-for _class in (_Loader, _Dumper):
-    _class.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+0123456789."))
+read_as_ros(_Dumper)
 
 
 class ParameterFileError(ValueError):
@@ -73,12 +58,14 @@ class ParameterFile:
 def read(path: Path) -> ParameterFile:
     """Raises ParameterFileError for what is no such file."""
     try:
-        content = yaml.load(path.read_text(), _Loader)
+        content = load(path)
         sections = tuple(_sections(path, content, "")) if content is not None else ()
-    except OSError as error:
-        raise ParameterFileError(f"{path}: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        raise ParameterFileError(f"{path}: is no YAML that can be read: {' '.join(str(error).split())}") from None
+    except RecursionError:
+        raise ParameterFileError(f"{path}: is no YAML that can be read: it is nested too deeply") from None
+    except ParameterFileError:
+        raise
+    except ValueError as error:
+        raise ParameterFileError(str(error)) from None
     return ParameterFile(path, sections)
 
 

@@ -8,13 +8,10 @@ argument. An argument that is not given writes nothing.
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
-
-import diffusion_ros
 
 if TYPE_CHECKING:
     from diffusion_ros.systems.observer import Observer
@@ -140,18 +137,3 @@ class System:
 def same_names(*names: str) -> dict[str, str]:
     """Parameters of a node that are called as the arguments that give them."""
     return {name: name for name in names}
-
-
-def resource_folder() -> Path:
-    """Where config/, launch/ and checkpoints/ are: the source tree, or share/diffusion_ros of an installation.
-
-    Raises FileNotFoundError where there is neither.
-    """
-    package = Path(diffusion_ros.__file__).resolve().parent
-    prefixes = [Path(prefix) for prefix in os.environ.get("AMENT_PREFIX_PATH", "").split(os.pathsep) if prefix]
-    shares = [prefix / "share" / diffusion_ros.__name__ for prefix in (*package.parents, *prefixes)]
-    # The source tree first: in an editable installation there is no other, and with both it is what runs.
-    for folder in (package.parents[1], *shares):
-        if (folder / "config" / "simulation.yaml").is_file():
-            return folder
-    raise FileNotFoundError(f"no config/simulation.yaml found for {package}: is diffusion_ros installed completely?")

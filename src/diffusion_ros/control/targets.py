@@ -1,0 +1,293 @@
+"""From a policy's rows to a target that an arm's driver can follow: smooth, within limits, on a clock of its own.
+
+A row says what one control step of the arm that the policy was trained on was told, which is not where that arm went:
+robosuite's pose controller (OSC), told to go 0.05 m in each step of 0.05 s, goes 0.013 m. So the target is that arm, as
+a model. Where nothing is in its way its hand obeys
+
+    x'' = k (goal - x) - 2 d sqrt(k) x',      goal = x at the row's beginning + the row    (Khatib 1987, eq. 30-33)
+
+for position and, about the axes of the base, rotation; k [1/s^2] and d are the checkpoint's (spec.response). Without
+them a row is gone through evenly within its step. Either way position and velocity have no jumps, whatever chunks
+follow each other, and the real arm's driver is left nothing to smooth.
+
+No ROS here and no clock: time is an argument. All in the driver's base frame, metres, radians, seconds.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.spatial.transform import Rotation
+
+from diffusion_ros.robot_file import Limits
+
+Array = NDArray[np.float64]
+
+_SUBSTEP = 0.002
+"""s: MuJoCo's step in the training simulator; the same integrator (semi-implicit Euler) gives the same motion."""
+_HISTORY_SECONDS = 1.0
+_GLIDE = 0.02
+"""m/s, and rad/s by five, by which a target goes over to where the hand is measured."""
+_GLIDE_ANGLE = 0.1
+LOST = 2.0
+"""Times the leash: a hand that is farther from its target is not following it."""
+_GENTLE = 0.3
+"""Of the limits of acceleration, at least, a hold brakes with; more where the model brakes harder."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where the hand is to be now, and how it moves there."""
+
+    position: Array
+    """(3) m."""
+    rotation: Rotation
+    velocity: Array
+    """(3) m/s."""
+    angular_velocity: Array
+    """(3) rad/s about the axes of the base."""
+
+    @property
+    def quaternion(self) -> Array:
+        """(4) xyzw."""
+        return np.asarray(self.rotation.as_quat())
+
+    @property
+    def moving(self) -> bool:
+        return bool(np.any(self.velocity) or np.any(self.angular_velocity))
+
+
+class TargetGenerator:
+    """The target of one arm: `start` it where the hand is, then `advance` it in every period of the output.
+
+    row_seconds: a row's control step. response: (k, d), or () for rows that are reached within their steps.
+    reference 'commanded': each row goes on from the target. 'measured': each chunk, too, but what the hand was away
+    from its target when the chunk's observation was made is gone back slowly, so that the target follows a hand that
+    cannot follow. leash [m, rad]: the target does not go farther than that from the hand.
+    latency [s]: what the arm's driver lags behind; the measured hand is compared with the target of so long before.
+    """
+
+    def __init__(
+        self,
+        limits: Limits,
+        row_seconds: float,
+        response: Sequence[float] = (),
+        reference: str = "commanded",
+        leash: tuple[float, float] = (0.05, 0.3),
+        latency: float = 0.0,
+    ) -> None:
+        if row_seconds <= 0:
+            raise ValueError(f"row_seconds {row_seconds}, more than 0 expected")
+        if response and (len(response) != 2 or not all(math.isfinite(x) and x > 0 for x in response)):
+            raise ValueError(f"response {list(response)}, stiffness and damping ratio above 0 expected")
+        if reference not in ("commanded", "measured"):
+            raise ValueError(f"reference {reference!r}, commanded or measured expected")
+        self.limits = limits
+        self.row_seconds = row_seconds
+        self.response = tuple(response)
+        self.reference = reference
+        self.leash = leash
+        self.latency = latency
+        self._low, self._high = np.array(limits.low), np.array(limits.high)
+        self._started = False
+        self._row: Array | None = None
+        self._row_key: object = None
+        self._goal = np.zeros(3)
+        self._turn_goal = np.zeros(3)
+        self._position = np.zeros(3)
+        self._velocity = np.zeros(3)
+        # The rotation is turned away from where it was at the row's beginning.
+        self._from = Rotation.identity()
+        self._turn = np.zeros(3)
+        self._turn_velocity = np.zeros(3)
+        self._left = np.zeros(3)
+        """What is still to be gone back to the measured hand [m], and turned back [rad]."""
+        self._left_turn = np.zeros(3)
+        self._trace: deque[tuple[float, Array, Rotation]] = deque()
+        self._time = 0.0
+
+    @property
+    def started(self) -> bool:
+        return self._started
+
+    def start(self, position: Array, rotation: Rotation) -> None:
+        """Takes the target anew from the measured hand: when the robot is enabled, and after a hold.
+
+        A target that is within the leash of it goes over slowly, as its driver would jump with it.
+        """
+        before = self.target() if self._started else None
+        self._started = True
+        self._row, self._row_key = None, None
+        self._velocity, self._turn_velocity = np.zeros(3), np.zeros(3)
+        self._turn = np.zeros(3)
+        self._left, self._left_turn = np.zeros(3), np.zeros(3)
+        self._position, self._from = np.array(position, np.float64), rotation
+        if before is not None:
+            left = self._position - before.position
+            turn = (rotation * before.rotation.inv()).as_rotvec()
+            if np.linalg.norm(left) <= self.leash[0] and np.linalg.norm(turn) <= self.leash[1]:
+                self._position, self._from = before.position, before.rotation
+                self._left, self._left_turn = left, turn
+        self._goal, self._turn_goal = self._position.copy(), np.zeros(3)
+        self._trace.clear()
+
+    def stop(self) -> None:
+        """Forgets the target: the next one is where the hand is then."""
+        self._started = False
+
+    def astray(self, position: Array, rotation: Rotation) -> str:
+        """Why the measured hand is not following the target, or ''."""
+        if not self._started:
+            return ""
+        target = self.target()
+        away = float(np.linalg.norm(position - target.position))
+        angle = float((rotation * target.rotation.inv()).magnitude())
+        if away > LOST * self.leash[0]:
+            return f"the hand is {away:.3f} m from its target, at most {LOST * self.leash[0]:g} m expected (leash)"
+        if angle > LOST * self.leash[1]:
+            return f"the hand is {angle:.2f} rad from its target, at most {LOST * self.leash[1]:g} rad expected (leash)"
+        return ""
+
+    def anchor(self, position: Array, rotation: Rotation, seconds_ago: float) -> None:
+        """A chunk begins that answers an observation of the hand there (3), so long ago."""
+        if not self._started or self.reference == "commanded":
+            return
+        then = self._time - seconds_ago - self.latency
+        for time, target, turned in reversed(self._trace):
+            if time <= then:
+                self._left = position - target
+                self._left_turn = (rotation * turned.inv()).as_rotvec()
+                return
+
+    def advance(self, seconds: float, row: Array | None, key: object, position: Array, rotation: Rotation) -> Target:
+        """The target `seconds` after the last one.
+
+        row (7): the one that is due, in the axes of the base, or None to hold: the target brakes and stays. key: which
+        row it is, so that one that is due for several periods begins once. position, rotation: the hand as measured.
+        """
+        if not self._started:
+            self.start(position, rotation)
+        if row is None:
+            self._row, self._row_key = None, None
+            self._left, self._left_turn = np.zeros(3), np.zeros(3)
+        elif self._row is None or key != self._row_key:
+            self._begin(row, key)
+        turn = self._turn
+        before = (Rotation.from_rotvec(turn) * self._from * rotation.inv()).magnitude()
+        parts = max(1, round(seconds / _SUBSTEP))
+        for _ in range(parts):
+            self._substep(seconds / parts, position)
+        self._time += seconds
+        target = self.target()
+        away = (target.rotation * rotation.inv()).magnitude()
+        if away > self.leash[1] and away > before:
+            self._turn, self._turn_velocity = turn, np.zeros(3)
+            target = self.target()
+        self._trace.append((self._time, target.position, target.rotation))
+        while self._trace[0][0] < self._time - _HISTORY_SECONDS:
+            self._trace.popleft()
+        return target
+
+    def target(self) -> Target:
+        return Target(
+            self._position.copy(),
+            Rotation.from_rotvec(self._turn) * self._from,
+            self._velocity.copy(),
+            self._turn_velocity.copy(),
+        )
+
+    def preview(self, rows: Array, step: float) -> list[Target]:
+        """Targets after each `step` seconds [s] from now, on through rows (N, 7) and until the target stands still.
+
+        The first row is the one that is due now.
+        """
+        ahead = copy.copy(self)
+        ahead._trace = deque()
+        targets: list[Target] = []
+        here, turned = self._position, self._from
+        for i, row in enumerate(rows):
+            for _ in range(max(1, round(self.row_seconds / step))):
+                key = self._row_key if i == 0 and self._row is not None else ("preview", i)
+                targets.append(ahead.advance(step, row, key, here, turned))
+                here, turned = targets[-1].position, targets[-1].rotation
+        while not targets or (targets[-1].moving and len(targets) < 1000):
+            targets.append(ahead.advance(step, None, None, here, turned))
+        return targets
+
+    def _begin(self, row: Array, key: object) -> None:
+        self._row, self._row_key = np.array(row, np.float64), key
+        self._from, self._turn = Rotation.from_rotvec(self._turn) * self._from, np.zeros(3)
+        self._goal = self._position + self._row[:3]
+        self._turn_goal = self._row[3:6].copy()
+
+    def _substep(self, dt: float, position: Array) -> None:
+        limits = self.limits
+        if self._row is None:
+            # The same target from now on, as soon as it can be: the model's own damping, or a gentle brake.
+            damping = 2 * self.response[1] * math.sqrt(self.response[0]) if self.response else 0.0
+            wanted = _braked(self._velocity, damping, _GENTLE * limits.linear_acceleration, dt)
+            turning = _braked(self._turn_velocity, damping, _GENTLE * limits.angular_acceleration, dt)
+        elif self.response:
+            stiffness, ratio = self.response
+            damping = 2 * ratio * math.sqrt(stiffness)
+            pull = stiffness * (self._goal - self._position) - damping * self._velocity
+            wanted = self._velocity + dt * pull
+            turning = self._turn_velocity + dt * (
+                stiffness * (self._turn_goal - self._turn) - damping * self._turn_velocity
+            )
+        else:
+            wanted = self._row[:3] / self.row_seconds
+            turning = self._row[3:6] / self.row_seconds
+        self._velocity = _within(self._velocity, wanted, limits.linear, limits.linear_acceleration * dt)
+        self._turn_velocity = _within(self._turn_velocity, turning, limits.angular, limits.angular_acceleration * dt)
+        step = self._velocity * dt
+        step += self._glide(dt)
+        moved = self._position + step
+        # Inside the box up to its walls, outside only inwards; and no farther from the hand than the leash, but back.
+        boxed = np.clip(moved, np.minimum(self._low, self._position), np.maximum(self._high, self._position))
+        boxed = _leashed(self._position, boxed, position, self.leash[0])
+        self._velocity = np.where(boxed == moved, self._velocity, 0.0)
+        self._position = boxed
+        self._turn = self._turn + self._turn_velocity * dt + self._glide_turn(dt)
+
+    def _glide(self, dt: float) -> Array:
+        step = _shortened(self._left, _GLIDE * dt)
+        self._left = self._left - step
+        self._goal = self._goal + step
+        return step
+
+    def _glide_turn(self, dt: float) -> Array:
+        step = _shortened(self._left_turn, _GLIDE_ANGLE * dt)
+        self._left_turn = self._left_turn - step
+        self._turn_goal = self._turn_goal + step
+        return step
+
+
+def _shortened(vector: Array, length: float) -> Array:
+    norm = float(np.linalg.norm(vector))
+    return vector if norm <= length else vector * (length / norm)
+
+
+def _braked(velocity: Array, damping: float, gentle: float, dt: float) -> Array:
+    speed = float(np.linalg.norm(velocity))
+    slower = max(damping * speed, gentle) * dt
+    return np.zeros(3) if speed <= slower else velocity * (1.0 - slower / speed)
+
+
+def _within(before: Array, wanted: Array, speed: float, change: float) -> Array:
+    """The wanted velocity, changed by at most `change` and not faster than `speed`."""
+    return _shortened(before + _shortened(_shortened(wanted, speed) - before, change), speed)
+
+
+def _leashed(before: Array, moved: Array, hand: Array, length: float) -> Array:
+    away = moved - hand
+    distance = float(np.linalg.norm(away))
+    if distance <= length or distance <= float(np.linalg.norm(before - hand)):
+        return moved
+    return before

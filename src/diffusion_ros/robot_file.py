@@ -1,0 +1,680 @@
+"""A robot of its own, said by one YAML: what its drivers publish and accept, where its frames are, what it may do.
+
+docs/robot.md shows how to write one; config/robots/ has those that come with the package. Everything that can be said
+wrong is refused here, in one line: the file, the key, the value and the rule. Nothing of what a robot may do has a
+default.
+
+Frames. The *hand* is the policy's: for the shipped policies the point between the fingertips, with the orientation of
+robosuite's hand body. The driver speaks of a *tool* in its *base* frame. `tool` says where the hand is in the tool,
+`base` where the base of the robot that the policy was trained on stands in the driver's base frame; where that base
+stands in the policy's own frame is the checkpoint's to say (spec.base_pose).
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.spatial.transform import Rotation
+
+from diffusion_ros import yaml_file
+from diffusion_ros.resources import resource_folder
+from diffusion_ros.spec import IMAGE_SUFFIX
+
+DRIVERS = ("crisp", "fci", "servo", "jtc", "kortex", "forward")
+"""Whose rules a robot's motion input follows; rehearsal behaves like them."""
+OUTPUTS = ("pose", "twist", "joint_trajectory", "joint_positions")
+_DRIVERS_OF = {
+    "pose": ("crisp", "fci", "servo"),
+    "twist": ("servo", "kortex"),
+    "joint_trajectory": ("jtc",),
+    "joint_positions": ("forward",),
+}
+_TYPES_OF = {
+    "pose": ("PoseStamped",),
+    "twist": ("TwistStamped", "Twist"),
+    "joint_trajectory": ("JointTrajectory",),
+    "joint_positions": ("Float64MultiArray",),
+}
+HAND, OBJECT = "hand", "object"
+"""Observations that are poses; each gives two of a checkpoint's inputs, position and orientation."""
+READY_TYPES = ("std_msgs/Bool", "std_msgs/Float64", "std_msgs/Int32", "moveit_msgs/ServoStatus")
+GRIPPER_OUTPUTS = ("gripper_command", "parallel_gripper_command", "joint_trajectory", "positions")
+_TOPIC_CHARACTERS = set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_/~")
+
+
+class RobotFileError(ValueError):
+    """A robot's file that cannot be used; one line with the file, the key, the value and the rule."""
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where something is in a named frame."""
+
+    frame: str
+    xyz: tuple[float, float, float]
+    """m."""
+    rpy: tuple[float, float, float]
+    """rad about the fixed axes x, y, z, in that order, as in URDF."""
+
+    @cached_property
+    def position(self) -> NDArray[np.float64]:
+        return np.array(self.xyz)
+
+    @cached_property
+    def rotation(self) -> Rotation:
+        return Rotation.from_euler("xyz", self.rpy)
+
+
+@dataclass(frozen=True)
+class PoseSource:
+    """A pose: `pose` from a PoseStamped topic; `tf` from /tf; `fk` from the joints' positions and the description."""
+
+    source: str
+    topic: str
+    latency: float
+    """s from the moment that a value shows to its stamp: it counts as of stamp - latency."""
+    reliable: bool
+    parent: str = ""
+    """tf: the frame that the pose is in; else ''."""
+    child: str = ""
+    """tf: the frame whose pose it is."""
+
+
+@dataclass(frozen=True)
+class JointsSource:
+    """Numbers from joint_states: scale * position + offset of each joint, in the order of the checkpoint's input."""
+
+    topic: str
+    joints: tuple[str, ...]
+    scale: tuple[float, ...]
+    offset: tuple[float, ...]
+    latency: float
+    reliable: bool
+
+
+@dataclass(frozen=True)
+class PictureSource:
+    """A camera's pictures: sensor_msgs/Image, or CompressedImage where the topic's name ends in /compressed."""
+
+    topic: str
+    crop: tuple[int, int, int, int] | None
+    """x, y, width, height [px] of what is used of a picture, before it is scaled; None: all of it."""
+    latency: float
+    reliable: bool
+
+    @property
+    def compressed(self) -> bool:
+        return self.topic.endswith("/compressed")
+
+
+@dataclass(frozen=True)
+class ActionOutput:
+    """How the arm is told where to go."""
+
+    output: str
+    type: str
+    """Of the message."""
+    topic: str
+    rate: float
+    """Commands a second [Hz]."""
+    reference: str
+    """commanded: each row goes on from the last target; measured: a chunk begins where the hand was seen."""
+    leash: tuple[float, float]
+    """What the target may be away from the measured hand [m, rad]."""
+    latency: float
+    """s from a command to the arm being there: rows are sent so much earlier."""
+    axes: str = "base"
+    """twist: base or tool, whose axes it is in."""
+    gain: float = 2.0
+    """twist: 1/s by which what is missing to the target is made up for."""
+
+
+@dataclass(frozen=True)
+class GripperOutput:
+    """How the gripper is told what to do."""
+
+    output: str
+    name: str
+    """Of the action, or of the topic."""
+    joints: tuple[str, ...]
+    """joint_trajectory, parallel_gripper_command: the joints that are named."""
+    open: float
+    """The driver's position of the open gripper: m or rad, a width, half of one, or a joint's."""
+    closed: float
+    effort: float
+    """N, the most that an action may use; 0: the driver's."""
+    interval: float
+    """s between two goals at least."""
+    timeout: float
+    """s after which an action is not waited for any more."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What the target may do. Required, all of it."""
+
+    linear: float
+    """m/s"""
+    angular: float
+    """rad/s"""
+    linear_acceleration: float
+    """m/s^2"""
+    angular_acceleration: float
+    """rad/s^2"""
+    low: tuple[float, float, float]
+    """Lower corner of the box that the hand stays in [m], in the base frame."""
+    high: tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class ReadyCondition:
+    """Something that must be so before the robot may move."""
+
+    topic: str
+    type: str
+    value: bool | None = None
+    """Bool: what it must be."""
+    low: float | None = None
+    """Numbers: the least that will do."""
+    high: float | None = None
+    values: tuple[int, ...] = ()
+    """Int32, ServoStatus: those that will do."""
+    latched: bool = False
+    """Whether it is published once, to whoever comes later as well."""
+    max_age: float = 0.0
+    """s after which silence counts as not ready; 0: it may be silent."""
+    optional: bool = False
+    """Whether it is left out where its message type is not installed."""
+
+
+@dataclass(frozen=True)
+class Buttons:
+    """The operator's: numbers of buttons of a sensor_msgs/Joy, None where there is none."""
+
+    topic: str
+    enable: int | None = None
+    """Pressed: the robot may move."""
+    stop: int | None = None
+    """Pressed: emergency stop, latched."""
+    hold: int | None = None
+    """The robot moves only while it is pressed."""
+
+
+@dataclass(frozen=True)
+class Description:
+    """Where the robot's URDF is: a topic (std_msgs/String, latched) or a file."""
+
+    topic: str = ""
+    file: str = ""
+
+
+@dataclass(frozen=True)
+class RobotFile:
+    """One robot."""
+
+    path: Path
+    driver: str
+    base: Placement
+    """Where the base of the robot that the policy was trained on stands, in the frame of the driver's poses."""
+    tool: Placement
+    """Where the policy's hand is, in the tool that the driver speaks of."""
+    joints: tuple[str, ...]
+    description: Description | None
+    poses: Mapping[str, PoseSource]
+    """hand, and perhaps object."""
+    numbers: Mapping[str, JointsSource]
+    """By the checkpoint's input."""
+    pictures: Mapping[str, PictureSource]
+    """By camera."""
+    action: ActionOutput
+    gripper: GripperOutput | None
+    limits: Limits
+    ready: tuple[ReadyCondition, ...]
+    buttons: Buttons | None
+
+
+def shipped(resources: Path | None = None) -> dict[str, Path]:
+    """The robots that come with the package, by name."""
+    folder = (resource_folder() if resources is None else resources) / "config" / "robots"
+    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+
+
+def find(text: str) -> Path:
+    """A path, or the name of a shipped robot. Raises RobotFileError."""
+    path, names = Path(text), shipped()
+    if path.suffix in (".yaml", ".yml") or path.exists():
+        return path.absolute()
+    if text not in names:
+        raise RobotFileError(f"robot {text!r}: expected a YAML file, or one of {', '.join(names)}")
+    return names[text]
+
+
+def read(path: Path) -> RobotFile:
+    """Raises RobotFileError."""
+    try:
+        content = yaml_file.load(path)
+    except ValueError as error:
+        raise RobotFileError(str(error)) from None
+    top = _Section(str(path), content)
+    driver = top.choice("driver", DRIVERS)
+    joints = top.texts("joints", ())
+    description = _description(top, path)
+    poses, numbers, pictures = _observations(top.section("observations"), path)
+    action = _action(top.section("action"), driver)
+    robot = RobotFile(
+        path=path,
+        driver=driver,
+        base=_placement(top.section("base")),
+        tool=_placement(top.section("tool")),
+        joints=joints,
+        description=description,
+        poses=poses,
+        numbers=numbers,
+        pictures=pictures,
+        action=action,
+        gripper=_gripper(top.section("gripper")) if "gripper" in top else None,
+        limits=_limits(top.section("limits")),
+        ready=tuple(_ready(section) for section in top.sections("ready")),
+        buttons=_buttons(top.section("buttons")) if "buttons" in top else None,
+    )
+    top.done()
+    _check(robot, top)
+    return robot
+
+
+def _check(robot: RobotFile, top: _Section) -> None:
+    """What keys say together."""
+    needs = [f"observations.{name}" for name, source in robot.poses.items() if source.source == "fk"]
+    needs += ["action.output"] if robot.action.output.startswith("joint_") else []
+    if needs and not robot.joints:
+        raise top.error("joints", f"missing, the arm's joints expected as {needs[0]} needs them")
+    if needs and robot.description is None:
+        raise top.error("description", f"missing, a topic or a file with the URDF expected as {needs[0]} needs it")
+    if len(set(robot.joints)) != len(robot.joints):
+        raise top.error("joints", f"{', '.join(robot.joints)}: each once expected")
+    source = robot.poses[HAND]
+    if source.source == "tf" and source.parent != robot.base.frame:
+        raise top.error("observations.hand.parent", f"{source.parent!r}, the base frame {robot.base.frame!r} expected")
+    topics = [(f"{name}{IMAGE_SUFFIX}", picture.topic) for name, picture in robot.pictures.items()]
+    for i, (name, topic) in enumerate(topics):
+        twin = next((other for other, known in topics[:i] if known == topic), None)
+        if twin is not None:
+            raise top.error(
+                f"observations.{name}.topic", f"{topic}, which is {twin}'s as well: one camera each expected"
+            )
+
+
+def _placement(section: _Section) -> Placement:
+    xyz = section.numbers("xyz", 3, (0.0, 0.0, 0.0), -10.0, 10.0, "m")
+    rpy = section.numbers("rpy", 3, (0.0, 0.0, 0.0), -2 * math.pi, 2 * math.pi, "rad")
+    placement = Placement(section.text("frame"), (xyz[0], xyz[1], xyz[2]), (rpy[0], rpy[1], rpy[2]))
+    section.done()
+    return placement
+
+
+def _description(top: _Section, path: Path) -> Description | None:
+    if "description" not in top:
+        return None
+    section = top.section("description")
+    topic = section.topic("topic", "")
+    file = section.text("file", "")
+    section.done()
+    if bool(topic) == bool(file):
+        raise top.error("description", "one of topic and file expected")
+    if file:
+        file = str((path.parent / file).absolute())
+        if not Path(file).is_file():
+            raise top.error("description.file", f"{file}: no such file")
+    return Description(topic, file)
+
+
+def _latency(section: _Section) -> float:
+    """Negative where a driver's clock is ahead of ours."""
+    return section.number("latency", 0.0, low=-10.0, high=10.0, unit="s")
+
+
+def _reliable(section: _Section) -> bool:
+    return section.choice("qos", ("best_effort", "reliable"), "best_effort") == "reliable"
+
+
+def _observations(
+    section: _Section, path: Path
+) -> tuple[dict[str, PoseSource], dict[str, JointsSource], dict[str, PictureSource]]:
+    poses: dict[str, PoseSource] = {}
+    numbers: dict[str, JointsSource] = {}
+    pictures: dict[str, PictureSource] = {}
+    for name in section.names():
+        one = section.section(name)
+        if name in (HAND, OBJECT):
+            poses[name] = _pose(one)
+        elif name.endswith(IMAGE_SUFFIX):
+            pictures[name.removesuffix(IMAGE_SUFFIX)] = _picture(one, path)
+        else:
+            numbers[name] = _joints(one)
+        one.done()
+    if HAND not in poses:
+        raise section.error(HAND, "missing: where the hand is has to be known")
+    section.done()
+    return poses, numbers, pictures
+
+
+def _pose(section: _Section) -> PoseSource:
+    source = section.choice("source", ("pose", "tf", "fk"))
+    parent = child = ""
+    if source == "tf":
+        parent, child = section.text("parent"), section.text("child")
+        topic = section.topic("topic", "/tf")
+    else:
+        topic = section.topic("topic")
+    return PoseSource(source, topic, _latency(section), _reliable(section), parent, child)
+
+
+def _joints(section: _Section) -> JointsSource:
+    section.choice("source", ("joints",), "joints")
+    joints = section.texts("joints")
+    many = len(joints)
+    return JointsSource(
+        topic=section.topic("topic"),
+        joints=joints,
+        scale=section.numbers("scale", many, (1.0,) * many),
+        offset=section.numbers("offset", many, (0.0,) * many),
+        latency=_latency(section),
+        reliable=_reliable(section),
+    )
+
+
+def _picture(section: _Section, path: Path) -> PictureSource:
+    section.choice("source", ("picture",), "picture")
+    camera = section.text("camera", "")
+    if camera:
+        section.under(_camera(section, camera, path))
+    crop = section.numbers("crop", 4, (), unit="px")
+    if crop and (any(x != int(x) for x in crop) or min(crop[:2]) < 0 or min(crop[2:]) < 1):
+        raise section.error("crop", f"{list(crop)}, whole pixels x, y, width, height expected, inside the picture")
+    return PictureSource(
+        topic=section.topic("topic"),
+        crop=(int(crop[0]), int(crop[1]), int(crop[2]), int(crop[3])) if crop else None,
+        latency=_latency(section),
+        reliable=_reliable(section),
+    )
+
+
+def _camera(section: _Section, name: str, path: Path) -> Mapping[str, Any]:
+    """What config/robots/cameras/ says of a camera's driver."""
+    folders = (path.parent / "cameras", resource_folder() / "config" / "robots" / "cameras")
+    known = {file.stem: file for folder in reversed(folders) for file in sorted(folder.glob("*.yaml"))}
+    if name not in known:
+        raise section.error("camera", f"{name!r}, one of {', '.join(known)} expected")
+    try:
+        content = yaml_file.load(known[name])
+    except ValueError as error:
+        raise RobotFileError(str(error)) from None
+    if not isinstance(content, Mapping):
+        raise RobotFileError(f"{known[name]}: keys and values expected")
+    return content
+
+
+def _action(section: _Section, driver: str) -> ActionOutput:
+    output = section.choice("output", OUTPUTS)
+    if driver not in _DRIVERS_OF[output]:
+        fits = [name for name in OUTPUTS if driver in _DRIVERS_OF[name]]
+        raise section.error(
+            "output", f"{output}, which the driver {driver} does not take: {' or '.join(fits)} expected"
+        )
+    leash = section.numbers("leash", 2, (0.05, 0.3), 0.005, 1.5)
+    action = ActionOutput(
+        output=output,
+        type=section.choice("type", _TYPES_OF[output], _TYPES_OF[output][0]),
+        topic=section.topic("topic"),
+        rate=section.number("rate", low=20.0, high=100.0, unit="Hz"),
+        reference=section.choice("reference", ("commanded", "measured"), "commanded"),
+        leash=(leash[0], leash[1]),
+        latency=section.number("latency", 0.0, low=0.0, high=0.5, unit="s"),
+    )
+    if output == "twist":
+        action = replace(
+            action,
+            axes=section.choice("axes", ("base", "tool"), "base"),
+            gain=section.number("gain", 2.0, low=0.0, high=10.0, unit="1/s"),
+        )
+    if action.type == "Twist" and driver == "servo":
+        raise section.error("type", "Twist, TwistStamped expected: Servo drops what has no stamp")
+    section.done()
+    return action
+
+
+def _gripper(section: _Section) -> GripperOutput:
+    output = section.choice("output", GRIPPER_OUTPUTS)
+    names_joints = output in ("joint_trajectory", "parallel_gripper_command")
+    gripper = GripperOutput(
+        output=output,
+        name=section.topic("name"),
+        joints=section.texts("joints") if names_joints else (),
+        open=section.number("open", low=-10.0, high=10.0),
+        closed=section.number("closed", low=-10.0, high=10.0),
+        effort=section.number("effort", 0.0, low=0.0, high=1000.0, unit="N"),
+        interval=section.number("interval", 0.5, low=0.0, high=10.0, unit="s"),
+        timeout=section.number("timeout", 5.0, low=0.1, high=120.0, unit="s"),
+    )
+    if gripper.open == gripper.closed:
+        raise section.error("closed", f"{gripper.closed:g}, another value than open's expected")
+    section.done()
+    return gripper
+
+
+def _limits(section: _Section) -> Limits:
+    def corner(name: str) -> tuple[float, float, float]:
+        x, y, z = section.numbers(name, 3, None, -10.0, 10.0, "m")
+        return x, y, z
+
+    limits = Limits(
+        linear=section.number("linear", above=0.0, high=2.0, unit="m/s"),
+        angular=section.number("angular", above=0.0, high=4.0, unit="rad/s"),
+        linear_acceleration=section.number("linear_acceleration", above=0.0, high=13.0, unit="m/s^2"),
+        angular_acceleration=section.number("angular_acceleration", above=0.0, high=25.0, unit="rad/s^2"),
+        low=corner("low"),
+        high=corner("high"),
+    )
+    if any(a >= b for a, b in zip(limits.low, limits.high, strict=True)):
+        raise section.error("low", f"{list(limits.low)}, below high {list(limits.high)} in every component expected")
+    section.done()
+    return limits
+
+
+def _ready(section: _Section) -> ReadyCondition:
+    kind = section.choice("type", READY_TYPES)
+    topic = section.topic("topic")
+    value: bool | None = None
+    low: float | None = None
+    high: float | None = None
+    values: tuple[int, ...] = ()
+    if kind == "std_msgs/Bool":
+        value = section.boolean("value")
+    elif kind == "std_msgs/Float64":
+        low = section.number("low") if "low" in section else None
+        high = section.number("high") if "high" in section else None
+        if low is None and high is None:
+            raise section.error("low", "missing, low or high expected: what will do")
+    else:
+        numbers = section.numbers("values", None)
+        if any(number != int(number) for number in numbers):
+            raise section.error("values", f"{list(numbers)}, integers expected")
+        values = tuple(int(number) for number in numbers)
+    condition = ReadyCondition(
+        topic=topic,
+        type=kind,
+        value=value,
+        low=low,
+        high=high,
+        values=values,
+        latched=section.boolean("latched", False),
+        max_age=section.number("max_age", 0.0, low=0.0, high=60.0, unit="s"),
+        optional=section.boolean("optional", False),
+    )
+    section.done()
+    return condition
+
+
+def _buttons(section: _Section) -> Buttons:
+    numbers: dict[str, int | None] = {}
+    for name in ("enable", "stop", "hold"):
+        number = section.number(name, low=0, high=63) if name in section else None
+        if number is not None and number != int(number):
+            raise section.error(name, f"{number:g}, the number of a button expected")
+        numbers[name] = None if number is None else int(number)
+    used = [number for number in numbers.values() if number is not None]
+    if not used or len(set(used)) != len(used):
+        raise section.error("enable", "enable, stop and hold: one of them at least, and each another button, expected")
+    buttons = Buttons(section.topic("topic"), **numbers)
+    section.done()
+    return buttons
+
+
+class _Section:
+    """Keys and values below a key. Each read takes one; `done` refuses those that nobody reads."""
+
+    def __init__(self, path: str, content: object, where: str = "") -> None:
+        self._path, self._where = path, where
+        if not isinstance(content, Mapping) or not content:
+            raise self.error("", f"{content!r}, keys and values expected" if content else "empty, keys expected")
+        self._content: dict[str, Any] = {str(key): value for key, value in content.items()}
+        self._read: set[str] = set()
+
+    def __contains__(self, name: str) -> bool:
+        self._read.add(name)
+        return name in self._content
+
+    def error(self, name: str, rule: str) -> RobotFileError:
+        key = ".".join(filter(None, (self._where, name)))
+        return RobotFileError(f"{self._path}: {key}: {rule}" if key else f"{self._path}: {rule}")
+
+    def names(self) -> list[str]:
+        return list(self._content)
+
+    def under(self, defaults: Mapping[str, Any]) -> None:
+        """What holds where nothing else is said."""
+        self._content = {**{str(key): value for key, value in defaults.items()}, **self._content}
+
+    def _take(self, name: str, required: bool, rule: str) -> Any:
+        self._read.add(name)
+        if name not in self._content:
+            if required:
+                meant = difflib.get_close_matches(name, set(self._content) - self._read, 1)
+                near = f" ({meant[0]!r} is not known)" if meant else ""
+                raise self.error(name, f"missing{near}, {rule} expected")
+            return None
+        return self._content[name]
+
+    def section(self, name: str) -> _Section:
+        content = self._take(name, True, "keys below it")
+        return _Section(self._path, content, ".".join(filter(None, (self._where, name))))
+
+    def sections(self, name: str) -> list[_Section]:
+        content = self._take(name, False, "")
+        if content is None:
+            return []
+        if not isinstance(content, list):
+            raise self.error(name, f"{content!r}, a list expected")
+        return [_Section(self._path, one, f"{name}[{i}]") for i, one in enumerate(content)]
+
+    def text(self, name: str, default: str | None = None) -> str:
+        value = self._take(name, default is None, "a string")
+        if value is None and default is not None and name not in self._content:
+            return default
+        if not isinstance(value, str) or not value.strip():
+            raise self.error(name, f"{value!r}, a string expected")
+        return value
+
+    def topic(self, name: str, default: str | None = None) -> str:
+        text = self.text(name, default)
+        if text and (set(text) - _TOPIC_CHARACTERS or "//" in text or text.endswith("/")):
+            raise self.error(name, f"{text!r}, the name of a topic expected")
+        return text
+
+    def texts(self, name: str, default: tuple[str, ...] | None = None) -> tuple[str, ...]:
+        value = self._take(name, default is None, "a list of names")
+        if name not in self._content and default is not None:
+            return default
+        if not isinstance(value, list) or not value or not all(isinstance(x, str) and x for x in value):
+            raise self.error(name, f"{value!r}, a list of names expected")
+        return tuple(value)
+
+    def choice(self, name: str, choices: Sequence[str], default: str | None = None) -> str:
+        value = self._take(name, default is None, f"one of {', '.join(choices)}")
+        if name not in self._content and default is not None:
+            return default
+        if value not in choices:
+            raise self.error(name, f"{value!r}, one of {', '.join(choices)} expected")
+        return str(value)
+
+    def boolean(self, name: str, default: bool | None = None) -> bool:
+        value = self._take(name, default is None, "true or false")
+        if name not in self._content and default is not None:
+            return default
+        if not isinstance(value, bool):
+            raise self.error(name, f"{value!r}, true or false expected")
+        return value
+
+    def number(
+        self,
+        name: str,
+        default: float | None = None,
+        *,
+        low: float | None = None,
+        high: float | None = None,
+        above: float | None = None,
+        unit: str = "",
+    ) -> float:
+        value = self._take(name, default is None, f"a number{f' of {unit}' if unit else ''}")
+        if name not in self._content and default is not None:
+            return default
+        return self._number(name, value, low, high, above, unit)
+
+    def _number(
+        self, name: str, value: Any, low: float | None, high: float | None, above: float | None, unit: str
+    ) -> float:
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+            raise self.error(name, f"{value!r}, a finite number{f' of {unit}' if unit else ''} expected")
+        wrong = (
+            (low is not None and value < low)
+            or (high is not None and value > high)
+            or (above is not None and value <= above)
+        )
+        if wrong:
+            bounds = [f"at least {low:g}"] * (low is not None) + [f"more than {above:g}"] * bool(above is not None)
+            bounds += [f"at most {high:g}"] * (high is not None)
+            raise self.error(name, f"{value:g}, {' and '.join(bounds)}{f' {unit}' if unit else ''} expected")
+        return float(value)
+
+    def numbers(
+        self,
+        name: str,
+        many: int | None,
+        default: tuple[float, ...] | None = None,
+        low: float | None = None,
+        high: float | None = None,
+        unit: str = "",
+    ) -> tuple[float, ...]:
+        rule = f"{'a list of' if many is None else many} numbers{f' of {unit}' if unit else ''}"
+        value = self._take(name, default is None, rule)
+        if name not in self._content and default is not None:
+            return default
+        if not isinstance(value, list) or not value or (many is not None and len(value) != many):
+            raise self.error(name, f"{value!r}, {rule} expected")
+        return tuple(self._number(name, one, low, high, None, unit) for one in value)
+
+    def done(self) -> None:
+        """Raises for keys that nobody has read: misspelt ones."""
+        for name in self._content:
+            if name not in self._read:
+                meant = difflib.get_close_matches(name, self._read, 1)
+                known = f"{meant[0]!r}" if meant else f"one of {', '.join(sorted(self._read))}"
+                raise self.error(name, f"unknown key, {known} expected")
