@@ -19,8 +19,6 @@ from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from rclpy.clock import Clock as RosClock
-from rclpy.clock_type import ClockType
 from rclpy.duration import Duration
 from rclpy.parameter import Parameter
 from rosgraph_msgs.msg import Clock
@@ -116,6 +114,7 @@ class SimulatorNode(RunnableNode, ABC):
         made = time.monotonic()
         self.parameters = declare(self, kind)
         self._lockstep = self.parameters.lockstep
+        self.follows_clock &= not self._lockstep
         self.phase = "checking"
         self._phase_began = made
         self._last_tick = made
@@ -155,7 +154,7 @@ class SimulatorNode(RunnableNode, ABC):
         self._sensor_topic = self._sensors.topic_name
         self.create_service(Trigger, "~/reset", self._on_reset)
         self._period = 1.0 / self.rate
-        self.create_timer(self._period, self._tick, clock=RosClock(clock_type=ClockType.STEADY_TIME))
+        self.every(self._period, self._tick)
 
     def take_commands(self, callbacks: Mapping[str, tuple[type[Any], Callable[[Any], None]]]) -> tuple[str, ...]:
         """Subscribes to commands, by topic: type and callback, which calls `commanded` for those that can be used and
@@ -361,7 +360,7 @@ class SimulatorNode(RunnableNode, ABC):
             self._observe(self._stamp_ns, now)
 
     def _tick_realtime(self, now: float, late: bool) -> None:
-        stamp_ns = self.get_clock().now().nanoseconds
+        stamp_ns = self.now_ns()
         for listener in self._commands:
             # rclpy runs timers first: on a busy machine a command that came in time may still be in the queue.
             listener.take_waiting()
