@@ -69,7 +69,7 @@ WITHOUT: dict[str, tuple[str, ...]] = {
     "spec": ("rclpy", "torch", "cv2", "mujoco", "robosuite", "gymnasium"),
     "checkpoint": ("rclpy", "cv2", "mujoco", "robosuite", "gymnasium"),
     "models": ("rclpy", "cv2", "mujoco", "robosuite", "gymnasium"),
-    "control": ("rclpy", "cv2", "mujoco", "robosuite", "gymnasium"),
+    "control": ("rclpy", "cv2", "robosuite", "gymnasium"),
     "simulators": ("rclpy", "torch"),
     "ros": ("torch", "cv2", "mujoco", "robosuite", "gymnasium"),
     "nodes": ("mujoco", "robosuite", "gymnasium"),
@@ -158,6 +158,14 @@ def test_a_room_does_without_what_is_not_its_business(room: str) -> None:
         for library in {other.partition(".")[0] for other in named}:
             ros = library.endswith(("_msgs", "_srvs", "_interfaces"))
             assert ("rclpy" if ros else library) not in WITHOUT[room], f"{name} imports {library}"
+
+
+def test_of_control_only_kinematics_knows_mujoco_and_not_before_it_has_an_arm() -> None:
+    found = {name for name, named in graph().items() if name.startswith(f"{PACKAGE}.control.") and "mujoco" in named}
+    assert found == {f"{PACKAGE}.control.kinematics"}
+    script = f"import sys, {PACKAGE}.control.kinematics; print(*sys.modules)"
+    run = subprocess.run([sys.executable, "-c", script], cwd=ROOT / "src", capture_output=True, text=True, check=True)
+    assert "mujoco" not in run.stdout.split()
 
 
 def test_src_does_not_know_training() -> None:
