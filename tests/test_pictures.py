@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import struct
 import zlib
 
@@ -11,8 +10,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from diffusion_ros.control.pictures import MAX_PIXELS, PictureError, PictureSettings, cropped, decode, fit, kept
-from diffusion_ros.spec import SpecError
+from diffusion_ros.control.pictures import MAX_PIXELS, PictureError, cropped, decode, fit, kept
 
 Picture = NDArray[np.uint8]
 
@@ -129,17 +127,6 @@ def test_any_layout_in_memory_gives_the_same(rng: np.random.Generator) -> None:
     for view in (wide[:, :640, :3], turned, backwards, frozen):
         before = view.tobytes()
         assert np.array_equal(fit(view, 84, 84), wanted) and view.tobytes() == before
-
-
-def test_settings_are_those_of_a_specification() -> None:
-    assert PictureSettings.of({}) == PictureSettings.of({"scale": "cover", "interpolation": "area"})
-    assert dataclasses.asdict(PictureSettings()) == {"scale": "cover", "interpolation": "area"}
-    with pytest.raises(SpecError, match=r"^spec: pictures: scale 'stretch', 'cover' expected$"):
-        PictureSettings(scale="stretch")
-    with pytest.raises(SpecError, match=r"^spec: pictures: interpolation \['area'\], 'area' expected$"):
-        PictureSettings.of({"scale": "cover", "interpolation": ["area"]})
-    with pytest.raises(SpecError, match=r"^spec: pictures has colour, scale, scale and interpolation expected$"):
-        PictureSettings.of({"scale": "cover", "colour": "rgb"})
 
 
 # -- encoded pictures -------------------------------------------------------------------------------------------------

@@ -10,8 +10,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 IMAGE_SUFFIX = "_image"
-PICTURE_RULES = {"scale": ("cover",), "interpolation": ("area",)}
-"""What a specification's `pictures` must hold, where it holds anything, and the values there are."""
+FITTED = {"scale": "cover", "interpolation": "area"}
+"""What a specification's `pictures` say of pictures that control/pictures.fit brings to their size.
+
+cover: so that the picture covers the size; what is beyond it is cut off, alike on both sides. area: each pixel is the
+mean of what it covers, so that nothing fine turns into noise.
+"""
 
 
 class SpecError(ValueError):
@@ -93,10 +97,8 @@ class CheckpointSpec:
     """Corner of the box that the end effector stays in (3) [m], in the frame of eef_pose."""
     workspace_high: tuple[float, ...] = ()
     pictures: dict[str, Any] = field(default_factory=dict)
-    """How pictures of another size are brought to the inputs' (control/pictures.py): 'scale' and 'interpolation'.
-
-    {}: nobody has said so; the policy learnt from pictures that were made in their size.
-    """
+    """How pictures of another size are brought to the inputs': `FITTED`. {}: the policy learnt from pictures that were
+    made in their size, and nobody has tried others."""
     base_pose: tuple[float, ...] = ()
     """Where the base of the robot stood that the data are from, in the frame of the actions (7): position [m],
     quaternion xyzw. (): that frame is the base's."""
@@ -118,8 +120,8 @@ class CheckpointSpec:
         names = self.input_names
         if len(set(names)) != len(names):
             raise SpecError(f"spec: inputs {', '.join(names)}: every name may appear once")
-        if self.pictures:
-            check_pictures(self.pictures)
+        if self.pictures and self.pictures != FITTED:
+            raise SpecError(f"spec: pictures {self.pictures!r}, {{}} or {FITTED!r} expected")
         if self.base_pose and (
             len(self.base_pose) != 7
             or not all(math.isfinite(x) for x in self.base_pose)
@@ -226,16 +228,6 @@ def _numbers(name: str, value: object) -> tuple[float, ...]:
     if not isinstance(value, list) or any(isinstance(x, bool) or not isinstance(x, (int, float)) for x in value):
         raise SpecError(f"spec: {name} {value!r}, a list of numbers expected")
     return tuple(float(x) for x in value)
-
-
-def check_pictures(pictures: Mapping[str, Any]) -> None:
-    """Raises SpecError, in one line, for what does not say how pictures are scaled."""
-    if set(pictures) != set(PICTURE_RULES):
-        given = ", ".join(sorted(map(str, pictures))) or "nothing"
-        raise SpecError(f"spec: pictures has {given}, {' and '.join(PICTURE_RULES)} expected")
-    for name, allowed in PICTURE_RULES.items():
-        if pictures[name] not in allowed:
-            raise SpecError(f"spec: pictures: {name} {pictures[name]!r}, {' or '.join(map(repr, allowed))} expected")
 
 
 def positive(name: str, value: object) -> None:

@@ -1,20 +1,17 @@
 """Pictures of cameras as a policy sees them: cropped and scaled to its size, and read from JPEG and PNG.
 
-Training fits its pictures by the same function, and a checkpoint's specification says how (`pictures`). Colours are
+Training fits its pictures by the same function, and a checkpoint's specification says so (`pictures`). Colours are
 red, green, blue everywhere.
 """
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-
-from diffusion_ros.spec import check_pictures
 
 Picture = NDArray[np.uint8]
 
@@ -26,39 +23,15 @@ class PictureError(ValueError):
     """A picture, or what is to be done to it, that cannot be; one line with the value and the rule."""
 
 
-@dataclass(frozen=True)
-class PictureSettings:
-    """How pictures are brought to the size that a policy was trained on. Raises SpecError for what there is not."""
-
-    scale: str = "cover"
-    """cover: so that the picture covers the size; what is beyond it on two sides is cut off, alike on both."""
-    interpolation: str = "area"
-    """area: each pixel is the mean of what it covers, so that nothing fine turns into noise."""
-
-    def __post_init__(self) -> None:
-        check_pictures(asdict(self))
-
-    @staticmethod
-    def of(pictures: Mapping[str, Any]) -> PictureSettings:
-        """Those of a specification's `pictures`; {} gives the defaults. Raises SpecError."""
-        if pictures:
-            check_pictures(pictures)
-        return PictureSettings(**pictures)
-
-
-DEFAULT_SETTINGS = PictureSettings()
-
-
 def fit(
     image: Picture,
     height: int,
     width: int,
     crop: Sequence[int] | None = None,
-    settings: PictureSettings = DEFAULT_SETTINGS,
 ) -> Picture:
     """(height, width, 3) of an image (H, W, 3) uint8: of the crop, what `kept` says, scaled down.
 
-    crop: x, y of the upper left pixel, width and height, in pixels of the image. settings: a specification's.
+    crop: x, y of the upper left pixel, width and height, in pixels of the image.
     The image itself, or a view of it, where nothing needs scaling. Raises PictureError for an image that is none, a
     crop that leaves it, and a picture that would have to be enlarged: what it lacks is not in it.
     """
@@ -110,6 +83,29 @@ def kept(source_width: int, source_height: int, width: int, height: int) -> tupl
         return (source_width - w) // 2, 0, w, source_height
     h = max(1, (2 * source_width * height + width) // (2 * width))
     return 0, (source_height - h) // 2, source_width, h
+
+
+# -- other colours ----------------------------------------------------------------------------------------------------
+
+
+def from_grey(pixels: Picture) -> Picture:
+    """(H, W, 3) rgb of grey pixels (H, W, 1)."""
+    return np.repeat(pixels, 3, axis=2)
+
+
+def from_uyvy(pixels: Picture) -> Picture:
+    """(H, W, 3) rgb of pixels (H, W, 2), W even, of which two have bytes u, y, v, y: ITU-R BT.601 from 16 to 235, as
+    cv_bridge reads them."""
+    import cv2
+
+    return np.asarray(cv2.cvtColor(pixels, cv2.COLOR_YUV2RGB_UYVY), np.uint8)
+
+
+def from_yuyv(pixels: Picture) -> Picture:
+    """The same of bytes y, u, y, v."""
+    import cv2
+
+    return np.asarray(cv2.cvtColor(pixels, cv2.COLOR_YUV2RGB_YUY2), np.uint8)
 
 
 # -- encoded pictures -------------------------------------------------------------------------------------------------
