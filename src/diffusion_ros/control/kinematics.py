@@ -523,8 +523,9 @@ def _joint(element: ET.Element, given: Sequence[str]) -> _Joint:
     origin = _attributes(element, "origin")
     position = _numbers(origin.get("xyz", "0 0 0"), 3, f"{of}: origin xyz")
     angles = _numbers(origin.get("rpy", "0 0 0"), 3, f"{of}: origin rpy")
+    mimics = _attributes(element, "mimic").get("joint", "")
     axis, low, high, speed = np.array([1.0, 0.0, 0.0]), -np.inf, np.inf, np.inf
-    if name in given and kind in MOVING:
+    if name in given and kind in MOVING and not mimics:
         axis = _numbers(_attributes(element, "axis").get("xyz", "1 0 0"), 3, f"{of}: axis xyz")
         if np.linalg.norm(axis) < 1e-6:
             raise ValueError(f"{of}: axis xyz is {axis.tolist()}, a direction expected")
@@ -537,7 +538,6 @@ def _joint(element: ET.Element, given: Sequence[str]) -> _Joint:
             speed = float(_numbers(limit["velocity"], 1, f"{of}: velocity limit")[0])
             if speed <= 0:
                 raise ValueError(f"{of}: velocity limit is {speed:g}, more than 0 expected")
-    mimics = _attributes(element, "mimic").get("joint", "")
     rotation = Rotation.from_euler("xyz", angles)
     return _Joint(name, kind, parent, child, _Placement(position, rotation), axis, low, high, speed, mimics)
 
