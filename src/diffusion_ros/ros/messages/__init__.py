@@ -146,6 +146,9 @@ from diffusion_ros.ros.messages.sensors import (
     pose_to_msg as pose_to_msg,
 )
 from diffusion_ros.ros.messages.sensors import (
+    transform_from_msg as transform_from_msg,
+)
+from diffusion_ros.ros.messages.sensors import (
     transform_to_msg as transform_to_msg,
 )
 from diffusion_ros.ros.messages.status import (

@@ -212,6 +212,16 @@ def transform_to_msg(
     return msg
 
 
+def transform_from_msg(msg: TransformStamped) -> tuple[int, str, str, Array, Array]:
+    """Stamp [ns], parent and child frame, position (3) [m] and quaternion (4) xyzw of the child in the parent."""
+    pose = PoseStamped(header=msg.header)
+    t = msg.transform.translation
+    pose.pose.position.x, pose.pose.position.y, pose.pose.position.z = t.x, t.y, t.z
+    pose.pose.orientation = msg.transform.rotation
+    time_ns, position, quaternion = pose_from_msg(pose)
+    return time_ns, msg.header.frame_id, msg.child_frame_id, position, quaternion
+
+
 def odometry_to_msg(position: ArrayLike, velocity: ArrayLike, time_ns: int, frame_id: str) -> Odometry:
     """position (2) [m], velocity (2) [m/s] in the axes of frame_id: the robot is a ball and has no heading."""
     msg = Odometry(header=header_to_msg(time_ns, frame_id), child_frame_id=frame_id)

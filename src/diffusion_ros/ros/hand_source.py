@@ -1,0 +1,184 @@
+"""Where a robot's hand is, whatever its drivers publish: poses, transforms, or joints and a description."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import numpy as np
+from geometry_msgs.msg import PoseStamped
+from numpy.typing import NDArray
+from scipy.spatial.transform import Rotation
+from sensor_msgs.msg import JointState
+from std_msgs.msg import String
+
+from diffusion_ros.control import kinematics
+from diffusion_ros.control.frames import RobotFrames
+from diffusion_ros.robot_file import HAND, Description, PoseSource, RobotFile
+from diffusion_ros.ros import messages, topics
+from diffusion_ros.ros.listener import MAX_BYTES, JointFilter, Listener
+from diffusion_ros.ros.runner import RunnableNode
+
+Array = NDArray[np.float64]
+Moved = Callable[[int, Array, Array], object]
+
+_CHAIN = 64
+"""Transforms from base to tool at most."""
+_TF_BYTES = 1_000_000
+
+
+class DescribedArm:
+    """The arm's kinematics, as soon as its description has come.
+
+    Raises ValueError where the description is a file that cannot be used.
+    """
+
+    def __init__(self, node: RunnableNode, robot: RobotFile) -> None:
+        self._node, self._robot = node, robot
+        self.arm: kinematics.Arm | None = None
+        self.fault = ""
+        """Why a description that came cannot be used."""
+        self.changed: Callable[[], object] = lambda: None
+        """Called when it has come."""
+        where = robot.description
+        assert where is not None  # robot_file sees to that
+        self._where: Description = where
+        if where.file:
+            try:
+                with open(where.file) as file:
+                    self._take(file.read())
+            except (OSError, UnicodeDecodeError) as error:
+                raise ValueError(f"{where.file}: {error}") from None
+            if self.fault:
+                raise ValueError(f"{where.file}: {self.fault}")
+        else:
+            node.create_subscription(String, where.topic, self._on_description, topics.DESCRIPTION_QOS)
+
+    def missing(self) -> str:
+        """'' or why nothing is known of the arm."""
+        if self.arm is not None:
+            return ""
+        name = topics.shown(self._node, self._where.topic)
+        return f"{name}: {self.fault}" if self.fault else f"{name}: no robot description received"
+
+    def _on_description(self, msg: String) -> None:
+        self._take(msg.data)
+
+    def _take(self, text: str) -> None:
+        robot = self._robot
+        try:
+            self.arm = kinematics.Arm.from_urdf(text, robot.joints, robot.base.frame, robot.tool.frame)
+            self.fault = ""
+        except (ValueError, ModuleNotFoundError) as error:
+            self.arm, self.fault = None, messages.printable(str(error))
+            return
+        self.changed()
+
+
+class HandSource:
+    """Calls `moved(stamp [ns], position (3) m, quaternion (4) xyzw)` with the hand in the base frame.
+
+    The stamp is the driver's less the latency of the robot's file. `refused` takes why a message is not used, one line.
+    described: needed for source fk.
+    """
+
+    def __init__(
+        self,
+        node: RunnableNode,
+        robot: RobotFile,
+        frames: RobotFrames,
+        moved: Moved,
+        refused: Callable[[messages.MessageError], object],
+        described: DescribedArm | None = None,
+    ) -> None:
+        self._node, self._robot, self._frames = node, robot, frames
+        self._moved, self._described = moved, described
+        self.source: PoseSource = robot.poses[HAND]
+        self._latency_ns = round(self.source.latency * 1e9)
+        self._links: dict[str, tuple[str, int, Array, Rotation]] = {}
+        """tf: child -> parent, stamp, position and rotation."""
+        self.joints: Array | None = None
+        """fk: the arm's joints as they came last (n)."""
+        qos = topics.SENSOR_QOS if self.source.reliable else topics.BEST_EFFORT_QOS
+        self._filter = JointFilter(robot.joints)
+        self._listeners: list[Listener[Any]] = []
+
+        def listen(kind: Any, callback: Callable[[Any], object], **options: Any) -> None:
+            topic = self.source.topic
+            answer = lambda error, msg: refused(error)  # noqa: E731
+            self._listeners.append(Listener(node, kind, topic, callback, answer, qos, **options))
+
+        if self.source.source == "pose":
+            listen(PoseStamped, self._on_pose)
+        elif self.source.source == "fk":
+            listen(JointState, self._on_joints, max_bytes=MAX_BYTES, concerns=self._filter)
+        else:
+            if messages.TFMessage is None:
+                raise ValueError(f"{robot.path}: observations.hand.source: tf needs tf2_msgs, which is not installed")
+            for topic, quality in ((self.source.topic, qos), (f"{self.source.topic}_static", topics.DESCRIPTION_QOS)):
+                node.create_subscription(
+                    messages.TFMessage, topic, partial(self._on_transforms, refused), quality, raw=False
+                )
+
+    @property
+    def name(self) -> str:
+        """Of the topic, for messages."""
+        return topics.shown(self._node, self.source.topic)
+
+    def conflict(self) -> str:
+        """'' or who else publishes what only one may."""
+        return next(filter(None, (listener.conflict() for listener in self._listeners)), "")
+
+    def missing(self) -> str:
+        """What to say where nothing has come."""
+        if self.source.source == "fk":
+            assert self._described is not None
+            return self._described.missing() or f"{self.name}: {self._filter.nothing()}"
+        if self.source.source == "tf":
+            return f"{self.name}: no transforms from {self.source.parent} to {self.source.child} received"
+        return f"{self.name}: nothing received"
+
+    def _give(self, stamp_ns: int, position: Array, quaternion: Array) -> None:
+        self._moved(stamp_ns - self._latency_ns, *self._frames.hand(position, quaternion))
+
+    def _on_pose(self, msg: PoseStamped) -> None:
+        stamp_ns, position, quaternion = messages.pose_from_msg(msg)
+        messages.check_frame(msg.header, self._robot.base.frame)
+        self._give(stamp_ns, position, quaternion)
+
+    def _on_joints(self, msg: JointState) -> None:
+        assert self._described is not None
+        arm = self._described.arm
+        if arm is None:
+            return
+        stamp_ns, positions, _ = messages.joint_state_from_msg(msg, self._robot.joints)
+        if wrong := arm.outside(positions):
+            raise messages.MessageError(wrong)
+        self.joints = positions
+        self._give(stamp_ns, *arm.forward(positions))
+
+    def _on_transforms(self, refused: Callable[[messages.MessageError], object], msg: Any) -> None:
+        try:
+            for one in msg.transforms[:_CHAIN]:
+                stamp_ns, parent, child, position, quaternion = messages.transform_from_msg(one)
+                self._links[child] = parent, stamp_ns, position, Rotation.from_quat(quaternion)
+            if len(self._links) > 16 * _CHAIN:
+                self._links.clear()
+            self._follow_chain()
+        except messages.MessageError as error:
+            refused(error)
+
+    def _follow_chain(self) -> None:
+        """From the tool up to the base; what is missing yet is waited for."""
+        at, turn, frame, newest = np.zeros(3), Rotation.identity(), self.source.child, 0
+        for _ in range(_CHAIN):
+            if frame == self.source.parent:
+                if newest:
+                    self._give(newest, at, np.asarray(turn.as_quat()))
+                return
+            if frame not in self._links:
+                return
+            frame, stamp_ns, position, rotation = self._links[frame]
+            at, turn = position + rotation.apply(at), rotation * turn
+            newest = max(newest, stamp_ns)
