@@ -36,8 +36,9 @@ _BAD_PARAMETERS = (ParameterException, InvalidQosOverridesError, InvalidQoSProfi
 _WAKE_SECONDS = 0.1
 """Longest wait in rclpy: Python's signal handlers run only between waits."""
 
-_STILL_SECONDS = 1.0
-"""Wall time after which a /clock that has not moved is no time to act by."""
+_STILL_SECONDS = 2.0
+"""Wall time after which a /clock that has not moved is no time to act by. A simulator that begins an episode, or draws
+large pictures on a slow machine, moves it less often than once a second."""
 _NEW_RUN_SECONDS = 60.0
 """By so much `seconds` goes on where /clock goes back: whatever was heard before is old then, by any limit."""
 
