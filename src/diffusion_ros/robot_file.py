@@ -130,7 +130,9 @@ class ActionOutput:
     leash: tuple[float, float]
     """What the target may be away from the measured hand [m, rad]."""
     latency: float
-    """s from a command to the arm being there: rows are sent so much earlier."""
+    """s from a command to the arm's answer: rows are sent so much earlier."""
+    lag: float = 0.0
+    """pose: s that a moving arm stays behind its target; it is sent so much ahead along its velocity."""
     axes: str = "base"
     """twist: base or tool, whose axes it is in."""
     gain: float = 2.0
@@ -155,6 +157,8 @@ class GripperOutput:
     """s between two goals at least."""
     timeout: float
     """s after which an action is not waited for any more."""
+    latency: float
+    """s from a goal to the fingers' motion: rows count so much earlier."""
 
 
 @dataclass(frozen=True)
@@ -227,6 +231,8 @@ class RobotFile:
     tool: Placement
     """Where the policy's hand is, in the tool that the driver speaks of."""
     joints: tuple[str, ...]
+    joint_states: str
+    """The topic of their positions, for joint outputs."""
     description: Description | None
     poses: Mapping[str, PoseSource]
     """hand, and perhaps object."""
@@ -275,6 +281,7 @@ def read(path: Path) -> RobotFile:
         base=_placement(top.section("base")),
         tool=_placement(top.section("tool")),
         joints=joints,
+        joint_states=top.topic("joint_states", "/joint_states"),
         description=description,
         poses=poses,
         numbers=numbers,
@@ -445,6 +452,8 @@ def _action(section: _Section, driver: str) -> ActionOutput:
             axes=section.choice("axes", ("base", "tool"), "base"),
             gain=section.number("gain", 2.0, low=0.0, high=10.0, unit="1/s"),
         )
+    if output == "pose":
+        action = replace(action, lag=section.number("lag", 0.0, low=0.0, high=0.3, unit="s"))
     if action.type == "Twist" and driver == "servo":
         raise section.error("type", "Twist, TwistStamped expected: Servo drops what has no stamp")
     section.done()
@@ -463,6 +472,7 @@ def _gripper(section: _Section) -> GripperOutput:
         effort=section.number("effort", 0.0, low=0.0, high=1000.0, unit="N"),
         interval=section.number("interval", 0.5, low=0.0, high=10.0, unit="s"),
         timeout=section.number("timeout", 5.0, low=0.1, high=120.0, unit="s"),
+        latency=section.number("latency", 0.0, low=0.0, high=0.5, unit="s"),
     )
     if gripper.open == gripper.closed:
         raise section.error("closed", f"{gripper.closed:g}, another value than open's expected")

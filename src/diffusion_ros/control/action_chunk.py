@@ -80,18 +80,23 @@ def hold_chunk(stamp_ns: int, period_ns: int) -> ActionChunk:
 
 @dataclass(frozen=True)
 class ExecutorLimits:
-    """Limits of one control step (7: m, rad, gripper), and the box that the end effector must stay in (3: m)."""
+    """Limits of one control step (7: m, rad, gripper), and the box that the end effector must stay in (3: m).
+
+    Without a box, (): it is somebody else's to keep (targets.TargetGenerator).
+    """
 
     action_low: tuple[float, ...]
     action_high: tuple[float, ...]
-    workspace_low: tuple[float, ...]
-    workspace_high: tuple[float, ...]
+    workspace_low: tuple[float, ...] = ()
+    workspace_high: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         for name, low, high, size in (
             ("action", self.action_low, self.action_high, ACTION_SIZE),
             ("workspace", self.workspace_low, self.workspace_high, 3),
         ):
+            if name == "workspace" and not low and not high:
+                continue
             for end, values in (("low", low), ("high", high)):
                 if len(values) != size or not np.all(np.isfinite(values)):
                     raise ValueError(f"{name}_{end} {list(values)}, {size} finite numbers expected")
@@ -113,6 +118,8 @@ class Command:
     """Why it holds; '' when acting."""
     clipped: str = ""
     """What was taken back: 'limits', 'workspace', 'limits and workspace', or ''."""
+    key: tuple[int, int] | None = None
+    """Which row it is, when acting: its chunk's stamp and its place there."""
 
 
 class ChunkExecutor:
@@ -174,8 +181,8 @@ class ChunkExecutor:
         self._low = np.array(limits.action_low)
         self._high = np.array(limits.action_high)
         self._gross = GROSS * np.maximum(np.abs(self._low), np.abs(self._high))
-        self._box_low = np.array(limits.workspace_low)
-        self._box_high = np.array(limits.workspace_high)
+        self._box_low = np.array(limits.workspace_low or (-np.inf,) * 3)
+        self._box_high = np.array(limits.workspace_high or (np.inf,) * 3)
         self._chunks: list[ActionChunk] = []
         self._far: ActionChunk | None = None
         """Lockstep: a chunk that is stamped too far ahead to have to do with the present."""
@@ -390,7 +397,19 @@ class ChunkExecutor:
         )
         if not np.array_equal(boxed, limited):
             clipped.append("workspace")
-        return Command(t_ns, boxed, True, clipped=" and ".join(clipped))
+        chunk = self._chunks[due]
+        key = chunk.stamp_ns, chunk.index_at(t_ns)
+        return Command(t_ns, boxed, True, clipped=" and ".join(clipped), key=key)
+
+    def rest(self, t_ns: int) -> NDArray[np.float64]:
+        """Rows (N, 7) of the chunk that decides at t_ns, from the one that is due on, within the limits of a step; none
+        where none is due."""
+        due = self._due(t_ns)
+        if due is None:
+            return np.zeros((0, ACTION_SIZE))
+        chunk = self._chunks[due]
+        rows = chunk.rows[chunk.index_at(t_ns) : self.max_rows]
+        return np.clip(rows, self._low, self._high)
 
     def sent(self, command: Command) -> None:
         """A command went out, and there may be another one before the next observation."""

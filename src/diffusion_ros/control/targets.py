@@ -23,14 +23,15 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.linalg import expm
 from scipy.spatial.transform import Rotation
 
 from diffusion_ros.robot_file import Limits
 
 Array = NDArray[np.float64]
 
-_SUBSTEP = 0.002
-"""s: MuJoCo's step in the training simulator; the same integrator (semi-implicit Euler) gives the same motion."""
+_SUBSTEP = 0.01
+"""s, at most, in which the model goes on: exactly where no limit holds it back."""
 _HISTORY_SECONDS = 1.0
 _GLIDE = 0.02
 """m/s, and rad/s by five, by which a target goes over to where the hand is measured."""
@@ -70,7 +71,8 @@ class TargetGenerator:
     reference 'commanded': each row goes on from the target. 'measured': each chunk, too, but what the hand was away
     from its target when the chunk's observation was made is gone back slowly, so that the target follows a hand that
     cannot follow. leash [m, rad]: the target does not go farther than that from the hand.
-    latency [s]: what the arm's driver lags behind; the measured hand is compared with the target of so long before.
+    latency [s]: what the arm's driver lags behind; the measured hand is compared with the target of so long before,
+    so that a hand which only lags is not one that does not follow.
     """
 
     def __init__(
@@ -111,6 +113,7 @@ class TargetGenerator:
         self._left_turn = np.zeros(3)
         self._trace: deque[tuple[float, Array, Rotation]] = deque()
         self._time = 0.0
+        self._transitions: dict[float, Array] = {}
 
     @property
     def started(self) -> bool:
@@ -145,9 +148,9 @@ class TargetGenerator:
         """Why the measured hand is not following the target, or ''."""
         if not self._started:
             return ""
-        target = self.target()
-        away = float(np.linalg.norm(position - target.position))
-        angle = float((rotation * target.rotation.inv()).magnitude())
+        was, turned = self._lagged(0.0)
+        away = float(np.linalg.norm(position - was))
+        angle = float((rotation * turned.inv()).magnitude())
         if away > LOST * self.leash[0]:
             return f"the hand is {away:.3f} m from its target, at most {LOST * self.leash[0]:g} m expected (leash)"
         if angle > LOST * self.leash[1]:
@@ -158,12 +161,9 @@ class TargetGenerator:
         """A chunk begins that answers an observation of the hand there (3), so long ago."""
         if not self._started or self.reference == "commanded":
             return
-        then = self._time - seconds_ago - self.latency
-        for time, target, turned in reversed(self._trace):
-            if time <= then:
-                self._left = position - target
-                self._left_turn = (rotation * turned.inv()).as_rotvec()
-                return
+        was, turned = self._lagged(seconds_ago)
+        self._left = position - was
+        self._left_turn = (rotation * turned.inv()).as_rotvec()
 
     def advance(self, seconds: float, row: Array | None, key: object, position: Array, rotation: Rotation) -> Target:
         """The target `seconds` after the last one.
@@ -178,9 +178,13 @@ class TargetGenerator:
             self._left, self._left_turn = np.zeros(3), np.zeros(3)
         elif self._row is None or key != self._row_key:
             self._begin(row, key)
+        # Where the hand will be when it has come to the target of now, if it goes on following as it does.
+        was, turned = self._lagged(0.0)
+        position = position + self._position - was
+        rotation = Rotation.from_rotvec(self._turn) * self._from * turned.inv() * rotation
         turn = self._turn
         before = (Rotation.from_rotvec(turn) * self._from * rotation.inv()).magnitude()
-        parts = max(1, round(seconds / _SUBSTEP))
+        parts = math.ceil(seconds / _SUBSTEP - 1e-6)
         for _ in range(parts):
             self._substep(seconds / parts, position)
         self._time += seconds
@@ -193,6 +197,22 @@ class TargetGenerator:
         while self._trace[0][0] < self._time - _HISTORY_SECONDS:
             self._trace.popleft()
         return target
+
+    def _lagged(self, seconds_ago: float) -> tuple[Array, Rotation]:
+        """The target that the hand, as it was seen so long ago, was answering: of `latency` before."""
+        then = self._time - seconds_ago - self.latency
+        for time, position, rotation in reversed(self._trace):
+            if time <= then + 1e-9:
+                return position, rotation
+        if self._trace:
+            return self._trace[0][1:]
+        target = self.target()
+        return target.position, target.rotation
+
+    def lagged(self) -> Target:
+        """What the hand, as it is measured now, answers: the target of `latency` ago, moving as it does now."""
+        position, rotation = self._lagged(0.0)
+        return Target(position, rotation, self._velocity.copy(), self._turn_velocity.copy())
 
     def target(self) -> Target:
         return Target(
@@ -233,28 +253,35 @@ class TargetGenerator:
             damping = 2 * self.response[1] * math.sqrt(self.response[0]) if self.response else 0.0
             wanted = _braked(self._velocity, damping, _GENTLE * limits.linear_acceleration, dt)
             turning = _braked(self._turn_velocity, damping, _GENTLE * limits.angular_acceleration, dt)
+            way, turned = 0.5 * dt * (self._velocity + wanted), 0.5 * dt * (self._turn_velocity + turning)
         elif self.response:
-            stiffness, ratio = self.response
-            damping = 2 * ratio * math.sqrt(stiffness)
-            pull = stiffness * (self._goal - self._position) - damping * self._velocity
-            wanted = self._velocity + dt * pull
-            turning = self._turn_velocity + dt * (
-                stiffness * (self._turn_goal - self._turn) - damping * self._turn_velocity
-            )
+            on = self._transition(dt)
+            error, off = self._position - self._goal, self._turn - self._turn_goal
+            way = on[0, 0] * error + on[0, 1] * self._velocity - error
+            wanted = on[1, 0] * error + on[1, 1] * self._velocity
+            turned = on[0, 0] * off + on[0, 1] * self._turn_velocity - off
+            turning = on[1, 0] * off + on[1, 1] * self._turn_velocity
         else:
-            wanted = self._row[:3] / self.row_seconds
-            turning = self._row[3:6] / self.row_seconds
-        self._velocity = _within(self._velocity, wanted, limits.linear, limits.linear_acceleration * dt)
-        self._turn_velocity = _within(self._turn_velocity, turning, limits.angular, limits.angular_acceleration * dt)
-        step = self._velocity * dt
-        step += self._glide(dt)
-        moved = self._position + step
+            wanted, turning = self._row[:3] / self.row_seconds, self._row[3:6] / self.row_seconds
+            way, turned = wanted * dt, turning * dt
+        self._velocity, way = _within(self._velocity, wanted, way, limits.linear, limits.linear_acceleration * dt, dt)
+        self._turn_velocity, turned = _within(
+            self._turn_velocity, turning, turned, limits.angular, limits.angular_acceleration * dt, dt
+        )
+        moved = self._position + way + self._glide(dt)
         # Inside the box up to its walls, outside only inwards; and no farther from the hand than the leash, but back.
         boxed = np.clip(moved, np.minimum(self._low, self._position), np.maximum(self._high, self._position))
         boxed = _leashed(self._position, boxed, position, self.leash[0])
         self._velocity = np.where(boxed == moved, self._velocity, 0.0)
         self._position = boxed
-        self._turn = self._turn + self._turn_velocity * dt + self._glide_turn(dt)
+        self._turn = self._turn + turned + self._glide_turn(dt)
+
+    def _transition(self, dt: float) -> Array:
+        """(2, 2): what error and velocity are dt later, of the model without limits."""
+        if dt not in self._transitions:
+            stiffness, ratio = self.response
+            self._transitions[dt] = expm(dt * np.array([[0.0, 1.0], [-stiffness, -2 * ratio * math.sqrt(stiffness)]]))
+        return self._transitions[dt]
 
     def _glide(self, dt: float) -> Array:
         step = _shortened(self._left, _GLIDE * dt)
@@ -280,9 +307,12 @@ def _braked(velocity: Array, damping: float, gentle: float, dt: float) -> Array:
     return np.zeros(3) if speed <= slower else velocity * (1.0 - slower / speed)
 
 
-def _within(before: Array, wanted: Array, speed: float, change: float) -> Array:
-    """The wanted velocity, changed by at most `change` and not faster than `speed`."""
-    return _shortened(before + _shortened(_shortened(wanted, speed) - before, change), speed)
+def _within(before: Array, wanted: Array, way: Array, speed: float, change: float, dt: float) -> tuple[Array, Array]:
+    """The wanted velocity, changed by at most `change` and not faster than `speed`, and the way that it goes in dt."""
+    velocity = _shortened(before + _shortened(_shortened(wanted, speed) - before, change), speed)
+    if velocity is wanted or np.array_equal(velocity, wanted):
+        return velocity, _shortened(way, speed * dt)
+    return velocity, _shortened(0.5 * dt * (before + velocity), speed * dt)
 
 
 def _leashed(before: Array, moved: Array, hand: Array, length: float) -> Array:

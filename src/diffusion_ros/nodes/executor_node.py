@@ -24,13 +24,14 @@ from rclpy.parameter import Parameter
 from std_srvs.srv import SetBool, Trigger
 from trajectory_msgs.msg import JointTrajectory
 
-from diffusion_ros import checkpoint
+from diffusion_ros import checkpoint, robot_file
 from diffusion_ros.control.action_chunk import ChunkExecutor, Command, ExecutorLimits
 from diffusion_ros.control.control_clock import ControlClock
 from diffusion_ros.control.stop_record import StopRecord, stop_folder
 from diffusion_ros.robot import EEF_POS, WORLD_FRAME
 from diffusion_ros.ros import messages, topics
 from diffusion_ros.ros.diagnostics import ERROR, OK, WARN, Diagnostics
+from diffusion_ros.ros.driven_robot import DrivenRobot
 from diffusion_ros.ros.listener import MAX_BYTES, Listener
 from diffusion_ros.ros.params import ParameterError, declare, parameter
 from diffusion_ros.ros.runner import RunnableNode, run
@@ -44,6 +45,8 @@ _CHUNK_ROWS = 16
 _TICKS = 5
 """Of the timer, a control period."""
 _FAREWELL_SECONDS = 1.0
+_REFRESH_SECONDS = 0.1
+"""Between two looks at what a driven robot's diagnostics say; its output is ten times as fast."""
 """How long the last word may take to be heard."""
 
 
@@ -53,6 +56,10 @@ class ExecutorParameters:
     checkpoint_limits says so."""
 
     checkpoint: str = parameter("", "path of the policy checkpoint (.pt) whose spec gives rate, frame and ranges")
+    robot: str = parameter(
+        "", "path of a robot's YAML (docs/robot.md): its limits, and how it is told to move; '': by eef_command"
+    )
+    rehearsal: bool = parameter(False, "true: a simulator stands in for the robot's drivers")
     mode: str = parameter(
         "realtime",
         "lockstep: the robot waits for each command; realtime: it does not",
@@ -101,6 +108,12 @@ class ExecutorParameters:
             raise ValueError(
                 "parameter guard: expected '' in lockstep, where no result may depend on the time it takes"
             )
+        if self.robot and self.mode == "lockstep":
+            raise ValueError("parameter robot: expected '' in lockstep: a robot does not wait")
+        if self.robot and not self.checkpoint:
+            raise ValueError("parameter checkpoint is required with a robot's YAML: it says what the rows mean")
+        if self.robot and (self.workspace_low or self.workspace_high):
+            raise ValueError(f"parameter workspace_low and workspace_high: {self.robot} says where its box is")
 
 
 class ExecutorNode(RunnableNode):
@@ -139,6 +152,11 @@ class ExecutorNode(RunnableNode):
         self._guard: tuple[float, messages.Status] | None = None
         """The camera guard's last verdict, and when it came."""
         self._path: deque[tuple[int, NDArray[np.float64]]] = deque(maxlen=_PATH_POINTS)
+        self._said: dict[str, str] = {}
+        """What diagnostics say of the robot."""
+        self._next_refresh = 0.0
+        self._lost = ""
+        """Why a robot was disabled by us: somebody has to look."""
         self._counts = {"acted": 0, "held": 0, "clipped": 0, "chunks refused": 0}
         self._record: StopRecord | None = None
         self._stopped_before = ""
@@ -149,10 +167,12 @@ class ExecutorNode(RunnableNode):
             if self._stopped_before:
                 self.executor_logic.set_enabled(False)
 
-        self._command_publisher = self.create_publisher(JointTrajectory, topics.EEF_COMMAND, topics.COMMAND_QOS)
         self._path_publisher = self.create_publisher(Path, topics.EEF_PATH, topics.COMMAND_QOS)
-        sensors = topics.sensor_qos(self._lockstep)
-        self._poses = Listener(self, PoseStamped, topics.EEF_POSE, self._on_pose, self._on_bad_pose, sensors)
+        self._robot: DrivenRobot | None = None
+        if p.robot:
+            self._robot = self._drive(p)
+        else:
+            self._obey()
         self._chunks = Listener(
             self,
             JointTrajectory,
@@ -162,8 +182,6 @@ class ExecutorNode(RunnableNode):
             topics.WATCHED_QOS,
             max_bytes=MAX_BYTES,
         )
-        # Our own among them: a second executor is a second publisher, to us as to the robot.
-        self._commands = Listener.of_publishers(self, JointTrajectory, topics.EEF_COMMAND, topics.WATCHED_QOS)
         self._verdicts: Listener[DiagnosticStatus] | None = None
         if p.guard:
             self._verdicts = Listener(
@@ -179,9 +197,36 @@ class ExecutorNode(RunnableNode):
         self.create_service(Trigger, "~/estop", self._on_estop)
         self.create_service(Trigger, "~/estop_reset", self._on_estop_reset)
         self.diagnostics = Diagnostics(self, "executor", self._refresh)
-        if not self._lockstep:
+        if self._robot is not None:
+            self.every(1.0 / self._robot.robot.action.rate, self._drive_on)
+        elif not self._lockstep:
             self.every(self.executor_logic.period_ns / 1e9 / _TICKS, self._tick)
         self.every(0.5, self._publish_path)
+
+    def _obey(self) -> None:
+        """The simulator's interface, and of drivers that take rows as they are: eef_pose in, eef_command out."""
+        self._command_publisher = self.create_publisher(JointTrajectory, topics.EEF_COMMAND, topics.COMMAND_QOS)
+        sensors = topics.sensor_qos(self._lockstep)
+        self._poses = Listener(self, PoseStamped, topics.EEF_POSE, self._on_pose, self._on_bad_pose, sensors)
+        # Our own among them: a second executor is a second publisher, to us as to the robot.
+        self._commands = Listener.of_publishers(self, JointTrajectory, topics.EEF_COMMAND, topics.WATCHED_QOS)
+
+    def _drive(self, p: ExecutorParameters) -> DrivenRobot:
+        """A robot with drivers of its own."""
+        assert self._spec is not None
+        robot = robot_file.read(FilePath(p.robot))
+        for name, value in {"robot": p.robot, "output": f"{robot.action.output} on {robot.action.topic}"}.items():
+            self._said[name] = value
+        return DrivenRobot(
+            self,
+            robot,
+            self._spec,
+            self._on_hand,
+            lambda error: self._on_bad_pose(error, None),
+            enable=lambda: self._enable(True),
+            stop=lambda: self._stop("the operator's button"),
+            rehearsal=p.rehearsal,
+        )
 
     def _complete(self, p: ExecutorParameters) -> ExecutorParameters:
         """What was given, and the checkpoint's where nothing was."""
@@ -200,8 +245,23 @@ class ExecutorNode(RunnableNode):
             self._trace(stamp_ns, position)
         self._came(stamp_ns, repeated)
 
+    def _on_hand(self, stamp_ns: int, position: NDArray[np.float64]) -> None:
+        """A driven robot's, in the policy's frame."""
+        self._fault = ""
+        if not self.executor_logic.observed(stamp_ns, position):
+            self.executor_logic.observe(stamp_ns, position)
+            self._trace(stamp_ns, position)
+        self._heard(stamp_ns)
+
+    @property
+    def _pose_name(self) -> str:
+        """What the hand's pose comes from, for messages."""
+        return self._robot.source.name if self._robot is not None else topics.shown(self, topics.EEF_POSE)
+
     def _on_bad_pose(self, error: messages.MessageError, msg: PoseStamped | None) -> None:
-        self._fault = f"{topics.shown(self, topics.EEF_POSE)}: {error}"
+        self._fault = f"{self._pose_name}: {error}"
+        if self._robot is not None:
+            return
         try:
             stamp_ns = messages.stamp_ns(msg.header.stamp) if msg is not None else self._stamp_ns
         except messages.MessageError:
@@ -209,14 +269,10 @@ class ExecutorNode(RunnableNode):
         self._came(stamp_ns, False)
 
     def _came(self, stamp_ns: int, repeated: bool) -> None:
-        """A pose came, usable or not."""
-        now = self.seconds()
-        self._received, self._answering = now, time.monotonic()
-        if stamp_ns != self._stamp_ns:
-            self._stamp_ns, self._stamped = stamp_ns, now
-        self.diagnostics.tick(topics.EEF_POSE)
+        """A pose came, usable or not, to be answered."""
+        self._heard(stamp_ns)
         if not self._lockstep:
-            if self._control_clock.pose(now):
+            if self._control_clock.pose(self.seconds()):
                 self._act()
             return
         if repeated and self._answered is not None and self._answered.stamp_ns == stamp_ns:
@@ -225,6 +281,13 @@ class ExecutorNode(RunnableNode):
             return
         self._pending_ns = stamp_ns
         self._answer()
+
+    def _heard(self, stamp_ns: int) -> None:
+        now = self.seconds()
+        self._received, self._answering = now, time.monotonic()
+        if stamp_ns != self._stamp_ns:
+            self._stamp_ns, self._stamped = stamp_ns, now
+        self.diagnostics.tick(topics.EEF_POSE)
 
     def _on_chunk(self, msg: JointTrajectory) -> None:
         self.diagnostics.tick(topics.ACTION_CHUNK)
@@ -246,7 +309,7 @@ class ExecutorNode(RunnableNode):
             self._counts["chunks refused"] += 1
         elif self._lockstep:
             self._answer()
-        else:
+        elif self._robot is None:
             self._replace_hold()
 
     def _on_bad_chunk(self, error: messages.MessageError, msg: JointTrajectory | None) -> None:
@@ -313,31 +376,53 @@ class ExecutorNode(RunnableNode):
             self._replaceable = None
             self._publish(command, stamp_ns)
 
+    def _drive_on(self) -> None:
+        """A period of a driven robot's output."""
+        assert self._robot is not None
+        logic, before = self.executor_logic, self._answered
+        held = self._stop_reason()
+        if not held and before is not None and before.acting and (lost := self._robot.astray()):
+            self._lost = held = lost
+            logic.set_enabled(False)
+            self.get_logger().error(f"disabled: {lost}")
+        self._answered = command = self._robot.act(logic, held, self.now_ns())
+        self._counts["acted" if command.acting else "held"] += 1
+        self._counts["clipped"] += bool(command.clipped)
+        self.diagnostics.tick(self._robot.robot.action.topic)
+        if self.seconds() >= self._next_refresh:
+            self._next_refresh = self.seconds() + _REFRESH_SECONDS
+            self._refresh()
+
     # Reasons to hold
 
     def _stop_reason(self) -> str:
         """Why nothing may move whatever chunk comes, or ''."""
         logic = self.executor_logic
         if logic.estop_reason or not logic.enabled:
-            before = f" ({self._stopped_before})" if self._stopped_before else ""
-            return logic.stopped() + before
+            why = self._lost or self._stopped_before
+            return logic.stopped() + (f" ({why})" if why else "")
         return (
             self.without_time()
             or self._silence()
-            or self._poses.conflict()
+            or self._robot_reason()
             or self._chunk_conflict()
-            or self._commands.conflict()
             or self._fault
             or self._guard_reason()
             or logic.stopped()
         )
+
+    def _robot_reason(self) -> str:
+        if self._robot is not None:
+            nothing = self._robot.source.missing() if self._received is None else ""
+            return nothing or self._robot.reason()
+        return self._poses.conflict() or self._commands.conflict()
 
     def _silence(self) -> str:
         """Real time: why a robot that is not heard any more must not move."""
         silent = self._silent()
         if self._lockstep or silent <= self.parameters.max_observation_age:
             return ""
-        return f"{topics.shown(self, topics.EEF_POSE)}: silent for {silent:.2f} s"
+        return f"{self._pose_name}: silent for {silent:.2f} s"
 
     def _silent(self) -> float:
         """Seconds since a pose came; 0 before the first."""
@@ -397,31 +482,44 @@ class ExecutorNode(RunnableNode):
     def _on_set_enabled(self, request: Any, response: Any) -> Any:
         """Lets the robot move, or not. It is refused while an emergency stop is latched."""
         enabled = bool(request.data)
-        response.success = self.executor_logic.set_enabled(enabled)
+        response.success = self._enable(enabled)
         if response.success:
-            self._stopped_before = ""
-            self._remember("" if enabled else "it was disabled before it ended and was started again")
             response.message = "enabled" if enabled else "not enabled"
         else:
             response.message = "refused: the emergency stop is latched; ~/estop_reset first"
+        return response
+
+    def _enable(self, enabled: bool) -> bool:
+        again = enabled and not self.executor_logic.enabled
+        done = self.executor_logic.set_enabled(enabled)
+        if done:
+            self._stopped_before = self._lost = ""
+            self._remember("" if enabled else "it was disabled before it ended and was started again")
+            if again and self._robot is not None:
+                self._robot.stop()
         self._answer()
         self._refresh()
-        return response
+        return done
 
     def _on_estop(self, request: Any, response: Any) -> Any:
         """Emergency stop: the robot holds at once. The stop is latched and outlives the executor."""
-        self.executor_logic.estop("requested")
+        self._stop("requested")
+        response.success = True
+        response.message = "stopped; latched until ~/estop_reset, then until ~/set_enabled"
+        return response
+
+    def _stop(self, reason: str) -> None:
+        self.executor_logic.estop(reason)
         self._replaceable = None
         if self._lockstep:
             self._answer()
+        elif self._robot is not None:
+            self._drive_on()
         elif self._received is not None:
             now_ns = self.now_ns()
             self._publish(self.executor_logic.hold(now_ns, self.executor_logic.stopped()), now_ns)
         self._remember("an emergency stop was latched when it ended and was started again")
         self._refresh()
-        response.success = True
-        response.message = "stopped; latched until ~/estop_reset, then until ~/set_enabled"
-        return response
 
     def _on_estop_reset(self, request: Any, response: Any) -> Any:
         """Releases the emergency stop. The robot moves again only after `~/set_enabled`."""
@@ -451,8 +549,8 @@ class ExecutorNode(RunnableNode):
         self.diagnostics.value("estop", logic.estop_reason or "released")
         self.diagnostics.value("frame", self.frame_id)
         self.diagnostics.value("last chunk", self._refused or "accepted")
-        for name, count in self._counts.items():
-            self.diagnostics.value(name, count)
+        for name, value in {**self._said, **self._counts}.items():
+            self.diagnostics.value(name, value)
         stop = self._stop_reason()
         refused = f" ({self._refused})" if self._refused else ""
         if stop:
@@ -469,6 +567,9 @@ class ExecutorNode(RunnableNode):
 
     def close(self) -> None:
         """The last word to a robot that does not wait: hold. It must have been heard before the publisher is gone."""
+        if self._robot is not None:
+            self._robot.close()
+            return
         if not self._lockstep and self._received is not None:
             now_ns = self.now_ns()
             self._send(self.executor_logic.hold(now_ns, "the executor ends"), now_ns)
@@ -478,14 +579,17 @@ class ExecutorNode(RunnableNode):
 def _completed(owner: str, p: ExecutorParameters, spec: CheckpointSpec | None) -> ExecutorParameters:
     """Parameters first, then the checkpoint's spec. Raises ParameterError for what neither gives."""
     frame_id = p.frame_id or (spec.frame if spec is not None else "") or WORLD_FRAME
-    limits = ("action_low", "action_high", "workspace_low", "workspace_high")
+    limits: tuple[str, ...] = ("action_low", "action_high", "workspace_low", "workspace_high")
+    if p.robot:
+        # Its YAML has the robot's own; a step's are what the checkpoint commands, and only guard against nonsense.
+        limits = ("action_low", "action_high")
     names = ("rate", "n_action_steps", *limits)
     values: dict[str, Any] = {name: getattr(p, name) or getattr(spec, name, None) for name in names}
     missing = [name for name, value in values.items() if not value]
     if missing:
         raise ParameterError(f"{owner}: parameter {', '.join(missing)} is required where no checkpoint is given")
     own = [name for name in limits if not getattr(p, name)]
-    if own and not p.checkpoint_limits:
+    if own and not p.checkpoint_limits and not p.robot:
         raise ParameterError(
             f"{owner}: parameter {', '.join(own)} is required: a robot's limits and box are not a checkpoint's, except"
             " in the simulator that it was trained in (checkpoint_limits)"

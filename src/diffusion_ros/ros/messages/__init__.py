@@ -189,3 +189,11 @@ try:
     from tf2_msgs.msg import TFMessage as TFMessage  # on every ROS installation, but not on PyPI
 except ImportError:
     TFMessage = None
+from diffusion_ros.ros.messages.outputs import buttons_from_msg as buttons_from_msg
+from diffusion_ros.ros.messages.outputs import joint_trajectory_from_msg as joint_trajectory_from_msg
+from diffusion_ros.ros.messages.outputs import joint_trajectory_to_msg as joint_trajectory_to_msg
+from diffusion_ros.ros.messages.outputs import numbers_from_msg as numbers_from_msg
+from diffusion_ros.ros.messages.outputs import numbers_to_msg as numbers_to_msg
+from diffusion_ros.ros.messages.outputs import stamped_twist_to_msg as stamped_twist_to_msg
+from diffusion_ros.ros.messages.outputs import twist_from_msg as twist_from_msg
+from diffusion_ros.ros.messages.outputs import twist_to_msg as twist_to_msg

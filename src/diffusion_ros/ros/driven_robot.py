@@ -1,0 +1,227 @@
+"""A robot with drivers of its own, as the executor sees it: its hand, whether it is ready, and how it is told to move.
+
+The executor decides which row is due, or that there is none; here it becomes a target, and the target what the driver
+understands. A hold brakes the target and stays there.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.spatial.transform import Rotation
+from sensor_msgs.msg import JointState
+
+from diffusion_ros.control.action_chunk import ChunkExecutor, Command
+from diffusion_ros.control.frames import RobotFrames
+from diffusion_ros.control.targets import Target, TargetGenerator
+from diffusion_ros.robot_file import HAND, RobotFile
+from diffusion_ros.ros import messages
+from diffusion_ros.ros.gripper_output import GripperOutput
+from diffusion_ros.ros.hand_source import DescribedArm, HandSource
+from diffusion_ros.ros.listener import MAX_BYTES, JointFilter, Listener
+from diffusion_ros.ros.readiness import OperatorButtons, Readiness
+from diffusion_ros.ros.robot_outputs import JointOutput, make_output
+from diffusion_ros.ros.runner import RunnableNode
+from diffusion_ros.ros.topics import BEST_EFFORT_QOS
+from diffusion_ros.spec import CheckpointSpec
+
+Array = NDArray[np.float64]
+
+_HISTORY_NS = 1_500_000_000
+_STOOD_SECONDS = 0.3
+"""A target that has stood still for so long in a hold is taken anew from the hand afterwards."""
+
+
+@dataclass(frozen=True)
+class Hand:
+    """Where the hand was."""
+
+    stamp_ns: int
+    position: Array
+    """(3) m, in the base frame."""
+    rotation: Rotation
+
+
+class DrivenRobot:
+    """One robot.
+
+    moved: called with the stamp [ns] and the hand's position (3) [m] in the policy's frame, for each that is read;
+    refused: with why one is not. enable, stop: what the operator's buttons do. Raises ValueError in one line.
+    """
+
+    def __init__(
+        self,
+        node: RunnableNode,
+        robot: RobotFile,
+        spec: CheckpointSpec,
+        moved: Callable[[int, Array], object],
+        refused: Callable[[messages.MessageError], object],
+        enable: Callable[[], object],
+        stop: Callable[[], object],
+        rehearsal: bool = False,
+    ) -> None:
+        self._node, self.robot = node, robot
+        self.frames = RobotFrames(robot, spec.base_pose)
+        self._moved = moved
+        described = DescribedArm(node, robot) if robot.description is not None and _needs_joints(robot) else None
+        self._described = described
+        self._hands: deque[Hand] = deque()
+        self.source = HandSource(node, robot, self.frames, self._on_hand, refused, described)
+        self.output = make_output(node, robot, self.frames, described)
+        if isinstance(self.output, JointOutput) and robot.poses[HAND].source != "fk":
+            self._listen_to_joints(self.output)
+        self.gripper = GripperOutput(node, robot, rehearsal) if robot.gripper is not None else None
+        self.readiness = Readiness(node, robot)
+        self.buttons = OperatorButtons(node, robot.buttons, enable, stop) if robot.buttons is not None else None
+        self.targets = TargetGenerator(
+            robot.limits,
+            spec.period_ns / 1e9,
+            spec.response,
+            robot.action.reference,
+            robot.action.leash,
+            robot.action.latency,
+        )
+        self._period_ns = spec.period_ns
+        self._latency_ns = round(robot.action.latency * 1e9)
+        self._gripper_ns = round((robot.gripper.latency if robot.gripper is not None else 0.0) * 1e9)
+        self._gripper_key: tuple[int, int] | None = None
+        self._chunk_ns = 0
+        """Stamp of the chunk that decided last."""
+        self._stood: float | None = None
+        """Since when the target stands still."""
+        self._advanced: float | None = None
+        self.unreachable = ""
+        """Why the arm could not go where it was sent last."""
+
+    def _listen_to_joints(self, output: JointOutput) -> None:
+        joints = self.robot.joints
+
+        def take(msg: JointState) -> None:
+            output.measured = messages.joint_state_from_msg(msg, joints)[1]
+
+        self._joint_listener = Listener(
+            self._node,
+            JointState,
+            self.robot.joint_states,
+            take,
+            lambda error, msg: None,
+            BEST_EFFORT_QOS,
+            max_bytes=MAX_BYTES,
+            concerns=JointFilter(joints),
+        )
+
+    # What comes in
+
+    def _on_hand(self, stamp_ns: int, position: Array, quaternion: Array) -> None:
+        if self._hands and stamp_ns < self._hands[-1].stamp_ns:
+            self._hands.clear()
+        self._hands.append(Hand(stamp_ns, position, Rotation.from_quat(quaternion)))
+        while self._hands[0].stamp_ns < stamp_ns - _HISTORY_NS:
+            self._hands.popleft()
+        if isinstance(self.output, JointOutput) and self.source.joints is not None:
+            self.output.measured = self.source.joints
+        self._moved(stamp_ns, self.frames.to_policy(position, quaternion)[0])
+
+    @property
+    def hand(self) -> Hand | None:
+        """The newest."""
+        return self._hands[-1] if self._hands else None
+
+    # Reasons to hold
+
+    def reason(self) -> str:
+        """Why the robot must not move, or ''."""
+        return (
+            self.source.conflict()
+            or self.output.conflict()
+            or self.output.missing()
+            or self.readiness.reason()
+            or self.output.deaf()
+            or (self.buttons.reason() if self.buttons is not None else "")
+        )
+
+    def astray(self) -> str:
+        """Why somebody has to look before it moves on, or ''."""
+        if self.unreachable:
+            return f"the arm cannot go on: {self.unreachable}"
+        hand = self.hand
+        return "" if hand is None else self.targets.astray(hand.position, hand.rotation)
+
+    # What goes out
+
+    def act(self, logic: ChunkExecutor, held: str, now_ns: int) -> Command:
+        """Once in every period of the output. held: why nothing may move, or ''. Returns what was decided."""
+        now = self._node.seconds()
+        period = 1.0 / self.robot.action.rate
+        elapsed = period if self._advanced is None else min(max(now - self._advanced, 0.2 * period), 3.0 * period)
+        self._advanced = now
+        # A row is due from its time on for a period; the logic takes the one that is nearest.
+        row_ns = now_ns + self._latency_ns - self._period_ns // 2
+        command = logic.hold(now_ns, held) if held else logic.command(row_ns, now_ns)
+        self._move_gripper(logic, command, now_ns)
+        hand = self.hand
+        if hand is None or (not command.acting and not self.targets.started):
+            return command
+        if command.acting and (not self.targets.started or self._has_stood(now)):
+            self.targets.start(hand.position, hand.rotation)
+            self.output.restart()
+            self.unreachable = ""
+        row = self.frames.row(command.row) if command.acting else None
+        if command.key is not None and command.key[0] != self._chunk_ns:
+            self._chunk_ns = command.key[0]
+            self._anchor(now_ns)
+        target = self.targets.advance(elapsed, row, command.key, hand.position, hand.rotation)
+        if command.acting:
+            self._stood = None
+
+            def preview(step: float) -> list[Target]:
+                rows = np.array([self.frames.row(row) for row in logic.rest(row_ns)])
+                return self.targets.preview(rows, step)
+
+            measured = hand.position, hand.rotation
+            self.unreachable = self.output.send(target, measured, self.targets.lagged(), preview)
+        else:
+            if target.moving:
+                self._stood = None
+            elif self._stood is None:
+                self._stood = now
+            self.output.hold(target, lambda step: self.targets.preview(np.zeros((0, 7)), step))
+        return command
+
+    def _has_stood(self, now: float) -> bool:
+        return self._stood is not None and now - self._stood >= _STOOD_SECONDS
+
+    def _anchor(self, now_ns: int) -> None:
+        """A chunk begins to decide, which was made from the hand as it was at its stamp."""
+        near = min(self._hands, key=lambda hand: abs(hand.stamp_ns - self._chunk_ns), default=None)
+        if near is not None:
+            self.targets.anchor(near.position, near.rotation, (now_ns - near.stamp_ns) / 1e9)
+
+    def _move_gripper(self, logic: ChunkExecutor, command: Command, now_ns: int) -> None:
+        """By the row that is due now, which is not the arm's: its fingers have another latency."""
+        if self.gripper is None:
+            return
+        held = not command.acting
+        if not held:
+            due = logic.command(now_ns + self._gripper_ns - self._period_ns // 2, now_ns)
+            if due.key is not None and due.key != self._gripper_key:
+                self._gripper_key = due.key
+                self.gripper.row(float(due.row[6]))
+        self.gripper.tick(held)
+
+    def stop(self) -> None:
+        """What it was sent counts no more: the next target is where the hand is then."""
+        self._stood = -float("inf")
+        self.unreachable = ""
+
+    def close(self) -> None:
+        if self.targets.started:
+            self.output.close()
+
+
+def _needs_joints(robot: RobotFile) -> bool:
+    return robot.action.output.startswith("joint_") or any(source.source == "fk" for source in robot.poses.values())

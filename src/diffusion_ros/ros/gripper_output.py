@@ -1,0 +1,135 @@
+"""How a gripper's driver is told to open and close: an action's goal, a trajectory of one point, or a number."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+from std_msgs.msg import Float64MultiArray
+from trajectory_msgs.msg import JointTrajectory
+
+from diffusion_ros.control.gripper import Goal, GripperLogic
+from diffusion_ros.robot_file import GripperOutput as GripperFile
+from diffusion_ros.robot_file import RobotFile
+from diffusion_ros.ros import messages, topics
+from diffusion_ros.ros.runner import RunnableNode
+
+ACTIONS = {"gripper_command": "GripperCommand", "parallel_gripper_command": "ParallelGripperCommand"}
+_POINT_NS = 400_000_000
+"""In which a trajectory's one point is to be reached."""
+_SUCCEEDED = 4
+"""action_msgs/GoalStatus."""
+
+
+def action_type(output: str) -> Any:
+    """The class of the action that an output uses; None for other outputs, and where control_msgs is not installed."""
+    if output not in ACTIONS:
+        return None
+    try:
+        return getattr(importlib.import_module("control_msgs.action"), ACTIONS[output], None)
+    except ModuleNotFoundError:
+        return None
+
+
+def rehearsed_topic(name: str) -> str:
+    """Where the numbers go in a rehearsal that has no action types."""
+    return f"{name}/commands"
+
+
+class GripperOutput:
+    """One gripper. `row` takes each row's value once, `tick` sends what is due.
+
+    rehearsal: where control_msgs is not installed, the goals' positions go to `<name>/commands` as numbers. Raises
+    ValueError, one line, where it is no rehearsal.
+    """
+
+    def __init__(self, node: RunnableNode, robot: RobotFile, rehearsal: bool = False) -> None:
+        assert robot.gripper is not None
+        self._node, self._file = node, robot.gripper
+        self.logic = GripperLogic(interval=self._file.interval, timeout=self._file.timeout)
+        self._client: Any = None
+        self._type = action_type(self._file.output)
+        self._publisher: Any = None
+        if self._type is not None:
+            action = importlib.import_module("rclpy.action")
+            self._client = action.ActionClient(node, self._type, self._file.name)
+        elif self._file.output == "joint_trajectory":
+            self._publisher = node.create_publisher(JointTrajectory, self._file.name, topics.COMMAND_QOS)
+        else:
+            name = self._file.name
+            if self._file.output in ACTIONS:
+                if not rehearsal:
+                    raise ValueError(
+                        f"{robot.path}: gripper.output: {self._file.output} needs control_msgs, which is not installed"
+                    )
+                name = rehearsed_topic(name)
+                node.get_logger().info(f"control_msgs is not installed: the gripper's positions go to {name}")
+            self._publisher = node.create_publisher(Float64MultiArray, name, topics.COMMAND_QOS)
+
+    @property
+    def name(self) -> str:
+        return topics.shown(self._node, self._file.name)
+
+    def deaf(self) -> str:
+        """'' or that nobody listens."""
+        if self._client is not None:
+            return "" if self._client.server_is_ready() else f"{self.name}: no action server"
+        return "" if self._publisher.get_subscription_count() else f"{self.name}: nobody listens"
+
+    def row(self, value: float) -> None:
+        """-1 open to +1 closed, once for each row that falls due."""
+        self.logic.row(value)
+
+    def tick(self, held: bool) -> None:
+        """Sends a goal where one is due; held: none is."""
+        goal = self.logic.due(self._node.seconds(), held)
+        if goal is None:
+            return
+        position = self._file.closed if goal.close else self._file.open
+        if self._client is not None:
+            self._send(goal, position)
+            return
+        if self._file.output == "joint_trajectory":
+            places = [position] * len(self._file.joints)
+            self._publisher.publish(messages.joint_trajectory_to_msg(self._file.joints, [_POINT_NS], [places]))
+        else:
+            self._publisher.publish(messages.numbers_to_msg([position]))
+        # Nobody answers: it counts as done, and the interval keeps the next one apart.
+        self.logic.result(goal.number, "reached")
+
+    def _send(self, goal: Goal, position: float) -> None:
+        future = self._client.send_goal_async(gripper_goal(self._type, self._file, position))
+        future.add_done_callback(lambda done: self._accepted(goal.number, done))
+
+    def _accepted(self, number: int, future: Any) -> None:
+        handle = future.result()
+        if handle is None or not handle.accepted:
+            self.logic.result(number, "aborted")
+            return
+        handle.get_result_async().add_done_callback(lambda done: self._done(number, done))
+
+    def _done(self, number: int, future: Any) -> None:
+        """A gripper that stalls has grasped something: also where its driver calls that a failure."""
+        answer = future.result()
+        result = getattr(answer, "result", None)
+        if result is not None and getattr(result, "reached_goal", False):
+            self.logic.result(number, "reached")
+        elif result is not None and getattr(result, "stalled", False):
+            self.logic.result(number, "stalled")
+        else:
+            succeeded = getattr(answer, "status", 0) == _SUCCEEDED
+            self.logic.result(number, "reached" if succeeded else "aborted")
+
+
+def gripper_goal(kind: Any, gripper: GripperFile, position: float) -> Any:
+    """A GripperCommand's goal, or a ParallelGripperCommand's, which is a JointState."""
+    goal = kind.Goal()
+    if gripper.output == "gripper_command":
+        goal.command.position = float(position)
+        goal.command.max_effort = float(gripper.effort)
+    else:
+        goal.command.name = list(gripper.joints)
+        goal.command.position = [float(position)] * len(gripper.joints)
+        if gripper.effort:
+            goal.command.effort = [float(gripper.effort)] * len(gripper.joints)
+    return goal

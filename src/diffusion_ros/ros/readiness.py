@@ -1,0 +1,131 @@
+"""What must be so before a robot may move, and the operator's buttons."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from sensor_msgs.msg import Joy
+
+from diffusion_ros.robot_file import Buttons, ReadyCondition, RobotFile
+from diffusion_ros.ros import messages, topics
+from diffusion_ros.ros.listener import MAX_BYTES, Listener
+from diffusion_ros.ros.runner import RunnableNode
+
+_HELD_SECONDS = 0.5
+"""A button that was pressed so long ago and of which nothing was heard since is not pressed. (joy's autorepeat: 20 Hz.)
+"""
+
+
+class Readiness:
+    """Listens to the robot's conditions; `reason` says which of them is not so.
+
+    Raises ValueError where a message type that is not optional is not installed.
+    """
+
+    def __init__(self, node: RunnableNode, robot: RobotFile) -> None:
+        self._node = node
+        self.conditions: list[ReadyCondition] = []
+        self._last: dict[int, tuple[float, str]] = {}
+        """By condition: when something came, and what is wrong with it."""
+        for condition in robot.ready:
+            kind = message_type(condition.type)
+            if kind is None:
+                if condition.optional:
+                    node.get_logger().info(f"{condition.topic} is not waited for: {condition.type} is not installed")
+                    continue
+                raise ValueError(f"{robot.path}: ready: {condition.topic}: {condition.type} is not installed")
+            number = len(self.conditions)
+            self.conditions.append(condition)
+            qos = topics.DESCRIPTION_QOS if condition.latched else topics.BEST_EFFORT_QOS
+            node.create_subscription(kind, condition.topic, partial(self._on_message, number), qos)
+
+    def _on_message(self, number: int, msg: Any) -> None:
+        condition = self.conditions[number]
+        self._last[number] = self._node.seconds(), wrong(condition, msg)
+
+    def reason(self) -> str:
+        """Why the robot may not move, or ''."""
+        for number, condition in enumerate(self.conditions):
+            name = topics.shown(self._node, condition.topic)
+            if number not in self._last:
+                return f"{name}: nothing received"
+            came, fault = self._last[number]
+            silent = self._node.seconds() - came
+            if condition.max_age and silent > condition.max_age:
+                return f"{name}: silent for {silent:.2f} s"
+            if fault:
+                return f"{name}: {fault}"
+        return ""
+
+
+def message_type(name: str) -> Any:
+    """The class of `package/Type`, None where the package is not installed."""
+    package, _, kind = name.partition("/")
+    try:
+        return getattr(importlib.import_module(f"{package}.msg"), kind)
+    except ModuleNotFoundError:
+        return None
+
+
+def wrong(condition: ReadyCondition, msg: Any) -> str:
+    """'' or why a message's value will not do."""
+    if condition.type == "std_msgs/Bool":
+        wanted = bool(condition.value)
+        return "" if bool(msg.data) == wanted else f"{str(bool(msg.data)).lower()}, {str(wanted).lower()} expected"
+    if condition.type == "std_msgs/Float64":
+        value = float(msg.data)
+        low = -float("inf") if condition.low is None else condition.low
+        high = float("inf") if condition.high is None else condition.high
+        return "" if low <= value <= high else f"{value:g}, {low:g} to {high:g} expected"  # so written for NaN
+    value = int(msg.code if hasattr(msg, "code") else msg.data)
+    said = messages.printable(f" ({msg.message})", 80) if getattr(msg, "message", "") else ""
+    return "" if value in condition.values else f"{value}{said}, one of {list(condition.values)} expected"
+
+
+class OperatorButtons:
+    """Calls back when a button goes down; `reason` while the one that must be held is not.
+
+    There may be several; whoever publishes joy may stop the robot, so that a second publisher is no conflict.
+    """
+
+    def __init__(
+        self, node: RunnableNode, buttons: Buttons, enable: Callable[[], object], stop: Callable[[], object]
+    ) -> None:
+        self._node, self._buttons = node, buttons
+        self._actions = [(buttons.stop, stop), (buttons.enable, enable)]
+        self._pressed: list[bool] | None = None
+        self._held: float | None = None
+        """When the button that must be held was seen pressed last."""
+        self._listener = Listener(
+            node,
+            Joy,
+            buttons.topic,
+            self._on_joy,
+            lambda error, msg: None,
+            topics.BEST_EFFORT_QOS,
+            max_bytes=MAX_BYTES,
+        )
+
+    def _on_joy(self, msg: Joy) -> None:
+        before, now = self._pressed, messages.buttons_from_msg(msg)
+        self._pressed = now
+        hold = self._buttons.hold
+        self._held = self._node.seconds() if hold is not None and hold < len(now) and now[hold] else None
+        if before is None:
+            return  # a button that is stuck is not one that was pressed
+        for number, action in self._actions:
+            if number is None or number >= min(len(now), len(before)):
+                continue
+            if now[number] and not before[number]:
+                action()
+
+    def reason(self) -> str:
+        """Why the robot may not move, or ''."""
+        if self._buttons.hold is None:
+            return ""
+        if self._held is None or self._node.seconds() - self._held > _HELD_SECONDS:
+            return f"{topics.shown(self._node, self._buttons.topic)}: button {self._buttons.hold} is not held"
+        return ""

@@ -1,0 +1,276 @@
+"""How an arm's driver is told where the hand is to be: as a pose, a twist, a trajectory of joints, or joint positions.
+
+Each output says what holding is: the same pose again, a twist of zeros, a trajectory that ends where the arm can stop
+and then nothing, the same positions again. Targets are the hand's, in the driver's base frame; drivers are told of the
+tool. Stamps are now.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from geometry_msgs.msg import PoseStamped, Twist, TwistStamped
+from numpy.typing import NDArray
+from rclpy.duration import Duration
+from scipy.spatial.transform import Rotation
+from std_msgs.msg import Float64MultiArray
+from trajectory_msgs.msg import JointTrajectory
+
+from diffusion_ros.control.frames import RobotFrames
+from diffusion_ros.control.kinematics import Arm
+from diffusion_ros.control.targets import Target
+from diffusion_ros.robot_file import RobotFile
+from diffusion_ros.ros import messages, topics
+from diffusion_ros.ros.hand_source import DescribedArm
+from diffusion_ros.ros.listener import Listener
+from diffusion_ros.ros.runner import RunnableNode
+
+Array = NDArray[np.float64]
+Preview = Callable[[float], Sequence[Target]]
+"""Targets from now on, so many seconds apart, until the hand stands still."""
+
+POINT_SECONDS = 0.05
+"""Between two points of a trajectory."""
+JOINT_SPEED = 2.0
+"""rad/s of a joint at most, or what the description says if that is less."""
+MISSED = 0.02, 0.1
+"""Metres and radians that joint positions may miss a target by; beyond them the arm cannot go where it is sent."""
+_FAREWELL_SECONDS = 1.0
+
+
+class RobotOutput(ABC):
+    """The one publisher of an arm's commands."""
+
+    kind: Any
+    """Of its messages."""
+
+    def __init__(self, node: RunnableNode, robot: RobotFile, frames: RobotFrames) -> None:
+        self.node, self.robot, self.frames = node, robot, frames
+        self.topic = robot.action.topic
+        self.publisher = node.create_publisher(self.kind, self.topic, topics.COMMAND_QOS)
+        # Our own among them: of two that command an arm neither may.
+        self._heard = Listener.of_publishers(node, self.kind, self.topic, topics.WATCHED_QOS)
+
+    def conflict(self) -> str:
+        """'' or who else commands the arm."""
+        return self._heard.conflict()
+
+    def deaf(self) -> str:
+        """'' or that nobody listens."""
+        if self.publisher.get_subscription_count() > 1:  # one is ours
+            return ""
+        return f"{topics.shown(self.node, self.topic)}: nobody listens, the driver {self.robot.driver} expected"
+
+    def missing(self) -> str:
+        """'' or what is still needed before anything can be sent."""
+        return ""
+
+    def restart(self) -> None:  # noqa: B027
+        """The next target is taken from the measured hand."""
+
+    @abstractmethod
+    def send(self, target: Target, hand: tuple[Array, Rotation], lagged: Target, preview: Preview) -> str:
+        """Tells the driver. hand: as measured; lagged: the target that it answers. Returns '' or why the arm cannot go
+        there."""
+
+    @abstractmethod
+    def hold(self, target: Target, preview: Preview) -> None:
+        """Says hold, in every period of one. The target may still be braking."""
+
+    def close(self) -> None:  # noqa: B027
+        """The last word; what drivers hold by themselves needs none."""
+
+
+class PoseOutput(RobotOutput):
+    """Where the tool is to be."""
+
+    kind = PoseStamped
+
+    def __init__(self, node: RunnableNode, robot: RobotFile, frames: RobotFrames) -> None:
+        super().__init__(node, robot, frames)
+        self._last: tuple[Array, Rotation] | None = None
+        """Of the hand, as it was sent."""
+
+    def restart(self) -> None:
+        self._last = None
+
+    def _publish(self, target: Target) -> None:
+        """An arm that lags is where it should be if it is sent so much ahead, no faster than its limits."""
+        lag, limits, rate = self.robot.action.lag, self.robot.limits, self.robot.action.rate
+        position = target.position + lag * target.velocity
+        rotation = Rotation.from_rotvec(lag * target.angular_velocity) * target.rotation
+        if self._last is not None:
+            before, turned = self._last
+            position = before + _at_most(position - before, limits.linear / rate)
+            step = (rotation * turned.inv()).as_rotvec()
+            rotation = Rotation.from_rotvec(_at_most(step, limits.angular / rate)) * turned
+        self._last = position, rotation
+        at, quaternion = self.frames.tool(position, np.asarray(rotation.as_quat()))
+        frame = self.robot.base.frame
+        self.publisher.publish(messages.pose_to_msg(at, quaternion, self.node.now_ns(), frame))
+
+    def send(self, target: Target, hand: tuple[Array, Rotation], lagged: Target, preview: Preview) -> str:
+        self._publish(target)
+        return ""
+
+    def hold(self, target: Target, preview: Preview) -> None:
+        self._publish(target)
+
+
+class TwistOutput(RobotOutput):
+    """How the tool is to move: as the target does, and back to it where it is off."""
+
+    def __init__(self, node: RunnableNode, robot: RobotFile, frames: RobotFrames) -> None:
+        self.kind = TwistStamped if robot.action.type == "TwistStamped" else Twist
+        super().__init__(node, robot, frames)
+
+    def _publish(self, linear: Array, angular: Array, quaternion: Array) -> None:
+        limits, action = self.robot.limits, self.robot.action
+        linear, angular = self.frames.tool_twist(quaternion, linear, angular)
+        linear, angular = _at_most(linear, limits.linear), _at_most(angular, limits.angular)
+        if action.axes == "tool":
+            _, turned = self.frames.tool(np.zeros(3), quaternion)
+            back = Rotation.from_quat(turned).inv()
+            linear, angular = back.apply(linear), back.apply(angular)
+        if self.kind is Twist:
+            self.publisher.publish(messages.twist_to_msg(linear, angular))
+            return
+        frame = self.robot.base.frame if action.axes == "base" else self.robot.tool.frame
+        self.publisher.publish(messages.stamped_twist_to_msg(linear, angular, self.node.now_ns(), frame))
+
+    def send(self, target: Target, hand: tuple[Array, Rotation], lagged: Target, preview: Preview) -> str:
+        gain = self.robot.action.gain
+        off = lagged.position - hand[0]
+        turned = (lagged.rotation * hand[1].inv()).as_rotvec()
+        quaternion = np.asarray(hand[1].as_quat())
+        self._publish(target.velocity + gain * off, target.angular_velocity + gain * turned, quaternion)
+        return ""
+
+    def hold(self, target: Target, preview: Preview) -> None:
+        self._publish(target.velocity, target.angular_velocity, target.quaternion)
+
+    def close(self) -> None:
+        self._publish(np.zeros(3), np.zeros(3), np.array([0.0, 0.0, 0.0, 1.0]))
+        self.publisher.wait_for_all_acked(Duration(seconds=_FAREWELL_SECONDS))
+
+
+class JointOutput(RobotOutput):
+    """What joint outputs have in common: inverse kinematics that goes on from the last positions."""
+
+    def __init__(self, node: RunnableNode, robot: RobotFile, frames: RobotFrames, described: DescribedArm) -> None:
+        super().__init__(node, robot, frames)
+        self._described = described
+        self._joints: Array | None = None
+        """As commanded last."""
+        self.measured: Array | None = None
+        """As they are (n), kept up by whoever listens to joint_states."""
+
+    def missing(self) -> str:
+        if self._described.missing() or self.measured is not None:
+            return self._described.missing()
+        return f"joints {', '.join(self.robot.joints)}: nothing received"
+
+    def restart(self) -> None:
+        self._joints = None
+
+    @property
+    def _arm(self) -> Arm:
+        assert self._described.arm is not None
+        return self._described.arm
+
+    def _follow(self, target: Target, seconds: float) -> str:
+        """Goes on to the target's joint positions; '' or why they miss it."""
+        if self._joints is None:
+            assert self.measured is not None
+            self._joints = self._arm.rest = self.measured
+        self._joints, reason = self._tracked(self._joints, target, seconds)
+        return reason
+
+    def _tracked(self, joints: Array, target: Target, seconds: float) -> tuple[Array, str]:
+        position, quaternion = self.frames.tool(target.position, target.quaternion)
+        found = self._arm.track(position, quaternion, joints, seconds, JOINT_SPEED)
+        far = found.position_error > MISSED[0] or found.angle_error > MISSED[1]
+        return found.q, found.reason if far else ""
+
+
+class JointPositionsOutput(JointOutput):
+    """Where the joints are to be."""
+
+    kind = Float64MultiArray
+
+    def send(self, target: Target, hand: tuple[Array, Rotation], lagged: Target, preview: Preview) -> str:
+        reason = self._follow(target, 1.0 / self.robot.action.rate)
+        assert self._joints is not None
+        self.publisher.publish(messages.numbers_to_msg(self._joints))
+        return reason
+
+    def hold(self, target: Target, preview: Preview) -> None:
+        if self._joints is None:
+            return
+        if target.moving:
+            self._follow(target, 1.0 / self.robot.action.rate)
+        self.publisher.publish(messages.numbers_to_msg(self._joints))
+
+
+class JointTrajectoryOutput(JointOutput):
+    """The whole rest of the chunk and how it ends, anew in every period."""
+
+    kind = JointTrajectory
+
+    def __init__(self, node: RunnableNode, robot: RobotFile, frames: RobotFrames, described: DescribedArm) -> None:
+        super().__init__(node, robot, frames, described)
+        self._ends = True
+        """Whether the last trajectory that went is the one to brake, or none did."""
+
+    def send(self, target: Target, hand: tuple[Array, Rotation], lagged: Target, preview: Preview) -> str:
+        reason = self._follow(target, 1.0 / self.robot.action.rate)
+        self._ends = False
+        self._publish(preview(POINT_SECONDS))
+        return reason
+
+    def hold(self, target: Target, preview: Preview) -> None:
+        """The way to a stop, once; then nothing."""
+        if self._ends or self._joints is None:
+            return
+        self._ends = True
+        self._publish(preview(POINT_SECONDS))
+        self.restart()
+
+    def _publish(self, targets: Sequence[Target]) -> None:
+        assert self._joints is not None
+        joints, way = self._joints, [self._joints]
+        for target in targets:
+            joints, _ = self._tracked(joints, target, POINT_SECONDS)
+            way.append(joints)
+        places = np.array(way)
+        # Central differences, and at rest in the end.
+        speeds = np.zeros_like(places)
+        speeds[1:-1] = (places[2:] - places[:-2]) / (2 * POINT_SECONDS)
+        times = [round(i * POINT_SECONDS * 1e9) for i in range(1, len(places))]
+        self.publisher.publish(messages.joint_trajectory_to_msg(self.robot.joints, times, places[1:], speeds[1:]))
+
+    def close(self) -> None:
+        self.publisher.wait_for_all_acked(Duration(seconds=_FAREWELL_SECONDS))
+
+
+def make_output(
+    node: RunnableNode, robot: RobotFile, frames: RobotFrames, described: DescribedArm | None
+) -> RobotOutput:
+    """The output that the robot's file names."""
+    kind = robot.action.output
+    if kind == "pose":
+        return PoseOutput(node, robot, frames)
+    if kind == "twist":
+        return TwistOutput(node, robot, frames)
+    assert described is not None  # robot_file sees to that
+    if kind == "joint_positions":
+        return JointPositionsOutput(node, robot, frames, described)
+    return JointTrajectoryOutput(node, robot, frames, described)
+
+
+def _at_most(vector: Array, length: float) -> Array:
+    norm = float(np.linalg.norm(vector))
+    return vector if norm <= length else vector * (length / norm)
