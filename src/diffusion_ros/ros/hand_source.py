@@ -101,7 +101,7 @@ class HandSource:
         self.joints: Array | None = None
         """fk: the arm's joints as they came last (n)."""
         qos = topics.SENSOR_QOS if self.source.reliable else topics.BEST_EFFORT_QOS
-        self._filter = JointFilter(robot.joints)
+        self._filter = JointFilter(robot.joints, whole=True)
         self._listeners: list[Listener[Any]] = []
 
         def listen(kind: Any, callback: Callable[[Any], object], **options: Any) -> None:
