@@ -284,7 +284,8 @@ class PolicyNode(RunnableNode):
 
     def values(self, topic: str, stamp_ns: int, values: Mapping[str, NDArray[np.float64]]) -> None:
         """With a robot: numbers came, in the policy's units and frame."""
-        if EEF_POS in values:
+        overtaken = topic in self._stamps and 0 < self._stamps[topic] - stamp_ns <= LATE_NS
+        if EEF_POS in values and not overtaken:
             self._frozen.position(stamp_ns, values[EEF_POS])
         self._good(topic, stamp_ns, values)
 

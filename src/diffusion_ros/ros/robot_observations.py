@@ -27,6 +27,8 @@ Array = NDArray[np.float64]
 
 POSE_INPUTS = {HAND: (EEF_POS, EEF_QUAT), OBJECT: (OBJECT_POS, OBJECT_QUAT)}
 """Observation -> the two inputs of a checkpoint that it gives."""
+_MIN_POSE_GAP_NS = 4_000_000
+"""Poses at 250 Hz are enough to interpolate between: at 8 m/s2 what lies between two is off by 0.02 mm."""
 _UPRIGHT = (0.0, 0.0, 0.0, 1.0)
 _FOLLOW_NS = 500_000_000
 """How long a quaternion goes on on the side where the last one was."""
@@ -172,6 +174,7 @@ class RobotObservations:
             partial(self._on_pose, key, POSE_INPUTS[HAND]),
             lambda error: self._receiver.refused(key, error),
             described,
+            _MIN_POSE_GAP_NS,
         )
         inputs = tuple(name for name in POSE_INPUTS[HAND] if name in self._spec.input_names)
         # What it says names the topic itself.
