@@ -18,6 +18,9 @@ EEF_POS = "robot0_eef_pos"
 """The grip site (3) [m]."""
 EEF_QUAT = "robot0_eef_quat"
 """Of the hand (4), xyzw."""
+HAND_DOWN = (1.0, 0.0, 0.0, 0.0)
+"""robosuite's Panda with its hand down, xyzw. A quaternion and its negative are the same orientation but not the same
+numbers to a network; those of the demonstrations are the ones on this one's side."""
 GRIPPER_QPOS = "robot0_gripper_qpos"
 """Of the fingers (2) [m]."""
 OBJECT_POS, OBJECT_QUAT = "object_pos", "object_quat"

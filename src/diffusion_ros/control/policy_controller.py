@@ -21,7 +21,7 @@ import torch
 from numpy.typing import NDArray
 
 from diffusion_ros.control.action_chunk import ActionChunk, hold_chunk
-from diffusion_ros.control.observation import Frame, ObservationWindow
+from diffusion_ros.control.observation import Frame, ObservationWindow, SpacedWindow
 from diffusion_ros.models.policy import Policy, chunk_seed
 
 MAX_GAP_STEPS = 3
@@ -38,9 +38,11 @@ class PolicyController:
     """One policy on one robot. Frames in by `push`; `needs_chunk` says when; `chunk` makes and remembers it.
 
     Frames are encoded when a chunk needs them, once each. Not thread-safe: one thread owns it.
+
+    spaced: frames come at a rate of their own, and a chunk's are chosen from all of them (SpacedWindow).
     """
 
-    def __init__(self, policy: Policy, policy_seed: int, lead_steps: int = 0) -> None:
+    def __init__(self, policy: Policy, policy_seed: int, lead_steps: int = 0, spaced: bool = False) -> None:
         spec = policy.spec
         if not 0 <= lead_steps < spec.n_action_steps:
             raise ValueError(f"lead_steps {lead_steps}, from 0 to below n_action_steps {spec.n_action_steps} expected")
@@ -51,10 +53,13 @@ class PolicyController:
         self.interval_steps = spec.n_action_steps - lead_steps
         """Steps from the observation of one chunk to that of the next."""
         self.last_chunk: ActionChunk | None = None
-        self.min_gap_ns = spec.period_ns * 3 // 4
+        self.min_gap_ns = 0 if spaced else spec.period_ns * 3 // 4
         """Frames that come sooner after the last one are not used."""
-        self._window: ObservationWindow[_Observed] = ObservationWindow(
-            spec.n_obs_steps, MAX_GAP_STEPS * spec.period_ns, self.min_gap_ns
+        max_gap_ns = MAX_GAP_STEPS * spec.period_ns
+        self._window: ObservationWindow[_Observed] | SpacedWindow[_Observed] = (
+            SpacedWindow(spec.n_obs_steps, spec.period_ns, max_gap_ns)
+            if spaced
+            else ObservationWindow(spec.n_obs_steps, max_gap_ns, self.min_gap_ns)
         )
 
     def push(self, frame: Frame) -> bool:

@@ -10,9 +10,10 @@ from __future__ import annotations
 import time
 import traceback
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path as FilePath
 from typing import Any
 
 import numpy as np
@@ -24,10 +25,10 @@ from rclpy.parameter import Parameter
 from sensor_msgs.msg import Image, JointState
 from trajectory_msgs.msg import JointTrajectory
 
-from diffusion_ros import checkpoint
+from diffusion_ros import checkpoint, robot_file
 from diffusion_ros.control.action_chunk import ActionChunk, chunk_positions, hold_chunk
 from diffusion_ros.control.frozen_cameras import FrozenCameras
-from diffusion_ros.control.observation import Frame, FrameAssembler, FrameRate
+from diffusion_ros.control.observation import LATE_NS, Frame, FrameAssembler, FrameRate, InterpolatingAssembler
 from diffusion_ros.control.policy_controller import PolicyController
 from diffusion_ros.models.kind import SAMPLERS
 from diffusion_ros.models.policy import FrameError, Policy, RangeError
@@ -36,14 +37,20 @@ from diffusion_ros.ros import messages, topics
 from diffusion_ros.ros.diagnostics import ERROR, OK, WARN, Diagnostics
 from diffusion_ros.ros.listener import MAX_BYTES, JointFilter, Listener
 from diffusion_ros.ros.params import declare, parameter
+from diffusion_ros.ros.robot_observations import RobotObservations, Source
 from diffusion_ros.ros.runner import RunnableNode, run
 from diffusion_ros.ros.worker import Worker, failure
+from diffusion_ros.spec import CheckpointSpec
 
 _SLOW_INFERENCE_SECONDS = 2.0
 _PATIENCE_SECONDS = 1.0
 """Without a complete frame, or beyond the time that chunks should take, before it is said."""
 _REPEAT_SECONDS = 1.5
 """In lockstep, where a simulator that waits repeats its observation once a second, so much more."""
+_LEAST_NUMBERS_HZ = 5.0
+"""Of what is interpolated between pictures: a gripper that opens within half a second is still followed."""
+_LOOK_AND_THINK_SECONDS = 0.1
+"""Allowance for a picture's age when it comes (40 to 60 ms are usual) and for the inference."""
 
 
 @dataclass(frozen=True)
@@ -63,11 +70,23 @@ class PolicyParameters:
     sampler: str = parameter("", "sampler; '': the checkpoint's own", choices=("", *SAMPLERS))
     sampler_steps: int = parameter(0, "denoising steps; 0: the checkpoint's own", low=0)
     lead_steps: int = parameter(
-        1, "realtime: control steps before the end of a chunk at which the next one is begun", low=0
+        -1,
+        "realtime: control steps before the end of a chunk at which the next one is begun; -1: 1, with a robot as many"
+        " as its latency needs and 0.1 s for picture and inference",
+        low=-1,
+    )
+    robot: str = parameter(
+        "",
+        "realtime: YAML of a robot with drivers of its own, or a shipped one's name: where observations come from;"
+        " '': the simulator's topics",
     )
     threads: int = parameter(1, "torch threads; more than one take time from the other nodes", low=1)
     sync_tolerance: float = parameter(
-        0.0, "how far the stamps of one frame may differ [s]; 0: not at all (simulation)", low=0.0, high=1.0
+        0.0,
+        "how far the stamps of one frame may differ [s]; 0: not at all (simulation). With a robot: of two cameras'"
+        " pictures; 0: half a control step",
+        low=0.0,
+        high=1.0,
     )
     max_input_age: float = parameter(
         0.5,
@@ -77,7 +96,8 @@ class PolicyParameters:
     )
     min_frame_rate: float = parameter(
         0.6,
-        "realtime: least rate of an input, as a part of the checkpoint's rate. Slower ones are not used; 0: any are",
+        "realtime: least rate of an input, as a part of the checkpoint's rate. Slower ones are not used; 0: any are."
+        " With a robot: of pictures; what is interpolated between them has to come at 5 Hz",
         low=0.0,
         high=1.0,
     )
@@ -102,6 +122,8 @@ class PolicyParameters:
                 f"parameter gripper_signs has {len(self.gripper_signs)} values,"
                 f" {len(self.gripper_joints)} expected (one for each of gripper_joints)"
             )
+        if self.robot and self.mode == "lockstep":
+            raise ValueError(f"parameter robot is {self.robot!r}, '' expected in lockstep: no real robot waits")
 
 
 class PolicyNode(RunnableNode):
@@ -125,19 +147,13 @@ class PolicyNode(RunnableNode):
         spec = self.policy.spec
         self._realtime = p.mode == "realtime"
         self.follows_clock &= self._realtime
+        robot = robot_file.read(FilePath(p.robot)) if p.robot else None
         self._controller = PolicyController(
-            self.policy, p.policy_seed, lead_steps=p.lead_steps if self._realtime else 0
+            self.policy, p.policy_seed, lead_steps=p.lead_steps if self._realtime else 0, spaced=robot is not None
         )
         self._frame_id = p.frame_id
         self._shapes = {tensor.name: tensor.shape for tensor in spec.inputs}
-        self._topics = topics.sources(spec.input_names)
-        self._assembler = FrameAssembler(spec.input_names, round(p.sync_tolerance * 1e9))
         self._frozen = FrozenCameras(round(p.max_frozen * 1e9))
-        least = p.min_frame_rate if self._realtime else 0.0
-        self._rates = {
-            topic: FrameRate(topics.shown(self, topic), spec.period_ns, least, self._controller.min_gap_ns)
-            for topic in self._topics
-        }
         self._framed: float | None = None
         """When the last complete frame came."""
         self._chunked = self.seconds()
@@ -158,6 +174,7 @@ class PolicyNode(RunnableNode):
             "sha256": self.policy.checkpoint.sha256,
             "task": spec.task,
             "mode": p.mode,
+            **({"robot": p.robot, "lead_steps": p.lead_steps} if robot is not None else {}),
             "sampler": f"{spec.sampler} {spec.sampler_steps}",
             "device": p.device,
             "threads": torch.get_num_threads(),
@@ -168,7 +185,19 @@ class PolicyNode(RunnableNode):
         """Real time: whether the executor was told to hold since the last chunk."""
         self._began = 0.0
         """When the worker took what it is at, in wall time [s], as latencies are."""
-        self._subscribe(spec.cameras)
+        self._sources: Mapping[str, Source] = {}
+        """With a robot: by topic, or by observation where several are from one topic, what is subscribed to."""
+        if robot is None:
+            self._topics = topics.sources(spec.input_names)
+            self._assembler: FrameAssembler | InterpolatingAssembler = FrameAssembler(
+                spec.input_names, round(p.sync_tolerance * 1e9)
+            )
+            self._subscribe(spec.cameras)
+        else:
+            self._assembler = _interpolating(spec, p.sync_tolerance)
+            self._sources = RobotObservations(self, robot, spec, self).sources
+            self._topics = tuple(key for key, source in self._sources.items() if source.inputs)
+        self._rates = {topic: self._rate(topic) for topic in self._topics}
 
         self._worker = Worker("inference", self._take, self._work)
         self._frames: deque[tuple[Frame, float]] = deque(maxlen=4 * spec.n_obs_steps)
@@ -211,15 +240,35 @@ class PolicyNode(RunnableNode):
             concerns=concerns,
         )
 
+    def _name(self, topic: str) -> str:
+        """For messages to people."""
+        return self._sources[topic].name if topic in self._sources else topics.shown(self, topic)
+
+    def _rate(self, topic: str) -> FrameRate:
+        p, spec = self.parameters, self.policy.spec
+        least = p.min_frame_rate if self._realtime else 0.0
+        if topic not in self._sources:
+            return FrameRate(self._name(topic), spec.period_ns, least, self._controller.min_gap_ns)
+        if least > 0 and not self._sources[topic].is_picture:
+            least = min(least, _LEAST_NUMBERS_HZ / spec.rate)
+        return FrameRate(self._name(topic), spec.period_ns, least, late_ns=LATE_NS)
+
     def _on_image(self, camera: str, msg: Image) -> None:
-        name, topic = f"{camera}_image", topics.image(camera)
+        self.picture(topics.image(camera), camera, partial(self._read_image, f"{camera}_image", msg))
+
+    def _read_image(self, name: str, msg: Image) -> tuple[int, NDArray[np.uint8]]:
+        stamp_ns, image = messages.image_from_msg(msg)
+        height, width = self._shapes[name][:2]
+        if image.shape[:2] != (height, width):
+            raise messages.MessageError(
+                f"{image.shape[1]} x {image.shape[0]} pixels, the checkpoint expects {width} x {height}"
+            )
+        return stamp_ns, image
+
+    def picture(self, topic: str, camera: str, read: Callable[[], tuple[int, NDArray[np.uint8]]]) -> None:
+        """A camera's picture came; read: gives stamp and picture in the checkpoint's size, or raises MessageError."""
         try:
-            stamp_ns, image = messages.image_from_msg(msg)
-            height, width = self._shapes[name][:2]
-            if image.shape[:2] != (height, width):
-                raise messages.MessageError(
-                    f"{image.shape[1]} x {image.shape[0]} pixels, the checkpoint expects {width} x {height}"
-                )
+            stamp_ns, image = read()
         except messages.MessageError:
             self._distrusted[topic] = self.parameters.good_frames
             raise
@@ -231,7 +280,18 @@ class PolicyNode(RunnableNode):
             return
         self._distrusted.pop(topic, None)
         self._frozen.image(camera, stamp_ns, image)
-        self._good(topic, stamp_ns, {name: image})
+        self._good(topic, stamp_ns, {f"{camera}_image": image})
+
+    def values(self, topic: str, stamp_ns: int, values: Mapping[str, NDArray[np.float64]]) -> None:
+        """With a robot: numbers came, in the policy's units and frame."""
+        overtaken = topic in self._stamps and 0 < self._stamps[topic] - stamp_ns <= LATE_NS
+        if EEF_POS in values and not overtaken:
+            self._frozen.position(stamp_ns, values[EEF_POS])
+        self._good(topic, stamp_ns, values)
+
+    def refused(self, topic: str, error: ValueError) -> None:
+        """With a robot: a message came that is not used."""
+        self._bad(topic, error)
 
     def _on_eef_pose(self, msg: PoseStamped) -> None:
         stamp_ns, position, quaternion = messages.pose_from_msg(msg)
@@ -250,7 +310,7 @@ class PolicyNode(RunnableNode):
         self._good(topics.JOINT_STATES, stamp_ns, {GRIPPER_QPOS: positions * np.array(p.gripper_signs)})
 
     def _bad(self, topic: str, error: ValueError) -> None:
-        self._faults[topic] = f"{topics.shown(self, topic)}: {error}"
+        self._faults[topic] = f"{self._name(topic)}: {error}"
         # Parts of it that were good before must not become a frame with what comes later.
         self._assembler.clear()
         self._stop()
@@ -268,14 +328,14 @@ class PolicyNode(RunnableNode):
             hold = hold_chunk(max(self._stamps.values()), self.policy.spec.period_ns)
             self._chunk_publisher.publish(messages.chunk_to_msg(hold, self._frame_id))
 
-    def _good(self, topic: str, stamp_ns: int, values: dict[str, NDArray[Any]]) -> None:
+    def _good(self, topic: str, stamp_ns: int, values: Mapping[str, NDArray[Any]]) -> None:
         """Raises MessageError for what must not be used though it can be read."""
-        conflict = self._listeners[topic].conflict()
+        conflict = self._sources[topic].conflict() if self._sources else self._listeners[topic].conflict()
         if conflict:
             raise messages.MessageError(conflict)
         if self._realtime:
             offset = (stamp_ns - self.now_ns()) / 1e9
-            self.diagnostics.value(f"{topics.shown(self, topic)} offset [s]", f"{offset:.3f}")
+            self.diagnostics.value(f"{self._name(topic)} offset [s]", f"{offset:.3f}")
             limit = self.parameters.max_input_age
             if abs(offset) > limit:
                 side = "ahead of" if offset > 0 else "behind"
@@ -287,10 +347,12 @@ class PolicyNode(RunnableNode):
         if topic in self._rates:
             self._rates[topic].add(stamp_ns)
         self.diagnostics.tick(topic)
-        for name, value in values.items():
-            if name not in self._shapes:
-                continue
-            frame = self._assembler.put(name, stamp_ns, value)
+        wanted = {name: value for name, value in values.items() if name in self._shapes}
+        if isinstance(self._assembler, InterpolatingAssembler):
+            frames = [self._assembler.put(stamp_ns, wanted)]
+        else:
+            frames = [self._assembler.put(name, stamp_ns, value) for name, value in wanted.items()]
+        for frame in frames:
             if frame is not None:
                 self._observe(frame)
 
@@ -395,10 +457,15 @@ class PolicyNode(RunnableNode):
         if reasons:
             bad = any(self._faults.values()) or self._frozen_reasons
             self.diagnostics.report(ERROR if bad else WARN, "; ".join(reasons))
-        elif slow := next(filter(None, (rate.slow() for rate in self._rates.values())), ""):
+        elif slow := self._slow():
             self.diagnostics.report(WARN, f"publishing chunks, though {slow}")
         else:
             self.diagnostics.report(OK, "publishing chunks")
+
+    def _slow(self) -> str:
+        """'' or which input comes less often than in training; what is interpolated may."""
+        watched = (topic for topic in self._topics if topic not in self._sources or self._sources[topic].is_picture)
+        return next(filter(None, (self._rates[topic].slow() for topic in watched)), "")
 
     def reasons(self) -> list[str]:
         """Why no chunk is being made, a line each; empty when chunks leave as often as they should."""
@@ -408,12 +475,11 @@ class PolicyNode(RunnableNode):
         for topic in self._topics:
             if topic in self._faults:
                 continue
-            age, name = self.diagnostics.age(topic), topics.shown(self, topic)
+            age, name = self.diagnostics.age(topic), self._name(topic)
             if topic in self._distrusted:
                 reasons.append(f"{name}: good again, but not for {p.good_frames} pictures yet")
             elif age is None:
-                nothing = self._fingers.nothing() if topic == topics.JOINT_STATES else "nothing received"
-                reasons.append(f"{name}: {nothing}")
+                reasons.append(f"{name}: {self._nothing(topic)}")
             elif self._realtime and age > p.max_input_age:
                 reasons.append(f"{name}: silent for {age:.2f} s")
             elif p.max_frozen > 0 and (newest_ns - self._stamps[topic]) / 1e9 > p.max_frozen:
@@ -423,6 +489,12 @@ class PolicyNode(RunnableNode):
         if not reasons and (slow := self._too_slow()):
             reasons.append(slow)
         return reasons or self._why_late()
+
+    def _nothing(self, topic: str) -> str:
+        """What to say of an input of which nothing has come."""
+        if topic in self._sources:
+            return self._sources[topic].missing()
+        return self._fingers.nothing() if topic == topics.JOINT_STATES else "nothing received"
 
     def _too_slow(self) -> str:
         """'' or which input does not come often enough."""
@@ -435,14 +507,7 @@ class PolicyNode(RunnableNode):
         now = self.seconds()
         patience = _PATIENCE_SECONDS + (0.0 if self._realtime else _REPEAT_SECONDS)
         if self._framed is None or now - self._framed > patience:
-            newest = {topic: self._stamps[topic] for topic in self._topics}
-            first, last = min(newest, key=newest.__getitem__), max(newest, key=newest.__getitem__)
-            apart = (newest[last] - newest[first]) / 1e9
-            return [
-                f"no complete frame {'yet' if self._framed is None else 'any more'}: the stamps of the inputs differ,"
-                f" {topics.shown(self, first)} is {apart:.2g} s behind {topics.shown(self, last)}, at most"
-                f" {self.parameters.sync_tolerance:g} s expected (sync_tolerance)"
-            ]
+            return [f"no complete frame {'yet' if self._framed is None else 'any more'}: {self._why_apart()}"]
         if self.diagnostics.age(topics.ACTION_CHUNK) is None:
             return ["the first chunk is being made"]
         interval = self._controller.interval_steps * self.policy.spec.period_ns / 1e9
@@ -450,19 +515,65 @@ class PolicyNode(RunnableNode):
             return [f"no chunk for {now - self._chunked:.1f} s, one in {interval:g} s expected"]
         return []
 
+    def _why_apart(self) -> str:
+        """Why all inputs come, and do not make a frame."""
+        p = self.parameters
+        if isinstance(self._assembler, InterpolatingAssembler):
+            if (found := self._assembler.missing()) is None:
+                return "the inputs have not come together"
+            name, behind_ns = found
+            source = next(source for source in self._sources.values() if name in source.inputs)
+            reference = next(source for source in self._sources.values() if self._assembler.reference in source.inputs)
+            side = "behind" if behind_ns >= 0 else "ahead of"
+            apart = f"{source.name} is {abs(behind_ns) / 1e9:.2g} s {side} {reference.name}"
+            limit = self._assembler.tolerance_ns / 1e9
+            rule = f"at most {limit:g} s expected (sync_tolerance)" if source.is_picture else "its latency, or a hole?"
+            return f"{apart}, {rule}"
+        newest = {topic: self._stamps[topic] for topic in self._topics}
+        first, last = min(newest, key=newest.__getitem__), max(newest, key=newest.__getitem__)
+        apart = f"{self._name(first)} is {(newest[last] - newest[first]) / 1e9:.2g} s behind {self._name(last)}"
+        return f"the stamps of the inputs differ, {apart}, at most {p.sync_tolerance:g} s expected (sync_tolerance)"
+
     def close(self) -> None:
         self._worker.close()
+
+
+def _interpolating(spec: CheckpointSpec, sync_tolerance: float) -> InterpolatingAssembler:
+    """With a robot; the hand is the reference where there is no camera."""
+    pictures = [f"{camera}_image" for camera in spec.cameras]
+    names = sorted(spec.input_names, key=lambda name: name not in (EEF_POS, EEF_QUAT))
+    quaternions = {EEF_QUAT, OBJECT_QUAT} & set(names)
+    return InterpolatingAssembler(names, spec.period_ns, round(sync_tolerance * 1e9), pictures, quaternions)
 
 
 def _completed(p: PolicyParameters) -> PolicyParameters:
     """What was given, and the checkpoint's where nothing was."""
     spec = checkpoint.read_spec(p.checkpoint)
-    return replace(
+    p = replace(
         p,
         sampler=p.sampler or spec.sampler,
         sampler_steps=p.sampler_steps or spec.sampler_steps,
         frame_id=p.frame_id or spec.frame or WORLD_FRAME,
     )
+    if not p.robot:
+        return replace(p, lead_steps=1 if p.lead_steps < 0 else p.lead_steps)
+    path = robot_file.find(p.robot)
+    return replace(
+        p,
+        robot=str(path),
+        lead_steps=_lead_steps(robot_file.read(path), spec) if p.lead_steps < 0 else p.lead_steps,
+        sync_tolerance=p.sync_tolerance or spec.period_ns / 2e9,
+    )
+
+
+def _lead_steps(robot: robot_file.RobotFile, spec: CheckpointSpec) -> int:
+    """So many that the executor, which sends rows early by the arm's latency, does not come to the end of a chunk
+    before the next one is there."""
+    latencies = [robot.pictures[camera].latency for camera in spec.cameras[:1] if camera in robot.pictures]
+    # Where pictures are stamped when they come, their latency is their age.
+    allowance = max(_LOOK_AND_THINK_SECONDS, *(latency + _LOOK_AND_THINK_SECONDS / 2 for latency in latencies), 0.0)
+    steps = -(-round((robot.action.latency + allowance) * 1e9) // spec.period_ns)
+    return max(0, min(steps, spec.n_action_steps - 1))
 
 
 def main() -> int:

@@ -80,7 +80,8 @@ class HandSource:
     """Calls `moved(stamp [ns], position (3) m, quaternion (4) xyzw)` with the hand in the base frame.
 
     The stamp is the driver's less the latency of the robot's file. `refused` takes why a message is not used, one line.
-    described: needed for source fk.
+    described: needed for source fk. min_gap_ns: a pose that is stamped less than that after the last one is read, but
+    not handed on, as a driver's 1000 in a second cost more than they tell.
     """
 
     def __init__(
@@ -91,8 +92,12 @@ class HandSource:
         moved: Moved,
         refused: Callable[[messages.MessageError], object],
         described: DescribedArm | None = None,
+        min_gap_ns: int = 0,
     ) -> None:
         self._node, self._robot, self._frames = node, robot, frames
+        self._min_gap_ns = min_gap_ns
+        self._given_ns: int | None = None
+        """Stamp of the last pose that was handed on, the driver's."""
         self._moved, self._described = moved, described
         self.source: PoseSource = robot.poses[HAND]
         self._latency_ns = round(self.source.latency * 1e9)
@@ -101,7 +106,7 @@ class HandSource:
         self.joints: Array | None = None
         """fk: the arm's joints as they came last (n)."""
         qos = topics.SENSOR_QOS if self.source.reliable else topics.BEST_EFFORT_QOS
-        self._filter = JointFilter(robot.joints)
+        self._filter = JointFilter(robot.joints, whole=True)
         self._listeners: list[Listener[Any]] = []
 
         def listen(kind: Any, callback: Callable[[Any], object], **options: Any) -> None:
@@ -139,13 +144,21 @@ class HandSource:
             return f"{self.name}: no transforms from {self.source.parent} to {self.source.child} received"
         return f"{self.name}: nothing received"
 
+    def _wanted(self, stamp_ns: int) -> bool:
+        """Whether a pose stamped so is to be handed on."""
+        if self._given_ns is not None and 0 <= stamp_ns - self._given_ns < self._min_gap_ns:
+            return False
+        self._given_ns = stamp_ns
+        return True
+
     def _give(self, stamp_ns: int, position: Array, quaternion: Array) -> None:
         self._moved(stamp_ns - self._latency_ns, *self._frames.hand(position, quaternion))
 
     def _on_pose(self, msg: PoseStamped) -> None:
         stamp_ns, position, quaternion = messages.pose_from_msg(msg)
         messages.check_frame(msg.header, self._robot.base.frame)
-        self._give(stamp_ns, position, quaternion)
+        if self._wanted(stamp_ns):
+            self._give(stamp_ns, position, quaternion)
 
     def _on_joints(self, msg: JointState) -> None:
         assert self._described is not None
@@ -156,7 +169,8 @@ class HandSource:
         if wrong := arm.outside(positions):
             raise messages.MessageError(wrong)
         self.joints = positions
-        self._give(stamp_ns, *arm.forward(positions))
+        if self._wanted(stamp_ns):
+            self._give(stamp_ns, *arm.forward(positions))
 
     def _on_transforms(self, refused: Callable[[messages.MessageError], object], msg: Any) -> None:
         try:
@@ -171,14 +185,15 @@ class HandSource:
 
     def _follow_chain(self) -> None:
         """From the tool up to the base; what is missing yet is waited for."""
-        at, turn, frame, newest = np.zeros(3), Rotation.identity(), self.source.child, 0
+        at, turn, frame, newest_ns = np.zeros(3), Rotation.identity(), self.source.child, 0
         for _ in range(_CHAIN):
             if frame == self.source.parent:
-                if newest:
-                    self._give(newest, at, np.asarray(turn.as_quat()))
+                # Most of what is on /tf is none of the hand's.
+                if newest_ns and newest_ns != self._given_ns and self._wanted(newest_ns):
+                    self._give(newest_ns, at, np.asarray(turn.as_quat()))
                 return
             if frame not in self._links:
                 return
             frame, stamp_ns, position, rotation = self._links[frame]
             at, turn = position + rotation.apply(at), rotation * turn
-            newest = max(newest, stamp_ns)
+            newest_ns = max(newest_ns, stamp_ns)

@@ -22,12 +22,14 @@ M = TypeVar("M")
 class JointFilter:
     """Picks the joint_states that a node needs, because two drivers may publish arm and fingers."""
 
-    def __init__(self, joints: Sequence[str]) -> None:
+    def __init__(self, joints: Sequence[str], whole: bool = False) -> None:
+        """whole: messages with some of the joints only are others' as well."""
         self.joints = tuple(joints)
+        self._wanted = all if whole else any
         self._others = ""
 
     def __call__(self, msg: JointState) -> bool:
-        if any(name in self.joints for name in msg.name):
+        if self._wanted(name in msg.name for name in self.joints):
             return True
         self._others = printable(", ".join(msg.name[:16]) or "none", 120)
         return False
