@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import json
 import os
 import struct
 import subprocess
@@ -231,3 +232,47 @@ def test_spec_json_with_unknown_or_missing_fields() -> None:
         CheckpointSpec.from_json(text.replace('"rate"', '"colour": 1, "rate"'))
     with pytest.raises(SpecError, match="horizon missing"):
         CheckpointSpec.from_json(text.replace('"horizon": 10,', ""))
+
+
+OF_A_ROBOT = {
+    "pictures": {"scale": "cover", "interpolation": "area"},
+    "base_pose": (-0.5, -0.1, 0.912, 0.0, 0.0, 0.0, 1.0),
+    "response": (150.0, 1.0),
+}
+
+
+def test_a_spec_says_what_a_real_robot_must_know_of_the_data_s_and_older_ones_need_not() -> None:
+    whole = dataclasses.replace(spec(), **OF_A_ROBOT)
+    assert CheckpointSpec.from_json(whole.to_json()) == whole
+    old = json.loads(spec().to_json())
+    for name in OF_A_ROBOT:
+        del old[name]
+    read = CheckpointSpec.from_json(json.dumps(old))
+    assert read == spec() and (read.pictures, read.base_pose, read.response) == ({}, (), ())
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        (
+            "pictures",
+            {"scale": "stretch", "interpolation": "area"},
+            r"pictures \{'scale': 'stretch'.*, \{\} or \{.*expected",
+        ),
+        ("pictures", {"scale": "cover"}, "interpolation': 'area'} expected"),
+        ("pictures", "cover", "pictures 'cover', an object expected"),
+        ("base_pose", [0.0, 0.0, 0.9], r"base_pose \[0.0, 0.0, 0.9\], a position \(3\) \[m\] and a quaternion"),
+        ("base_pose", [0.0, 0.0, 0.9, 0.0, 0.0, 0.0, 0.9], "a quaternion .* of length 1 expected"),
+        ("base_pose", [float("inf"), 0.0, 0.9, 0.0, 0.0, 0.0, 1.0], "base_pose"),
+        ("base_pose", [0.0, 0.0, 0.9, 0.0, 0.0, float("nan"), 1.0], "base_pose"),
+        ("base_pose", ["0"] * 7, "base_pose .*, a list of numbers expected"),
+        ("response", [150.0], r"response \[150.0\], a stiffness and a damping ratio above 0 expected"),
+        ("response", [0.0, 1.0], "response"),
+        ("response", [150.0, float("nan")], "response"),
+        ("response", [150.0, True], "response .*, a list of numbers expected"),
+    ],
+)
+def test_what_it_says_of_the_data_s_robot_makes_sense(name: str, value: object, expected: str) -> None:
+    with pytest.raises(SpecError, match=expected) as error:
+        CheckpointSpec.from_json(json.dumps(json.loads(spec().to_json()) | {name: value}))
+    assert str(error.value).startswith("spec: ") and "\n" not in str(error.value)

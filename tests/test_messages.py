@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import array
 import os
 from types import SimpleNamespace
 
+import cv2
 import numpy as np
 import pytest
 
@@ -12,6 +14,7 @@ os.environ["ROS_PYTHON_CHECK_FIELDS"] = "1"
 
 import ros_graph  # noqa: F401  (imports rclpy without its warnings)
 from rclpy.serialization import deserialize_message, serialize_message
+from sensor_msgs.msg import CompressedImage
 from std_msgs.msg import String
 from trajectory_msgs.msg import JointTrajectoryPoint
 from visualization_msgs.msg import Marker
@@ -69,7 +72,15 @@ def test_bgr_and_padded_rows_are_understood(rng):
 @pytest.mark.parametrize(
     ("field", "value", "expected"),
     [
-        ("encoding", "32FC1", "encoding '32FC1', 'rgb8' or 'bgr8' expected"),
+        (
+            "encoding",
+            "32FC1",
+            "encoding '32FC1', one of rgb8, bgr8, rgba8, bgra8, mono8, yuv422, uyvy, yuv422_yuy2, yuyv",
+        ),
+        ("encoding", "x" * 5000, "encoding 'x{1,60} ...', one of rgb8,"),
+        ("encoding", "rgba8", "60 bytes in rows of 15 for 5 x 4 rgba8, 80 expected"),
+        ("encoding", "yuyv", "width 5 of yuyv, in which two pixels share a colour: an even one expected"),
+        ("data", [0] * 59, "59 bytes in rows of 15 for 5 x 4 rgb8, 60 expected"),
         ("height", 5, "60 bytes in rows of 15 for 5 x 5 rgb8, 75 expected"),
         ("width", 0, "size 0 x 4"),
         ("step", 3, "60 bytes in rows of 3 for 5 x 4"),
@@ -82,6 +93,123 @@ def test_an_image_that_is_none_is_refused(rng, field, value, expected):
         messages.image_from_msg(message)
     with pytest.raises(MessageError, match="float64"):
         messages.image_to_msg(np.zeros((4, 5, 3)), 0, "")
+
+
+def raw(pixels, encoding, padding=0):
+    """An Image of pixels (H, W, bytes), with bytes of no meaning at the end of each row."""
+    height, width, size = pixels.shape
+    rows = np.full((height, size * width + padding), 201, np.uint8)
+    rows[:, : size * width] = pixels.reshape(height, -1)
+    message = messages.image_to_msg(np.zeros((height, width, 3), np.uint8), STAMP, "camera")
+    message.encoding, message.step, message.data = encoding, rows.shape[1], array.array("B", rows.tobytes())
+    return message
+
+
+@pytest.mark.parametrize("padding", [0, 5])
+@pytest.mark.parametrize("size", [(1, 1), (3, 7), (48, 64)])
+@pytest.mark.parametrize(
+    ("encoding", "order"), [("rgb8", "012"), ("bgr8", "210"), ("rgba8", "0123"), ("bgra8", "2103")]
+)
+def test_colours_of_every_order_are_rgb(rng, encoding, order, size, padding):
+    image = rng.integers(0, 256, (*size, 4), np.uint8)
+    message = wire(raw(image[..., [int(i) for i in order]], encoding, padding))
+    message.is_bigendian = 1  # means nothing of single bytes
+    stamp, read = messages.image_from_msg(message)
+    assert stamp == STAMP and np.array_equal(read, image[..., :3])
+    assert np.shares_memory(read, np.frombuffer(message.data, np.uint8)), "nothing is copied"
+
+
+def test_grey_is_grey(rng):
+    grey = rng.integers(0, 256, (5, 7, 1), np.uint8)
+    read = messages.image_from_msg(wire(raw(grey, "mono8", 3)))[1]
+    assert read.shape == (5, 7, 3) and all(np.array_equal(read[..., i], grey[..., 0]) for i in range(3))
+
+
+def of_yuv(y, u, v):
+    """ITU-R BT.601, y from 16 to 235 (blacker is black), u and v from 16 to 240: rgb (..., 3), not rounded."""
+    y, u, v = 255 / 219 * np.maximum(y - 16.0, 0), 255 / 224 * (u - 128.0), 255 / 224 * (v - 128.0)
+    rgb = np.stack([y + 1.402 * v, y - 0.344136 * u - 0.714136 * v, y + 1.772 * u], axis=-1)
+    return np.clip(rgb, 0, 255)
+
+
+@pytest.mark.parametrize("padding", [0, 6])
+@pytest.mark.parametrize(
+    ("encoding", "order"), [("yuv422", "uyvy"), ("uyvy", "uyvy"), ("yuv422_yuy2", "yuyv"), ("yuyv", "yuyv")]
+)
+def test_yuv_of_both_orders_is_rgb(rng, encoding, order, padding):
+    """Of random bytes, to one level: the library's arithmetic is in integers."""
+    bytes_ = rng.integers(0, 256, (6, 10, 4), np.uint8)  # of two pixels each
+    at = [i for i, name in enumerate(order) if name == "y"]
+    u, v = bytes_[..., order.index("u")], bytes_[..., order.index("v")]
+    wanted = np.stack([of_yuv(bytes_[..., i], u, v) for i in at], axis=2).reshape(6, 20, 3)
+    read = messages.image_from_msg(wire(raw(bytes_.reshape(6, 20, 2), encoding, padding)))[1]
+    assert np.abs(read - wanted).max() <= 1.0
+
+
+@pytest.mark.parametrize(
+    ("order", "red"), [("yuv422", (90, 81, 240, 81)), ("yuv422_yuy2", (81, 90, 81, 240))], ids=["yuv422", "yuy2"]
+)
+def test_red_is_red_in_yuv(order, red):
+    """As the standard's bars have it."""
+    read = messages.image_from_msg(raw(np.array(red, np.uint8).reshape(1, 2, 2), order))[1]
+    assert np.abs(read[0, 1].astype(int) - (255, 0, 0)).max() <= 1
+
+
+def compressed(content, form="jpeg"):
+    message = CompressedImage(header=messages.image_to_msg(np.zeros((1, 1, 3), np.uint8), STAMP, "camera").header)
+    message.format, message.data = form, array.array("B", content)
+    return message
+
+
+@pytest.mark.parametrize(
+    ("suffix", "form"),
+    [
+        (".png", "png"),
+        (".png", "rgb8; png compressed bgr8"),
+        (".png", "PNG"),
+        (".jpg", "jpeg"),
+        (".jpg", "jpg"),
+        (".jpg", "rgb8; jpeg compressed bgr8"),
+        (".jpg", "yuv422_yuy2; jpeg compressed bgr8"),
+        (".jpg", "bgr8; jpeg compressed "),
+    ],
+)
+def test_compressed_pictures_are_rgb(suffix, form):
+    image = np.zeros((16, 32, 3), np.uint8)
+    image[:, :16], image[:, 16:] = (200, 40, 10), (10, 40, 200)
+    content = cv2.imencode(suffix, image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 98])[1].tobytes()
+    stamp, read = messages.compressed_image_from_msg(wire(compressed(content, form)))
+    assert stamp == STAMP and read.shape == (16, 32, 3)
+    # JPEG shares colours between neighbours: not where two meet.
+    columns = slice(None) if suffix == ".png" else [*range(12), *range(20, 32)]
+    assert np.abs(read.astype(int) - image)[:, columns].max() <= (0 if suffix == ".png" else 6)
+    grey = cv2.imencode(suffix, image[..., 0])[1].tobytes()
+    read = messages.compressed_image_from_msg(compressed(grey, "mono8; jpeg compressed "))[1]
+    assert read.shape == (16, 32, 3) and np.array_equal(read[..., 0], read[..., 2])
+
+
+@pytest.mark.parametrize(
+    ("form", "content", "expected"),
+    [
+        ("16UC1; compressedDepth png", b"", "format '16UC1; compressedDepth png', jpeg or png expected"),
+        ("", b"", "format '', jpeg or png expected"),
+        ("tiff\n", b"", r"format 'tiff\?', jpeg or png expected"),
+        ("rgb8; jpeg compressed rgb8", b"", "'compressed bgr8' expected: red and blue may be exchanged"),
+        ("jpeg", b"", "0 bytes that begin with nothing, JPEG or PNG expected"),
+        ("png", b"\x89PNG\r\n\x1a\n", "PNG of 8 bytes without a header: cut short or damaged"),
+        ("jpeg", b"\xff\xd8\xff\xda\0\2", "JPEG of 6 bytes without a header: cut short or damaged"),
+    ],
+)
+def test_a_compressed_picture_that_is_none_is_refused(form, content, expected):
+    with pytest.raises(MessageError, match=expected) as error:
+        messages.compressed_image_from_msg(compressed(content, form))
+    assert "\n" not in str(error.value)
+
+
+def test_16_bits_are_refused():
+    content = cv2.imencode(".png", np.zeros((4, 4), np.uint16))[1].tobytes()
+    with pytest.raises(MessageError, match="PNG of 16 bits, 8 expected"):
+        messages.compressed_image_from_msg(compressed(content, "16UC1; png compressed "))
 
 
 def test_camera_info_carries_the_matrix():

@@ -600,10 +600,10 @@ def test_a_camera_that_is_absent_or_of_another_size_is_named_and_no_chunk_made(g
     robot.images["agentview"].publish(small)
     reason = "agentview/image_raw: 128 x 96 pixels, the checkpoint expects 84 x 84"
     graph.spin_until(lambda: policy.reasons() == [reason])
-    small.encoding = "mono8"
+    small.encoding = "mono16"
     robot.images["agentview"].publish(small)
-    graph.spin_until(lambda: "encoding 'mono8'" in policy.reasons()[0])
-    graph.spin_until(lambda: _said(robot, "policy", "encoding 'mono8'"))
+    graph.spin_until(lambda: "encoding 'mono16'" in policy.reasons()[0])
+    graph.spin_until(lambda: _said(robot, "policy", "encoding 'mono16'"))
     assert robot.status["policy"].level == messages.ERROR
     assert not robot.chunks
     for step in (6, 7):

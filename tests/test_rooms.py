@@ -69,7 +69,7 @@ WITHOUT: dict[str, tuple[str, ...]] = {
     "spec": ("rclpy", "torch", "cv2", "mujoco", "robosuite", "gymnasium"),
     "checkpoint": ("rclpy", "cv2", "mujoco", "robosuite", "gymnasium"),
     "models": ("rclpy", "cv2", "mujoco", "robosuite", "gymnasium"),
-    "control": ("rclpy", "cv2", "mujoco", "robosuite", "gymnasium"),
+    "control": ("rclpy", "mujoco", "robosuite", "gymnasium"),
     "simulators": ("rclpy", "torch"),
     "ros": ("torch", "cv2", "mujoco", "robosuite", "gymnasium"),
     "nodes": ("mujoco", "robosuite", "gymnasium"),
@@ -158,6 +158,12 @@ def test_a_room_does_without_what_is_not_its_business(room: str) -> None:
         for library in {other.partition(".")[0] for other in named}:
             ros = library.endswith(("_msgs", "_srvs", "_interfaces"))
             assert ("rclpy" if ros else library) not in WITHOUT[room], f"{name} imports {library}"
+
+
+def test_pictures_are_scaled_and_read_in_one_place() -> None:
+    """Of control only this file knows OpenCV, and only its functions: most nodes never import it."""
+    control = {name for name, named in graph().items() if name.startswith(f"{PACKAGE}.control") and "cv2" in named}
+    assert control == {f"{PACKAGE}.control.pictures"}
 
 
 def test_src_does_not_know_training() -> None:

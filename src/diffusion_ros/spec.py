@@ -10,6 +10,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 IMAGE_SUFFIX = "_image"
+FITTED = {"scale": "cover", "interpolation": "area"}
+"""What a specification's `pictures` say of pictures that control/pictures.fit brings to their size.
+
+cover: so that the picture covers the size; what is beyond it is cut off, alike on both sides. area: each pixel is the
+mean of what it covers, so that nothing fine turns into noise.
+"""
 
 
 class SpecError(ValueError):
@@ -90,6 +96,15 @@ class CheckpointSpec:
     workspace_low: tuple[float, ...] = ()
     """Corner of the box that the end effector stays in (3) [m], in the frame of eef_pose."""
     workspace_high: tuple[float, ...] = ()
+    pictures: dict[str, Any] = field(default_factory=dict)
+    """How pictures of another size are brought to the inputs': `FITTED`. {}: the policy learnt from pictures that were
+    made in their size, and nobody has tried others."""
+    base_pose: tuple[float, ...] = ()
+    """Where the base of the robot stood that the data are from, in the frame of the actions (7): position [m],
+    quaternion xyzw. (): that frame is the base's."""
+    response: tuple[float, ...] = ()
+    """How the arm of the data followed its actions (2): stiffness k [1/s^2] and damping ratio d of
+    x'' = k (goal - x) - 2 d sqrt(k) x', where the goal is the action away from where the arm was. (): within a step."""
     sampler: str = ""
     sampler_steps: int = 0
     num_train_timesteps: int = 0
@@ -105,6 +120,18 @@ class CheckpointSpec:
         names = self.input_names
         if len(set(names)) != len(names):
             raise SpecError(f"spec: inputs {', '.join(names)}: every name may appear once")
+        if self.pictures and self.pictures != FITTED:
+            raise SpecError(f"spec: pictures {self.pictures!r}, {{}} or {FITTED!r} expected")
+        if self.base_pose and (
+            len(self.base_pose) != 7
+            or not all(math.isfinite(x) for x in self.base_pose)
+            or abs(math.hypot(*self.base_pose[3:]) - 1) > 1e-3
+        ):
+            raise SpecError(
+                f"spec: base_pose {list(self.base_pose)}, a position (3) [m] and a quaternion (4) of length 1 expected"
+            )
+        if self.response and (len(self.response) != 2 or not all(0 < x < math.inf for x in self.response)):
+            raise SpecError(f"spec: response {list(self.response)}, a stiffness and a damping ratio above 0 expected")
 
     @property
     def input_names(self) -> tuple[str, ...]:
@@ -165,7 +192,7 @@ class CheckpointSpec:
         values = dict(fields)
         for name in ("inputs", "outputs"):
             values[name] = _tensors(name, fields[name])
-        for name in ("action_low", "action_high", "workspace_low", "workspace_high"):
+        for name in ("action_low", "action_high", "workspace_low", "workspace_high", "base_pose", "response"):
             values[name] = _numbers(name, fields.get(name, []))
         for name in ("kind", "task", "environment", "sampler", "git_commit", "data_hash"):
             if not isinstance(values.get(name, ""), str):
@@ -175,7 +202,7 @@ class CheckpointSpec:
         for name in ("horizon", "n_obs_steps", "n_action_steps", "sampler_steps", "num_train_timesteps", "stride"):
             if isinstance(values.get(name, 1), bool) or not isinstance(values.get(name, 1), int):
                 raise SpecError(f"spec: {name} {values[name]!r}, an integer expected")
-        for name in ("training", "scores"):
+        for name in ("training", "scores", "pictures"):
             if not isinstance(values.get(name, {}), dict):
                 raise SpecError(f"spec: {name} {values[name]!r}, an object expected")
         return CheckpointSpec(**values)

@@ -424,7 +424,7 @@ _pixels: dict[str, Any] = {"pixels": True}
 _wrist = CAMERAS[1]
 _changed("camera: silent", "no pictures", _wrist, lambda m: None, f"{_wrist}/image_raw: silent", grace=0.7, **_pixels)
 _changed(
-    "camera: another encoding", "mono8", _wrist, lambda m: _set(m, encoding="mono8"), "encoding 'mono8'", **_pixels
+    "camera: another encoding", "mono16", _wrist, lambda m: _set(m, encoding="mono16"), "encoding 'mono16'", **_pixels
 )
 _changed(
     "camera: bytes missing", "half of them", _wrist, lambda m: _set(m, data=m.data[: len(m.data) // 2]),

@@ -10,11 +10,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 import rclpy
 import ros_graph
 from rclpy.logging import LoggingSeverity, set_logger_level
+from sensor_msgs.msg import CompressedImage
 from std_msgs.msg import String
 
 from diffusion_ros.control.action_chunk import ActionChunk, ChunkExecutor, Command, ExecutorLimits
@@ -160,6 +162,10 @@ def readers() -> list[tuple[Any, Callable[[Any], Any]]]:
         (
             messages.balls_to_msg([[0, 0, 1, 0.1]] * 3, (1, 0, 0, 1), "x", world),
             lambda msg: messages.balls_from_msg(msg, world),
+        ),
+        (
+            CompressedImage(format="jpeg", data=cv2.imencode(".jpg", np.zeros((4, 4, 3), np.uint8))[1].tolist()),
+            messages.compressed_image_from_msg,
         ),
     ]
 

@@ -110,6 +110,9 @@ from diffusion_ros.ros.messages.sensors import (
     camera_info_to_msg as camera_info_to_msg,
 )
 from diffusion_ros.ros.messages.sensors import (
+    compressed_image_from_msg as compressed_image_from_msg,
+)
+from diffusion_ros.ros.messages.sensors import (
     grid_from_msg as grid_from_msg,
 )
 from diffusion_ros.ros.messages.sensors import (

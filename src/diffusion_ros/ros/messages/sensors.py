@@ -4,17 +4,42 @@ from __future__ import annotations
 
 import array
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from geometry_msgs.msg import PoseStamped, TransformStamped
 from nav_msgs.msg import OccupancyGrid, Odometry
 from numpy.typing import ArrayLike, NDArray
-from sensor_msgs.msg import CameraInfo, Image, JointState
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image, JointState
 
-from diffusion_ros.ros.messages.fields import FAR, MessageError, floats, header_to_msg, pose_fields, short, stamp_ns
+from diffusion_ros.control.pictures import Picture, PictureError, decode, from_grey, from_uyvy, from_yuyv
+from diffusion_ros.ros.messages.fields import (
+    FAR,
+    MAX_NAME,
+    MessageError,
+    floats,
+    header_to_msg,
+    pose_fields,
+    printable,
+    short,
+    stamp_ns,
+)
 
 Array = NDArray[np.float64]
+
+ENCODINGS: dict[str, tuple[int, Callable[[Picture], Picture]]] = {
+    "rgb8": (3, lambda pixels: pixels),
+    "bgr8": (3, lambda pixels: pixels[..., ::-1]),
+    "rgba8": (4, lambda pixels: pixels[..., :3]),
+    "bgra8": (4, lambda pixels: pixels[..., 2::-1]),
+    "mono8": (1, from_grey),
+    "yuv422": (2, from_uyvy),
+    "uyvy": (2, from_uyvy),
+    "yuv422_yuy2": (2, from_yuyv),
+    "yuyv": (2, from_yuyv),
+}
+"""Of pictures that are understood, by sensor_msgs' names: bytes of a pixel, and what makes (H, W, bytes) rgb. yuyv and
+uyvy are the newer names of the last two kinds."""
 
 
 def image_to_msg(image: NDArray[np.uint8], time_ns: int, frame_id: str) -> Image:
@@ -36,20 +61,45 @@ def image_to_msg(image: NDArray[np.uint8], time_ns: int, frame_id: str) -> Image
 
 
 def image_from_msg(msg: Image) -> tuple[int, NDArray[np.uint8]]:
-    """Stamp [ns] and (H, W, 3) uint8 rgb; a view of the message where its bytes are in that order already."""
-    if msg.encoding not in ("rgb8", "bgr8"):
-        raise MessageError(f"encoding {msg.encoding!r}, 'rgb8' or 'bgr8' expected")
+    """Stamp [ns] and (H, W, 3) uint8 rgb; a view of the message where its bytes are red, green and blue already.
+
+    Of any size and row step, in the encodings of `ENCODINGS`. Raises MessageError.
+    """
+    if msg.encoding not in ENCODINGS:
+        raise MessageError(f"encoding {printable(msg.encoding, MAX_NAME)!r}, one of {', '.join(ENCODINGS)} expected")
+    size, to_rgb = ENCODINGS[msg.encoding]
     height, width, step = int(msg.height), int(msg.width), int(msg.step)
     if height < 1 or width < 1:
         raise MessageError(f"size {width} x {height}, at least 1 x 1 expected")
-    if step < 3 * width or len(msg.data) != height * step:
+    if step < size * width or len(msg.data) != height * step:
         raise MessageError(
             f"{len(msg.data)} bytes in rows of {step} for {width} x {height} {msg.encoding},"
-            f" {3 * width * height} expected"
+            f" {size * width * height} expected"
         )
+    if to_rgb in (from_uyvy, from_yuyv) and width % 2:
+        raise MessageError(f"width {width} of {msg.encoding}, in which two pixels share a colour: an even one expected")
     rows = np.frombuffer(msg.data, np.uint8).reshape(height, step)
-    image = rows[:, : 3 * width].reshape(height, width, 3)
-    return stamp_ns(msg.header.stamp), image[..., ::-1] if msg.encoding == "bgr8" else image
+    return stamp_ns(msg.header.stamp), to_rgb(rows[:, : size * width].reshape(height, width, size))
+
+
+def compressed_image_from_msg(msg: CompressedImage) -> tuple[int, NDArray[np.uint8]]:
+    """Stamp [ns] and (H, W, 3) uint8 rgb of a JPEG or PNG of 8 bits, grey or in colour, as image_transport's
+    `compressed` and cameras' drivers write them: format 'jpeg', 'png', 'rgb8; jpeg compressed bgr8' and the like.
+
+    Raises MessageError, also for 'compressed rgb8': image_transport reads it as a file in which red and blue are
+    exchanged, but who writes so need not mean that.
+    """
+    words = msg.format.lower().replace(";", " ").split()
+    if not {"jpeg", "jpg", "png"} & set(words) or {"compresseddepth", "rvl"} & set(words):
+        raise MessageError(f"format {printable(msg.format, MAX_NAME)!r}, jpeg or png expected")
+    if words[-2:] in (["compressed", "rgb8"], ["compressed", "rgba8"]):
+        raise MessageError(
+            f"format {printable(msg.format, MAX_NAME)!r}, 'compressed bgr8' expected: red and blue may be exchanged"
+        )
+    try:
+        return stamp_ns(msg.header.stamp), decode(bytes(msg.data))
+    except PictureError as error:
+        raise MessageError(str(error)) from None
 
 
 def camera_info_to_msg(matrix: ArrayLike, height: int, width: int, time_ns: int, frame_id: str) -> CameraInfo:
