@@ -69,7 +69,7 @@ WITHOUT: dict[str, tuple[str, ...]] = {
     "spec": ("rclpy", "torch", "cv2", "mujoco", "robosuite", "gymnasium"),
     "checkpoint": ("rclpy", "cv2", "mujoco", "robosuite", "gymnasium"),
     "models": ("rclpy", "cv2", "mujoco", "robosuite", "gymnasium"),
-    "control": ("rclpy", "mujoco", "robosuite", "gymnasium"),
+    "control": ("rclpy", "robosuite", "gymnasium"),
     "simulators": ("rclpy", "torch"),
     "ros": ("torch", "cv2", "mujoco", "robosuite", "gymnasium"),
     "nodes": ("mujoco", "robosuite", "gymnasium"),
@@ -164,6 +164,14 @@ def test_pictures_are_scaled_and_read_in_one_place() -> None:
     """Of control only this file knows OpenCV, and only its functions: most nodes never import it."""
     control = {name for name, named in graph().items() if name.startswith(f"{PACKAGE}.control") and "cv2" in named}
     assert control == {f"{PACKAGE}.control.pictures"}
+
+
+def test_of_control_only_kinematics_knows_mujoco_and_not_before_it_has_an_arm() -> None:
+    found = {name for name, named in graph().items() if name.startswith(f"{PACKAGE}.control.") and "mujoco" in named}
+    assert found == {f"{PACKAGE}.control.kinematics"}
+    script = f"import sys, {PACKAGE}.control.kinematics; print(*sys.modules)"
+    run = subprocess.run([sys.executable, "-c", script], cwd=ROOT / "src", capture_output=True, text=True, check=True)
+    assert "mujoco" not in run.stdout.split()
 
 
 def test_src_does_not_know_training() -> None:
