@@ -2,7 +2,7 @@
 imported for type checking only.
 
     robot, installation, cache_folders, ranges, atomic_file, yaml_file, resources
-    spec; robot_file; models; checkpoint; control; simulators; ros; nodes; systems
+    spec; robot_file; models; checkpoint; control; robot_check; simulators; ros; nodes; systems
 
 What a policy or a planner learnt and how it is asked is models'; how a robot is driven by it is control's, which asks
 models and not the other way round. simulators draw what control makes of a chunk. Of them models read one file, the
@@ -38,6 +38,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "checkpoint": ("spec", "models", "atomic_file"),
     "robot_file": ("yaml_file", "resources", "spec"),
     "control": ("robot", "ranges", "atomic_file", "spec", "models", "robot_file"),
+    "robot_check": ("robot", "ranges", "spec", "robot_file", "control"),
     "simulators": ("robot", "installation", "ranges", "atomic_file", "control"),
     "ros": (
         "robot",
@@ -71,6 +72,7 @@ WITHOUT: dict[str, tuple[str, ...]] = {
     "models": ("rclpy", "cv2", "mujoco", "robosuite", "gymnasium"),
     "control": ("rclpy", "robosuite", "gymnasium"),
     "simulators": ("rclpy", "torch"),
+    "robot_check": ("rclpy", "torch", "cv2", "mujoco", "robosuite", "gymnasium"),
     "ros": ("torch", "cv2", "mujoco", "robosuite", "gymnasium"),
     "nodes": ("mujoco", "robosuite", "gymnasium"),
 }
