@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 from workers_that_end import killed, prepare, unable
 
+from diffusion_ros.control.pictures import fit
 from diffusion_ros.models.policy import Policy
 from diffusion_ros.robot import ACTION_SCALE
 from diffusion_ros.simulators.arm import Simulation
@@ -166,6 +167,42 @@ def cut_short(path: Path) -> str:
     return "cut short"
 
 
+def test_larger_pictures_are_fitted_as_a_robot_s_are(lift_file: Path, tmp_path: Path) -> None:
+    path = tmp_path / "large.hdf5"
+    path.write_bytes(lift_file.read_bytes())
+    rng = np.random.default_rng(0)
+    with h5py.File(path, "r+") as file:
+        n = len(file["data/demo_1/actions"])
+        large = rng.integers(0, 256, (n, 120, 160, 3), np.uint8)
+        del file["data/demo_1/obs/agentview_image"]
+        file["data/demo_1/obs/agentview_image"] = large
+    cameras = ("agentview", "robot0_eye_in_hand")
+    data, before = load_demonstrations(path, cameras), load_demonstrations(lift_file, cameras)
+    start, end = data.starts[1:3]
+    images = data.observations["agentview_image"]
+    assert images.shape == (len(data), 84, 84, 3) and images.dtype == np.uint8
+    assert np.array_equal(images[start:end], [fit(image, 84, 84) for image in large])
+    assert np.array_equal(images[:start], before.observations["agentview_image"][:start])
+    wrist = [d.observations["robot0_eye_in_hand_image"] for d in (data, before)]
+    assert np.array_equal(*wrist) and data.data_hash != before.data_hash
+
+
+def too_small(path: Path) -> str:
+    return _other_images(path, (60, 84, 3), np.uint8, "picture of 84 x 60, at least 84 x 84 expected: none is enlarged")
+
+
+def of_floats(path: Path) -> str:
+    return _other_images(path, (84, 84, 3), np.float32, r"is float32 \(.*\), expected uint8 \(N, H, W, 3\)")
+
+
+def _other_images(path: Path, shape: tuple[int, ...], dtype: type, rule: str) -> str:
+    with h5py.File(path, "r+") as file:
+        n = len(file["data/demo_1/actions"])
+        del file["data/demo_1/obs/agentview_image"]
+        file["data/demo_1/obs/agentview_image"] = np.zeros((n, *shape), dtype)
+    return f"demo_1/obs/agentview_image.*{rule}"
+
+
 def without_images(path: Path) -> str:
     with h5py.File(path, "r+") as file:
         del file["data/demo_1/obs/agentview_image"]
@@ -196,7 +233,9 @@ def not_hdf5(path: Path) -> str:
 
 
 @pytest.mark.parametrize(
-    "damage", [cut_short, without_images, with_nan, out_of_range, other_environment, not_hdf5], ids=lambda f: f.__name__
+    "damage",
+    [cut_short, without_images, too_small, of_floats, with_nan, out_of_range, other_environment, not_hdf5],
+    ids=lambda f: f.__name__,
 )
 def test_damaged_files_are_named_in_one_line(lift_file: Path, tmp_path: Path, damage) -> None:
     path = tmp_path / "bad.hdf5"

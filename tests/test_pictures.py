@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import struct
 import zlib
+from collections.abc import Callable
+from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+from fake_policy import LOW_DIM, OBJECT, save, spec
 from numpy.typing import NDArray
 
+from diffusion_ros import checkpoint
 from diffusion_ros.control.pictures import MAX_PIXELS, PictureError, cropped, decode, fit, kept
+from diffusion_ros.models.policy import Policy
+from diffusion_ros.simulators.arm import Simulation
+from training import evaluate
+from training.evaluation.rollout import roll_out
 
 Picture = NDArray[np.uint8]
 
@@ -127,6 +135,50 @@ def test_any_layout_in_memory_gives_the_same(rng: np.random.Generator) -> None:
     for view in (wide[:, :640, :3], turned, backwards, frozen):
         before = view.tobytes()
         assert np.array_equal(fit(view, 84, 84), wanted) and view.tobytes() == before
+
+
+# -- evaluation -------------------------------------------------------------------------------------------------------
+
+
+def test_a_policy_is_evaluated_on_larger_pictures(tmp_path: Path) -> None:
+    """A made-up policy whose actions depend on every pixel."""
+    policy = Policy(checkpoint.load(save(tmp_path / "lift.pt", spec(task="lift", environment="Lift"))))
+    simulation = Simulation("lift")
+
+    def actions(picture_size: tuple[int, int] | None) -> str:
+        (episode,) = roll_out(policy, simulation, 1, 100_000, 12, picture_size=picture_size)
+        return episode.actions_sha256
+
+    plain, wide = actions(None), actions((160, 120))
+    assert actions((84, 84)) == plain != wide
+
+    def observe(images: bool = True) -> dict[str, NDArray[np.generic]]:
+        frame = Simulation.observe(simulation, images=False)
+        return frame | {
+            f"{camera}_image": fit(simulation.render(camera, 120, 160), 84, 84) for camera in policy.spec.cameras
+        }
+
+    simulation.observe = observe  # type: ignore[method-assign]
+    assert actions(None) == wide
+    simulation.close()
+
+
+@pytest.mark.parametrize(
+    ("inputs", "size", "expected"),
+    [
+        ("pixels", "640*480", "picture_size '640*480': width and height are expected, as in 640x480"),
+        ("pixels", "0x480", "picture_size '0x480'"),
+        ("pixels", "64x48", "picture of 64 x 48, at least 84 x 84 expected: none is enlarged"),
+        ("state", "640x480", "picture_size 640x480: for policies from pixels, this policy has no cameras"),
+    ],
+)
+def test_sizes_that_make_no_sense_are_refused(
+    inputs: str, size: str, expected: str, tmp_path: Path, run_command: Callable[..., tuple[object, str]]
+) -> None:
+    policy = spec() if inputs == "pixels" else spec((*LOW_DIM, *OBJECT))
+    path = save(tmp_path / "policy.pt", policy)
+    status, said = run_command(evaluate.main, "--checkpoint", path, "--picture-size", size)
+    assert status == 2 and expected in said and said.count("\n") == 1
 
 
 # -- encoded pictures -------------------------------------------------------------------------------------------------

@@ -231,6 +231,14 @@ def test_other_data_are_not_gone_on_with(demonstrations: Path, tmp_path: Path) -
         assert "\n" not in str(error.value) and out.read_bytes() == written
 
 
+def test_a_policy_says_what_a_real_robot_must_know_of_its_data(demonstrations: Path, tmp_path: Path) -> None:
+    for observations, pictures in (("state", {}), ("pixels", {"scale": "cover", "interpolation": "area"})):
+        trainer = Trainer(options(demonstrations, tmp_path / "x.pt", observations=observations))
+        spec = make_spec(trainer.options, trainer.data)
+        assert spec.pictures == pictures
+        assert spec.base_pose == (-0.56, 0.0, 0.912, 0.0, 0.0, 0.0, 1.0) and spec.response == (150.0, 1.0)
+
+
 def test_resume_refuses_other_options_and_nothing(demonstrations: Path, tmp_path: Path) -> None:
     out = tmp_path / "policy.pt"
     with pytest.raises(ValueError, match="nothing to resume from"):

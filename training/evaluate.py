@@ -6,6 +6,7 @@ import dataclasses
 import json
 import multiprocessing
 import queue
+import re
 import signal
 import time
 from dataclasses import dataclass, field
@@ -16,9 +17,11 @@ import numpy as np
 from tqdm import tqdm
 
 from diffusion_ros.atomic_file import write_json
+from diffusion_ros.control.pictures import fit
 from diffusion_ros.installation import require
 from diffusion_ros.models.camera_guard import GUARD_KIND
 from diffusion_ros.models.rl_policy import REACTIVE_KINDS
+from diffusion_ros.spec import IMAGE_SUFFIX, CheckpointSpec
 from training import command_line
 from training.evaluation.arm import evaluate_arm
 from training.evaluation.guard import evaluate_guard, watch_policy
@@ -55,6 +58,9 @@ class Options:
     """Policies only: number of processes. Results do not depend on it."""
     planner: PlannerOptions = field(default_factory=PlannerOptions)
     """For planners only."""
+    picture_size: str | None = None
+    """Policies from pixels only: the size of the cameras' pictures, as 640x480. They are cropped and scaled to what the
+    policy sees, as a robot's are; without it they are rendered in that size."""
     policy: Path | None = None
     """Guards only: a policy's checkpoint, to count how many of its episodes the guard would stop."""
 
@@ -63,6 +69,16 @@ class Options:
             raise ValueError(f"episodes {self.episodes}, workers {self.workers}: both must be at least 1")
         if self.json is not None and not self.json.parent.exists():
             raise ValueError(f"{self.json}: its folder does not exist")
+        if self.picture_size is not None and not re.fullmatch(r"[1-9]\d{0,3}x[1-9]\d{0,3}", self.picture_size):
+            raise ValueError(f"picture_size {self.picture_size!r}: width and height are expected, as in 640x480")
+
+    @property
+    def pictures(self) -> tuple[int, int] | None:
+        """Width and height of the cameras' pictures; None: as large as the policy's."""
+        if self.picture_size is None:
+            return None
+        width, height = map(int, self.picture_size.split("x"))
+        return width, height
 
 
 def _evaluate_share(options: Options, indices: list[int], results: Any) -> None:
@@ -79,7 +95,14 @@ def _evaluate_share(options: Options, indices: list[int], results: Any) -> None:
     simulation = Simulation(policy.spec.task, policy.spec.cameras)
     for index in indices:
         for episode in roll_out(
-            policy, simulation, index + 1, options.seed, options.max_steps, options.policy_seed, first=index
+            policy,
+            simulation,
+            index + 1,
+            options.seed,
+            options.max_steps,
+            options.policy_seed,
+            first=index,
+            picture_size=options.pictures,
         ):
             results.put(episode)
     simulation.close()
@@ -93,6 +116,15 @@ def _load(options: Options) -> Any:
     )
 
 
+def check_pictures(spec: CheckpointSpec, width: int, height: int) -> None:
+    """Raises ValueError where the policy sees no pictures, or larger ones."""
+    if spec.kind != "policy" or not spec.cameras:
+        raise ValueError(f"picture_size {width}x{height}: for policies from pixels, this {spec.kind} has no cameras")
+    for tensor in spec.inputs:
+        if tensor.name.endswith(IMAGE_SUFFIX):
+            fit(np.zeros((height, width, 3), np.uint8), tensor.shape[0], tensor.shape[1])
+
+
 def evaluate(options: Options) -> dict[str, Any]:
     """The summary: task, episodes, seed, success_rate, score or mean_return, per-episode results, the
     checkpoint's hash."""
@@ -100,6 +132,8 @@ def evaluate(options: Options) -> dict[str, Any]:
     from diffusion_ros.models.hand_planner import plans_hands
 
     spec = checkpoint.read_spec(options.checkpoint)
+    if options.pictures is not None:
+        check_pictures(spec, *options.pictures)
     if spec.kind == GUARD_KIND:
         of_policy: dict[str, Any] = {}
         if options.policy is not None:
@@ -151,6 +185,7 @@ def evaluate(options: Options) -> dict[str, Any]:
         "sampler": loaded.spec.sampler,
         "sampler_steps": loaded.spec.sampler_steps,
         "policy_seed": options.policy_seed,
+        **({} if options.picture_size is None else {"picture_size": options.picture_size}),
         "checkpoint": str(options.checkpoint),
         "checkpoint_sha256": loaded.sha256,
         "seconds": round(time.monotonic() - began, 1),

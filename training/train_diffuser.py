@@ -14,7 +14,7 @@ from torch import Tensor
 from diffusion_ros import checkpoint
 from diffusion_ros.robot import ACTION_SCALE, RATE
 from diffusion_ros.simulators import maze
-from diffusion_ros.simulators.tasks import maze_task
+from diffusion_ros.simulators.tasks import ARM_RESPONSE, ARM_TASKS, maze_task
 from diffusion_ros.spec import CheckpointSpec, TensorSpec
 from training import command_line
 from training.data.trajectories import Trajectories, load_trajectories
@@ -119,12 +119,17 @@ def restore_diffuser(path: Path) -> Diffuser:
 def make_spec(options: Options, data: Trajectories, scores: dict[str, Any]) -> CheckpointSpec:
     """What a robot has to know of the planner."""
     state = [column for column in data.columns if column.name != "action"]
+    response: tuple[float, ...]
+    base_pose: tuple[float, ...]
     if data.task == "arm":
-        rate, limits = RATE, ACTION_SCALE
+        rate, limits, response = RATE, ACTION_SCALE, ARM_RESPONSE
+        # Of several tasks' data the first one's. Ways are learnt wherever they are: only the box is in this frame.
+        environment = data.environment.split(", ")[0]
+        base_pose = next(task.base_pose for task in ARM_TASKS.values() if task.environment == environment)
         visited = data.states[:, : data.position_dim].astype(float)
         low, high = visited.min(axis=0) - WORKSPACE_MARGIN, visited.max(axis=0) + WORKSPACE_MARGIN
     else:
-        rate, limits = maze.RATE, np.ones(2)
+        rate, limits, response, base_pose = maze.RATE, np.ones(2), (), ()
         high = np.array([*maze.load_map(maze_task(data.task)).size, 2.0]) / 2
         low = -high
     return CheckpointSpec(
@@ -141,6 +146,8 @@ def make_spec(options: Options, data: Trajectories, scores: dict[str, Any]) -> C
         action_high=tuple(limits.tolist()),
         workspace_low=tuple(low.tolist()),
         workspace_high=tuple(high.tolist()),
+        base_pose=base_pose,
+        response=response,
         sampler=options.sampler,
         sampler_steps=options.steps,
         num_train_timesteps=options.num_train_timesteps,

@@ -24,8 +24,8 @@ from diffusion_ros import checkpoint
 from diffusion_ros.models.policy import Policy
 from diffusion_ros.robot import ACTION_SCALE, CAMERAS, IMAGE_SIZE, RATE
 from diffusion_ros.simulators.arm import Simulation
-from diffusion_ros.simulators.tasks import arm_task
-from diffusion_ros.spec import CheckpointSpec, TensorSpec
+from diffusion_ros.simulators.tasks import ARM_RESPONSE, arm_task
+from diffusion_ros.spec import FITTED, CheckpointSpec, TensorSpec
 from training import command_line
 from training.data.demonstrations import Demonstrations, Windows, load_demonstrations, make_windows, split_episodes
 from training.diffusion.export_proof import export
@@ -296,6 +296,9 @@ def make_spec(options: Options, data: Demonstrations) -> CheckpointSpec:
         action_high=tuple(ACTION_SCALE.tolist()),
         workspace_low=tuple((visited.min(axis=0).astype(float) - WORKSPACE_MARGIN).tolist()),
         workspace_high=tuple((visited.max(axis=0).astype(float) + WORKSPACE_MARGIN).tolist()),
+        pictures=FITTED if options.cameras else {},
+        base_pose=arm_task(data.task).base_pose,
+        response=ARM_RESPONSE,
         sampler=options.sampler,
         sampler_steps=options.steps,
         num_train_timesteps=options.num_train_timesteps,

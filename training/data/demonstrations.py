@@ -12,6 +12,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from diffusion_ros.control.pictures import PictureError, fit
 from diffusion_ros.robot import ACTION_SCALE, IMAGE_SIZE
 from diffusion_ros.simulators.tasks import ARM_TASKS
 
@@ -25,7 +26,8 @@ class Demonstrations:
     task: str
     """lift, can or square."""
     observations: dict[str, NDArray[Any]]
-    """name -> (N, ...), as :meth:`diffusion_ros.simulators.arm.Simulation.observe` names them; images uint8."""
+    """name -> (N, ...), as :meth:`diffusion_ros.simulators.arm.Simulation.observe` names them; images uint8, in the
+    size that policies see, whatever the file's."""
     actions: NDArray[np.float32]
     """(N, 7) metres and radians per control step, gripper."""
     starts: NDArray[np.int64]
@@ -125,12 +127,10 @@ def _read(file: h5py.File, path: Path, cameras: tuple[str, ...], use_object: boo
             if key not in demo["obs"]:
                 raise ValueError(f"{path}: {name} has no obs/{key}; it has {', '.join(sorted(demo['obs']))}")
             value = np.asarray(demo["obs"][key])
-            if shape is None and (value.dtype != np.uint8 or value.shape[1:] != (IMAGE_SIZE, IMAGE_SIZE, 3)):
-                raise ValueError(
-                    f"{path}: {name}/obs/{key} is {value.dtype} {value.shape}, "
-                    f" expected uint8 (N, {IMAGE_SIZE}, {IMAGE_SIZE}, 3)"
-                )
-            parts[key].append(value if shape is None else _finite(path, name, key, value.astype(np.float32), shape))
+            if shape is None:
+                parts[key].append(_fitted(path, name, key, value))
+            else:
+                parts[key].append(_finite(path, name, key, value.astype(np.float32), shape))
         if use_object:
             if "object" not in demo["obs"]:
                 raise ValueError(f"{path}: {name} has no obs/object, which holds the object's pose")
@@ -147,6 +147,19 @@ def _read(file: h5py.File, path: Path, cameras: tuple[str, ...], use_object: boo
     for array in (all_actions, *(observations[key] for key in sorted(observations))):
         digest.update(np.ascontiguousarray(array).data)
     return Demonstrations(tasks[environment], observations, all_actions, starts, digest.hexdigest())
+
+
+def _fitted(path: Path, demo: str, key: str, images: NDArray[Any]) -> NDArray[np.uint8]:
+    """Images (N, H, W, 3) in the size that policies see, as a robot's are brought to it."""
+    size = (IMAGE_SIZE, IMAGE_SIZE)
+    if images.ndim != 4 or images.dtype != np.uint8 or images.shape[3] != 3:
+        raise ValueError(f"{path}: {demo}/obs/{key} is {images.dtype} {images.shape}, expected uint8 (N, H, W, 3)")
+    if images.shape[1:3] == size:
+        return images
+    try:
+        return np.stack([fit(image, *size) for image in images])
+    except PictureError as error:
+        raise ValueError(f"{path}: {demo}/obs/{key}: {error}") from None
 
 
 def _finite(path: Path, demo: str, key: str, value: NDArray[Any], shape: tuple[int, ...] | None) -> NDArray[Any]:

@@ -5,15 +5,19 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from diffusion_ros.control.action_chunk import ChunkExecutor, ExecutorLimits
 from diffusion_ros.control.observation import Frame
+from diffusion_ros.control.pictures import fit
 from diffusion_ros.control.policy_controller import PolicyController
 from diffusion_ros.models.policy import Policy, RangeError
 from diffusion_ros.simulators.arm import Simulation
 from diffusion_ros.simulators.episode import episode_stamp_ns
+from diffusion_ros.spec import IMAGE_SUFFIX
 
 
 @dataclass(frozen=True)
@@ -52,11 +56,13 @@ def roll_out(
     policy_seed: int = 0,
     first: int = 0,
     watch: Callable[[int], None] = lambda step: None,
+    picture_size: tuple[int, int] | None = None,
 ) -> Iterator[RolloutResult]:
     """Episodes `first` to `episodes` - 1, each until success or `max_steps`; episode i resets with seed + i.
 
     Frames that no chunk is made from are not rendered: it changes nothing but the time. `watch` is called before each
-    step with its number.
+    step with its number. picture_size: width and height of larger pictures that the cameras make [px]; they are fitted
+    to the policy's size as a robot's are.
     """
     limit = simulation.task.max_steps if max_steps is None else max_steps
     controller = PolicyController(policy, policy_seed)
@@ -69,7 +75,9 @@ def roll_out(
             watch(steps)
             stamp = episode_stamp_ns(index, steps)
             used = controller.needs_frame(stamp)
-            frame = simulation.observe(images=used and bool(policy.spec.cameras))
+            frame = simulation.observe(images=used and bool(policy.spec.cameras) and picture_size is None)
+            if used and picture_size is not None:
+                frame |= _fitted_pictures(policy, simulation, *picture_size)
             executor.observe(stamp, frame["robot0_eef_pos"])
             chunk = None
             try:
@@ -88,3 +96,13 @@ def roll_out(
             simulation.step(command.row)
             steps += 1
         yield RolloutResult(index, seed + index, simulation.success, steps, digest.hexdigest(), simulation.state_hash())
+
+
+def _fitted_pictures(policy: Policy, simulation: Simulation, width: int, height: int) -> dict[str, NDArray[Any]]:
+    return {
+        tensor.name: fit(
+            simulation.render(tensor.name.removesuffix(IMAGE_SUFFIX), height, width), tensor.shape[0], tensor.shape[1]
+        )
+        for tensor in policy.spec.inputs
+        if tensor.name.endswith(IMAGE_SUFFIX)
+    }

@@ -23,11 +23,20 @@ class ArmTask:
     environment: str
     body: str
     max_steps: int
+    base_position: tuple[float, float, float] = (-0.56, 0.0, 0.912)
+    """Where the robot stands in the world [m], its axes along the world's: robosuite's at a table."""
+
+    @property
+    def base_pose(self) -> tuple[float, ...]:
+        """As a checkpoint's specification has it (7): position [m], quaternion xyzw."""
+        return (*self.base_position, 0.0, 0.0, 0.0, 1.0)
 
 
+ARM_RESPONSE = (150.0, 1.0)
+"""Of robosuite's operational space controller: stiffness [1/s^2] and damping ratio (see CheckpointSpec.response)."""
 ARM_TASKS = {
     "lift": ArmTask("Lift", "cube_main", 200),
-    "can": ArmTask("PickPlaceCan", "Can_main", 400),
+    "can": ArmTask("PickPlaceCan", "Can_main", 400, (-0.5, -0.1, 0.912)),
     "square": ArmTask("NutAssemblySquare", "SquareNut_main", 400),
 }
 
