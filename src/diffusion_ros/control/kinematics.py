@@ -35,8 +35,12 @@ CONVERGED = 1e-6
 """Metres and radians within which nothing is left to do."""
 SOLVE_STEPS = 200
 """Of `solve` at most."""
-TRACK_STEPS = 4
+TRACK_STEPS = 6
 """Of `track` at most."""
+CAUTION = 0.1
+"""Damping after a step of `track` that went away from its target; three times as much after the next."""
+NEVER_WORSE = 5e-4
+"""Metres and radians from the target up to which a step of `track` may go away from it, for the rest posture."""
 SOLVE_STEP = 0.3
 """Radians or metres that a joint goes in one step of `solve`."""
 SOLVE_ERROR = 0.2, 0.6
@@ -108,14 +112,14 @@ class Arm:
         self._error = np.zeros(6)
 
     @classmethod
-    def from_urdf(cls, text: str, joints: Sequence[str], base: str = "", tool: str = "") -> Arm:
+    def from_urdf(cls, text: str, joints: Sequence[str], base: str, tool: str) -> Arm:
         """The arm of a URDF's text whose `joints` move link `tool` against link `base` ('' = the URDF's root).
 
         joints: all that lie between the two, in any order, which becomes that of q. A mimic joint there is held at 0;
         joints elsewhere do not matter. Raises ValueError in one line, ModuleNotFoundError without MuJoCo.
         """
-        links, by_child = _parse(text)
         given = list(joints)
+        links, by_child = _parse(text, given)
         names = sorted(joint.name for joint in by_child.values())
         if not given:
             raise ValueError(f"joints is empty, names among {_listed(names)} expected")
@@ -247,15 +251,23 @@ class Arm:
         blocked = np.zeros(len(q), np.bool_)
         slowed = -1
         pull = np.clip(PULL * dt * (self.rest - q), -0.2 * box, 0.2 * box)
+        error = self._to(target, q).copy()
+        cautious = 0.0
         for step in range(TRACK_STEPS):
-            error = self._to(target, q)
             if step and (abs(error) < 10 * CONVERGED).all():
                 break
             # What is left of the way that each joint may go.
             room = last - box - q, last + box - q
-            move, blocked, slowed = self._step(q, error, pull, low, high, *room, DAMPING)
-            q = np.clip(q + move, last - box, last + box)
+            move, blocked, slowed = self._step(q, error, pull, low, high, *room, DAMPING, cautious)
             pull = np.zeros(len(q))
+            then = np.clip(q + move, last - box, last + box)
+            left = self._to(target, then)
+            if float(left @ left) > max(float(error @ error), NEVER_WORSE**2):
+                # Too far along a curved way, as with a target beyond the arm's reach: it would go to and fro.
+                cautious = max(CAUTION, 3 * cautious)
+                self._place(q)
+                continue
+            q, error = then, left.copy()
             if slowed >= 0:
                 break
         return self._result(target, q, low, high, blocked, slowed)
@@ -304,24 +316,37 @@ class Arm:
         return error
 
     def _step(
-        self, q: Array, error: Array, pull: Array, low: Array, high: Array, back: Array, ahead: Array, damping: float
+        self,
+        q: Array,
+        error: Array,
+        pull: Array,
+        low: Array,
+        high: Array,
+        back: Array,
+        ahead: Array,
+        damping: float,
+        cautious: float = 0.0,
     ) -> tuple[Array, NDArray[np.bool_], int]:
         """One step (n) from q, where the arm is placed, for an error (6); which joints their limits kept; and the joint
         for whose room, from `back` to `ahead`, the step was made shorter, or -1.
 
         A joint that would leave low to high is kept there, and the others do the rest (as Flacco, De Luca and Khatib
-        2012 do in the null space). pull (n) goes where it does not move the tool (Liegeois 1977).
+        2012 do in the null space). pull (n) goes where it does not move the tool (Liegeois 1977). damping counts near
+        singular postures, cautious everywhere (Levenberg and Marquardt's).
         """
         jacobian = self._jacobian()
         free = np.ones(len(q), np.bool_)
         step = np.zeros(len(q))
         slowed = -1
         while True:
-            left = error - jacobian[:, ~free] @ step[~free]
-            u, values, vt = np.linalg.svd(jacobian[:, free])
+            if free.all():
+                left, columns = error, jacobian
+            else:
+                left, columns = error - jacobian[:, ~free] @ step[~free], jacobian[:, free]
+            u, values, vt = np.linalg.svd(columns)
             size = len(values)
             near = max(0.0, 1.0 - (values[-1] / SINGULAR) ** 2)
-            inverse = values / (values**2 + near * damping**2 + 1e-12)
+            inverse = values / (values**2 + near * damping**2 + cautious**2 + 1e-12)
             move = vt[:size].T @ (inverse * (u[:, :size].T @ left))
             if len(vt) > 6:
                 move += vt[6:].T @ (vt[6:] @ pull[free])
@@ -455,8 +480,9 @@ def _target(position: ArrayLike, quaternion: ArrayLike) -> tuple[Array | None, s
     return np.concatenate([p, q[[3, 0, 1, 2]] / norm]), ""
 
 
-def _parse(text: str) -> tuple[set[str], dict[str, _Joint]]:
-    """The links' names, and the joints by the link that each moves."""
+def _parse(text: str, given: Sequence[str]) -> tuple[set[str], dict[str, _Joint]]:
+    """The links' names, and the joints by the link that each moves; axes and limits of those given only, as others'
+    are often zeros."""
     if len(text) > MAX_CHARACTERS:
         raise ValueError(f"a URDF of {len(text)} characters, at most {MAX_CHARACTERS} expected")
     # Entities are declared there and nowhere else: they grow without end, or name files.
@@ -474,7 +500,7 @@ def _parse(text: str) -> tuple[set[str], dict[str, _Joint]]:
     seen: set[str] = set()
     # Of the root only: transmissions and ros2_control have joints of their own inside.
     for element in robot.findall("joint"):
-        joint = _joint(element)
+        joint = _joint(element, given)
         for link in (joint.parent, joint.child):
             if link not in links:
                 raise ValueError(f"joint {_short(joint.name)} names link {_short(link)}, which the URDF has not")
@@ -487,7 +513,7 @@ def _parse(text: str) -> tuple[set[str], dict[str, _Joint]]:
     return links, by_child
 
 
-def _joint(element: ET.Element) -> _Joint:
+def _joint(element: ET.Element, given: Sequence[str]) -> _Joint:
     name = element.get("name", "")
     if not name:
         raise ValueError("the URDF has a joint without a name")
@@ -497,9 +523,10 @@ def _joint(element: ET.Element) -> _Joint:
     origin = _attributes(element, "origin")
     position = _numbers(origin.get("xyz", "0 0 0"), 3, f"{of}: origin xyz")
     angles = _numbers(origin.get("rpy", "0 0 0"), 3, f"{of}: origin rpy")
-    axis = _numbers(_attributes(element, "axis").get("xyz", "1 0 0"), 3, f"{of}: axis xyz")
-    low, high, speed = -np.inf, np.inf, np.inf
-    if kind in MOVING:
+    mimics = _attributes(element, "mimic").get("joint", "")
+    axis, low, high, speed = np.array([1.0, 0.0, 0.0]), -np.inf, np.inf, np.inf
+    if name in given and kind in MOVING and not mimics:
+        axis = _numbers(_attributes(element, "axis").get("xyz", "1 0 0"), 3, f"{of}: axis xyz")
         if np.linalg.norm(axis) < 1e-6:
             raise ValueError(f"{of}: axis xyz is {axis.tolist()}, a direction expected")
         limit = _attributes(element, "limit")
@@ -511,7 +538,6 @@ def _joint(element: ET.Element) -> _Joint:
             speed = float(_numbers(limit["velocity"], 1, f"{of}: velocity limit")[0])
             if speed <= 0:
                 raise ValueError(f"{of}: velocity limit is {speed:g}, more than 0 expected")
-    mimics = _attributes(element, "mimic").get("joint", "")
     rotation = Rotation.from_euler("xyz", angles)
     return _Joint(name, kind, parent, child, _Placement(position, rotation), axis, low, high, speed, mimics)
 
