@@ -38,6 +38,8 @@ _LIKER = 0.1
 """By how much a picture must resemble another camera's more than its own."""
 _DARK = 2.0
 """Standard deviation of a picture's values, of 255, below which it shows nothing."""
+_METRE = 1.0
+"""No finger is farther out."""
 _CLOSED = 0.004
 """m or rad: fingers this near to 0 have no sign."""
 
@@ -189,8 +191,6 @@ def _silent_spec(spec: CheckpointSpec) -> list[Finding]:
 
 def _box(robot: RobotFile, spec: CheckpointSpec) -> list[Finding]:
     """The box that the hand may be in, beside where it was in training."""
-    if not spec.workspace_low:
-        return []
     frames = HandFrames(robot.base, robot.tool, spec.base_pose)
     low, high = frames.box_in_base(spec.workspace_low, spec.workspace_high)
     limits = robot.limits
@@ -257,8 +257,9 @@ def check_hand(robot: RobotFile, spec: CheckpointSpec, position: Array, rotation
         if angle > typical["angle"] + _ANGLE_MARGIN:
             found.append(
                 problem(
-                    f"hand: it is turned {angle:.2f} rad from where training's was",
-                    f"at most {typical['angle'] + _ANGLE_MARGIN:.2f} expected: the tool's rpy, or the arm's posture?",
+                    f"hand: it is turned {angle:.2f} rad from where training's was, at most"
+                    f" {typical['angle'] + _ANGLE_MARGIN:.2f} expected",
+                    "the tool's rpy, or the arm's posture?",
                 )
             )
     low, high = robot.limits.low, robot.limits.high
@@ -282,16 +283,16 @@ def check_numbers(robot: RobotFile, spec: CheckpointSpec, name: str, positions: 
         if signs and not np.any(offset) and np.all(np.abs(value) < _CLOSED):
             return [note(f"{name}: {_numbers(value)}", "nearly closed: sign and scale can only be told of an open one")]
         return []
-    if not _outside(spec, name, scale * positions / 1000 + offset):
-        rule = "the driver's numbers look like millimetres: a scale of 0.001 expected"
+    rule = "the scale or the offset?"
+    for i, joint in enumerate(source.joints):
+        flipped = scale.copy()
+        flipped[i] = -flipped[i]
+        if not _outside(spec, name, flipped * positions + offset):
+            rule = f"the sign of {joint}'s scale?"
+            break
     else:
-        rule = "the scale or the offset?"
-        for i, joint in enumerate(source.joints):
-            flipped = scale.copy()
-            flipped[i] = -flipped[i]
-            if not _outside(spec, name, flipped * positions + offset):
-                rule = f"the sign of {joint}'s scale?"
-                break
+        if np.any(np.abs(positions) > _METRE) and not _outside(spec, name, scale * positions / 1000 + offset):
+            rule = "the driver's numbers look like millimetres: a scale of 0.001 expected"
     return [problem(f"{wrong} (from {', '.join(source.joints)} at {_numbers(positions)})", rule)]
 
 

@@ -29,6 +29,9 @@ _KEEP_SECONDS = 0.1
 _KEEP_PICTURE_SECONDS = 0.5
 
 
+_DISCOVERY_SECONDS = 3.0
+
+
 @dataclass(frozen=True)
 class Endpoint:
     """Who publishes or subscribes."""
@@ -186,10 +189,14 @@ class RobotSurvey:
         return True
 
     def listen(self, seconds: float, stop: Callable[[], bool] = lambda: False) -> None:
-        """Takes what comes for so long, then asks the graph who it is from."""
+        """Takes what comes for so long, then asks the graph who it is from. The time until the first of the robot's
+        nodes is found, of _DISCOVERY_SECONDS at most, does not count."""
         executor = SingleThreadedExecutor(context=self._node.context)
         executor.add_node(self._node)
         try:
+            end = time.monotonic() + _DISCOVERY_SECONDS
+            while time.monotonic() < end and not stop() and not self._found():
+                executor.spin_once(timeout_sec=0.05)
             end = time.monotonic() + seconds
             while time.monotonic() < end and not stop():
                 executor.spin_once(timeout_sec=0.05)
@@ -199,6 +206,9 @@ class RobotSurvey:
         for stream in self.streams.values():
             stream.publishers = self.publishers(stream.topic)
             stream.conflict = self._monitors[stream.name].reason()
+
+    def _found(self) -> bool:
+        return any(self.publishers(stream.topic) for stream in self.streams.values())
 
     def publishers(self, topic: str) -> list[Endpoint]:
         """Of a topic, or what it is called after remapping; none of our own."""
