@@ -21,7 +21,8 @@ from diffusion_ros.robot import CAMERAS
 from diffusion_ros.simulators.arm import Simulation
 from diffusion_ros.simulators.camera_faults import FAULTS, CameraFault
 from diffusion_ros.simulators.maze import load_map
-from diffusion_ros.simulators.tasks import ARM_TASKS, maze_task
+from diffusion_ros.simulators.tasks import ARM_RESPONSE, ARM_TASKS, maze_task
+from diffusion_ros.spec import FITTED
 from training.data.images import load_images
 from training.evaluation.arm import least, plan_clear
 from training.evaluation.guard import evaluate_guard, hand_pose, watch_policy
@@ -56,6 +57,8 @@ def test_checkpoint_fits_its_task(path: Path) -> None:
     assert spec.cameras == (() if inputs == "state" else ("agentview", "robot0_eye_in_hand"))
     assert ("object_pos" in spec.input_names) == (inputs == "state")
     assert spec.training["out"].endswith(path.name) and len(spec.data_hash) == 64 and spec.git_commit
+    assert spec.pictures == (FITTED if spec.cameras else {})
+    assert (spec.base_pose, spec.response) == (ARM_TASKS[task].base_pose, ARM_RESPONSE)
     simulation = Simulation(task, spec.cameras)
     simulation.reset(1)
     frame = simulation.observe(images=bool(spec.cameras))
@@ -88,6 +91,7 @@ def test_the_arms_planner_goes_where_it_is_asked_and_past_a_ball() -> None:
     path = next(path for path in CHECKPOINTS if path.name == "arm_planner.pt")
     planner = make_planner(checkpoint.load(path, kind="planner", task="arm"))
     assert set(planner.spec.environment.split(", ")) == {"PickPlaceCan", "NutAssemblySquare"}
+    assert (planner.spec.base_pose, planner.spec.response) == (ARM_TASKS["can"].base_pose, ARM_RESPONSE)
     start = arm_state([-0.1, -0.1, 1.0], [1, 0, 0, 0], 0.08)
     goal = arm_state([0.1, 0.3, 1.05], [1, 0, 0, 0])
     free = planner.plan(start, goal, seed=0).best.dense(planner.spec.rate)[0]
