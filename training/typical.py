@@ -68,7 +68,9 @@ def record(path: Path, episodes: int, say: Callable[[str], None] = lambda line: 
     policy = Policy(checkpoint.load(path, kind="policy"))
     spec = policy.spec
     wanted = [name for name in spec.input_names if name.endswith(IMAGE_SUFFIX) or name == EEF_QUAT]
+    good: dict[str, list[NDArray[Any]]] = {name: [] for name in wanted}
     seen: dict[str, list[NDArray[Any]]] = {name: [] for name in wanted}
+    """Of the episode that runs."""
     simulation = Simulation(spec.task, spec.cameras)
 
     def watch(step: int) -> None:
@@ -80,9 +82,14 @@ def record(path: Path, episodes: int, say: Callable[[str], None] = lambda line: 
     try:
         for episode in roll_out(policy, simulation, episodes, FIRST_VALIDATION_SEED, watch=watch):
             say(f"episode {episode.index}: {'success' if episode.success else 'no success'} in {episode.steps} steps")
+            for name, values in seen.items():
+                good[name] += values if episode.success else []
+                values.clear()
     finally:
         simulation.close()
-    found = typical(tuple(wanted), {name: np.stack(values) for name, values in seen.items()})
+    if not all(good.values()):
+        raise CheckpointError(f"{path}: no success in {episodes} episodes, one at least expected")
+    found = typical(tuple(wanted), {name: np.stack(values) for name, values in good.items()})
     checkpoint.replace_spec(path, dataclasses.replace(checkpoint.read_spec(path), typical=found))
     return found
 
