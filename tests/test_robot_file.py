@@ -1,8 +1,100 @@
-"""The YAML of a robot: the shipped ones are complete."""
+"""The YAML of a robot: the shipped ones are complete, a short one will do, and each mistake is one line."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 
 from diffusion_ros import robot_file
+from diffusion_ros.robot_file import RobotFileError
+
+KINOVA = """\
+# A Kinova Gen3 in twist mode, its own gripper, one USB camera at the scene.
+driver: kortex
+base: {frame: base_link}
+tool: {frame: end_effector_link, xyz: [0.0, 0.0, 0.12]}
+joints: [joint_1, joint_2, joint_3, joint_4, joint_5, joint_6, joint_7]
+description: {topic: /robot_description}
+observations:
+  hand: {source: fk, topic: /joint_states}
+  robot0_gripper_qpos:
+    topic: /joint_states
+    joints: [finger_joint, finger_joint]
+    scale: [-0.05, 0.05]
+    offset: [0.04, -0.04]
+  agentview_image: {camera: usb_cam}
+action: {output: twist, type: Twist, topic: /twist_controller/commands, rate: 40, axes: tool}
+gripper: {output: gripper_command, name: /robotiq_gripper_controller/gripper_cmd, open: 0.0, closed: 0.8}
+limits:
+  linear: 0.2
+  angular: 0.6
+  linear_acceleration: 2.0
+  angular_acceleration: 6.0
+  low: [0.3, -0.3, 0.02]
+  high: [0.7, 0.3, 0.5]
+"""
+
+GOOD: dict[str, Any] = {
+    "driver": "servo",
+    "base": {"frame": "base"},
+    "tool": {"frame": "tool0"},
+    "joints": ["a", "b"],
+    "description": {"topic": "/robot_description"},
+    "observations": {
+        "hand": {"source": "fk", "topic": "/joint_states"},
+        "robot0_gripper_qpos": {"topic": "/joint_states", "joints": ["left", "right"]},
+        "agentview_image": {"topic": "/scene/image_raw"},
+        "robot0_eye_in_hand_image": {"camera": "usb_cam", "topic": "/wrist/image_raw"},
+    },
+    "action": {"output": "twist", "topic": "/servo_node/delta_twist_cmds", "rate": 50},
+    "gripper": {"output": "gripper_command", "name": "/gripper", "open": 0.04, "closed": 0.0},
+    "limits": {
+        "linear": 0.3,
+        "angular": 1.0,
+        "linear_acceleration": 2.0,
+        "angular_acceleration": 6.0,
+        "low": [0.3, -0.3, 0.0],
+        "high": [0.7, 0.3, 0.5],
+    },
+    "ready": [{"topic": "/running", "type": "std_msgs/Bool", "value": True}],
+    "buttons": {"topic": "/joy", "enable": 7, "stop": 1},
+}
+GONE = object()
+
+
+def changed(key: str, value: Any) -> dict[str, Any]:
+    """GOOD with another value at a key; GONE takes it away."""
+    content = copy.deepcopy(GOOD)
+    *way, last = key.split(".")
+    section: Any = content
+    for name in way:
+        section = section[int(name) if isinstance(section, list) else name]
+    if value is GONE:
+        del section[last]
+    elif isinstance(section, list):
+        section[int(last)] = value
+    else:
+        section[last] = value
+    return content
+
+
+def written(folder: Path, content: Any) -> Path:
+    path = folder / "mine.yaml"
+    path.write_text(content if isinstance(content, str) else yaml.safe_dump(content))
+    return path
+
+
+def refusal(path: Path) -> str:
+    """The one line, without the file's name at its front."""
+    with pytest.raises(RobotFileError) as error:
+        robot_file.read(path)
+    line = str(error.value)
+    assert "\n" not in line and line.startswith(f"{path}: ")
+    return line.removeprefix(f"{path}: ")
 
 
 @pytest.mark.parametrize("name", robot_file.shipped())
@@ -17,3 +109,188 @@ def test_shipped_robots_are_complete(name: str) -> None:
 def test_each_output_has_a_shipped_robot() -> None:
     robots = [robot_file.read(path) for path in robot_file.shipped().values()]
     assert {robot.action.output for robot in robots} == set(robot_file.OUTPUTS)
+
+
+def test_a_robot_that_does_not_ship_takes_less_than_forty_lines(tmp_path: Path) -> None:
+    assert len(KINOVA.splitlines()) < 40
+    robot = robot_file.read(written(tmp_path, KINOVA))
+    assert (robot.driver, robot.action.axes, robot.action.type) == ("kortex", "tool", "Twist")
+    camera = robot.pictures["agentview"]
+    # What cameras/usb_cam.yaml says of them.
+    assert (camera.topic, camera.crop, camera.latency, camera.reliable) == (
+        "/image_raw",
+        (80, 0, 480, 480),
+        0.05,
+        False,
+    )
+    assert robot.ready == () and robot.buttons is None
+    assert robot.numbers["robot0_gripper_qpos"].offset == (0.04, -0.04)
+
+
+def test_a_name_is_a_shipped_robot_or_a_file(tmp_path: Path) -> None:
+    path = written(tmp_path, GOOD)
+    assert robot_file.find(str(path)) == path
+    assert robot_file.find("ur_servo").name == "ur_servo.yaml"
+    with pytest.raises(
+        RobotFileError, match=r"^robot 'ur_5': expected a YAML file, or one of franka_crisp, .*xarm_jtc$"
+    ):
+        robot_file.find("ur_5")
+
+
+def test_what_keys_mean_where_they_are_not_given(tmp_path: Path) -> None:
+    robot = robot_file.read(written(tmp_path, GOOD))
+    assert robot.base.xyz == robot.tool.rpy == (0.0, 0.0, 0.0)
+    assert robot.numbers["robot0_gripper_qpos"].scale == (1.0, 1.0)
+    assert robot.action.reference == "commanded" and robot.action.leash == (0.05, 0.3) and robot.action.gain == 2.0
+    assert robot.ready[0].value is True and not robot.ready[0].latched
+    assert robot.buttons is not None and robot.buttons.hold is None
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ("", "empty, keys expected"),
+        ("- a", "['a'], keys and values expected"),
+        ("driver: [", "is no YAML that can be read"),
+        ("driver: servo\ndriver: jtc", "'driver' stands there twice"),
+    ],
+)
+def test_a_file_that_is_no_robot_is_refused(content: str, expected: str, tmp_path: Path) -> None:
+    assert expected in refusal(written(tmp_path, content))
+
+
+def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    assert refusal(tmp_path / "none.yaml") == "No such file or directory"
+
+
+TF = {"source": "tf", "parent": "map", "child": "tool0"}
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "expected"),
+    [
+        # Keys
+        ("limit", {"linear": 0.3}, "limit: unknown key, 'limits' expected"),
+        ("base.frame_id", "base", "base.frame_id: unknown key, 'frame' expected"),
+        ("observations.hand.latencey", 0.1, "observations.hand.latencey: unknown key, 'latency' expected"),
+        ("action.gain", "2", "action.gain: '2', a finite number of 1/s expected"),
+        ("driver", GONE, "driver: missing, one of crisp, fci, servo, jtc, kortex, forward expected"),
+        ("driver", "moveit", "driver: 'moveit', one of crisp, fci"),
+        ("base", GONE, "base: missing, keys below it expected"),
+        ("base", "base", "base: 'base', keys and values expected"),
+        ("tool", {}, "tool: empty, keys expected"),
+        # Placements
+        ("base.frame", GONE, "base: empty, keys expected"),
+        ("tool", {"xyz": [0, 0, 0]}, "tool.frame: missing, a string expected"),
+        ("tool.frame", 3, "tool.frame: 3, a string expected"),
+        ("tool.xyz", [0, 0], "tool.xyz: [0, 0], 3 numbers of m expected"),
+        ("tool.xyz", [0, 0, 160], "tool.xyz: 160, at least -10 and at most 10 m expected"),
+        ("tool.rpy", [0, 0, 180], "tool.rpy: 180, at least -6.28319 and at most 6.28319 rad expected"),
+        ("tool.rpy", [0, 0, float("nan")], "tool.rpy: nan, a finite number of rad expected"),
+        # Joints and description
+        ("joints", GONE, "joints: missing, the arm's joints expected as observations.hand needs them"),
+        ("joints", "a, b", "joints: 'a, b', a list of names expected"),
+        ("joints", ["a", "a"], "joints: a, a: each once expected"),
+        ("description", GONE, "description: missing, a topic or a file with the URDF expected as observations.hand"),
+        ("description", {"topic": "/d", "file": "x"}, "description: one of topic and file expected"),
+        ("description", {"file": "none.urdf"}, "none.urdf: no such file"),
+        # Observations
+        ("observations.hand", GONE, "observations.hand: missing: where the hand is has to be known"),
+        ("observations.hand.source", "joints", "observations.hand.source: 'joints', one of pose, tf, fk expected"),
+        ("observations.hand.topic", GONE, "observations.hand.topic: missing, a string expected"),
+        ("observations.hand.topic", "/a b", "observations.hand.topic: '/a b', the name of a topic expected"),
+        ("observations.hand.topic", "/a//b", "observations.hand.topic: '/a//b', the name of a topic expected"),
+        ("observations.hand", TF, "observations.hand.parent: 'map', the base frame 'base' expected"),
+        (
+            "observations.hand",
+            {"source": "tf", "parent": "base"},
+            "observations.hand.child: missing, a string expected",
+        ),
+        ("observations.hand.latency", 50, "observations.hand.latency: 50, at least -10 and at most 10 s expected"),
+        ("observations.hand.qos", "sensor", "observations.hand.qos: 'sensor', one of best_effort, reliable expected"),
+        ("observations.robot0_gripper_qpos.joints", GONE, "qpos.joints: missing, a list of names expected"),
+        ("observations.robot0_gripper_qpos.scale", [1.0], "qpos.scale: [1.0], 2 numbers expected"),
+        ("observations.robot0_gripper_qpos.offset", "0", "qpos.offset: '0', 2 numbers expected"),
+        ("observations.robot0_gripper_qpos.source", "topic", "qpos.source: 'topic', one of joints expected"),
+        ("observations.agentview_image.camera", "zed", "agentview_image.camera: 'zed', one of realsense, usb_cam"),
+        (
+            "observations.agentview_image.crop",
+            [0, 0, 480],
+            "agentview_image.crop: [0, 0, 480], 4 numbers of px expected",
+        ),
+        ("observations.agentview_image.crop", [0, 0, 0, 9], "crop: [0.0, 0.0, 0.0, 9.0], whole pixels x, y, width"),
+        ("observations.agentview_image.crop", [0.5, 0, 9, 9], "crop: [0.5, 0.0, 9.0, 9.0], whole pixels"),
+        ("observations.agentview_image.topic", "/wrist/image_raw", "one camera each expected"),
+        # Action
+        ("action.output", "pose_target", "action.output: 'pose_target', one of pose, twist"),
+        ("action.output", "joint_positions", "which the driver servo does not take: pose or twist expected"),
+        ("action.type", "Twist", "action.type: Twist, TwistStamped expected: Servo drops what has no stamp"),
+        ("action.type", "Pose", "action.type: 'Pose', one of TwistStamped, Twist expected"),
+        ("action.rate", GONE, "action.rate: missing, a number of Hz expected"),
+        ("action.rate", 10, "action.rate: 10, at least 20 and at most 100 Hz expected"),
+        ("action.rate", True, "action.rate: True, a finite number of Hz expected"),
+        ("action.axes", "hand", "action.axes: 'hand', one of base, tool expected"),
+        ("action.reference", "goal", "action.reference: 'goal', one of commanded, measured expected"),
+        ("action.leash", [50, 0.3], "action.leash: 50, at least 0.005 and at most 1.5 expected"),
+        ("action.latency", -0.1, "action.latency: -0.1, at least 0 and at most 0.5 s expected"),
+        # Gripper
+        ("gripper.output", "action", "gripper.output: 'action', one of gripper_command"),
+        ("gripper.output", "joint_trajectory", "gripper.joints: missing, a list of names expected"),
+        ("gripper.joints", ["a"], "gripper.joints: unknown key"),
+        ("gripper.name", GONE, "gripper.name: missing"),
+        ("gripper.closed", 0.04, "gripper.closed: 0.04, another value than open's expected"),
+        ("gripper.open", 85, "gripper.open: 85, at least -10 and at most 10 expected"),
+        ("gripper.effort", -1, "gripper.effort: -1, at least 0 and at most 1000 N expected"),
+        # Limits: none has a default
+        *[
+            (f"limits.{name}", GONE, f"limits.{name}: missing, ")
+            for name in ("linear", "angular", "linear_acceleration", "angular_acceleration", "low", "high")
+        ],
+        ("limits", GONE, "limits: missing, keys below it expected"),
+        ("limits.linear", 300, "limits.linear: 300, more than 0 and at most 2 m/s expected"),
+        ("limits.linear", 0, "limits.linear: 0, more than 0 and at most 2 m/s expected"),
+        ("limits.angular", "fast", "limits.angular: 'fast', a finite number of rad/s expected"),
+        ("limits.linear_acceleration", 14, "limits.linear_acceleration: 14, more than 0 and at most 13 m/s^2 expected"),
+        ("limits.low", [300, -300, 0], "limits.low: 300, at least -10 and at most 10 m expected"),
+        ("limits.low", [0.3, 0.4, 0.0], "limits.low: [0.3, 0.4, 0.0], below high [0.7, 0.3, 0.5] in every component"),
+        # Readiness
+        ("ready", {"topic": "/running"}, "ready: {'topic': '/running'}, a list expected"),
+        ("ready.0.type", "std_msgs/String", "ready[0].type: 'std_msgs/String', one of std_msgs/Bool"),
+        ("ready.0.value", GONE, "ready[0].value: missing, true or false expected"),
+        ("ready.0.value", "yes", "ready[0].value: 'yes', true or false expected"),
+        ("ready.0.max_age", 100, "ready[0].max_age: 100, at least 0 and at most 60 s expected"),
+        ("ready.0", {"topic": "/s", "type": "std_msgs/Float64"}, "ready[0].low: missing, low or high expected"),
+        ("ready.0", {"topic": "/s", "type": "std_msgs/Int32"}, "ready[0].values: missing, a list of numbers expected"),
+        ("ready.0", {"topic": "/s", "type": "std_msgs/Int32", "values": [0.5]}, "[0.5], integers expected"),
+        # Buttons
+        ("buttons", {"topic": "/joy"}, "buttons.enable: enable, stop and hold: one of them at least"),
+        ("buttons.stop", 7, "buttons.enable: enable, stop and hold: one of them at least, and each another button"),
+        ("buttons.stop", 1.5, "buttons.stop: 1.5, the number of a button expected"),
+        ("buttons.stop", 64, "buttons.stop: 64, at least 0 and at most 63 expected"),
+    ],
+)
+def test_a_mistake_is_one_line_with_the_key_the_value_and_the_rule(
+    key: str, value: Any, expected: str, tmp_path: Path
+) -> None:
+    line = refusal(written(tmp_path, changed(key, value)))
+    assert expected in line
+    assert key.split(".")[0].rstrip("s") in line
+
+
+def test_a_misspelt_key_is_named_with_the_one_that_is_missing(tmp_path: Path) -> None:
+    content = changed("limits.linear", GONE)
+    content["limits"]["liner"] = 0.3
+    line = refusal(written(tmp_path, content))
+    assert line == "limits.linear: missing ('liner' is not known), a number of m/s expected"
+
+
+def test_cameras_of_ones_own_lie_beside_the_robot(tmp_path: Path) -> None:
+    (tmp_path / "cameras").mkdir()
+    (tmp_path / "cameras" / "zed.yaml").write_text("topic: /zed/image_raw\ncrop: [0, 0, 376, 376]\n")
+    content = changed("observations.agentview_image", {"camera": "zed", "latency": 0.03})
+    camera = robot_file.read(written(tmp_path, content)).pictures["agentview"]
+    assert (camera.topic, camera.crop, camera.latency) == ("/zed/image_raw", (0, 0, 376, 376), 0.03)
+    (tmp_path / "cameras" / "zed.yaml").write_text("tpic: /zed/image_raw\n")
+    assert refusal(written(tmp_path, content)) == (
+        "observations.agentview_image.topic: missing ('tpic' is not known), a string expected"
+    )

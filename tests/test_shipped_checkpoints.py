@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from scipy.spatial.distance import cdist
+from scipy.spatial.transform import Rotation
 from sklearn.cluster import KMeans
 
 from diffusion_ros import checkpoint
@@ -18,11 +19,12 @@ from diffusion_ros.models.image_generator import ImageGenerator
 from diffusion_ros.models.planner import Planner
 from diffusion_ros.models.policy import Policy
 from diffusion_ros.robot import CAMERAS
+from diffusion_ros.robot_check import check_cameras
 from diffusion_ros.simulators.arm import Simulation
 from diffusion_ros.simulators.camera_faults import FAULTS, CameraFault
 from diffusion_ros.simulators.maze import load_map
 from diffusion_ros.simulators.tasks import ARM_RESPONSE, ARM_TASKS, maze_task
-from diffusion_ros.spec import FITTED
+from diffusion_ros.spec import FITTED, IMAGE_SUFFIX
 from training.data.images import load_images
 from training.evaluation.arm import least, plan_clear
 from training.evaluation.guard import evaluate_guard, hand_pose, watch_policy
@@ -63,6 +65,15 @@ def test_checkpoint_fits_its_task(path: Path) -> None:
     simulation.reset(1)
     frame = simulation.observe(images=bool(spec.cameras))
     simulation.close()
+    pictures = {name: frame[name] for name in spec.typical if name.endswith(IMAGE_SUFFIX)}
+    assert len(pictures) == len(spec.cameras) and check_cameras(spec, pictures) == []
+    if pictures:
+        exchanged = dict(zip(pictures, reversed(list(pictures.values())), strict=True))
+        assert "looks like" in str(check_cameras(spec, exchanged)[0])
+    turned = Rotation.from_quat(spec.typical["robot0_eef_quat"]["mean"]).inv() * Rotation.from_quat(
+        frame["robot0_eef_quat"]
+    )
+    assert turned.magnitude() <= spec.typical["robot0_eef_quat"]["angle"]
     rows = policy.sample([policy.encode(frame)] * spec.n_obs_steps, seed=0)
     # From the start pose every task begins with a hand that is open and goes down.
     assert np.all(rows[:4, 2] < 0) and np.all(rows[:4, 6] < -0.5)

@@ -57,6 +57,7 @@ from training.run import (
     step_generator,
     train_timed,
 )
+from training.typical import typical
 
 WORKSPACE_MARGIN = 0.05
 """Metres beyond where demonstrations have been that a robot may go."""
@@ -304,6 +305,7 @@ def make_spec(options: Options, data: Demonstrations) -> CheckpointSpec:
         git_commit=git_commit(),
         data_hash=data.data_hash,
         training=options_json(options),
+        typical=typical(tuple(tensor.name for tensor in inputs), data.observations),
     )
 
 

@@ -36,6 +36,8 @@ from diffusion_ros.systems.startup import Startup, UsageError, check_writable, d
 from diffusion_ros.systems.supervisor import Ended, Supervisor, describe_status
 from diffusion_ros.systems.system import ENVIRONMENT, NodeDescription, System
 
+CHECK = "check"
+"""The word that starts no system, but asks whether one may be started."""
 _PROGRESS_SECONDS = 0.2
 _PLAIN_PROGRESS_SECONDS = 10.0
 """Between lines where they cannot be overwritten (a file, a pipe)."""
@@ -98,6 +100,8 @@ def _parser(resources: Path) -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     systems = parser.add_subparsers(dest="system", required=True, metavar="SYSTEM", title="systems")
+    # Its own parser reads its options (check.py).
+    systems.add_parser(CHECK, help="whether a robot's drivers say and take what a policy needs, before it moves")
     for system in SYSTEMS.values():
         nodes = ", ".join(node.name + (f" (with --{node.needs})" if node.needs else "") for node in system.nodes)
         sub = systems.add_parser(
@@ -270,8 +274,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     screen = Screen()
     previous = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+    given = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        request = parse(sys.argv[1:] if arguments is None else arguments)
+        if given[:1] == [CHECK]:
+            from diffusion_ros import check  # here: no system needs what it imports
+
+            return check.main(given[1:], stop)
+        request = parse(given)
         screen.show(f"ROS_DOMAIN_ID={request.domain_id}  logs: {request.startup.output_dir}")
         for section in foreign_sections(request.startup):
             screen.show(f"{request.startup.values['params_file']}: {section} is no node of {request.system.name}")

@@ -50,6 +50,19 @@ GRIPPER_OUTPUTS = ("gripper_command", "parallel_gripper_command", "joint_traject
 _TOPIC_CHARACTERS = set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_/~")
 
 
+_KEYS = frozenset(
+    (
+        *("driver", "base", "tool", "joints", "description", "observations", "action", "gripper", "limits", "ready"),
+        *("buttons", "frame", "xyz", "rpy", "topic", "file", "source", "camera", "latency", "qos", "parent", "child"),
+        *("scale", "offset", "crop", "output", "type", "rate", "reference", "leash", "axes", "gain", "name", "open"),
+        *("closed", "effort", "interval", "timeout", "linear", "angular", "linear_acceleration"),
+        *("angular_acceleration", "low", "high", "value", "values", "latched", "max_age", "optional", "enable"),
+        *("stop", "hold"),
+    )
+)
+"""All that there are: none of them is another one misspelt."""
+
+
 class RobotFileError(ValueError):
     """A robot's file that cannot be used; one line with the file, the key, the value and the rule."""
 
@@ -577,7 +590,7 @@ class _Section:
         self._read.add(name)
         if name not in self._content:
             if required:
-                meant = difflib.get_close_matches(name, set(self._content) - self._read, 1)
+                meant = difflib.get_close_matches(name, set(self._content) - self._read - _KEYS, 1)
                 near = f" ({meant[0]!r} is not known)" if meant else ""
                 raise self.error(name, f"missing{near}, {rule} expected")
             return None
@@ -659,8 +672,8 @@ class _Section:
             or (above is not None and value <= above)
         )
         if wrong:
-            bounds = [f"at least {low:g}"] * (low is not None) + [f"more than {above:g}"] * bool(above is not None)
-            bounds += [f"at most {high:g}"] * (high is not None)
+            ends = (("at least", low), ("more than", above), ("at most", high))
+            bounds = [f"{words} {end:g}" for words, end in ends if end is not None]
             raise self.error(name, f"{value:g}, {' and '.join(bounds)}{f' {unit}' if unit else ''} expected")
         return float(value)
 

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 IMAGE_SUFFIX = "_image"
+TYPICAL_SIZE = 8
+"""Pixels, height and width, of a mean picture in `typical`."""
 FITTED = {"scale": "cover", "interpolation": "area"}
 """What a specification's `pictures` say of pictures that control/pictures.fit brings to their size.
 
@@ -114,6 +116,9 @@ class CheckpointSpec:
     data_hash: str = ""
     training: dict[str, Any] = field(default_factory=dict)
     scores: dict[str, Any] = field(default_factory=dict)
+    typical: dict[str, Any] = field(default_factory=dict)
+    """Of inputs that have no range, what they were like in the data. Of a picture: the mean of all, TYPICAL_SIZE pixels
+    high and wide (lists of 0 to 255). Of the hand's quaternion: {'mean': xyzw, 'angle': the largest from it, rad}."""
 
     def __post_init__(self) -> None:
         # What holds for all; the rest is its kind's (models/), and checkpoint.checked asks for it.
@@ -132,6 +137,8 @@ class CheckpointSpec:
             )
         if self.response and (len(self.response) != 2 or not all(0 < x < math.inf for x in self.response)):
             raise SpecError(f"spec: response {list(self.response)}, a stiffness and a damping ratio above 0 expected")
+        for name, value in self.typical.items():
+            _check_typical(name, value, names)
 
     @property
     def input_names(self) -> tuple[str, ...]:
@@ -202,7 +209,7 @@ class CheckpointSpec:
         for name in ("horizon", "n_obs_steps", "n_action_steps", "sampler_steps", "num_train_timesteps", "stride"):
             if isinstance(values.get(name, 1), bool) or not isinstance(values.get(name, 1), int):
                 raise SpecError(f"spec: {name} {values[name]!r}, an integer expected")
-        for name in ("training", "scores", "pictures"):
+        for name in ("training", "scores", "pictures", "typical"):
             if not isinstance(values.get(name, {}), dict):
                 raise SpecError(f"spec: {name} {values[name]!r}, an object expected")
         return CheckpointSpec(**values)
@@ -228,6 +235,28 @@ def _numbers(name: str, value: object) -> tuple[float, ...]:
     if not isinstance(value, list) or any(isinstance(x, bool) or not isinstance(x, (int, float)) for x in value):
         raise SpecError(f"spec: {name} {value!r}, a list of numbers expected")
     return tuple(float(x) for x in value)
+
+
+def _check_typical(name: str, value: object, inputs: tuple[str, ...]) -> None:
+    if name not in inputs:
+        raise SpecError(f"spec: typical {name}, one of the inputs {', '.join(inputs)} expected")
+    if name.endswith(IMAGE_SUFFIX):
+        size = TYPICAL_SIZE
+        rows = value if isinstance(value, list) and len(value) == size else []
+        pixels = [pixel for row in rows if isinstance(row, list) and len(row) == size for pixel in row]
+        numbers = [x for pixel in pixels if isinstance(pixel, list) and len(pixel) == 3 for x in pixel]
+        if len(numbers) != 3 * size * size or not all(type(x) is int and 0 <= x <= 255 for x in numbers):
+            raise SpecError(f"spec: typical {name}: lists of {size} x {size} pixels of 3 integers 0 to 255 expected")
+        return
+    mean, angle = (value.get("mean"), value.get("angle")) if isinstance(value, Mapping) else (None, None)
+    if (
+        not isinstance(mean, (list, tuple))
+        or len(mean) != 4
+        or not all(isinstance(x, float) for x in (*mean, angle))
+        or not abs(math.hypot(*mean) - 1) <= 1e-3
+        or not 0 <= angle <= math.pi  # type: ignore[operator]
+    ):
+        raise SpecError(f"spec: typical {name}: a mean quaternion of length 1 and an angle of 0 to pi expected")
 
 
 def positive(name: str, value: object) -> None:

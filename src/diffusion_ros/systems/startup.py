@@ -20,6 +20,7 @@ from typing import Any
 from diffusion_ros.checkpoint import read_spec, with_article
 from diffusion_ros.models.camera_guard import GUARD_KIND
 from diffusion_ros.ros.params import QOS_OVERRIDES, ROS_OWN, ParameterError, from_values
+from diffusion_ros.spec import CheckpointSpec
 from diffusion_ros.systems import parameter_files
 from diffusion_ros.systems.parameter_files import ParameterFile
 from diffusion_ros.systems.system import Argument, NodeDescription, System, Value
@@ -116,7 +117,7 @@ def decide(system: System, given: Mapping[str, str], resources: Path, spelled: C
     try:
         chosen = _parsed(system, given, usual, spelled)
         common = {**usual, **chosen}
-        namespace = _namespace(str(common["namespace"]), spelled("namespace"))
+        namespace = namespace_of(str(common["namespace"]), spelled("namespace"))
         file = parameter_files.read(Path(str(common["params_file"]))) if common["params_file"] else None
         said = {node.name: _said(node, file, namespace) for node in system.nodes}
         for name in system.topics.values():
@@ -188,7 +189,7 @@ def check_writable(folder: Path) -> None:
         raise UsageError(f"{folder}: cannot be written: {error.strerror}") from None
 
 
-def _namespace(text: str, name: str) -> str:
+def namespace_of(text: str, name: str) -> str:
     if text and (not re.fullmatch(rf"/?{_WORD}(/{_WORD})*/?", text) or "__" in text):
         raise ValueError(f"{name} {text!r}: expected names of letters, digits and _ between slashes")
     return text.strip("/")
@@ -348,6 +349,8 @@ def _check_checkpoints(system: System, values: Mapping[str, Value]) -> None:
     task = system.trained_on(values)
     if task and spec.task != task:
         raise UsageError(f"{path}: was trained on the {system.subject or 'task'} {spec.task}, {task} is needed")
+    if values.get("robot"):
+        _check_robot(str(values["robot"]), path, spec)
     if values.get("guard"):
         guard = Path(str(values["guard"]))
         watched = read_spec(guard)
@@ -357,3 +360,17 @@ def _check_checkpoints(system: System, values: Mapping[str, Value]) -> None:
             raise UsageError(f"{guard}: was trained on the task {watched.task}, the policy on {spec.task}")
         if values.get("mode") == "lockstep":
             raise UsageError("guard: for mode realtime; in lockstep no result may depend on the time that it takes")
+
+
+def _check_robot(name: str, checkpoint: Path, spec: CheckpointSpec) -> None:
+    """Raises UsageError for a robot's file that is wrong, or does not fit the checkpoint."""
+    # Here: `ros2 launch` may run on a Python without the libraries of these.
+    from diffusion_ros import robot_file
+    from diffusion_ros.robot_check import compare, problems
+
+    try:
+        robot = robot_file.read(robot_file.find(name))
+    except robot_file.RobotFileError as error:
+        raise UsageError(str(error)) from None
+    if wrong := problems(compare(robot, spec)):
+        raise UsageError(f"{robot.path}, {checkpoint}: {wrong[0]}")
