@@ -12,6 +12,7 @@ EPISODES ?= 3
 SEED ?= 100000
 VIEW ?= frontview
 MODE ?= realtime
+SPEED ?= 1.0
 CHECKPOINT ?= checkpoints/$(TASK)_pixels.pt
 # Tests at a time: more than there are cores, as many of them wait.
 JOBS ?= $(shell expr $$(nproc) + 1)
@@ -22,7 +23,7 @@ RUN := $(or $(RUN),runs/$(TASK)-$(shell date +%Y%m%d-%H%M%S))
 
 help:
 	@echo "make sim        the Can task from pixels over ROS 2: simulator, policy and executor, with a video under runs/"
-	@echo "                TASK=lift|can|square EPISODES=$(EPISODES) SEED=$(SEED) VIEW=$(VIEW) MODE=realtime|lockstep CHECKPOINT=..."
+	@echo "                TASK=lift|can|square EPISODES=$(EPISODES) SEED=$(SEED) VIEW=$(VIEW) MODE=realtime|lockstep SPEED=$(SPEED) CHECKPOINT=..."
 	@echo "make test       the tests (make test-slow: the slow ones; ROS=kilted: those of ROS, on Kilted instead of Jazzy)"
 	@echo "make check      format, lint, types"
 	@echo "make bench      the benchmarks, as ratios against a reference timed in the same run"
@@ -38,7 +39,7 @@ setup: .venv/.installed
 sim: setup
 	@MUJOCO_GL=$$(scripts/system_libraries.sh $(PY)) && export MUJOCO_GL && exec $(PY) -m diffusion_ros.bringup simulation \
 		--task "$(TASK)" --checkpoint "$(CHECKPOINT)" --episodes "$(EPISODES)" --seed "$(SEED)" --mode "$(MODE)" \
-		--view "$(VIEW)" --output-dir "$(RUN)" --json "$(RUN)/summary.json"
+		--speed "$(SPEED)" --view "$(VIEW)" --output-dir "$(RUN)" --json "$(RUN)/summary.json"
 
 kilted: .venv-kilted/.installed
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 import ros_graph
-from rclpy.node import Node
 
 from diffusion_ros.ros.diagnostics import ERROR, OK, WARN, Diagnostics
 from diffusion_ros.ros.messages import printable
+from diffusion_ros.ros.runner import RunnableNode
 
 
 class Log:
@@ -20,7 +20,7 @@ class Log:
 
 def test_a_sender_of_new_complaints_does_not_fill_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     with ros_graph.graph() as graph:
-        node = graph.add(Node("watched"))
+        node = graph.add(RunnableNode("watched"))
         log = Log()
         monkeypatch.setattr(node, "get_logger", lambda: log)
         diagnostics = Diagnostics(node)

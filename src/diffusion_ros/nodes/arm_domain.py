@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import time
 from collections import deque
 
 import numpy as np
 from geometry_msgs.msg import PoseStamped
-from rclpy.node import Node
 from sensor_msgs.msg import JointState
 from trajectory_msgs.msg import JointTrajectory
 
@@ -18,6 +16,7 @@ from diffusion_ros.nodes.planner_domain import IN_THE_WAY, PlannerHost
 from diffusion_ros.ranges import outside
 from diffusion_ros.ros import messages, topics
 from diffusion_ros.ros.listener import MAX_BYTES, JointFilter, Listener
+from diffusion_ros.ros.runner import RunnableNode
 
 _CHUNK_ROWS = 10
 """Of a plan: beyond the first they only bridge a pose that is late."""
@@ -44,10 +43,10 @@ class ArmDomain:
     stray = STRAY
     line_width = 0.008
 
-    def __init__(self, node: Node, host: PlannerHost) -> None:
+    def __init__(self, node: RunnableNode, host: PlannerHost) -> None:
         self.state_topic = topics.shown(node, topics.EEF_POSE)
         self._joint_topic = topics.shown(node, topics.JOINT_STATES)
-        self._host = host
+        self._node, self._host = node, host
         spec = host.planner.spec
         self.frame = next(tensor.frame for tensor in spec.outputs if tensor.name == "position")
         self._low, self._high = np.array(spec.workspace_low), np.array(spec.workspace_high)
@@ -82,7 +81,7 @@ class ArmDomain:
         opening = float(np.abs(fingers).sum())
         if opening > _MAX_OPENING:
             raise messages.MessageError(f"fingers {opening:.4g} m apart, at most {_MAX_OPENING:g} m expected")
-        self._opening, self._opening_came = opening, time.monotonic()
+        self._opening, self._opening_came = opening, self._node.seconds()
 
     def _on_bad_joints(self, error: messages.MessageError, msg: JointState | None) -> None:
         self._opening = float("nan")
@@ -100,7 +99,7 @@ class ArmDomain:
         margin = _FAR * (self._high - self._low)
         if wrong := outside("the hand", position, self._low - margin, self._high + margin, "m"):
             raise messages.MessageError(wrong)
-        now = time.monotonic()
+        now = self._node.seconds()
         if self._state is not None:
             _, state, came = self._state
             reach = np.linalg.norm(self._high - self._low)
@@ -176,7 +175,7 @@ class ArmDomain:
         if self._state is None:
             return None
         stamp_ns, state, came = self._state
-        known = time.monotonic() - self._opening_came <= self._host.parameters.max_state_age
+        known = self._node.seconds() - self._opening_came <= self._host.parameters.max_state_age
         return stamp_ns, np.append(state[:-1], self._opening if known else np.nan), came
 
     def state_at(self, pose: PoseStamped, name: str) -> Array:

@@ -19,8 +19,6 @@ import torch
 from diagnostic_msgs.msg import DiagnosticStatus
 from geometry_msgs.msg import PoseStamped
 from numpy.typing import NDArray
-from rclpy.clock import Clock
-from rclpy.clock_type import ClockType
 from rclpy.parameter import Parameter
 from sensor_msgs.msg import Image
 
@@ -66,7 +64,7 @@ class Picture:
 
     camera: str
     came: float
-    """Of time.monotonic() [s]."""
+    """In the robot's time [s]."""
     stamp_ns: int
     image: NDArray[np.uint8]
     """(H, W, 3)."""
@@ -123,7 +121,7 @@ class CameraGuardNode(RunnableNode):
         self._newest: dict[str, Picture] = {}
         self._due: list[str] = []
         self._worker.start()
-        self.create_timer(1.0 / p.rate, self._on_timer, clock=Clock(clock_type=ClockType.STEADY_TIME))
+        self.every(1.0 / p.rate, self._on_timer)
 
     # Callbacks: check and store
 
@@ -142,7 +140,7 @@ class CameraGuardNode(RunnableNode):
         with self._worker.condition:
             if silent is not None and silent > self.parameters.max_image_age:
                 self._judgements[camera].distrust()
-            self._newest[camera] = Picture(camera, time.monotonic(), stamp_ns, image)
+            self._newest[camera] = Picture(camera, self.seconds(), stamp_ns, image)
         self._frozen_reasons = self._frozen.reasons()
         if self._frozen_reasons:
             self._tell()
@@ -238,7 +236,7 @@ class CameraGuardNode(RunnableNode):
             elif scored is None:
                 if camera not in self._faults:
                     waits.append(f"{camera}: not scored yet")
-            elif (late := time.monotonic() - scored) > p.max_image_age + 1.0 / p.rate:
+            elif (late := self.seconds() - scored) > p.max_image_age + 1.0 / p.rate:
                 reasons.append(f"{camera}: the last picture that was scored is {late:.2f} s old")
             elif judgement.alarm and judgement.score <= 1.0:
                 reasons.append(f"{camera} is good again, but not for {p.good_frames} pictures yet")

@@ -19,8 +19,6 @@ from diagnostic_msgs.msg import DiagnosticStatus
 from geometry_msgs.msg import PoseStamped
 from nav_msgs.msg import Path
 from numpy.typing import NDArray
-from rclpy.clock import Clock
-from rclpy.clock_type import ClockType
 from rclpy.duration import Duration
 from rclpy.parameter import Parameter
 from std_srvs.srv import SetBool, Trigger
@@ -117,6 +115,7 @@ class ExecutorNode(RunnableNode):
         self._spec: CheckpointSpec | None = None
         self.parameters = p = declare(self, ExecutorParameters, self._complete)
         self._lockstep = p.mode == "lockstep"
+        self.follows_clock &= not self._lockstep
         self.frame_id = p.frame_id
         """The one frame of poses, chunks, commands and box."""
         self.executor_logic = _make_executor(self.get_name(), p, self._spec)
@@ -125,7 +124,10 @@ class ExecutorNode(RunnableNode):
         """Lockstep: the observation that has no answer."""
         self._replaceable: tuple[int, int] | None = None
         """Real time: stamp and row time of a hold that went out in this period and that a chunk may still replace."""
-        self._received = 0.0
+        self._received: float | None = None
+        """When a pose came last."""
+        self._answering = 0.0
+        """The same in wall time [s], for the latency."""
         self._stamp_ns = 0
         self._stamped = 0.0
         """When the newest stamp came first."""
@@ -177,10 +179,9 @@ class ExecutorNode(RunnableNode):
         self.create_service(Trigger, "~/estop", self._on_estop)
         self.create_service(Trigger, "~/estop_reset", self._on_estop_reset)
         self.diagnostics = Diagnostics(self, "executor", self._refresh)
-        steady = Clock(clock_type=ClockType.STEADY_TIME)
         if not self._lockstep:
-            self.create_timer(self.executor_logic.period_ns / 1e9 / _TICKS, self._tick, clock=steady)
-        self.create_timer(0.5, self._publish_path, clock=steady)
+            self.every(self.executor_logic.period_ns / 1e9 / _TICKS, self._tick)
+        self.every(0.5, self._publish_path)
 
     def _complete(self, p: ExecutorParameters) -> ExecutorParameters:
         """What was given, and the checkpoint's where nothing was."""
@@ -209,8 +210,8 @@ class ExecutorNode(RunnableNode):
 
     def _came(self, stamp_ns: int, repeated: bool) -> None:
         """A pose came, usable or not."""
-        now = time.monotonic()
-        self._received = now
+        now = self.seconds()
+        self._received, self._answering = now, time.monotonic()
         if stamp_ns != self._stamp_ns:
             self._stamp_ns, self._stamped = stamp_ns, now
         self.diagnostics.tick(topics.EEF_POSE)
@@ -257,12 +258,12 @@ class ExecutorNode(RunnableNode):
             self._answer()
 
     def _on_guard(self, msg: DiagnosticStatus) -> None:
-        self._guard = time.monotonic(), messages.status_from_msg(msg)
+        self._guard = self.seconds(), messages.status_from_msg(msg)
         self.diagnostics.tick(topics.CAMERA_GUARD)
 
     def _on_bad_guard(self, error: messages.MessageError, msg: DiagnosticStatus | None) -> None:
         status = messages.Status("", "", ERROR, str(error), {})
-        self._guard = time.monotonic(), status
+        self._guard = self.seconds(), status
 
     # Lockstep
 
@@ -281,15 +282,15 @@ class ExecutorNode(RunnableNode):
 
     def _tick(self) -> None:
         """A period without a pose has its command too; before the first pose none is told anything."""
-        if self._received and self._control_clock.tick(time.monotonic()):
+        if self._received is not None and self._control_clock.tick(self.seconds()):
             self._act()
 
     def _act(self) -> None:
         """The command of this period."""
-        now, now_ns = time.monotonic(), self._now_ns()
+        now, now_ns = self.seconds(), self.now_ns()
         stop = self._stop_reason()
         if stop:
-            silent = now - self._received > self.parameters.max_observation_age
+            silent = self._silent() > self.parameters.max_observation_age
             stamp_ns = now_ns if silent else self._stamp_ns
             self._replaceable = None
             self._publish(self.executor_logic.hold(stamp_ns, stop), stamp_ns)
@@ -307,13 +308,10 @@ class ExecutorNode(RunnableNode):
         if self._replaceable is None or self._stop_reason():
             return
         stamp_ns, row_ns = self._replaceable
-        command = self.executor_logic.command(row_ns, self._now_ns())
+        command = self.executor_logic.command(row_ns, self.now_ns())
         if command.acting:
             self._replaceable = None
             self._publish(command, stamp_ns)
-
-    def _now_ns(self) -> int:
-        return int(self.get_clock().now().nanoseconds)
 
     # Reasons to hold
 
@@ -324,7 +322,8 @@ class ExecutorNode(RunnableNode):
             before = f" ({self._stopped_before})" if self._stopped_before else ""
             return logic.stopped() + before
         return (
-            self._silence()
+            self.without_time()
+            or self._silence()
             or self._poses.conflict()
             or self._chunk_conflict()
             or self._commands.conflict()
@@ -335,10 +334,14 @@ class ExecutorNode(RunnableNode):
 
     def _silence(self) -> str:
         """Real time: why a robot that is not heard any more must not move."""
-        silent = time.monotonic() - self._received
-        if self._lockstep or not self._received or silent <= self.parameters.max_observation_age:
+        silent = self._silent()
+        if self._lockstep or silent <= self.parameters.max_observation_age:
             return ""
         return f"{topics.shown(self, topics.EEF_POSE)}: silent for {silent:.2f} s"
+
+    def _silent(self) -> float:
+        """Seconds since a pose came; 0 before the first."""
+        return 0.0 if self._received is None else self.seconds() - self._received
 
     def _chunk_conflict(self) -> str:
         conflict = self._chunks.conflict()
@@ -352,7 +355,7 @@ class ExecutorNode(RunnableNode):
         if self._guard is None:
             return "no word from the camera guard"
         came, verdict = self._guard
-        silent = time.monotonic() - came
+        silent = self.seconds() - came
         if silent > self.parameters.max_guard_age:
             return f"{topics.shown(self, topics.CAMERA_GUARD)}: silent for {silent:.2f} s"
         if verdict.level != OK:
@@ -369,7 +372,7 @@ class ExecutorNode(RunnableNode):
         self._send(command, stamp_ns)
         if not self._lockstep:
             self.executor_logic.sent(command)
-        self.diagnostics.latency("observation to command", time.monotonic() - self._received)
+        self.diagnostics.latency("observation to command", time.monotonic() - self._answering)
         self._refresh()
 
     def _send(self, command: Command, stamp_ns: int) -> None:
@@ -411,8 +414,8 @@ class ExecutorNode(RunnableNode):
         self._replaceable = None
         if self._lockstep:
             self._answer()
-        elif self._received:
-            now_ns = self._now_ns()
+        elif self._received is not None:
+            now_ns = self.now_ns()
             self._publish(self.executor_logic.hold(now_ns, self.executor_logic.stopped()), now_ns)
         self._remember("an emergency stop was latched when it ended and was started again")
         self._refresh()
@@ -455,7 +458,7 @@ class ExecutorNode(RunnableNode):
         if stop:
             self.diagnostics.report(ERROR if logic.estop_reason else WARN, f"holding: {stop}{refused}")
         elif self._lockstep and self._pending_ns is not None:
-            waited = time.monotonic() - self._received
+            waited = self._silent()
             if waited > 1.0:
                 self.diagnostics.report(WARN, f"waiting for a chunk for {waited:.1f} s{refused}")
         elif self._answered is not None and not self._answered.acting:
@@ -466,8 +469,8 @@ class ExecutorNode(RunnableNode):
 
     def close(self) -> None:
         """The last word to a robot that does not wait: hold. It must have been heard before the publisher is gone."""
-        if not self._lockstep and self._received:
-            now_ns = self._now_ns()
+        if not self._lockstep and self._received is not None:
+            now_ns = self.now_ns()
             self._send(self.executor_logic.hold(now_ns, "the executor ends"), now_ns)
             self._command_publisher.wait_for_all_acked(Duration(seconds=_FAREWELL_SECONDS))
 

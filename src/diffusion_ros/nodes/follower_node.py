@@ -6,7 +6,6 @@ differ from the follower's in its last bit.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -105,7 +104,7 @@ class FollowerNode(RunnableNode):
         self.diagnostics.tick(topics.PLANNED_TRAJECTORY)
 
     def _on_odometry(self, msg: Odometry) -> None:
-        now = time.monotonic()
+        now = self.seconds()
         gap, self._came = now - self._came, now
         messages.check_frame(msg.header, FRAME)
         stamp_ns, position, velocity = messages.odometry_from_msg(msg)

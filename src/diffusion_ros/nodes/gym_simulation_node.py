@@ -7,7 +7,6 @@ policy the pole falls, as it should.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -125,7 +124,7 @@ class GymSimulationNode(simulator_node.SimulatorNode):
         return np.zeros(1)
 
     def execute(self, row: Array, missed: bool) -> None:
-        now = time.monotonic()
+        now = self.seconds()
         if self._stepped_at is not None:
             self.episode.took("period", now - self._stepped_at)
         self._stepped_at = now

@@ -10,8 +10,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from rclpy.clock import Clock
-from rclpy.clock_type import ClockType
 from rclpy.parameter import Parameter
 from sensor_msgs.msg import Image
 from std_srvs.srv import Trigger
@@ -74,7 +72,7 @@ class ImageGeneratorNode(RunnableNode):
         self._busy = False
         self._worker.start()
         self.create_service(Trigger, "~/generate", self._on_generate)
-        self.create_timer(1.0 / p.rate, self._show, clock=Clock(clock_type=ClockType.STEADY_TIME))
+        self.every(1.0 / p.rate, self._show)
 
     def _on_generate(self, request: Any, response: Any) -> Any:
         """Draws new samples and shows how they come about."""
@@ -120,7 +118,7 @@ class ImageGeneratorNode(RunnableNode):
             self._denoising.publish(self._message(picture))
 
     def _message(self, picture: Images) -> Image:
-        return messages.image_to_msg(np.ascontiguousarray(picture), self.get_clock().now().nanoseconds, _FRAME_ID)
+        return messages.image_to_msg(np.ascontiguousarray(picture), self.now_ns(), _FRAME_ID)
 
     def _refresh(self) -> None:
         state = "sampling" if self._busy else "showing the denoising" if self._frames else "waiting for ~/generate"

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import time
-
 import numpy as np
 from geometry_msgs.msg import PoseStamped
 from nav_msgs.msg import OccupancyGrid, Odometry
-from rclpy.node import Node
 from trajectory_msgs.msg import JointTrajectory
 
 from diffusion_ros.models.planner import Array, Plan, PlanError, clearance, leads_into
 from diffusion_ros.nodes.planner_domain import IN_THE_WAY, PlannerHost
 from diffusion_ros.ros import messages, topics
 from diffusion_ros.ros.listener import Listener
+from diffusion_ros.ros.runner import RunnableNode
 from diffusion_ros.simulators.maze import BALL_RADIUS, FRAME, MazeMap, jumped
 
 _AHEAD_SECONDS = 0.5
@@ -32,8 +30,8 @@ class MazeDomain:
     stray = 0.0
     line_width = 0.04
 
-    def __init__(self, node: Node, host: PlannerHost) -> None:
-        self._host = host
+    def __init__(self, node: RunnableNode, host: PlannerHost) -> None:
+        self._node, self._host = node, host
         self.state_topic = topics.shown(node, topics.ODOMETRY)
         self._map_topic = topics.shown(node, topics.MAP)
         self.map: MazeMap | None = None
@@ -48,6 +46,7 @@ class MazeDomain:
             self._on_map,
             lambda error, msg: host.refuse(f"{self._map_topic}: {error}"),
             topics.DESCRIPTION_QOS,
+            timeless=True,
         )
         self._odometry = Listener(
             node, Odometry, topics.ODOMETRY, self._on_odometry, self._on_bad_odometry, topics.BEST_EFFORT_QOS
@@ -70,7 +69,7 @@ class MazeDomain:
             raise messages.MessageError(conflict)
         messages.check_frame(msg.header, FRAME)
         stamp_ns, position, velocity = messages.odometry_from_msg(msg)
-        now = time.monotonic()
+        now = self._node.seconds()
         if self._state is not None:
             _, state, came = self._state
             if now - came > self._host.parameters.max_state_age or jumped(state[:2], position, now - came):

@@ -1,4 +1,4 @@
-"""maze: PointMaze as a robot driver. Odometry, map and score out, forces in, 100 steps a second of wall time.
+"""maze: PointMaze as a robot driver. Odometry, map and score out, forces in, 100 steps a second.
 
 A force answers an odometry and counts for the step after it, and for the two after that where no newer one comes;
 without one the ball brakes. There is no lockstep: a planner takes its time, and nobody but the follower answers.
@@ -6,7 +6,6 @@ without one the ball brakes. There is no lockstep: a planner takes its time, and
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -155,7 +154,7 @@ class MazeNode(simulator_node.SimulatorNode):
     # What goes out
 
     def publish_observation(self, stamp_ns: int) -> None:
-        simulation, now = self.simulation, time.monotonic()
+        simulation, now = self.simulation, self.seconds()
         if self.parameters.obstacle_radius > 0 and now >= self._next_obstacles:
             self._next_obstacles = now + _OBSTACLES_SECONDS
             self._obstacles.publish(messages.balls_to_msg(self.obstacle(now), (0.8, 0.1, 0.1, 0.9), "obstacles", FRAME))
@@ -191,7 +190,7 @@ class MazeNode(simulator_node.SimulatorNode):
     def record(self, row: Array | None, missed: bool) -> None:
         if row is None:
             return
-        obstacles = self.obstacle(time.monotonic()) if self.parameters.obstacle_radius > 0 else np.zeros((0, 4))
+        obstacles = self.obstacle(self.seconds()) if self.parameters.obstacle_radius > 0 else np.zeros((0, 4))
         candidates = self._shown.candidates
         self._moments.append(maze_video.Moment(self.simulation.position, obstacles, candidates, self.episode.total))
 

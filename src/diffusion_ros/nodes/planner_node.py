@@ -7,7 +7,6 @@ and the last valid plan stays.
 
 from __future__ import annotations
 
-import time
 import traceback
 from collections import deque
 from collections.abc import Sequence
@@ -20,8 +19,6 @@ from geometry_msgs.msg import PoseStamped
 from nav_msgs.msg import Path
 from nav_msgs.srv import GetPlan
 from rclpy.callback_groups import ReentrantCallbackGroup
-from rclpy.clock import Clock
-from rclpy.clock_type import ClockType
 from rclpy.parameter import Parameter
 from rclpy.task import Future
 from visualization_msgs.msg import MarkerArray
@@ -168,8 +165,8 @@ class PlannerNode(RunnableNode):
         # A group of its own: in the common one nothing else would be heard while it waits for its plan.
         self.create_service(GetPlan, "~/plan", self._on_get_plan, callback_group=ReentrantCallbackGroup())
         period = 1.0 / p.replan_rate if p.replan_rate > 0 else 0.1
-        self.create_timer(period, self._replan, clock=Clock(clock_type=ClockType.STEADY_TIME))
-        self.create_timer(0.1, self._watch_obstacles, clock=Clock(clock_type=ClockType.STEADY_TIME))
+        self.every(period, self._replan)
+        self.every(0.1, self._watch_obstacles)
 
     def forget(self) -> None:
         """The goal was for a robot that is somewhere else now."""
@@ -205,7 +202,7 @@ class PlannerNode(RunnableNode):
         if conflict := self._obstacle_listener.conflict():
             raise messages.MessageError(conflict)
         self.obstacles = messages.balls_from_msg(msg, self.domain.frame)
-        self._obstacles_came = time.monotonic()
+        self._obstacles_came = self.seconds()
         self._obstacle_fault = ""
         self.domain.heed()
         self.resume()
@@ -215,7 +212,7 @@ class PlannerNode(RunnableNode):
 
     def _watch_obstacles(self) -> None:
         limit, came = self.parameters.max_obstacle_age, self._obstacles_came
-        if limit > 0 and came is not None and (silent := time.monotonic() - came) > limit:
+        if limit > 0 and came is not None and (silent := self.seconds() - came) > limit:
             self._lose_obstacles(f"{topics.shown(self, topics.OBSTACLES)}: silent for {silent:.1f} s")
 
     def _lose_obstacles(self, reason: str) -> None:
@@ -242,7 +239,7 @@ class PlannerNode(RunnableNode):
         try:
             goal = self._state_at(request.goal, "goal")
             if request.start.header.frame_id:
-                start = self.get_clock().now().nanoseconds, self._state_at(request.start, "start")
+                start = self.now_ns(), self._state_at(request.start, "start")
             else:
                 start = self._here()
             asked = PlanRequest(start, goal, answer=Future(executor=self.executor))
@@ -292,6 +289,8 @@ class PlannerNode(RunnableNode):
         state = self.domain.state()
         if state is None:
             raise PlanError(f"no {self.domain.state_topic} to plan from")
+        if unknown := self.without_time():
+            raise PlanError(unknown)
         age = self._state_age()
         if age > self.parameters.max_state_age:
             raise PlanError(
@@ -306,7 +305,7 @@ class PlannerNode(RunnableNode):
     def _state_age(self) -> float:
         """Seconds since the last one came."""
         state = self.domain.state()
-        return np.inf if state is None else time.monotonic() - state[2]
+        return np.inf if state is None else self.seconds() - state[2]
 
     def _submit(self, request: PlanRequest, waits: bool = False) -> bool:
         """Hands it to the worker; False where that is busy, unless the request may wait (and replace one that does)."""

@@ -124,6 +124,7 @@ class PolicyNode(RunnableNode):
         )
         spec = self.policy.spec
         self._realtime = p.mode == "realtime"
+        self.follows_clock &= self._realtime
         self._controller = PolicyController(
             self.policy, p.policy_seed, lead_steps=p.lead_steps if self._realtime else 0
         )
@@ -139,7 +140,7 @@ class PolicyNode(RunnableNode):
         }
         self._framed: float | None = None
         """When the last complete frame came."""
-        self._chunked = time.monotonic()
+        self._chunked = self.seconds()
         """When the last chunk went."""
         self._stamps: dict[str, int] = {}
         self._faults: dict[str, str] = {}
@@ -166,7 +167,7 @@ class PolicyNode(RunnableNode):
         self._told_to_hold = False
         """Real time: whether the executor was told to hold since the last chunk."""
         self._began = 0.0
-        """When the worker took what it is at."""
+        """When the worker took what it is at, in wall time [s], as latencies are."""
         self._subscribe(spec.cameras)
 
         self._worker = Worker("inference", self._take, self._work)
@@ -273,7 +274,7 @@ class PolicyNode(RunnableNode):
         if conflict:
             raise messages.MessageError(conflict)
         if self._realtime:
-            offset = (stamp_ns - self.get_clock().now().nanoseconds) / 1e9
+            offset = (stamp_ns - self.now_ns()) / 1e9
             self.diagnostics.value(f"{topics.shown(self, topic)} offset [s]", f"{offset:.3f}")
             limit = self.parameters.max_input_age
             if abs(offset) > limit:
@@ -294,7 +295,7 @@ class PolicyNode(RunnableNode):
                 self._observe(frame)
 
     def _observe(self, frame: Frame) -> None:
-        self._framed = time.monotonic()
+        self._framed = self.seconds()
         self._frozen_reasons = self._frozen.reasons()
         if self._frozen_reasons or self._too_slow():
             self._stop()
@@ -378,7 +379,7 @@ class PolicyNode(RunnableNode):
                 return
             self._told_to_hold = False
             self._chunk_publisher.publish(messages.chunk_to_msg(chunk, self._frame_id))
-        self._chunked = time.monotonic()
+        self._chunked = self.seconds()
         self.diagnostics.tick(topics.ACTION_CHUNK)
         position = frame.values.get(EEF_POS)
         if position is not None and self._path_publisher.get_subscription_count() > 0:
@@ -429,9 +430,9 @@ class PolicyNode(RunnableNode):
 
     def _why_late(self) -> list[str]:
         """Why chunks do not leave as often as they should though all inputs are good."""
-        now = time.monotonic()
-        if self._busy and now - self._began > _SLOW_INFERENCE_SECONDS:
-            return [f"the inference that began {now - self._began:.1f} s ago has not returned"]
+        if self._busy and (took := time.monotonic() - self._began) > _SLOW_INFERENCE_SECONDS:
+            return [f"the inference that began {took:.1f} s ago has not returned"]
+        now = self.seconds()
         patience = _PATIENCE_SECONDS + (0.0 if self._realtime else _REPEAT_SECONDS)
         if self._framed is None or now - self._framed > patience:
             newest = {topic: self._stamps[topic] for topic in self._topics}

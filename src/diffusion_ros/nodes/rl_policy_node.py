@@ -53,6 +53,7 @@ class RlPolicyNode(RunnableNode):
         """Raises ValueError (parameters, checkpoint) in one line."""
         super().__init__("rl_policy", parameter_overrides)
         self.parameters = p = declare(self, RlPolicyParameters)
+        self.follows_clock &= p.mode == "realtime"
         torch.set_num_threads(p.threads)
         loaded = checkpoint.load(p.checkpoint, p.device, kind=REACTIVE_KINDS, task=p.task or None)
         try:
@@ -108,7 +109,7 @@ class RlPolicyNode(RunnableNode):
 
     def _stale(self, stamp_ns: int) -> str:
         """'' or what is wrong with the time of a state. In lockstep stamps are no times of this machine."""
-        age = (self.get_clock().now().nanoseconds - stamp_ns) / 1e9
+        age = (self.now_ns() - stamp_ns) / 1e9
         if self.parameters.mode == "lockstep" or abs(age) <= self.parameters.max_state_age:
             return ""
         when = f"{age:.3f} s old" if age > 0 else f"{-age:.3f} s in the future"

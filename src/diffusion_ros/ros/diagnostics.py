@@ -10,10 +10,10 @@ import numpy as np
 from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.clock import Clock
 from rclpy.clock_type import ClockType
-from rclpy.node import Node
 
 from diffusion_ros.ros import messages, topics
 from diffusion_ros.ros.messages import ERROR, OK, STALE, WARN
+from diffusion_ros.ros.runner import RunnableNode
 
 __all__ = ["ERROR", "OK", "STALE", "WARN", "Diagnostics"]
 
@@ -27,12 +27,15 @@ _LOG_KINDS = 8
 
 
 class Diagnostics:
-    """Collects and publishes. All times are wall time, because ROS time stands still in lockstep while a node waits.
+    """Collects and publishes. Rates and ages are in the robot's time; it publishes by wall time, for that of the robot
+    may stand still.
 
     `tick` and `latency` may be called from another thread.
     """
 
-    def __init__(self, node: Node, hardware_id: str = "", before_publishing: Callable[[], None] | None = None) -> None:
+    def __init__(
+        self, node: RunnableNode, hardware_id: str = "", before_publishing: Callable[[], None] | None = None
+    ) -> None:
         """before_publishing: called once a second, to bring `report` and `value` up to date."""
         self._node = node
         self._hardware_id = hardware_id
@@ -48,16 +51,16 @@ class Diagnostics:
 
     def tick(self, name: str) -> None:
         """Something happened that has a rate: a message came or went."""
-        self._ticks.setdefault(name, deque(maxlen=2000)).append(time.monotonic())
+        self._ticks.setdefault(name, deque(maxlen=2000)).append(self._node.seconds())
 
     def age(self, name: str) -> float | None:
         """Seconds since the last tick, None before the first."""
         ticks = self._ticks.get(name)
-        return time.monotonic() - ticks[-1] if ticks else None
+        return self._node.seconds() - ticks[-1] if ticks else None
 
     def rate(self, name: str) -> float:
         """Ticks a second over the last 5 s."""
-        now = time.monotonic()
+        now = self._node.seconds()
         recent = [t for t in list(self._ticks.get(name, ())) if now - t < _RATE_SECONDS]
         if len(recent) < 2:
             return len(recent) / _RATE_SECONDS
@@ -115,6 +118,8 @@ class Diagnostics:
     def publish(self) -> None:
         if self._before is not None:
             self._before()
+        if problem := self._node.without_time():
+            self.report(WARN, f"holding: {problem}")
         name = self._node.get_fully_qualified_name().removeprefix("/")
         status = messages.Status(name, self._hardware_id, self._level, self._summary, self.values())
-        self._publisher.publish(messages.diagnostics_to_msg([status], self._node.get_clock().now().nanoseconds))
+        self._publisher.publish(messages.diagnostics_to_msg([status], self._node.now_ns()))

@@ -8,13 +8,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, Generic, TypeVar
 
-from rclpy.node import Node
 from rclpy.qos import QoSProfile
 from rclpy.serialization import deserialize_message
 from sensor_msgs.msg import JointState
 
 from diffusion_ros.ros.messages import MessageError, printable
 from diffusion_ros.ros.publisher_monitor import PublisherMonitor
+from diffusion_ros.ros.runner import RunnableNode
 
 M = TypeVar("M")
 
@@ -53,11 +53,13 @@ class Listener(Generic[M]):
             None where the type has no lists of messages.
         monitor: that of several topics which one publisher must have alone; None: one of this topic's own.
         concerns: whether a message counts at all, where a topic has several publishers by right.
+        timeless: whether it does not matter when a message came. What else comes while the node does not know the
+            time (RunnableNode.without_time) is refused.
     """
 
     def __init__(
         self,
-        node: Node,
+        node: RunnableNode,
         kind: type[M],
         topic: str,
         callback: Callable[[M], object],
@@ -66,7 +68,9 @@ class Listener(Generic[M]):
         max_bytes: int | None = None,
         monitor: PublisherMonitor | None = None,
         concerns: Callable[[M], bool] | None = None,
+        timeless: bool = False,
     ) -> None:
+        self._node, self._timeless = node, timeless
         self._kind, self._callback, self._refused = kind, callback, refused
         self._max_bytes = max_bytes
         self._concerns = concerns
@@ -94,12 +98,14 @@ class Listener(Generic[M]):
         try:
             if msg is None:
                 raise MessageError(problem)
+            if not self._timeless and (unknown := self._node.without_time()):
+                raise MessageError(unknown)
             self._callback(msg)
         except MessageError as error:
             self._refused(error, msg)
 
     @classmethod
-    def of_publishers(cls, node: Node, kind: type[M], topic: str, qos: QoSProfile) -> Listener[M]:
+    def of_publishers(cls, node: RunnableNode, kind: type[M], topic: str, qos: QoSProfile) -> Listener[M]:
         """Reads nothing: only who publishes on a topic of one's own is noted, oneself among them."""
         return cls(node, kind, topic, lambda msg: None, lambda error, msg: None, qos, max_bytes=0)
 

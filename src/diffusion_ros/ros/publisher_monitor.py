@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from rclpy.node import Node
+from diffusion_ros.ros.runner import RunnableNode
 
 _NAMES_SECONDS = 1.0
 """How long the graph's names are good for: asking is slow, and a conflict is asked about at every command."""
@@ -46,11 +45,11 @@ class PublisherMonitor:
 
     WINDOW_SECONDS = 2.0
 
-    def __init__(self, node: Node, *topics: str, clock: Callable[[], float] | None = None) -> None:
-        """topics: their full names after remapping, as in Subscription.topic_name; clock: [s], None: time.monotonic."""
+    def __init__(self, node: RunnableNode, *topics: str, clock: Callable[[], float] | None = None) -> None:
+        """topics: their full names after remapping, as in Subscription.topic_name; clock: [s], None: the node's."""
         self._node = node
         self._topics = topics
-        self._clock = clock or (lambda: time.monotonic())
+        self._clock = clock or node.seconds
         self._heard: dict[Hashable, float] = {}
         self._counts: dict[tuple[str, int], _Count] = {}
         """Jazzy: by topic and a number of ours the last count of each publisher."""

@@ -7,11 +7,15 @@ import gc
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable, Sequence
 from types import FrameType
 from typing import Any
 
 import rclpy
+from rclpy.clock import Clock, JumpThreshold, TimeJump
+from rclpy.clock_type import ClockType
+from rclpy.duration import Duration
 from rclpy.exceptions import ParameterException
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.impl.logging_severity import LoggingSeverity
@@ -21,23 +25,77 @@ from rclpy.parameter import Parameter
 from rclpy.qos import InvalidQoSProfileException, QoSProfile
 from rclpy.qos_overriding_options import InvalidQosOverridesError, QoSOverridingOptions
 from rclpy.signals import SignalHandlerOptions
+from rclpy.timer import Timer
 
 from diffusion_ros.cache_folders import use_cache_folders
 from diffusion_ros.installation import explain
+from diffusion_ros.ros import topics
 
 _BAD_PARAMETERS = (ParameterException, InvalidQosOverridesError, InvalidQoSProfileException)
 """What rclpy raises for values of its own parameters (use_sim_time, qos_overrides)."""
 _WAKE_SECONDS = 0.1
 """Longest wait in rclpy: Python's signal handlers run only between waits."""
 
+_STILL_SECONDS = 1.0
+"""Wall time after which a /clock that has not moved is no time to act by."""
+_NEW_RUN_SECONDS = 60.0
+"""By so much `seconds` goes on where /clock goes back: whatever was heard before is old then, by any limit."""
+
 
 class RunnableNode(Node):
-    """A node that `run` can run: it may end by itself, and is told before it is destroyed."""
+    """A node that `run` can run: it may end by itself, and is told before it is destroyed.
+
+    It measures how long ago something was in the robot's time, which is /clock's where `use_sim_time` says so:
+    `seconds` and `every`. How long something took to compute is time.monotonic's, whatever the robot's time is.
+    """
 
     def __init__(self, name: str, parameter_overrides: Sequence[Parameter[Any]] = ()) -> None:
         super().__init__(name, parameter_overrides=list(parameter_overrides))
         self.exit_status: int | None = None
         """Set by the node when its work is done: `run` then ends with this status."""
+        self.follows_clock = bool(self.get_parameter("use_sim_time").value)
+        """Whether the robot's time is /clock's. In lockstep a node sets it to False before it makes anything else: that
+        time stands still while one node waits for another, and then nothing would ever be too old."""
+        self._clock_moved: float | None = None
+        """When /clock moved last, in wall time [s]."""
+        self._ahead = 0.0
+        """What `seconds` is ahead of /clock, which went back [s]."""
+        if self.follows_clock:
+            nanosecond = Duration(nanoseconds=1)
+            threshold = JumpThreshold(min_forward=nanosecond, min_backward=Duration(nanoseconds=-1))
+            self._jumps = self.get_clock().create_jump_callback(threshold, post_callback=self._on_clock)
+
+    def _on_clock(self, jump: TimeJump) -> None:
+        """/clock has moved."""
+        self._clock_moved = time.monotonic()
+        if jump.delta.nanoseconds < 0:
+            self._ahead += _NEW_RUN_SECONDS - jump.delta.nanoseconds / 1e9
+
+    def seconds(self) -> float:
+        """The robot's time [s] from some moment on; it never goes back. Any thread may ask.
+
+        It stands still with /clock and is 0 before the first. Where /clock goes back, because a simulator was started
+        again, a minute passes at once.
+        """
+        return self.now_ns() / 1e9 + self._ahead if self.follows_clock else time.monotonic()
+
+    def now_ns(self) -> int:
+        """The time of stamps [ns]: the system's, or /clock's."""
+        return int(self.get_clock().now().nanoseconds)
+
+    def every(self, period: float, callback: Callable[[], None]) -> Timer:
+        """Calls back each `period` seconds of the robot's time; what a busy node has missed is not made up for."""
+        clock = self.get_clock() if self.follows_clock else Clock(clock_type=ClockType.STEADY_TIME)
+        return self.create_timer(period, callback, clock=clock)
+
+    def without_time(self) -> str:
+        """'' or why it is not known how old anything is; nothing may move then."""
+        if not self.follows_clock:
+            return ""
+        if self._clock_moved is None:
+            return f"no {topics.CLOCK} yet"
+        still = time.monotonic() - self._clock_moved
+        return f"{topics.CLOCK} stands still for {still:.1f} s" if still > _STILL_SECONDS else ""
 
     def create_subscription(self, msg_type: Any, topic: str, callback: Any, qos_profile: Any, **options: Any) -> Any:
         """As Node's, with ROS's parameters qos_overrides.<topic>.subscription.* for relative topics."""

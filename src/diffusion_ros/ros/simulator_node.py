@@ -1,8 +1,9 @@
-"""What simulators have in common as nodes: two clocks, episodes one after the other, videos, and no second simulator.
+"""What simulators have in common as nodes: their clocks, episodes one after the other, videos, no second simulator.
 
 lockstep: the simulator publishes an observation and waits for the command that carries its stamp. realtime: it ticks at
 its rate of wall time whatever the others do; at a tick it executes the newest command of the period that ends there, or
 holds, then observes and publishes. So a command has the rest of the period to arrive.
+Below `speed` 1 the same happens in simulated time, which the simulator publishes on /clock for all nodes.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ from diffusion_ros.ros.listener import MAX_BYTES, Listener
 from diffusion_ros.ros.params import declare, parameter
 from diffusion_ros.ros.publisher_monitor import PublisherMonitor
 from diffusion_ros.ros.runner import RunnableNode
+from diffusion_ros.ros.sim_clock import SimClock
 from diffusion_ros.simulators.episode import Episode, episode_stamp_ns
 from diffusion_ros.simulators.video import Mp4Writer
 
@@ -50,6 +52,12 @@ _STAMPS = 8
 _REPEAT_SECONDS = 1.0
 _NEWS_SECONDS = 0.2
 _SCENE_SECONDS = 0.1
+_CLOCK_STEP_NS = 5_000_000
+"""Of simulated time, at most: the other nodes wait by it."""
+_CLOCK_STEPS = 5
+"""In a control period, at least."""
+_OF_THE_WALL = ("checking", "drawing", "done")
+"""Phases that have nothing to do with the robot's time."""
 _DRAWING_SECONDS = 0.04
 """Share of a tick that goes into the video, so that services and signals are answered meanwhile."""
 
@@ -63,6 +71,13 @@ class SimulatorParameters:
     max_steps: int = parameter(0, "length of an episode; 0: the task's own", low=0)
     pause: float = parameter(
         1.0, "in real time: silence between episodes, by which the other nodes notice a new one [s]", low=1.0, high=60.0
+    )
+    speed: float = parameter(
+        1.0,
+        "in real time: simulated seconds in a second; below 1 the time is published on /clock, for nodes with"
+        " use_sim_time",
+        low=0.05,
+        high=1.0,
     )
     scene: bool = parameter(True, "publish the scene as markers for RViz")
     output_dir: str = parameter("", "folder of the videos; '': the current folder")
@@ -87,6 +102,10 @@ class TwoClocksParameters(SimulatorParameters):
     @property
     def lockstep(self) -> bool:
         return self.mode == "lockstep"
+
+    def __post_init__(self) -> None:
+        if self.lockstep and self.speed != 1.0:
+            raise ValueError(f"parameter speed is {self.speed:g}, 1 expected in lockstep, which waits for each command")
 
 
 class SimulatorNode(RunnableNode, ABC):
@@ -116,8 +135,11 @@ class SimulatorNode(RunnableNode, ABC):
         made = time.monotonic()
         self.parameters = declare(self, kind)
         self._lockstep = self.parameters.lockstep
+        self.follows_clock &= not self._lockstep
         self.phase = "checking"
         self._phase_began = made
+        self._paused = 0.0
+        """When a phase began in the robot's time [s]."""
         self._last_tick = made
         self._next_news = 0.0
         self._next_scene = 0.0
@@ -140,11 +162,24 @@ class SimulatorNode(RunnableNode, ABC):
         self._command_monitor: PublisherMonitor | None = None
         self._heard_sensor = False
         self._clock_publisher: Any = None
+        """In lockstep."""
+        self._sim_clock: SimClock | None = None
+        """In real time below speed 1: the robot's time is what this one says."""
+        self._steps_left = 1
+        """Of the simulated time, to the end of the control period."""
+        self._ran = 0.0, 0.0
+        """When the first step of the episode was done: wall time and simulated time [s]."""
 
     def start(self, hardware_id: str, sensor: tuple[type, str]) -> None:
         """The rest, once there is a simulator. sensor: type and topic by which another simulator would be noticed."""
         if self.records:
             Path(self.parameters.output_dir).mkdir(parents=True, exist_ok=True)
+        self._period = 1.0 / self.rate
+        speed = self.parameters.speed
+        if speed != 1.0:
+            self._steps = max(_CLOCK_STEPS, round(self._period * 1e9 / _CLOCK_STEP_NS))
+            self._sim_clock = SimClock(self, speed, round(self._period * 1e9 / self._steps))
+            self.follows_clock = False
         self.episode = self._new_episode(0)
         # At once, so that who wants the results is known before the first: in lockstep an episode may take 0.1 s.
         self._episode_publisher = self.create_publisher(String, topics.EPISODE, topics.EPISODE_QOS)
@@ -154,8 +189,17 @@ class SimulatorNode(RunnableNode, ABC):
         # As it is called after remapping, which questions about the graph do not follow.
         self._sensor_topic = self._sensors.topic_name
         self.create_service(Trigger, "~/reset", self._on_reset)
-        self._period = 1.0 / self.rate
-        self.create_timer(self._period, self._tick, clock=RosClock(clock_type=ClockType.STEADY_TIME))
+        if self._sim_clock is None:
+            self.every(self._period, self._tick)
+        else:
+            steady = RosClock(clock_type=ClockType.STEADY_TIME)
+            self.create_timer(self._sim_clock.step_seconds, self._go_slowly, clock=steady)
+
+    def seconds(self) -> float:
+        return super().seconds() if self._sim_clock is None else self._sim_clock.seconds
+
+    def now_ns(self) -> int:
+        return super().now_ns() if self._sim_clock is None else self._sim_clock.now_ns
 
     def take_commands(self, callbacks: Mapping[str, tuple[type[Any], Callable[[Any], None]]]) -> tuple[str, ...]:
         """Subscribes to commands, by topic: type and callback, which calls `commanded` for those that can be used and
@@ -287,16 +331,29 @@ class SimulatorNode(RunnableNode, ABC):
 
     # Phases
 
+    def _go_slowly(self) -> None:
+        """Simulated time goes on, if it is due; each control period of it has a tick at its end."""
+        assert self._sim_clock is not None
+        period_over = False
+        if self._sim_clock.due():
+            self._sim_clock.advance()
+            self._steps_left -= 1
+            period_over = self._steps_left == 0
+        if period_over:
+            self._steps_left = self._steps
+        if period_over or self.phase in _OF_THE_WALL:
+            self._tick()
+
     def _tick(self) -> None:
         now = time.monotonic()
-        late = now - self._last_tick > 1.5 * self._period
+        late = now - self._last_tick > 1.5 * self._period / self.parameters.speed
         self._last_tick = now
         if self.phase == "checking":
             self._check(now)
         elif self.phase == "drawing":
             self._draw(now)
         elif self.phase == "pausing":
-            if now - self._phase_began >= self.parameters.pause:
+            if self.seconds() - self._paused >= self.parameters.pause:
                 self._enter("waiting")
         elif self.phase == "done":
             # A message that is still under way would be lost with the process, and so would all that are kept for one
@@ -318,8 +375,15 @@ class SimulatorNode(RunnableNode, ABC):
         """Two simulators on the same topics would move each other's robots: the second one must not start."""
         if now - self._phase_began < _DISCOVERY_SECONDS:
             return
-        others = self.get_publishers_info_by_topic(self._sensor_topic)
+        topic = self._sensor_topic
+        others = self.get_publishers_info_by_topic(topic)
+        if self._sim_clock is not None and not others:
+            # Between two clocks that others follow, time would go to and fro.
+            topic = topics.CLOCK
+            others = self.get_publishers_info_by_topic(topic)
         if not others:
+            if self._sim_clock is not None:
+                self._sim_clock.publish()
             if self._lockstep:
                 self._clock_publisher = self.create_publisher(Clock, topics.CLOCK, topics.SENSOR_QOS)
             self.advertise()
@@ -327,13 +391,13 @@ class SimulatorNode(RunnableNode, ABC):
         elif self._heard_sensor or now - self._phase_began > _LEASE_SECONDS:
             name = f"{others[0].node_namespace.rstrip('/')}/{others[0].node_name}"
             print(
-                f"{self._sensor_topic} has a publisher already, {name} in ROS domain {self.context.get_domain_id()}:"
+                f"{topic} has a publisher already, {name} in ROS domain {self.context.get_domain_id()}:"
                 " stop it, or choose another ROS_DOMAIN_ID or namespace",
                 file=sys.stderr,
             )
             self.exit_status = 2
         else:
-            self.diagnostics.report(WARN, f"{self._sensor_topic} has a silent publisher: waiting for it to go away")
+            self.diagnostics.report(WARN, f"{topic} has a silent publisher: waiting for it to go away")
 
     def _begin(self, index: int) -> None:
         """Draws episode `index`.
@@ -361,7 +425,7 @@ class SimulatorNode(RunnableNode, ABC):
             self._observe(self._stamp_ns, now)
 
     def _tick_realtime(self, now: float, late: bool) -> None:
-        stamp_ns = self.get_clock().now().nanoseconds
+        stamp_ns = self.now_ns()
         for listener in self._commands:
             # rclpy runs timers first: on a busy machine a command that came in time may still be in the queue.
             listener.take_waiting()
@@ -370,6 +434,7 @@ class SimulatorNode(RunnableNode, ABC):
         command = None if self._command is None else self._command[1]
         if self.phase == "waiting" and command is not None and self.starts(command):
             self._enter("running")  # nothing is lost while the policy starts
+            self._ran = now, self.seconds()
         if self.phase == "running":
             self.episode.overruns += late
             self._fault = (self._refused or "no command in this period") if command is None else ""
@@ -412,7 +477,7 @@ class SimulatorNode(RunnableNode, ABC):
 
     def _finish(self) -> None:
         """The episode is over: report it, at once or with its video."""
-        result = self.result()
+        result = {**self.result(), **self._pace()}
         if self.records:
             self.record(None, False)
             name = f"episode_{self.episode.index:03d}_seed_{self.episode.seed}.mp4"
@@ -420,6 +485,15 @@ class SimulatorNode(RunnableNode, ABC):
             self._enter("drawing")
         else:
             self._end(result)
+
+    def _pace(self) -> dict[str, float]:
+        """Below speed 1, of an episode of several steps: control steps a second of simulated time [Hz], and simulated
+        seconds in a second of wall time, which are fewer than `speed` where the machine does not keep up."""
+        wall, began = time.monotonic() - self._ran[0], self._ran[1]
+        if self._sim_clock is None or self.episode.steps < 2:
+            return {}
+        simulated = self._sim_clock.seconds - began
+        return {"rate": round((self.episode.steps - 1) / simulated, 3), "achieved_speed": round(simulated / wall, 3)}
 
     def _write_video(self, path: Path, result: dict[str, Any]) -> Generator[None, None, None]:
         """Draws a picture each time it is asked; ends the episode when the file is whole, or says why it is not."""
@@ -450,7 +524,7 @@ class SimulatorNode(RunnableNode, ABC):
 
     def _enter(self, phase: str) -> None:
         self.phase = phase
-        self._phase_began = time.monotonic()
+        self._phase_began, self._paused = time.monotonic(), self.seconds()
 
     # What it says of itself
 
@@ -491,6 +565,8 @@ class SimulatorNode(RunnableNode, ABC):
     def _refresh(self) -> None:
         self.diagnostics.value("task", self.task_name)
         self.diagnostics.value("mode", "lockstep" if self._lockstep else "realtime")
+        if self._sim_clock is not None:
+            self.diagnostics.value("speed", self.parameters.speed)
         for name in ("index", "seed", "steps", "held", "missed", "overruns"):
             self.diagnostics.value(f"episode {name}", getattr(self.episode, name))
         for name, value in self.news().items():

@@ -6,7 +6,7 @@ from diffusion_ros.ros import topics
 from diffusion_ros.ros.messages import printable
 from diffusion_ros.simulators.tasks import ARM_TASKS
 from diffusion_ros.systems.observer import Observer
-from diffusion_ros.systems.system import Argument, NodeDescription, System, same_names
+from diffusion_ros.systems.system import SPEED, Argument, NodeDescription, System, same_names
 
 VIEWS = ("frontview", "agentview", "birdview", "robot0_robotview", "robot0_eye_in_hand")
 """Cameras that all tasks have."""
@@ -52,6 +52,7 @@ SIMULATION = System(
             "realtime: 20 Hz, however long the policy takes; lockstep: the simulator waits, so that results repeat",
             choices=("lockstep", "realtime"),
         ),
+        SPEED,
         Argument("max_steps", "length of an episode; 0: the task's own (lift 200, can and square 400)", minimum=0),
         Argument("stop_after_success", "steps that an episode goes on after its success", minimum=0),
         Argument("view", "camera of the larger view in the videos; '': no videos", choices=("", *VIEWS)),
@@ -66,7 +67,9 @@ SIMULATION = System(
             "simulation",
             "diffusion_ros.nodes.simulation_node",
             "simulation.yaml",
-            same_names("task", "mode", "episodes", "seed", "max_steps", "stop_after_success", "view", "output_dir"),
+            same_names(
+                *("task", "mode", "speed", "episodes", "seed", "max_steps", "stop_after_success", "view", "output_dir")
+            ),
             required=True,
         ),
         NodeDescription(

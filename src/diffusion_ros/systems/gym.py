@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from diffusion_ros.systems.observer import Observer
-from diffusion_ros.systems.system import Argument, NodeDescription, System, same_names
+from diffusion_ros.systems.system import SPEED, Argument, NodeDescription, System, same_names
 
 
 class BalanceObserver(Observer):
@@ -50,6 +50,7 @@ def _balancing(task: str, description: str, kind: str, checkpoint: str) -> Syste
                 " results repeat",
                 choices=("lockstep", "realtime"),
             ),
+            SPEED,
             Argument("max_steps", "length of an episode; 0: Gymnasium's time limit", minimum=0),
             Argument("video", "true: each episode becomes an MP4"),
             Argument(
@@ -62,7 +63,7 @@ def _balancing(task: str, description: str, kind: str, checkpoint: str) -> Syste
                 "gym_simulation",
                 "diffusion_ros.nodes.gym_simulation_node",
                 "gym_simulation.yaml",
-                same_names("mode", "episodes", "seed", "max_steps", "video", "output_dir"),
+                same_names("mode", "speed", "episodes", "seed", "max_steps", "video", "output_dir"),
                 given={"task": task},
                 required=True,
             ),

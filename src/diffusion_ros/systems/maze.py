@@ -8,7 +8,7 @@ from typing import Any
 
 from diffusion_ros.simulators.tasks import MAZE_TASKS
 from diffusion_ros.systems.observer import Observer
-from diffusion_ros.systems.system import Argument, NodeDescription, System, same_names
+from diffusion_ros.systems.system import SPEED, Argument, NodeDescription, System, same_names
 
 
 class MazeObserver(Observer):
@@ -56,6 +56,7 @@ MAZE = System(
         Argument("checkpoint", "the planner (.pt); default: checkpoints/maze_<size>.pt", "", path=True),
         Argument("episodes", "number of episodes; start and goal of episode i are drawn from seed + i", minimum=1),
         Argument("seed", "seed of the first episode (evaluation: 100000 to 199999)", minimum=0),
+        SPEED,
         Argument(
             "follow",
             "pursuit: along the plan's path at the ball's own pace; time: to each point when it is due",
@@ -74,7 +75,7 @@ MAZE = System(
             "maze",
             "diffusion_ros.nodes.maze_node",
             "maze.yaml",
-            same_names("size", "episodes", "seed", "obstacle_radius", "video", "output_dir"),
+            same_names("size", "speed", "episodes", "seed", "obstacle_radius", "video", "output_dir"),
             required=True,
         ),
         NodeDescription(

@@ -128,6 +128,7 @@ def decide(system: System, given: Mapping[str, str], resources: Path, spelled: C
         values |= {**_agreed(system, started, said, usual, chosen), **chosen, "namespace": namespace}
         for node in system.nodes:
             _check_own(system, node, said[node.name], values, file)
+        slow = _slow(values, chosen, spelled)
         if file is not None:
             _check_declared(file, started, said, namespace)
         if not values["checkpoint"]:
@@ -157,6 +158,8 @@ def decide(system: System, given: Mapping[str, str], resources: Path, spelled: C
         }
         if "use_sim_time" in chosen or values["use_sim_time"]:
             parameters[node.name]["use_sim_time"] = values["use_sim_time"]
+        if slow and not node.required:  # which makes the time
+            parameters[node.name]["use_sim_time"] = True
         if file is not None:
             _check_values(node, parameters[node.name])
     return Startup(system, values, parameters, output_dir, results)
@@ -300,6 +303,18 @@ def _check_own(
                 f"{node.name}: {parameter} {said[parameter]!r}: expected {values[node.needs]!r}, which is what the"
                 f" argument {node.needs}, or the executor's {node.needs}, says"
             )
+
+
+def _slow(values: Mapping[str, Value], chosen: Mapping[str, Value], spelled: Callable[[str], str]) -> bool:
+    """Whether the simulator gives the time, slower than the wall's. Raises ValueError for what does not go with it."""
+    speed = values.get("speed", 1.0)
+    if speed == 1.0:
+        return False
+    if values.get("mode") == "lockstep":
+        raise ValueError(f"{spelled('speed')} {speed}: expected 1 in lockstep, which waits for each command")
+    if not chosen.get("use_sim_time", True):
+        raise ValueError(f"{spelled('use_sim_time')} false: expected true with {spelled('speed')} {speed}")
+    return True
 
 
 def _check_declared(

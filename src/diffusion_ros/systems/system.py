@@ -33,7 +33,8 @@ class Argument:
     default: Value | None = None
     """None: what config/ says of the parameter that it sets. Its type is the argument's."""
     choices: tuple[str, ...] = ()
-    minimum: int | None = None
+    minimum: float | None = None
+    maximum: float | None = None
     path: bool = False
     """Whether it names a file or folder: a relative one is taken from the current folder."""
 
@@ -58,6 +59,8 @@ class Argument:
             raise ValueError(f"{value}: expected a finite number")
         if self.minimum is not None and isinstance(value, (int, float)) and value < self.minimum:
             raise ValueError(f"{value}: expected at least {self.minimum}")
+        if self.maximum is not None and isinstance(value, (int, float)) and value > self.maximum:
+            raise ValueError(f"{value}: expected at most {self.maximum}")
 
 
 COMMON = (
@@ -69,6 +72,13 @@ COMMON = (
     Argument("use_sim_time", "true: the nodes read the time from the topic /clock", False),
 )
 """Arguments of every system."""
+SPEED = Argument(
+    "speed",
+    "in real time: simulated seconds in a second; below 1 all nodes follow /clock, for machines that cannot keep up",
+    minimum=0.05,
+    maximum=1.0,
+)
+"""Of every simulation."""
 
 
 @dataclass(frozen=True)
