@@ -194,6 +194,9 @@ class Simulation:
         joints = [self.model.joint(name) for name in self.joint_names]
         self._qpos = np.array([joint.qposadr[0] for joint in joints])
         self._qvel = np.array([joint.dofadr[0] for joint in joints])
+        self.qpos_indices, self.qvel_indices = self._qpos, self._qvel
+        """(9,) each: where the joints of `joint_names` stand in MuJoCo's own arrays."""
+        self.grip_site, self.hand_body = self._grip_site, self._hand_body
         self.reset(0)
 
     # -- control ----------------------------------------------------------------------------------------------------
