@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-import mujoco
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -55,7 +54,7 @@ def lag(times: Array, wanted: Array, got: Array) -> float:
     return float(np.mean((wanted - got) / np.gradient(wanted, times)))
 
 
-# -- the arm ------------------------------------------------------------------------------------------------------------
+# -- the arm ----------------------------------------------------------------------------------------------------------
 
 
 def test_resets_are_the_simulators(seven: DrivenArm) -> None:
@@ -125,7 +124,7 @@ def test_a_wrong_arm_is_refused() -> None:
         DrivenArm("can", locked=(7,))
 
 
-# -- impedance ----------------------------------------------------------------------------------------------------------
+# -- impedance --------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("which", ["seven", "six"])
@@ -188,7 +187,7 @@ def test_a_target_that_is_none_is_refused_and_the_last_kept(
     np.testing.assert_allclose(seven.measured_pose()[0], start, atol=1e-4)
 
 
-# -- position-controlled ------------------------------------------------------------------------------------------------
+# -- position-controlled ----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("which", ["seven", "six"])
@@ -274,7 +273,7 @@ def test_a_new_trajectory_goes_on_from_the_desired_state() -> None:
     np.testing.assert_allclose(trajectory.sample(2_000_000_000)[0], 0.1)
 
 
-# -- Servo --------------------------------------------------------------------------------------------------------------
+# -- Servo ------------------------------------------------------------------------------------------------------------
 
 
 def drive(arm: DrivenArm, servo: ServoLoop, command: Callable[[int], None], steps: int) -> None:
@@ -374,7 +373,7 @@ def test_servo_halts_before_a_joints_bound(seven: DrivenArm) -> None:
     assert seven.limits[6, 1] - 0.11 < reached[6] < seven.limits[6, 1] - 0.0999
 
 
-# -- the gripper --------------------------------------------------------------------------------------------------------
+# -- the gripper ------------------------------------------------------------------------------------------------------
 
 
 def test_the_gripper_takes_its_time(seven: DrivenArm) -> None:
@@ -394,7 +393,7 @@ def test_the_gripper_takes_its_time(seven: DrivenArm) -> None:
     assert 0.35 < times[np.argmax(np.array(widths) < 0.004)] < 0.7
     assert float(-np.diff(widths).min()) / 0.002 < 0.22
     assert gripper.reached and not gripper.stalled
-    np.testing.assert_allclose(seven.finger_positions(), 0.0, atol=0.001)
+    np.testing.assert_allclose(seven.finger_positions(), 0.0, atol=0.0015)
     gripper.command(0.04, speed=0.05)
     seven.advance(200)
     assert gripper.width < 0.022
@@ -428,12 +427,59 @@ def test_the_gripper_stops_at_an_object() -> None:
     arm.close()
 
 
-# -- its description ----------------------------------------------------------------------------------------------------
+# -- what targets are made by ------------------------------------------------------------------------------------------
+
+# What a row of the simulator does to its hand in free space: x'' = k (goal - x) - 2 sqrt(k) x', goal = x at the row's
+# start + row. robosuite sets k = 150 / s2; the arm behaves as with 115 (rms over a second 4 mm, with 150 it is 10 mm).
+STIFFNESS = 115.0
+
+
+def critically_damped(rows: Array, start: Array, stiffness: float) -> Array:
+    """Position (N + 1, 3) after each of N rows of 50 ms from rest, in closed form."""
+    rate, position, velocity = float(np.sqrt(stiffness)), start.copy(), np.zeros(3)
+    path = [start]
+    decay = np.exp(-rate * 0.05)
+    for row in rows:
+        error = -row
+        drift = velocity + rate * error
+        goal, position = position + row, position + row + (error + drift * 0.05) * decay
+        velocity = drift * decay - rate * (position - goal)
+        path.append(position)
+    return np.array(path)
+
+
+def test_rows_move_the_simulators_hand_as_a_critically_damped_point() -> None:
+    """Translations up to full scale. Open loop each row starts where the one before ended, so errors add up."""
+    simulation, rng = Simulation("can", ()), np.random.default_rng(1)
+    for seed in range(4):
+        steady = np.repeat(rng.uniform(-1, 1, (4, 3)), 5, axis=0)
+        wave = np.sin(2 * np.pi * 0.05 * np.arange(20)[:, None] * rng.uniform(0.3, 1, 3) + rng.uniform(0, 6, 3))
+        rows = ACTION_SCALE[0] * (steady if seed % 2 else wave) * (1.0, 1.0, 0.5)
+        rows[:, [0, 2]] = np.abs(rows[:, [0, 2]])  # away from the elbow's limit
+        simulation.reset(seed)
+        path = [simulation.observe(images=False)[EEF_POS]]
+        for row in rows:
+            simulation.step(np.concatenate((row, np.zeros(4))))
+            path.append(simulation.observe(images=False)[EEF_POS])
+        model = critically_damped(rows, path[0], STIFFNESS)
+        errors = np.linalg.norm(model - path, axis=1)
+        length = float(np.linalg.norm(np.diff(path, axis=0), axis=1).sum())
+        assert length > 0.1
+        assert errors.max() < 0.075 * length
+        assert np.linalg.norm(np.diff(model - path, axis=0), axis=1).max() < 0.003
+        wrong = critically_damped(rows, path[0], 0.5 * STIFFNESS)
+        assert np.linalg.norm(wrong - path, axis=1).max() > 0.12 * length
+    simulation.close()
+
+
+# -- its description --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("which", ["seven", "six"])
 def test_the_description_has_the_simulators_kinematics(which: str, request: pytest.FixtureRequest) -> None:
     arm = request.getfixturevalue(which)
+    import mujoco  # once the arm has chosen how to draw
+
     names = UR_JOINTS if which == "six" else [f"fr3_joint{i}" for i in range(1, 8)]
     text = arm_description(arm, names, base="base", tool="tcp")
     # MuJoCo joins fixed links into one unless told otherwise.
@@ -454,7 +500,7 @@ def test_the_description_has_the_simulators_kinematics(which: str, request: pyte
         arm_description(arm, ["a"])
 
 
-# -- what drivers refuse ------------------------------------------------------------------------------------------------
+# -- what drivers refuse ----------------------------------------------------------------------------------------------
 
 
 def test_drivers_refuse_in_their_words() -> None:

@@ -260,8 +260,8 @@ class Gripper:
 
     @property
     def reached(self) -> bool:
-        """Within 2 mm of the commanded width."""
-        return abs(self.width - self._goal) < 0.002
+        """Within 3 mm of the commanded width: the fingers' friction alone leaves 2."""
+        return abs(self.width - self._goal) < 0.003
 
     @property
     def stalled(self) -> bool:
