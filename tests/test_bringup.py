@@ -63,6 +63,16 @@ def files(folder: Path) -> set[Path]:
         (["simulation", "--task", "lift", "--episodes", "0"], "--episodes 0: expected at least 1"),
         (["simulation", "--task", "lift", "--seed", "x"], "--seed 'x': expected a number"),
         (["simulation", "--task", "lift", "--mode", "fast"], "--mode 'fast': expected one of lockstep, realtime"),
+        (["simulation", "--task", "lift", "--speed", "2"], "--speed 2.0: expected at most 1.0"),
+        (["maze", "--size", "umaze", "--speed", "0"], "--speed 0.0: expected at least 0.05"),
+        (
+            ["simulation", "--task", "lift", "--speed", "0.5", "--mode", "lockstep"],
+            "--speed 0.5: expected 1 in lockstep, which waits for each command",
+        ),
+        (
+            ["simulation", "--task", "lift", "--speed", "0.5", "--use-sim-time", "false"],
+            "--use-sim-time false: expected true with --speed 0.5",
+        ),
         (["simulation", "--task", "lift", "--view", "above"], "--view 'above': expected one of frontview"),
         (
             ["simulation", "--task", "lift", "--json", "policy.pt/x.json"],
@@ -278,6 +288,23 @@ def test_lockstep_run_writes_its_result(start: Callable[..., subprocess.Popen[st
     assert all(len(r["actions_sha256"]) == len(r["state_sha256"]) == 64 for r in result["results"])
     logs = {path.name for path in (tmp_path / "run").iterdir()}
     assert {f"{name}.log" for name in ("simulation", "policy", "executor")} <= logs
+
+
+def test_a_graph_at_half_speed_does_in_simulated_time_what_it_does_in_real_time(
+    start: Callable[..., subprocess.Popen[str]], tmp_path: Path
+) -> None:
+    process = start(
+        *("--checkpoint", str(ROOT / "checkpoints/lift_state.pt"), "--mode", "realtime", "--view", ""),
+        *("--speed", "0.5", "--episodes", "1", "--seed", "100000"),
+    )
+    _, errors = process.communicate(timeout=200)
+    assert process.returncode == 0, errors
+    result = json.loads((tmp_path / "result.json").read_text())
+    (episode,) = result["results"]
+    assert (result["speed"], episode["success"], episode["rate"]) == (0.5, True, 20.0)
+    assert 0 < episode["achieved_speed"] < 0.55
+    given = {name: (tmp_path / f"run/parameters/{name}.yaml").read_text() for name in ("policy", "executor")}
+    assert all("use_sim_time: true" in text for text in given.values())
 
 
 def test_maze_run_writes_its_result(start: Callable[..., subprocess.Popen[str]], tmp_path: Path) -> None:

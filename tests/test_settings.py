@@ -427,6 +427,24 @@ def test_what_all_nodes_share_reaches_them(checkpoints: dict[str, Path], tmp_pat
         assert startup.parameters[node.name]["use_sim_time"] is True
 
 
+@pytest.mark.parametrize("system", [system for system in SYSTEMS.values() if system.simulated])
+def test_below_real_time_all_nodes_follow_the_simulator(
+    system: System, checkpoints: dict[str, Path], tmp_path: Path
+) -> None:
+    given = {**usual(system, checkpoints), "output_dir": str(tmp_path / "run")}
+    for speed, follows in (("1", None), ("0.5", True)):
+        startup = settle(system, {**given, "speed": speed})
+        for node in startup.nodes:
+            said = startup.parameters[node.name].get("use_sim_time")
+            assert said is (None if node.required else follows)
+            assert not node.required or startup.parameters[node.name]["speed"] == float(speed)
+    file = tmp_path / "slow.yaml"
+    simulator = next(node.name for node in system.nodes if node.required)
+    file.write_text(f"{simulator}: {{ros__parameters: {{speed: 0.25}}}}")
+    startup = settle(system, {**given, "params_file": str(file)})
+    assert all(startup.parameters[node.name]["use_sim_time"] for node in startup.nodes if not node.required)
+
+
 # What is in force
 
 

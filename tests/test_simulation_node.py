@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import os
+import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -244,6 +245,51 @@ def test_realtime_begins_with_motion_and_holds_without_commands(graph: ros_graph
     stamps = np.array(peer.stamps(topics.EEF_POSE))
     assert np.diff(stamps).max() >= 1_000_000_000
     assert node.count_publishers(topics.CLOCK) == 0
+
+
+def test_below_real_time_no_step_is_left_out_however_slow_the_machine_is(
+    graph: ros_graph.Graph, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A simulator that needs twice the wall time that a period has: simulated time waits for it."""
+    step = Simulation.step
+
+    def slowly(simulation: Simulation, row: np.ndarray) -> None:
+        time.sleep(0.2)
+        step(simulation, row)
+
+    monkeypatch.setattr(Simulation, "step", slowly)
+    node = simulator(graph, mode="realtime", speed=0.5, episodes=2, max_steps=8)
+    peer = graph.add(Peer(cameras=()))
+    graph.spin_until(lambda: len(peer.heard[topics.EEF_POSE]) > 3, 30)
+    peer.rows = [np.array([0.0, 0.0, 0.01, 0.0, 0.0, 0.0, 0.0])]
+    graph.spin_until(lambda: len(peer.results()) == 2, 60)
+    for result in peer.results():
+        assert (result["steps"], result["rate"], result["missed"]) == (8, 20.0, 0)
+        assert result["overruns"] > 0 and result["achieved_speed"] < 0.25
+    stamps = np.array(peer.stamps(topics.EEF_POSE))
+    assert stamps[0] > 1_000 * 10**9
+    gaps = np.diff(stamps)
+    pause = gaps.argmax()
+    assert set(np.delete(gaps, pause)) == {PERIOD_NS}
+    assert gaps[pause] >= 10**9  # of simulated time
+    times = np.array([messages.stamp_ns(msg.clock) for msg in peer.heard[topics.CLOCK]])
+    assert np.median(np.diff(times)) == 5_000_000 and set(stamps[len(stamps) // 2 :]) <= set(times) | {stamps[-1]}
+    assert node.seconds() == pytest.approx(times[-1] / 1e9, abs=0.05)
+
+
+def test_a_second_clock_is_refused(
+    graph: ros_graph.Graph, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(simulator_node, "_LEASE_SECONDS", 1.0)
+    graph.add(Node("other")).create_publisher(Clock, topics.CLOCK, topics.SENSOR_QOS)
+    node = simulator(graph, mode="realtime", speed=0.5)
+    graph.spin_until(lambda: node.exit_status == 2, 10)
+    assert capsys.readouterr().err.startswith("/clock has a publisher already, /other in ROS domain")
+
+
+def test_lockstep_has_no_speed(graph: ros_graph.Graph) -> None:
+    with pytest.raises(ValueError, match=r"parameter speed is 0\.5, 1 expected in lockstep"):
+        simulator(graph, speed=0.5)
 
 
 def test_realtime_keeps_its_rate(graph: ros_graph.Graph) -> None:
