@@ -38,7 +38,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "checkpoint": ("spec", "models", "atomic_file"),
     "robot_file": ("yaml_file", "resources", "spec"),
     "control": ("robot", "ranges", "atomic_file", "spec", "models", "robot_file"),
-    "simulators": ("robot", "installation", "ranges", "atomic_file", "control"),
+    "simulators": ("robot", "installation", "ranges", "atomic_file", "yaml_file", "spec", "robot_file", "control"),
     "ros": (
         "robot",
         "installation",
