@@ -14,6 +14,7 @@ import dataclasses
 import importlib
 import inspect
 import os
+import re
 import sys
 import tempfile
 import typing
@@ -60,6 +61,7 @@ NODES: dict[str, tuple[Callable[[Path], dict[str, Any]], ...]] = {
     "camera_guard_node": (lambda folder: {"checkpoint": str(fake_guard.save(folder / "guard.pt"))},),
     "image_generator_node": (lambda folder: {"checkpoint": str(ROOT / "checkpoints/ddpm_digits.pt")},),
     "simulation_node": (lambda folder: {"mode": "lockstep"},),
+    "rehearsal_node": (lambda folder: {"robot": "franka_crisp", "speed": 0.5},),
     "maze_node": (
         lambda folder: {
             "size": "umaze",
@@ -182,17 +184,28 @@ def look() -> Found:
     return found
 
 
+def _of_the_robot(node: Any) -> set[str]:
+    """Topics and services that a robot's file names, or that its drivers have beside: they are the robot's."""
+    robot = getattr(node, "robot", None)
+    if robot is None:
+        return set()
+    said = set(re.findall(r"[\w/]+", robot.path.read_text()))
+    names = [*(p.topic_name for p in node.publishers), *(s.topic_name for s in node.subscriptions)]
+    return {name for name in names if name.removesuffix("/commands") in said or name.endswith("/camera_info")}
+
+
 def _note(node: Any, executable: str, found: Found) -> None:
     name = node.get_name()
+    robots = _of_the_robot(node)
     published = set()
     for publisher in node.publishers:
-        if publisher.topic_name in (*_OF_EVERY_NODE, topics.TF):
+        if publisher.topic_name in (*_OF_EVERY_NODE, topics.TF, *robots):
             continue
         published.add(publisher.topic_name)
         topic = found.topics.setdefault(_relative(publisher.topic_name), Topic(_type(publisher.msg_type)))
         topic.publishers[name] = _qos(publisher.qos_profile)
     for subscription in node.subscriptions:
-        if subscription.topic_name in _OF_EVERY_NODE:
+        if subscription.topic_name in (*_OF_EVERY_NODE, *robots):
             continue
         topic = found.topics.setdefault(_relative(subscription.topic_name), Topic(_type(subscription.msg_type)))
         own = isinstance(getattr(subscription.callback, "__self__", None), Listener)

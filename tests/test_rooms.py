@@ -2,7 +2,7 @@
 imported for type checking only.
 
     robot, installation, cache_folders, ranges, atomic_file, yaml_file, resources
-    spec; robot_file; models; checkpoint; control; simulators; ros; nodes; systems
+    spec; robot_file; models; checkpoint; control; robot_check; simulators; ros; nodes; systems
 
 What a policy or a planner learnt and how it is asked is models'; how a robot is driven by it is control's, which asks
 models and not the other way round. simulators draw what control makes of a chunk. Of them models read one file, the
@@ -38,6 +38,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "checkpoint": ("spec", "models", "atomic_file"),
     "robot_file": ("yaml_file", "resources", "spec"),
     "control": ("robot", "ranges", "atomic_file", "spec", "models", "robot_file"),
+    "robot_check": ("robot", "ranges", "spec", "robot_file", "control"),
     "simulators": ("robot", "installation", "ranges", "atomic_file", "control"),
     "ros": (
         "robot",
@@ -71,6 +72,7 @@ WITHOUT: dict[str, tuple[str, ...]] = {
     "models": ("rclpy", "cv2", "mujoco", "robosuite", "gymnasium"),
     "control": ("rclpy", "robosuite", "gymnasium"),
     "simulators": ("rclpy", "torch"),
+    "robot_check": ("rclpy", "torch", "cv2", "mujoco", "robosuite", "gymnasium"),
     "ros": ("torch", "cv2", "mujoco", "robosuite", "gymnasium"),
     "nodes": ("mujoco", "robosuite", "gymnasium"),
 }
@@ -160,18 +162,18 @@ def test_a_room_does_without_what_is_not_its_business(room: str) -> None:
             assert ("rclpy" if ros else library) not in WITHOUT[room], f"{name} imports {library}"
 
 
+def test_pictures_are_scaled_and_read_in_one_place() -> None:
+    """Of control only this file knows OpenCV, and only its functions: most nodes never import it."""
+    control = {name for name, named in graph().items() if name.startswith(f"{PACKAGE}.control") and "cv2" in named}
+    assert control == {f"{PACKAGE}.control.pictures"}
+
+
 def test_of_control_only_kinematics_knows_mujoco_and_not_before_it_has_an_arm() -> None:
     found = {name for name, named in graph().items() if name.startswith(f"{PACKAGE}.control.") and "mujoco" in named}
     assert found == {f"{PACKAGE}.control.kinematics"}
     script = f"import sys, {PACKAGE}.control.kinematics; print(*sys.modules)"
     run = subprocess.run([sys.executable, "-c", script], cwd=ROOT / "src", capture_output=True, text=True, check=True)
     assert "mujoco" not in run.stdout.split()
-
-
-def test_pictures_are_scaled_and_read_in_one_place() -> None:
-    """Of control only this file knows OpenCV, and only its functions: most nodes never import it."""
-    control = {name for name, named in graph().items() if name.startswith(f"{PACKAGE}.control") and "cv2" in named}
-    assert control == {f"{PACKAGE}.control.pictures"}
 
 
 def test_src_does_not_know_training() -> None:

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from diagnostic_msgs.msg import DiagnosticArray
 from geometry_msgs.msg import PoseStamped
 from numpy.typing import NDArray
 from rclpy.parameter import Parameter
@@ -20,7 +19,7 @@ from std_msgs.msg import String
 from trajectory_msgs.msg import JointTrajectory
 from visualization_msgs.msg import MarkerArray
 
-from diffusion_ros.control.action_chunk import ActionChunk
+from diffusion_ros.nodes.arm_recorder import ArmRecorder
 from diffusion_ros.robot import (
     ACTION_SIZE,
     EEF_POS,
@@ -33,11 +32,9 @@ from diffusion_ros.robot import (
     optical_frame,
 )
 from diffusion_ros.ros import messages, simulator_node, topics
-from diffusion_ros.ros.listener import MAX_BYTES, Listener
 from diffusion_ros.ros.params import parameter
 from diffusion_ros.ros.runner import run
 from diffusion_ros.simulators.arm import Simulation
-from diffusion_ros.simulators.arm_video import ArmStep, pictures
 from diffusion_ros.simulators.camera_faults import CameraFault
 from diffusion_ros.simulators.episode import Episode
 from diffusion_ros.simulators.tasks import ARM_TASKS
@@ -67,30 +64,14 @@ class SimulationNode(simulator_node.SimulatorNode):
         p = self.parameters
         self.simulation = Simulation(p.task)
         self.task_name = p.task
-        if p.view and p.view not in self.simulation.known_cameras:
-            raise ValueError(f"view {p.view!r}: expected one of {', '.join(self.simulation.known_cameras)}")
+        self._recorder = ArmRecorder(self, self.simulation, p.view)
         self.records = bool(p.view)
         self.simulation.observe()  # the first picture makes the OpenGL context, which takes a second
         self._frame: dict[str, NDArray[Any]] = {}
-        # For the video.
-        self._chunk: ActionChunk | None = None
-        self._executor_says = ""
-        self._recorded: list[ArmStep] = []
         self._camera_fault: CameraFault | None = None
         # As they are called after remapping, which questions about the graph do not follow.
         (self._command_topic,) = self.take_commands({topics.EEF_COMMAND: (JointTrajectory, self._on_eef_command)})
-        chunk = Listener(
-            self,
-            JointTrajectory,
-            topics.ACTION_CHUNK,
-            self._on_chunk,
-            self._on_bad_chunk,
-            topics.COMMAND_QOS,
-            max_bytes=MAX_BYTES,
-        )
-        self.create_subscription(DiagnosticArray, topics.DIAGNOSTICS, self._on_diagnostics, topics.DIAGNOSTICS_QOS)
         self.create_subscription(String, topics.CAMERA_FAULT, self._on_camera_fault, topics.COMMAND_QOS)
-        self._chunk_topic = chunk.topic_name
         self.start("robosuite", (PoseStamped, topics.EEF_POSE))
 
     def advertise(self) -> None:
@@ -119,17 +100,6 @@ class SimulationNode(simulator_node.SimulatorNode):
         messages.check_frame(msg.header, WORLD_FRAME)
         self.commanded(*messages.command_from_msg(msg))
 
-    def _on_chunk(self, msg: JointTrajectory) -> None:
-        self._chunk = messages.chunk_from_msg(msg)
-
-    def _on_bad_chunk(self, error: messages.MessageError, msg: JointTrajectory | None) -> None:
-        self._chunk = None  # the executor says what is wrong with it
-
-    def _on_diagnostics(self, msg: DiagnosticArray) -> None:
-        for status in messages.diagnostics_from_msg(msg):
-            if status.hardware_id == "executor":
-                self._executor_says = status.summary
-
     def _on_camera_fault(self, msg: String) -> None:
         """Lets a camera fail from now on, '<fault> <camera>', or ends that, ''."""
         fault, _, camera = msg.data.rpartition(" ")
@@ -151,7 +121,7 @@ class SimulationNode(simulator_node.SimulatorNode):
         return (
             self.count_subscribers(self._sensor_topic) > 1
             and self.count_publishers(self._command_topic) > 0
-            and self.count_publishers(self._chunk_topic) > 0
+            and self.count_publishers(self._recorder.chunk_topic) > 0
         )
 
     # Episodes
@@ -162,8 +132,7 @@ class SimulationNode(simulator_node.SimulatorNode):
 
     def reset_simulator(self) -> None:
         self.simulation.reset(self.episode.seed)
-        self._recorded = []
-        self._chunk = None
+        self._recorder.begin()
 
     def hold(self) -> Array:
         return np.zeros(ACTION_SIZE)
@@ -225,37 +194,17 @@ class SimulationNode(simulator_node.SimulatorNode):
 
     # The video
 
-    def _why_held(self, row: Array, missed: bool) -> str:
-        if missed:
-            return self._fault
-        if np.any(row):
-            return ""
-        says = self._executor_says
-        return says.removeprefix("holding: ") if says.startswith("holding: ") else "told to"
-
     def record(self, row: Array | None, missed: bool) -> None:
         if row is None:
             self._frame = self.simulation.observe()
             reason = "" if self.episode.success else "the episode is over"
         else:
-            reason = self._why_held(row, missed)
-        rows = np.zeros((0, ACTION_SIZE))
-        if self._chunk is not None:
-            rows = self._chunk.rows[max(0, self._chunk.index_at(self._stamp_ns)) :]
-        self._recorded.append(
-            ArmStep(
-                qpos=self.simulation.data.qpos.copy(),
-                images=tuple(self._frame[f"{camera}_image"] for camera in self.simulation.cameras),
-                eef_pos=self._frame[EEF_POS],
-                chunk_rows=rows,
-                step=self.episode.steps,
-                reason=reason,
-                success=self.episode.success,
-            )
-        )
+            reason = self._recorder.why_held(row, self._fault if missed else "")
+        images = [self._frame[f"{camera}_image"] for camera in self.simulation.cameras]
+        self._recorder.keep(self.episode, self._stamp_ns, images, self._frame[EEF_POS], reason)
 
     def pictures(self) -> Iterator[NDArray[np.uint8]]:
-        return pictures(self.simulation, self.parameters.view, self.episode, self._recorded)
+        return self._recorder.pictures(self.episode)
 
     def close(self) -> None:
         super().close()

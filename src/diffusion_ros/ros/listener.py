@@ -120,6 +120,10 @@ class Listener(Generic[M]):
                 return
             self.take(*waiting)
 
+    def stop(self) -> None:
+        """Hears no more."""
+        self._node.destroy_subscription(self._subscription)
+
     def conflict(self) -> str:
         """'' or who else publishes here."""
         return self.monitor.reason()

@@ -24,6 +24,7 @@ from rclpy.clock import Clock as RosClock
 from rclpy.clock_type import ClockType
 from rclpy.duration import Duration
 from rclpy.parameter import Parameter
+from rclpy.qos import QoSProfile
 from rosgraph_msgs.msg import Clock
 from std_msgs.msg import String
 from std_srvs.srv import Trigger
@@ -170,8 +171,9 @@ class SimulatorNode(RunnableNode, ABC):
         self._ran = 0.0, 0.0
         """When the first step of the episode was done: wall time and simulated time [s]."""
 
-    def start(self, hardware_id: str, sensor: tuple[type, str]) -> None:
-        """The rest, once there is a simulator. sensor: type and topic by which another simulator would be noticed."""
+    def start(self, hardware_id: str, sensor: tuple[type, str], sensor_qos: QoSProfile = topics.SENSOR_QOS) -> None:
+        """The rest, once there is a simulator. sensor: type and topic by which another simulator would be noticed;
+        sensor_qos: how its messages are heard."""
         if self.records:
             Path(self.parameters.output_dir).mkdir(parents=True, exist_ok=True)
         self._period = 1.0 / self.rate
@@ -185,10 +187,14 @@ class SimulatorNode(RunnableNode, ABC):
         self._episode_publisher = self.create_publisher(String, topics.EPISODE, topics.EPISODE_QOS)
         self.diagnostics = Diagnostics(self, hardware_id, self._refresh)
         kind, topic = sensor
-        self._sensors: Listener[Any] = Listener(self, kind, topic, self._on_sensor, lambda *_: None, topics.SENSOR_QOS)
+        self._sensors: Listener[Any] = Listener(self, kind, topic, self._on_sensor, lambda *_: None, sensor_qos)
         # As it is called after remapping, which questions about the graph do not follow.
         self._sensor_topic = self._sensors.topic_name
         self.create_service(Trigger, "~/reset", self._on_reset)
+        self.start_time()
+
+    def start_time(self) -> None:
+        """From now on time goes on."""
         if self._sim_clock is None:
             self.every(self._period, self._tick)
         else:
@@ -201,7 +207,11 @@ class SimulatorNode(RunnableNode, ABC):
     def now_ns(self) -> int:
         return super().now_ns() if self._sim_clock is None else self._sim_clock.now_ns
 
-    def take_commands(self, callbacks: Mapping[str, tuple[type[Any], Callable[[Any], None]]]) -> tuple[str, ...]:
+    def take_commands(
+        self,
+        callbacks: Mapping[str, tuple[type[Any], Callable[[Any], None]]],
+        qos: QoSProfile = topics.WATCHED_QOS,
+    ) -> tuple[str, ...]:
         """Subscribes to commands, by topic: type and callback, which calls `commanded` for those that can be used and
         raises ValueError for others. One publisher must have all of the topics alone. Returns their resolved names."""
         names = tuple(self.resolve_topic_name(topic) for topic in callbacks)
@@ -214,7 +224,7 @@ class SimulatorNode(RunnableNode, ABC):
                     topic,
                     partial(self._on_command, topic, callback),
                     partial(self._on_bad_command, topic),
-                    topics.WATCHED_QOS,
+                    qos,
                     max_bytes=MAX_BYTES,
                     monitor=monitor,
                 )

@@ -2,14 +2,49 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from diffusion_ros import robot_file
+from diffusion_ros.robot import CAMERAS
 from diffusion_ros.ros import topics
 from diffusion_ros.ros.messages import printable
+from diffusion_ros.simulators import driver_streams
 from diffusion_ros.simulators.tasks import ARM_TASKS
 from diffusion_ros.systems.observer import Observer
 from diffusion_ros.systems.system import SPEED, Argument, NodeDescription, System, same_names
 
 VIEWS = ("frontview", "agentview", "birdview", "robot0_robotview", "robot0_eye_in_hand")
 """Cameras that all tasks have."""
+
+
+class RehearsalObserver(Observer):
+    """And what a robot's driver would have said."""
+
+    def summary(self) -> dict[str, Any]:
+        summary = super().summary()
+        results = summary["results"]
+        refused: dict[str, int] = {}
+        for result in results:
+            for reason, count in result["refused"].items():
+                refused[reason] = refused.get(reason, 0) + count
+        commanded = [result["commanded"] for result in results]
+        greatest = ("max_linear_speed", "max_angular_speed", "largest_step", "largest_jump")
+        return {
+            **{name: max(one[name] for one in commanded) for name in greatest},
+            "lag_rms": max(result["lag_rms"] for result in results),
+            "achieved_speed": min((r["achieved_speed"] for r in results if "achieved_speed" in r), default=None),
+            "refused": refused,
+            **summary,
+        }
+
+    def outcome(self, summary: Mapping[str, Any]) -> str:
+        refused = sum(summary["refused"].values())
+        return (
+            f"{super().outcome(summary)}, at most {summary['max_linear_speed']:.2f} m/s and"
+            f" {summary['max_angular_speed']:.2f} rad/s, {refused} commands refused"
+        )
 
 
 class RobotObserver(Observer):
@@ -88,6 +123,71 @@ SIMULATION = System(
         ),
         _GUARD_NODE,
     ),
+)
+
+_ROBOT = Argument("robot", "the robot: a YAML file, or the name of one that comes with the package", "", robot=True)
+
+
+def _check_rehearsal(parameters: Mapping[str, Mapping[str, Any]]) -> None:
+    """Raises ValueError for a robot that cannot be rehearsed."""
+    own = parameters["rehearsal"]
+    size = driver_streams.picture_size(own["picture_size"])
+    robot = robot_file.read(Path(own["robot"]))
+    driver_streams.streams(robot, CAMERAS, own["encoding"], *size, float(own["pose_rate"]))
+
+
+REHEARSAL = System(
+    name="rehearsal",
+    description="an arm of your own, simulated as its drivers would show it, with a diffusion policy",
+    observer=RehearsalObserver,
+    subject="task",
+    checkpoint="{}_pixels.pt",
+    arguments=(
+        Argument(_ROBOT.name, _ROBOT.description, robot=True),
+        Argument("task", "the task of the robot", choices=tuple(ARM_TASKS)),
+        Argument("checkpoint", "the policy (.pt); default: checkpoints/<task>_pixels.pt", "", path=True),
+        Argument("episodes", "number of episodes; episode i is drawn from seed + i", minimum=1),
+        Argument("seed", "seed of the first episode (evaluation: 100000 to 199999)", minimum=0),
+        SPEED,
+        Argument("max_steps", "length of an episode; 0: the task's own (lift 200, can and square 400)", minimum=0),
+        Argument("stop_after_success", "steps that an episode goes on after its success", minimum=0),
+        Argument("view", "camera of the larger view in the videos; '': no videos", choices=("", *VIEWS)),
+        _OUTPUT_DIR,
+        Argument("policy_seed", "seed of the sampling noise", minimum=0),
+        _GUARD,
+        _SAMPLER_STEPS,
+        _DEVICE,
+    ),
+    nodes=(
+        NodeDescription(
+            "rehearsal",
+            "diffusion_ros.nodes.rehearsal_node",
+            "rehearsal.yaml",
+            same_names(
+                *("robot", "task", "speed", "episodes", "seed", "max_steps", "stop_after_success", "view", "output_dir")
+            ),
+            required=True,
+        ),
+        NodeDescription(
+            "policy",
+            "diffusion_ros.nodes.policy_node",
+            "policy.yaml",
+            same_names("checkpoint", "robot", "policy_seed", "sampler_steps", "device"),
+            given={"mode": "realtime"},
+            restarts=3,
+        ),
+        # Limits and box are the robot's file's, as on the robot.
+        NodeDescription(
+            "executor",
+            "diffusion_ros.nodes.executor_node",
+            "executor.yaml",
+            same_names("checkpoint", "robot", "guard"),
+            given={"mode": "realtime", "enabled": True, "checkpoint_limits": False},
+            restarts=3,
+        ),
+        _GUARD_NODE,
+    ),
+    check=_check_rehearsal,
 )
 
 _ROBOT_TOPICS = {

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from diffusion_ros import robot_file
 from diffusion_ros.checkpoint import read_spec, with_article
 from diffusion_ros.models.camera_guard import GUARD_KIND
 from diffusion_ros.ros.params import QOS_OVERRIDES, ROS_OWN, ParameterError, from_values
@@ -139,6 +140,8 @@ def decide(system: System, given: Mapping[str, str], resources: Path, spelled: C
     for argument in system.all_arguments:
         if argument.path and values[argument.name]:
             values[argument.name] = str(Path(str(values[argument.name])).absolute())
+        if argument.robot and values[argument.name]:
+            values[argument.name] = str(_robot(str(values[argument.name])))
     _check_checkpoints(system, values)
     if not values["output_dir"]:
         name = f"{system.trained_on(values) or system.name}-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
@@ -163,6 +166,11 @@ def decide(system: System, given: Mapping[str, str], resources: Path, spelled: C
             parameters[node.name]["use_sim_time"] = True
         if file is not None:
             _check_values(node, parameters[node.name])
+    if system.check is not None:
+        try:
+            system.check(parameters)
+        except ValueError as error:
+            raise UsageError(str(error)) from None
     return Startup(system, values, parameters, output_dir, results)
 
 
@@ -187,6 +195,16 @@ def check_writable(folder: Path) -> None:
             pass
     except OSError as error:
         raise UsageError(f"{folder}: cannot be written: {error.strerror}") from None
+
+
+def _robot(text: str) -> Path:
+    """The file of a robot, which was read and is one. Raises UsageError."""
+    try:
+        path = robot_file.find(text)
+        robot_file.read(path)
+    except robot_file.RobotFileError as error:
+        raise UsageError(str(error)) from None
+    return path
 
 
 def namespace_of(text: str, name: str) -> str:

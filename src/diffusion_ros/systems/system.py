@@ -8,10 +8,10 @@ argument. An argument that is not given writes nothing.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from diffusion_ros.systems.observer import Observer
@@ -37,6 +37,8 @@ class Argument:
     maximum: float | None = None
     path: bool = False
     """Whether it names a file or folder: a relative one is taken from the current folder."""
+    robot: bool = False
+    """Whether it names a robot: a YAML file, or one that comes with the package."""
 
     def parse(self, text: str, default: Value) -> Value:
         """The value written as `text`, of the default's type. Raises ValueError: the value and the rule, one line."""
@@ -122,6 +124,8 @@ class System:
     """The shipped checkpoint, with the task in place of {}."""
     simulated: bool = True
     """Whether the robot is one of its nodes: then nothing outside this machine has to be reached."""
+    check: Callable[[Mapping[str, Mapping[str, Any]]], None] | None = None
+    """Raises ValueError, one line, for parameters by node that do not go together."""
     topics: Mapping[str, str] = field(default_factory=dict)
     """Topic of the nodes -> name of the argument that says what it is called here."""
 

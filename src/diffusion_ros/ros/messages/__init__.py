@@ -40,6 +40,27 @@ from diffusion_ros.ros.messages.actions import (
 from diffusion_ros.ros.messages.actions import (
     joint_command_to_msg as joint_command_to_msg,
 )
+from diffusion_ros.ros.messages.driver_inputs import (
+    Trajectory as Trajectory,
+)
+from diffusion_ros.ros.messages.driver_inputs import (
+    encoded_image_to_msg as encoded_image_to_msg,
+)
+from diffusion_ros.ros.messages.driver_inputs import (
+    joint_trajectory_from_msg as joint_trajectory_from_msg,
+)
+from diffusion_ros.ros.messages.driver_inputs import (
+    jpeg_to_msg as jpeg_to_msg,
+)
+from diffusion_ros.ros.messages.driver_inputs import (
+    numbers_from_msg as numbers_from_msg,
+)
+from diffusion_ros.ros.messages.driver_inputs import (
+    target_from_msg as target_from_msg,
+)
+from diffusion_ros.ros.messages.driver_inputs import (
+    twist_from_msg as twist_from_msg,
+)
 from diffusion_ros.ros.messages.fields import (
     MAX_SECONDS as MAX_SECONDS,
 )

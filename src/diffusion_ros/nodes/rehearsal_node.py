@@ -1,0 +1,723 @@
+"""rehearsal: a robosuite task in the place of a robot's drivers, by the robot's own file.
+
+It publishes what the file names, as those drivers do (names, types, quality of service, rates, frames, encodings,
+delays), and takes commands by their rules. Policy and executor run as on the robot: nothing tells them apart but the
+arm. Between two episodes the drivers are silent, as if they had been switched off and on again.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from geometry_msgs.msg import PoseStamped, Twist, TwistStamped
+from numpy.typing import NDArray
+from rclpy.clock import Clock as RosClock
+from rclpy.clock_type import ClockType
+from rclpy.parameter import Parameter
+from rclpy.qos import QoSProfile
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image, JointState
+from std_msgs.msg import Bool, Float64, Float64MultiArray, Int32, String
+from trajectory_msgs.msg import JointTrajectory
+from visualization_msgs.msg import MarkerArray
+
+from diffusion_ros import robot_file
+from diffusion_ros.nodes.arm_recorder import ArmRecorder
+from diffusion_ros.robot import (
+    ACTION_SIZE,
+    CAMERAS,
+    IMAGE_SIZE,
+    OBJECT_POS,
+    OBJECT_QUAT,
+    RATE,
+    WORLD_FRAME,
+    optical_frame,
+)
+from diffusion_ros.robot_file import HAND, OBJECT, PoseSource, ReadyCondition, RobotFile, RobotFileError
+from diffusion_ros.ros import messages, simulator_node, topics
+from diffusion_ros.ros.gripper_actions import GripperActions, GripperState, action_type
+from diffusion_ros.ros.listener import MAX_BYTES, Listener
+from diffusion_ros.ros.params import parameter
+from diffusion_ros.ros.runner import RunnableNode, run
+from diffusion_ros.simulators import driver_rules, driver_streams
+from diffusion_ros.simulators.arm_description import arm_description
+from diffusion_ros.simulators.arm_driver import ArmDriver, Refused
+from diffusion_ros.simulators.driven_arm import (
+    STEP_NS,
+    DrivenArm,
+    Gripper,
+    Pose,
+    compose,
+    conjugate,
+    invert,
+    multiply,
+    rotation_vector,
+)
+from diffusion_ros.simulators.driver_streams import CameraStream, Schedule
+from diffusion_ros.simulators.episode import Episode
+from diffusion_ros.simulators.tasks import ARM_TASKS
+
+try:
+    from moveit_msgs.msg import ServoStatus  # where MoveIt is, but not on PyPI
+    from moveit_msgs.srv import ServoCommandType
+except ImportError:
+    ServoStatus = ServoCommandType = None
+
+Array = NDArray[np.float64]
+
+_STEPS = 10
+"""Of the clock, in a control period: 5 ms."""
+_BEHIND_NS = 250_000_000
+"""At speed 1, what a busy machine may make up for later. What is more is lost, and said."""
+_BATCH_SECONDS = 0.02
+"""Of wall time, after which others have their turn."""
+_QUIET_SECONDS = 0.1
+"""Without a command, after which a control step counts as missed."""
+_MOVES = 2e-4, 2e-3
+"""m, rad: a target that is so far from where the arm holds is a motion, and begins the episode."""
+_OBJECT_RATE = 30.0
+_DRIVER_QOS = topics.WATCHED_QOS
+"""As most drivers publish and subscribe: rclcpp's system default."""
+_NEWEST_QOS = QoSProfile(
+    history=topics.BEST_EFFORT_QOS.history,
+    depth=1,
+    reliability=topics.BEST_EFFORT_QOS.reliability,
+    durability=topics.BEST_EFFORT_QOS.durability,
+)
+_TARGET_QOS = topics.COMMAND_QOS
+"""CRISP's own for its targets."""
+_READY = {"std_msgs/Bool": Bool, "std_msgs/Float64": Float64, "std_msgs/Int32": Int32}
+
+
+@dataclass(frozen=True)
+class RehearsalParameters(simulator_node.SimulatorParameters):
+    """Parameters of the rehearsal node."""
+
+    robot: str = parameter("franka_crisp", "the robot: a YAML file, or the name of one that comes with the package")
+    task: str = parameter("can", "the robot's task", choices=tuple(ARM_TASKS))
+    stop_after_success: int = parameter(0, "steps for which an episode goes on after its success", low=0)
+    clock_offset: float = parameter(0.0, "what the drivers' clocks are ahead of ours [s]", low=-3600.0, high=3600.0)
+    picture_size: str = parameter("640x480", "width and height of the cameras' pictures [px]")
+    picture_rate: float = parameter(30.0, "pictures a second of each camera [Hz]", low=1.0, high=120.0)
+    picture_delay: float = parameter(0.035, "from a picture's exposure to its publication [s]", low=0.0, high=1.0)
+    picture_jitter: float = parameter(0.008, "by which that is more or less [s]", low=0.0, high=1.0)
+    jitter_seed: int = parameter(0, "seed of the pictures' delays", low=0)
+    encoding: str = parameter(
+        "", "of the pictures; '': what the camera's preset sends", choices=("", *driver_streams.ENCODINGS)
+    )
+    pose_rate: float = parameter(0.0, "poses and joints a second [Hz]; 0: as the driver", low=0.0, high=1000.0)
+    gripper_speed: float = parameter(0.2, "of the gripper's width [m/s]; a Franka Hand's is 0.1", low=0.01, high=1.0)
+    view: str = parameter("", "camera of the larger view in the videos; '': no videos")
+
+    def __post_init__(self) -> None:
+        driver_streams.picture_size(self.picture_size)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width, height [px]."""
+        return driver_streams.picture_size(self.picture_size)
+
+
+class RehearsalNode(simulator_node.SimulatorNode):
+    """The drivers of a robot, and the episodes."""
+
+    rate = RATE
+    parameters: RehearsalParameters
+
+    def __init__(self, parameter_overrides: Sequence[Parameter[Any]] = ()) -> None:
+        """Raises ValueError (parameters, robot) or OSError (no OpenGL, no folder) in one line."""
+        super().__init__("rehearsal", RehearsalParameters, parameter_overrides)
+        p = self.parameters
+        self.robot = robot = robot_file.read(robot_file.find(p.robot))
+        width, height = p.size
+        self.streams = driver_streams.streams(robot, CAMERAS, p.encoding, width, height, p.pose_rate)
+        self._check_installed(robot)
+        self.task_name = p.task
+        self._offset_ns = round(1e9 * p.clock_offset)
+        self.arm = DrivenArm(
+            p.task,
+            locked=self.streams.locked,
+            base=(robot.base.position, robot.base.rotation.as_quat()),
+            tool=(robot.tool.position, robot.tool.rotation.as_quat()),
+        )
+        self.arm.gripper.speed = p.gripper_speed
+        self.simulation = self.arm.simulation
+        self._world = compose(compose(self.arm.measured_pose(), self.arm.tool), invert(self.arm.hand_in_world()))
+        """The scene in the driver's base frame."""
+        action = robot.action
+        joints = robot.joints or tuple(self.arm.joint_names)
+        self.driver = ArmDriver(
+            self.arm, robot.driver, action.output, robot.base.frame, robot.tool.frame, joints, action.rate
+        )
+        self._joints = list(joints)
+        self._recorder = ArmRecorder(self, self.simulation, p.view)
+        self.records = bool(p.view)
+        for camera in self.streams.cameras:  # the first picture makes the OpenGL context, which takes a second
+            self.simulation.render(camera.name, height, width)
+        # Time: `_due_ns` is the arm's, up to which it shall be; `_origin_ns` what the robot's is ahead of it.
+        self._due_ns = self._origin_ns = 0
+        self._lost = False
+        self._accepted_ns = 0
+        self._before: Pose = self.driver.setpoint()
+        """The set-point at the end of the last control step."""
+        self._gripper_says = 0.0
+        """In this control step: -1 it was told to open, +1 to close, 0 nothing."""
+        self._lag: list[float] = []
+        self._positions = self._velocities = np.zeros(0)
+        self._last: tuple[int, Array, Array] | None = None
+        """The state of 2 ms before: time, positions, velocities."""
+        self._pictures: dict[str, NDArray[np.uint8]] = {}
+        self._outbox: list[tuple[int, int, Callable[[], None]]] = []
+        """When something is to be published [ns of the arm], a number, and how."""
+        self._numbers = itertools.count()
+        self._random = np.random.default_rng(p.jitter_seed)
+        self._others = ""
+        self._make_schedules()
+        qos = _TARGET_QOS if robot.driver == "crisp" else _DRIVER_QOS
+        kind, callback = self._input()
+        (self._command_topic,) = self.take_commands({action.topic: (kind, callback)}, qos)
+        self._gripper_actions = self._make_gripper()
+        if ServoCommandType is not None and robot.driver == "servo":
+            name = f"{action.topic.rpartition('/')[0]}/switch_command_type"
+            self.create_service(ServoCommandType, name, self._on_command_type)
+        self.start("robosuite", self._watched(), topics.BEST_EFFORT_QOS)
+
+    def _check_installed(self, robot: RobotFile) -> None:
+        for name, source in robot.poses.items():
+            if source.source == "tf" and messages.TFMessage is None:
+                raise RobotFileError(f"{robot.path}: observations.{name}.source: tf, which needs tf2_msgs installed")
+
+    def _make_schedules(self) -> None:
+        streams, p = self.streams, self.parameters
+        many = max(1, len(streams.cameras))
+        self._pose_times = Schedule(streams.pose_rate)
+        self._joint_times = Schedule(streams.joints_rate)
+        self._gripper_times = Schedule(streams.gripper_rate)
+        self._object_times = Schedule(_OBJECT_RATE)
+        # Cameras know nothing of each other: their exposures are apart.
+        self._camera_times = [Schedule(p.picture_rate, i / many) for i in range(many)]
+        self._schedules = [
+            *(self._pose_times, self._joint_times, self._gripper_times, self._object_times),
+            *self._camera_times,
+        ]
+
+    def _watched(self) -> tuple[type, str]:
+        """By what another robot would be noticed."""
+        hand = self.robot.poses[HAND]
+        if hand.source == "pose":
+            return PoseStamped, hand.topic
+        if self.streams.joints_topic:
+            return JointState, self.streams.joints_topic
+        camera = next((camera for camera in self.streams.cameras), None)
+        return (Image, camera.topic) if camera is not None else (messages.TFMessage, hand.topic)
+
+    # Time
+
+    def start_time(self) -> None:
+        step_ns = round(self._period * 1e9 / _STEPS)
+        self._steps_left = self._steps = _STEPS
+        self._steps_of_time: _Clock = self._sim_clock or _WallClock(self, step_ns)
+        # Episodes and the pauses between them are in this time as well.
+        self.create_timer(step_ns * 1e-9, self._go, clock=RosClock(clock_type=ClockType.STEADY_TIME))
+
+    def seconds(self) -> float:
+        return self._steps_of_time.now_ns * 1e-9 if hasattr(self, "_steps_of_time") else super().seconds()
+
+    def now_ns(self) -> int:
+        return self._steps_of_time.now_ns if hasattr(self, "_steps_of_time") else super().now_ns()
+
+    def _go(self) -> None:
+        """Time goes on, if it is due: in real time by as many steps as are due, else by one at most (SimClock)."""
+        began = time.monotonic()
+        if self.phase in ("checking", "drawing", "done"):
+            self._tick()
+        while self._steps_of_time.due():
+            before = self._steps_of_time.now_ns
+            self._steps_of_time.advance()
+            self._lost |= self._steps_of_time.now_ns - before > self._steps_of_time.step_ns
+            if self.phase in ("waiting", "running"):
+                self._advance()
+            self._steps_left -= 1
+            if self._steps_left == 0:
+                self._steps_left = _STEPS
+                if self.phase in ("waiting", "running", "pausing"):
+                    self._tick()
+            if self._sim_clock is not None or time.monotonic() - began > _BATCH_SECONDS:
+                return
+
+    def _advance(self) -> None:
+        """The arm goes on by a step of the clock, and what its drivers measure meanwhile goes out."""
+        for listener in self._commands:
+            # rclpy runs timers first: what came in time may still be in the queue.
+            listener.take_waiting()
+        arm = self.arm
+        began = time.monotonic()
+        self._due_ns += self._steps_of_time.step_ns
+        self._origin_ns = self._steps_of_time.now_ns - self._due_ns
+        while arm.time_ns + STEP_NS <= self._due_ns:
+            arm.step()
+            self._sense()
+        while self._outbox and self._outbox[0][0] <= self._due_ns:
+            heapq.heappop(self._outbox)[2]()
+        if self._gripper_actions is not None:
+            self._gripper_actions.check()
+        if self.phase == "running":
+            self.episode.took("physics and sensors", time.monotonic() - began)
+
+    def _stamp(self, time_ns: int, latency: float = 0.0) -> int:
+        """What the driver stamps a value of that time of the arm [ns]; it counts as of stamp - latency."""
+        return time_ns + self._origin_ns + self._offset_ns + round(1e9 * latency)
+
+    def _of_arm(self, stamp_ns: int) -> int:
+        """A stamp of a command, as the driver takes it, in the arm's time; 0 stays 0."""
+        return stamp_ns - self._origin_ns - self._offset_ns if stamp_ns else 0
+
+    def _later(self, time_ns: int, publish: Callable[[], None]) -> None:
+        heapq.heappush(self._outbox, (time_ns, next(self._numbers), publish))
+
+    # What goes out
+
+    def advertise(self) -> None:
+        self._sensors.stop()  # they may come a thousand times a second; from now on the graph is asked
+        robot, streams = self.robot, self.streams
+        pose_qos = _NEWEST_QOS if streams.unreliable_pose else _DRIVER_QOS
+        self._pose_publishers: dict[str, Any] = {}
+        for name, source in robot.poses.items():
+            if source.source == "pose":
+                self._pose_publishers[name] = self.create_publisher(PoseStamped, source.topic, pose_qos)
+            elif source.source == "tf":
+                self._pose_publishers[name] = self.create_publisher(messages.TFMessage, source.topic, _DRIVER_QOS)
+        self._joint_publisher = (
+            self.create_publisher(JointState, streams.joints_topic, _DRIVER_QOS) if streams.joints_topic else None
+        )
+        # Of a driver of its own.
+        self._finger_publisher = (
+            self.create_publisher(JointState, streams.fingers.topic, _DRIVER_QOS) if streams.fingers else None
+        )
+        self._picture_publishers: dict[str, Any] = {}
+        self._info_publishers: dict[str, Any] = {}
+        for camera in streams.cameras:
+            qos = topics.SENSOR_QOS if camera.reliable else topics.BEST_EFFORT_QOS
+            kind = CompressedImage if camera.compressed else Image
+            self._picture_publishers[camera.name] = self.create_publisher(kind, camera.topic, qos)
+            self._info_publishers[camera.name] = self.create_publisher(CameraInfo, camera.info_topic, qos)
+        if robot.description is not None:
+            text = arm_description(self.arm, self._joints, robot.base.frame, robot.tool.frame)
+            self._description_publisher = self.create_publisher(String, robot.description.topic, topics.DESCRIPTION_QOS)
+            self._description_publisher.publish(String(data=text))
+        self._make_ready()
+        self._scene_publisher = self.create_publisher(MarkerArray, topics.SCENE, topics.DESCRIPTION_QOS)
+        self._scene = messages.SerializedScene(self.simulation.scene(), 0, WORLD_FRAME)
+
+    def _make_ready(self) -> None:
+        """What the robot says when it is ready: all is well, for as long as its drivers run."""
+        self._ready: list[tuple[Any, Callable[[], Any]]] = []
+        for condition in self.robot.ready:
+            kind = ServoStatus if condition.type == "moveit_msgs/ServoStatus" else _READY[condition.type]
+            if kind is None:
+                continue
+            qos = topics.DESCRIPTION_QOS if condition.latched else _DRIVER_QOS
+            publisher = self.create_publisher(kind, condition.topic, qos)
+            make = self._readiness(condition)
+            if condition.latched:
+                publisher.publish(make())
+            else:
+                self._ready.append((publisher, make))
+
+    def _readiness(self, condition: ReadyCondition) -> Callable[[], Any]:
+        """Makes the message by which a condition is met."""
+        if condition.type == "moveit_msgs/ServoStatus":
+            return lambda: ServoStatus(code=self.driver.status or 0)
+        if condition.type == "std_msgs/Bool":
+            return lambda: Bool(data=bool(condition.value))
+        if condition.type == "std_msgs/Int32":
+            return lambda: Int32(data=int(condition.values[0]))
+        low = -np.inf if condition.low is None else condition.low
+        high = np.inf if condition.high is None else condition.high
+        return lambda: Float64(data=float(min(max(100.0, low), high)))  # a speed scaling of 100 %, if that will do
+
+    def _sense(self) -> None:
+        """Publishes what is due, 2 ms of physics after the last time."""
+        arm, now = self.arm, self.arm.time_ns
+        positions, velocities = arm.joint_positions(), arm.joint_velocities()
+        last = self._last
+        self._last = now, positions, velocities
+        hand, streams = self.robot.poses[HAND], self.streams
+
+        def between(at: int) -> tuple[Array, Array]:
+            """Positions and velocities at a time that may be between two steps."""
+            if last is None or at >= now:
+                return positions, velocities
+            share = (at - last[0]) / (now - last[0])
+            return last[1] + share * (positions - last[1]), last[2] + share * (velocities - last[2])
+
+        if hand.source != "fk":
+            for at in self._pose_times.due(now):
+                self._publish_pose(HAND, hand, arm.pose_of(between(at)[0]), at)
+        if self._joint_publisher is not None:
+            for at in self._joint_times.due(now):
+                self._publish_joints(*between(at), at, hand.latency if hand.source == "fk" else 0.0)
+        if self._finger_publisher is not None:
+            for at in self._gripper_times.due(now):
+                self._publish_fingers(at)
+        if OBJECT in self.robot.poses:
+            for at in self._object_times.due(now):
+                frame = self.simulation.observe(images=False)
+                pose = compose(self._world, (frame[OBJECT_POS], frame[OBJECT_QUAT]))
+                self._publish_pose(OBJECT, self.robot.poses[OBJECT], pose, at)
+        for camera, times in zip(streams.cameras, self._camera_times, strict=False):
+            for at in times.due(now):
+                self._expose(camera, at)
+
+    def _publish_pose(self, name: str, source: PoseSource, pose: Pose, at: int) -> None:
+        publisher, frame = self._pose_publishers[name], self.robot.base.frame
+        stamp = self._stamp(at, source.latency)
+        if source.source == "tf":
+            transform = messages.transform_to_msg(*pose, stamp, source.parent, source.child)
+            msg = messages.TFMessage(transforms=[transform])
+        else:
+            msg = messages.pose_to_msg(*pose, stamp, frame)
+        self._send(publisher, msg, at, source.latency)
+
+    def _publish_joints(self, positions: Array, velocities: Array, at: int, latency: float) -> None:
+        msg = messages.joint_state_to_msg(self._joints, positions, velocities, self._stamp(at, latency))
+        self._send(self._joint_publisher, msg, at, latency)
+
+    def _publish_fingers(self, at: int) -> None:
+        fingers = self.streams.fingers
+        assert fingers is not None
+        names, positions = self.streams.gripper_joints(self.arm.finger_positions())
+        stamp = self._stamp(at, fingers.latency)
+        msg = messages.joint_state_to_msg(names, positions, [0.0] * len(names), stamp)
+        self._send(self._finger_publisher, msg, at, fingers.latency)
+
+    def _send(self, publisher: Any, msg: Any, at: int, latency: float) -> None:
+        """At once, or as late as its stamp says."""
+        if latency > 0:
+            self._later(at + round(1e9 * latency), lambda: publisher.publish(msg))
+        else:
+            publisher.publish(msg)
+
+    def _expose(self, camera: CameraStream, at: int) -> None:
+        """Draws a picture now, and sends it when a camera's driver would have it. Unseen ones are not drawn."""
+        publisher, p = self._picture_publishers[camera.name], self.parameters
+        if not (publisher.get_subscription_count() or self.records):
+            return
+        began = time.monotonic()
+        width, height = p.size
+        self._pictures[camera.name] = image = self.simulation.render(camera.name, height, width)
+        if self.phase == "running":
+            self.episode.took("drawing", time.monotonic() - began)
+        stamp, frame = self._stamp(at, camera.latency), optical_frame(camera.name)
+        jitter = p.picture_jitter * self._random.uniform(-1.0, 1.0)
+        delay = max(p.picture_delay + jitter, camera.latency, 0.0)
+
+        def publish() -> None:
+            if camera.compressed:
+                publisher.publish(messages.jpeg_to_msg(driver_streams.jpeg(image), stamp, frame))
+            else:
+                pixels = driver_streams.encoded(image, camera.encoding)
+                publisher.publish(messages.encoded_image_to_msg(pixels, camera.encoding, stamp, frame))
+            matrix = self.simulation.camera_matrix(camera.name, height, width)
+            info = messages.camera_info_to_msg(matrix, height, width, stamp, frame)
+            self._info_publishers[camera.name].publish(info)
+            self.diagnostics.tick(camera.topic)
+
+        self._later(at + round(1e9 * delay), publish)
+
+    def publish_observation(self, stamp_ns: int) -> None:
+        """Sensors have rates of their own (`_sense`); what is said once a control step is that all is well."""
+        for publisher, make in self._ready:
+            publisher.publish(make())
+
+    def publish_scene(self) -> None:
+        if self._scene_publisher.get_subscription_count() > 0:
+            self._scene_publisher.publish(self._scene.moved(self.simulation.scene()))
+
+    # What comes in
+
+    def _input(self) -> tuple[type[Any], Callable[[Any], None]]:
+        """Type and callback of the file's action."""
+        kinds: dict[str, tuple[type[Any], Callable[[Any], None]]] = {
+            "PoseStamped": (PoseStamped, self._on_pose),
+            "TwistStamped": (TwistStamped, self._on_twist),
+            "Twist": (Twist, self._on_twist),
+            "JointTrajectory": (JointTrajectory, self._on_trajectory),
+            "Float64MultiArray": (Float64MultiArray, self._on_positions),
+        }
+        return kinds[self.robot.action.type]
+
+    def _on_pose(self, msg: PoseStamped) -> None:
+        frame, stamp, position, quaternion = messages.target_from_msg(msg)
+        if self.robot.driver == "crisp" and (reason := self._several()):
+            self.driver.refuse(reason)
+        self.driver.pose(frame, self._of_arm(stamp), position, quaternion)
+        self._accepted(stamp)
+
+    def _on_twist(self, msg: TwistStamped | Twist) -> None:
+        frame, stamp, twist = messages.twist_from_msg(msg)
+        self.driver.twist(frame, self._of_arm(stamp), twist)
+        self._accepted(stamp)
+
+    def _on_trajectory(self, msg: JointTrajectory) -> None:
+        t = messages.joint_trajectory_from_msg(msg)
+        start = self._of_arm(t.start_ns)
+        self.driver.trajectory(t.names, start, t.times_ns, t.positions, t.velocities, t.accelerations, t.efforts)
+        self._accepted(t.start_ns)
+
+    def _on_positions(self, msg: Float64MultiArray) -> None:
+        self.driver.positions(messages.numbers_from_msg(msg))
+        self._accepted(0)
+
+    def _accepted(self, stamp_ns: int) -> None:
+        """A command was taken."""
+        self._accepted_ns = self.arm.time_ns
+        if stamp_ns and self.phase == "running":
+            self.episode.took("age of a command", (self.arm.time_ns - self._of_arm(stamp_ns)) * 1e-9)
+
+    def _on_command_type(self, request: Any, response: Any) -> Any:
+        """MoveIt Servo's: which kind of commands it takes from now on."""
+        response.success = request.command_type in (driver_rules.TWIST, driver_rules.POSE)
+        if response.success:
+            self.driver.command_type = int(request.command_type)
+        return response
+
+    def _several(self) -> str:
+        """'' or CRISP's reason: by the graph, as it does."""
+        return driver_rules.one_publisher(self._command_topic, self.count_publishers(self._command_topic))
+
+    # The gripper
+
+    def _make_gripper(self) -> GripperActions | None:
+        """As the file says; where the type of an action is not installed, positions on <name>/commands."""
+        gripper = self.robot.gripper
+        if gripper is None:
+            return None
+        topic, kind = gripper.name, Float64MultiArray
+        callback: Callable[[Any], None] = self._on_gripper_positions
+        if gripper.output == "joint_trajectory":
+            kind, callback = JointTrajectory, self._on_gripper_trajectory
+        elif gripper.output != "positions":
+            action = action_type(gripper.output)
+            if action is not None:
+                actions = GripperActions(
+                    self._move_gripper,
+                    self._gripper_state,
+                    parallel=gripper.output == "parallel_gripper_command",
+                    stalling_fails=self.robot.driver in ("crisp", "fci"),
+                )
+                actions.serve(self, action, gripper.name)
+                return actions
+            topic = f"{gripper.name}/commands"
+
+        def take(msg: Any) -> None:
+            if self.phase in ("waiting", "running"):
+                try:
+                    callback(msg)
+                except ValueError as error:
+                    raise messages.MessageError(str(error)) from None
+
+        Listener(self, kind, topic, take, lambda error, msg: self._refuse_gripper(error), _DRIVER_QOS, MAX_BYTES)
+        return None
+
+    def _on_gripper_positions(self, msg: Float64MultiArray) -> None:
+        values = messages.numbers_from_msg(msg)
+        if len(values) != 1:
+            raise ValueError(f"{len(values)} numbers, one expected")
+        self._move_gripper(values[0], 0.0)
+
+    def _on_gripper_trajectory(self, msg: JointTrajectory) -> None:
+        assert self.robot.gripper is not None
+        t, joint = messages.joint_trajectory_from_msg(msg), self.robot.gripper.joints[0]
+        if not t.positions or joint not in t.names or len(t.positions[-1]) != len(t.names):
+            raise ValueError(f"joints {', '.join(t.names)}: points of {joint} expected")
+        self._move_gripper(t.positions[-1][list(t.names).index(joint)], 0.0)
+
+    def _move_gripper(self, position: float, effort: float) -> None:
+        """To a position in the driver's units. Raises ValueError."""
+        gripper = self.robot.gripper
+        assert gripper is not None
+        share = (position - gripper.closed) / (gripper.open - gripper.closed)
+        self.arm.gripper.command(Gripper.WIDTH * share, effort=effort)
+        self._gripper_says = -1.0 if share > 0.5 else 1.0
+
+    def _gripper_state(self) -> GripperState:
+        gripper, own = self.robot.gripper, self.arm.gripper
+        assert gripper is not None
+        position = gripper.closed + own.width / Gripper.WIDTH * (gripper.open - gripper.closed)
+        return GripperState(position, own.reached, own.stalled)
+
+    def _refuse_gripper(self, error: Exception) -> None:
+        try:
+            self.driver.refuse(str(error), "gripper")
+        except Refused as refused:
+            self._fault = f"gripper refused: {refused}"
+
+    # Episodes
+
+    def _new_episode(self, index: int) -> Episode:
+        p = self.parameters
+        return Episode(index, p.seed + index, p.max_steps or self.simulation.task.max_steps, p.stop_after_success)
+
+    def reset_simulator(self) -> None:
+        """The arm is at its start, and its drivers have been switched on again."""
+        self.arm.reset(self.episode.seed)
+        self.driver.restart()
+        if self._gripper_actions is not None:
+            self._gripper_actions.restart()
+        for schedule in self._schedules:
+            schedule.restart()
+        self._outbox.clear()
+        self._last = None
+        self._random = np.random.default_rng((self.parameters.jitter_seed, self.episode.seed))
+        self._before = self.driver.setpoint()
+        self._gripper_says = 0.0
+        self._lag.clear()
+        self._lost = False
+        self._recorder.begin()
+
+    def _tick_realtime(self, now: float, late: bool) -> None:
+        """At the end of a control step: what was the arm told in it?"""
+        target = self.driver.setpoint()
+        row = np.zeros(ACTION_SIZE)
+        row[:3] = target[0] - self._before[0]
+        row[3:6] = rotation_vector(multiply(target[1], conjugate(self._before[1])))
+        if np.linalg.norm(row[:3]) < 1e-7 and np.linalg.norm(row[3:6]) < 1e-6:
+            row[:6] = 0.0
+        row[6] = self._gripper_says
+        quiet = (self.arm.time_ns - self._accepted_ns) * 1e-9 > _QUIET_SECONDS
+        # A trajectory goes on by itself, and who has nothing more to say to its controller is silent.
+        self._command = None if quiet and self.robot.driver != "jtc" else (0, row)
+        waiting = self.phase == "waiting"
+        super()._tick_realtime(now, self._lost)
+        if not waiting or self.phase == "running":
+            self._before, self._gripper_says = target, 0.0
+            self._lag.append(float(np.linalg.norm(target[0] - self.arm.measured_pose()[0])))
+        self._lost = False
+
+    def starts(self, row: Array) -> bool:
+        if self.phase != "waiting":
+            return bool(np.any(row))
+        return bool(np.linalg.norm(row[:3]) > _MOVES[0] or np.linalg.norm(row[3:6]) > _MOVES[1])
+
+    def hold(self) -> Array:
+        return np.zeros(ACTION_SIZE)
+
+    def execute(self, row: Array, missed: bool) -> None:
+        """The arm has done it already: it is counted."""
+        self.episode.executed(row, self.arm.success, missed)
+
+    def result(self) -> dict[str, Any]:
+        lag = np.array(self._lag)
+        return {
+            **self.episode.result(self.simulation.state_hash()),
+            "driver": self.robot.driver,
+            "output": self.robot.action.output,
+            "commanded": self.driver.motion.report(),
+            "refused": dict(self.driver.refused),
+            "lag_rms": round(float(np.sqrt(np.mean(lag**2))), 5) if len(lag) else 0.0,
+        }
+
+    def _pace(self) -> dict[str, float]:
+        wall, simulated = time.monotonic() - self._ran[0], (self.episode.steps - 1) / self.rate
+        if self.episode.steps < 2:
+            return {}
+        robot_time = self.seconds() - self._ran[1]
+        return {
+            "rate": round((self.episode.steps - 1) / robot_time, 3),
+            "achieved_speed": round(simulated / wall, 3),
+        }
+
+    def news(self) -> dict[str, Any]:
+        return {"reward": float(self.arm.success), "refused": sum(self.driver.refused.values())}
+
+    def conflict(self) -> str:
+        several = self._several() if self.robot.driver == "crisp" else ""
+        return self._others or several
+
+    def _refresh(self) -> None:
+        self._others = ""
+        if self.phase != "checking":
+            topic, own = self._sensor_topic, 1 + (self.streams.fingers is not None)
+            many = self.count_publishers(topic)
+            shared = self.streams.fingers is not None and self.streams.fingers.topic == self._watched()[1]
+            if many > (own if shared else 1):
+                self._others = f"{many} publishers on {topic}: another robot's drivers?"
+        super()._refresh()
+        self.diagnostics.value("robot", self.robot.path.stem)
+        self.diagnostics.value("driver", self.robot.driver)
+        for reason, count in self.driver.refused.items():
+            self.diagnostics.value(f"refused: {reason}", count)
+        if self.driver.status is not None:
+            self.diagnostics.value("servo status", self.driver.status)
+
+    # The video
+
+    def record(self, row: Array | None, missed: bool) -> None:
+        if row is None:
+            reason = "" if self.episode.success else "the episode is over"
+        else:
+            reason = self._recorder.why_held(row, self._fault if missed else "")
+        images = [self._seen(camera) for camera in self.streams.cameras]
+        hand = self.arm.hand_in_world()[0]
+        self._recorder.keep(self.episode, self._stamp(self.arm.time_ns), images, hand, reason)
+
+    def _seen(self, camera: CameraStream) -> NDArray[np.uint8]:
+        """The last picture, of the policy's part and size."""
+        image = self._pictures.get(camera.name)
+        if image is None:
+            return self.simulation.render(camera.name, IMAGE_SIZE, IMAGE_SIZE)
+        return driver_streams.part(image, camera.crop, IMAGE_SIZE)
+
+    def pictures(self) -> Iterator[NDArray[np.uint8]]:
+        return self._recorder.pictures(self.episode)
+
+    def close(self) -> None:
+        super().close()
+        self.simulation.close()
+
+
+class _Clock(Protocol):
+    """SimClock's interface."""
+
+    now_ns: int
+    step_ns: int
+
+    def due(self) -> bool: ...
+
+    def advance(self) -> None: ...
+
+
+class _WallClock:
+    """The wall's time in steps: the system's where it begins, then as steady as the machine's own."""
+
+    def __init__(self, node: RunnableNode, step_ns: int) -> None:
+        self.step_ns = step_ns
+        self.now_ns = int(node.get_clock().now().nanoseconds)
+        self._ahead_ns = self.now_ns - time.monotonic_ns()
+
+    def _wall_ns(self) -> int:
+        return time.monotonic_ns() + self._ahead_ns
+
+    def due(self) -> bool:
+        return self._wall_ns() - self.now_ns >= self.step_ns
+
+    def advance(self) -> None:
+        """A step further. What is too much to be made up for is left out."""
+        self.now_ns += self.step_ns
+        behind = self._wall_ns() - self.now_ns
+        if behind > _BEHIND_NS:
+            self.now_ns += behind
+
+
+def main() -> int:
+    return run(RehearsalNode)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
