@@ -1,7 +1,7 @@
 """Who may import whom: no circles, and each room knows only those before it. Read from the sources, with what is
 imported for type checking only.
 
-    robot, installation, cache_folders, ranges, atomic_file
+    robot, installation, cache_folders, ranges, atomic_file, franka_arm
     spec; models; checkpoint; control; simulators; ros; nodes; systems
 
 What a policy or a planner learnt and how it is asked is models'; how a robot is driven by it is control's, which asks
@@ -31,17 +31,22 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "cache_folders": (),
     "ranges": (),
     "atomic_file": (),
+    "franka_arm": ("installation",),
     "spec": ("robot", "ranges"),
     "models": ("robot", "ranges", "spec", "simulators.tasks"),
     "checkpoint": ("spec", "models", "atomic_file"),
     "control": ("robot", "ranges", "atomic_file", "spec", "models"),
     "simulators": ("robot", "installation", "ranges", "atomic_file", "control"),
     "ros": ("robot", "installation", "cache_folders", "ranges", "atomic_file", "spec", "control", "simulators"),
-    "nodes": ("robot", "ranges", "atomic_file", "spec", "checkpoint", "models", "control", "simulators", "ros"),
+    "nodes": (
+        *("robot", "ranges", "atomic_file", "franka_arm", "spec", "checkpoint", "models", "control", "simulators"),
+        "ros",
+    ),
 }
 """Of src, and what each may import beside itself. Nobody imports those that are not here: they start things."""
 WITHOUT: dict[str, tuple[str, ...]] = {
     "robot": ("rclpy", "torch", "cv2", "mujoco", "robosuite", "gymnasium"),
+    "franka_arm": ("rclpy", "torch", "cv2", "mujoco", "robosuite", "gymnasium"),
     "spec": ("rclpy", "torch", "cv2", "mujoco", "robosuite", "gymnasium"),
     "checkpoint": ("rclpy", "cv2", "mujoco", "robosuite", "gymnasium"),
     "models": ("rclpy", "cv2", "mujoco", "robosuite", "gymnasium"),

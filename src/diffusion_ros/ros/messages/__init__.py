@@ -35,6 +35,15 @@ from diffusion_ros.ros.messages.actions import (
     force_to_msg as force_to_msg,
 )
 from diffusion_ros.ros.messages.actions import (
+    gripper_goal_problem as gripper_goal_problem,
+)
+from diffusion_ros.ros.messages.actions import (
+    gripper_width_from_msg as gripper_width_from_msg,
+)
+from diffusion_ros.ros.messages.actions import (
+    gripper_width_to_msg as gripper_width_to_msg,
+)
+from diffusion_ros.ros.messages.actions import (
     joint_command_from_msg as joint_command_from_msg,
 )
 from diffusion_ros.ros.messages.actions import (
