@@ -58,6 +58,8 @@ NODES: dict[str, tuple[Callable[[Path], dict[str, Any]], ...]] = {
     ),
     "follower_node": (lambda folder: {},),
     "rl_policy_node": (lambda folder: {"checkpoint": str(fake_rl.save(folder / "rl.pt"))},),
+    # Nobody is there: it says so, and has the same topics.
+    "franka_driver_node": (lambda folder: {"host": "127.0.0.1"},),
     "camera_guard_node": (lambda folder: {"checkpoint": str(fake_guard.save(folder / "guard.pt"))},),
     "image_generator_node": (lambda folder: {"checkpoint": str(ROOT / "checkpoints/ddpm_digits.pt")},),
     "simulation_node": (lambda folder: {"mode": "lockstep"},),
@@ -270,8 +272,8 @@ def topics_page(found: Found) -> str:
     texts = described()
     lines = [_TOPICS_HEAD, "| topic | type | what it carries | published by | heard by |", "|---|---|---|---|---|"]
     for name, topic in sorted(found.topics.items(), key=lambda item: (item[0].startswith("/"), item[0])):
-        camera = "<camera>/" + name.partition("/")[2]
-        text = (texts.get(name) or texts[camera]).replace("<", "&lt;")
+        of_node, camera = (f"{whose}/{name.partition('/')[2]}" for whose in ("~", "<camera>"))
+        text = (texts.get(name) or texts.get(of_node) or texts[camera]).replace("<", "&lt;")
         publishers, listeners = _by_qos(topic.publishers), _by_qos(topic.listeners)
         lines.append(f"| `{name}` | {topic.type} | {text} | {publishers} | {listeners} |")
     lines += [

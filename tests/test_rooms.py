@@ -1,7 +1,7 @@
 """Who may import whom: no circles, and each room knows only those before it. Read from the sources, with what is
 imported for type checking only.
 
-    robot, installation, cache_folders, ranges, atomic_file, yaml_file, resources
+    robot, installation, cache_folders, ranges, atomic_file, yaml_file, resources, franka_arm
     spec; robot_file; models; checkpoint; control; robot_check; simulators; ros; nodes; systems
 
 What a policy or a planner learnt and how it is asked is models'; how a robot is driven by it is control's, which asks
@@ -33,13 +33,14 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "atomic_file": (),
     "yaml_file": (),
     "resources": (),
+    "franka_arm": ("installation",),
     "spec": ("robot", "ranges"),
     "models": ("robot", "ranges", "spec", "simulators.tasks"),
     "checkpoint": ("spec", "models", "atomic_file"),
     "robot_file": ("yaml_file", "resources", "spec"),
     "control": ("robot", "ranges", "atomic_file", "spec", "models", "robot_file"),
     "robot_check": ("robot", "ranges", "spec", "robot_file", "control"),
-    "simulators": ("robot", "installation", "ranges", "atomic_file", "control"),
+    "simulators": ("robot", "installation", "ranges", "atomic_file", "yaml_file", "spec", "robot_file", "control"),
     "ros": (
         "robot",
         "installation",
@@ -55,6 +56,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
         "robot",
         "ranges",
         "atomic_file",
+        "franka_arm",
         "spec",
         "robot_file",
         "checkpoint",
@@ -67,6 +69,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
 """Of src, and what each may import beside itself. Nobody imports those that are not here: they start things."""
 WITHOUT: dict[str, tuple[str, ...]] = {
     "robot": ("rclpy", "torch", "cv2", "mujoco", "robosuite", "gymnasium"),
+    "franka_arm": ("rclpy", "torch", "cv2", "mujoco", "robosuite", "gymnasium"),
     "spec": ("rclpy", "torch", "cv2", "mujoco", "robosuite", "gymnasium"),
     "checkpoint": ("rclpy", "cv2", "mujoco", "robosuite", "gymnasium"),
     "models": ("rclpy", "cv2", "mujoco", "robosuite", "gymnasium"),

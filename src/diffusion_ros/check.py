@@ -19,7 +19,6 @@ from typing import Any, NoReturn
 import numpy as np
 import rclpy
 from rclpy.context import Context
-from rclpy.node import Node
 from rclpy.parameter import Parameter
 from scipy.spatial.transform import Rotation
 
@@ -32,6 +31,7 @@ from diffusion_ros.robot_check import Finding, note, problem, problems, warning
 from diffusion_ros.robot_file import HAND, OBJECT, RobotFile
 from diffusion_ros.ros import messages
 from diffusion_ros.ros.robot_survey import Endpoint, RobotSurvey, Stream, message_class
+from diffusion_ros.ros.runner import RunnableNode
 from diffusion_ros.spec import IMAGE_SUFFIX, CheckpointSpec
 from diffusion_ros.systems.startup import UsageError, check_writable, namespace_of
 
@@ -191,7 +191,7 @@ def run(request: Request, stop: Callable[[], bool] = lambda: False) -> Report:
     context = Context()
     rclpy.init(args=[], context=context, domain_id=request.domain_id)
     try:
-        node = Node(
+        node = RunnableNode(
             f"check_{os.getpid()}",
             context=context,
             namespace=request.namespace,

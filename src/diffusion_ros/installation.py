@@ -20,10 +20,12 @@ EXTRAS = {
         *("accelerate", "diffusers", "einops", "gymnasium", "h5py", "matplotlib", "PIL", "sklearn", "tensorboard"),
         *("tqdm", "tyro"),
     ),
+    "franka": ("franka",),
 }
 """Extra -> the modules that it brings."""
 DISTRIBUTIONS = {
     "cv2": "opencv-python-headless",
+    "franka": "franka-rs",
     "gymnasium_robotics": "gymnasium-robotics",
     "imageio_ffmpeg": "imageio-ffmpeg",
     "PIL": "pillow",

@@ -11,7 +11,6 @@ from typing import Any
 
 from geometry_msgs.msg import PoseStamped
 from rclpy.executors import SingleThreadedExecutor
-from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.serialization import deserialize_message
 from sensor_msgs.msg import CompressedImage, Image, JointState, Joy
@@ -21,6 +20,7 @@ from diffusion_ros.robot_file import PictureSource, ReadyCondition, RobotFile
 from diffusion_ros.ros.listener import MAX_BYTES
 from diffusion_ros.ros.messages import MessageError, printable
 from diffusion_ros.ros.publisher_monitor import PublisherMonitor
+from diffusion_ros.ros.runner import RunnableNode
 from diffusion_ros.ros.transforms import Transforms
 from diffusion_ros.spec import IMAGE_SUFFIX
 
@@ -97,7 +97,7 @@ class RobotSurvey:
     now: the clock that stamps are compared with [ns]; None: when the middleware received the message.
     """
 
-    def __init__(self, node: Node, robot: RobotFile, now: Callable[[], int] | None = None) -> None:
+    def __init__(self, node: RunnableNode, robot: RobotFile, now: Callable[[], int] | None = None) -> None:
         self._node, self._now = node, now
         self.streams: dict[str, Stream] = {}
         """By name: observations as in the file, and 'description', 'buttons', 'ready[i]'."""

@@ -50,8 +50,8 @@ class RunnableNode(Node):
     `seconds` and `every`. How long something took to compute is time.monotonic's, whatever the robot's time is.
     """
 
-    def __init__(self, name: str, parameter_overrides: Sequence[Parameter[Any]] = ()) -> None:
-        super().__init__(name, parameter_overrides=list(parameter_overrides))
+    def __init__(self, name: str, parameter_overrides: Sequence[Parameter[Any]] = (), **options: Any) -> None:
+        super().__init__(name, parameter_overrides=list(parameter_overrides), **options)
         self.exit_status: int | None = None
         """Set by the node when its work is done: `run` then ends with this status."""
         self.follows_clock = bool(self.get_parameter("use_sim_time").value)

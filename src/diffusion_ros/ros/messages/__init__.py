@@ -35,6 +35,15 @@ from diffusion_ros.ros.messages.actions import (
     force_to_msg as force_to_msg,
 )
 from diffusion_ros.ros.messages.actions import (
+    gripper_goal_problem as gripper_goal_problem,
+)
+from diffusion_ros.ros.messages.actions import (
+    gripper_width_from_msg as gripper_width_from_msg,
+)
+from diffusion_ros.ros.messages.actions import (
+    gripper_width_to_msg as gripper_width_to_msg,
+)
+from diffusion_ros.ros.messages.actions import (
     joint_command_from_msg as joint_command_from_msg,
 )
 from diffusion_ros.ros.messages.actions import (
@@ -211,10 +220,7 @@ try:
 except ImportError:
     TFMessage = None
 from diffusion_ros.ros.messages.outputs import buttons_from_msg as buttons_from_msg
-from diffusion_ros.ros.messages.outputs import joint_trajectory_from_msg as joint_trajectory_from_msg
 from diffusion_ros.ros.messages.outputs import joint_trajectory_to_msg as joint_trajectory_to_msg
-from diffusion_ros.ros.messages.outputs import numbers_from_msg as numbers_from_msg
 from diffusion_ros.ros.messages.outputs import numbers_to_msg as numbers_to_msg
 from diffusion_ros.ros.messages.outputs import stamped_twist_to_msg as stamped_twist_to_msg
-from diffusion_ros.ros.messages.outputs import twist_from_msg as twist_from_msg
 from diffusion_ros.ros.messages.outputs import twist_to_msg as twist_to_msg

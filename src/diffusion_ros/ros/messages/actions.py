@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from geometry_msgs.msg import WrenchStamped
 from numpy.typing import ArrayLike, NDArray
 from sensor_msgs.msg import JointState
-from std_msgs.msg import Float64, Int64
+from std_msgs.msg import Float64, Float64MultiArray, Int64
 from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
 from diffusion_ros.control.action_chunk import MAX_ROWS, ActionChunk
@@ -110,3 +112,30 @@ def force_from_msg(msg: WrenchStamped) -> tuple[int, Array]:
     if not np.all(np.isfinite(force)):
         raise MessageError(f"force {force.tolist()}, finite numbers expected")
     return stamp_ns(msg.header.stamp), force
+
+
+def gripper_width_to_msg(width: float) -> Float64MultiArray:
+    """width between the fingers [m]."""
+    return Float64MultiArray(data=[float(width)])
+
+
+def gripper_width_from_msg(msg: Float64MultiArray, most: float) -> float:
+    """Width [m] between the fingers, 0 to `most`. Raises MessageError."""
+    if len(msg.data) != 1:
+        raise MessageError(f"{len(msg.data)} numbers, one expected: the width between the fingers")
+    return _width(float(msg.data[0]), most)
+
+
+def gripper_goal_problem(command: Any, most: float) -> str:
+    """'' or what is wrong with a control_msgs/GripperCommand, whose position is half the width [m] (franka_gripper)."""
+    try:
+        _width(2 * float(command.position), most)
+    except MessageError as error:
+        return str(error)
+    return ""
+
+
+def _width(width: float, most: float) -> float:
+    if not 0 <= width <= most:  # so written for NaN
+        raise MessageError(f"width {width:g} m, 0 to {most:g} m expected")
+    return width
