@@ -153,8 +153,7 @@ REHEARSAL = System(
         Argument("stop_after_success", "steps that an episode goes on after its success", minimum=0),
         Argument("view", "camera of the larger view in the videos; '': no videos", choices=("", *VIEWS)),
         _OUTPUT_DIR,
-        Argument("policy_seed", "seed of the sampling noise", minimum=0),
-        _GUARD,
+        Argument("policy_seed", "seed of the sampling noise", 0, minimum=0),
         _SAMPLER_STEPS,
         _DEVICE,
     ),
@@ -171,7 +170,7 @@ REHEARSAL = System(
         NodeDescription(
             "policy",
             "diffusion_ros.nodes.policy_node",
-            "policy.yaml",
+            "real_robot.yaml",
             same_names("checkpoint", "robot", "policy_seed", "sampler_steps", "device"),
             given={"mode": "realtime"},
             restarts=3,
@@ -180,12 +179,11 @@ REHEARSAL = System(
         NodeDescription(
             "executor",
             "diffusion_ros.nodes.executor_node",
-            "executor.yaml",
-            same_names("checkpoint", "robot", "guard"),
+            "real_robot.yaml",
+            same_names("checkpoint", "robot"),
             given={"mode": "realtime", "enabled": True, "checkpoint_limits": False},
             restarts=3,
         ),
-        _GUARD_NODE,
     ),
     check=_check_rehearsal,
 )
