@@ -181,7 +181,7 @@ REHEARSAL = System(
             "diffusion_ros.nodes.executor_node",
             "real_robot.yaml",
             same_names("checkpoint", "robot"),
-            given={"mode": "realtime", "enabled": True, "checkpoint_limits": False},
+            given={"mode": "realtime", "rehearsal": True, "enabled": True, "checkpoint_limits": False},
             restarts=3,
         ),
     ),
