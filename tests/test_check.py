@@ -282,7 +282,13 @@ def test_a_good_robot_is_ready(
             id="sign",
         ),
         pytest.param({"fingers": 30.0}, {}, "look like millimetres: a scale of 0.001 expected", id="gripper unit"),
-        pytest.param({"swapped": True}, {}, "looks like", id="swapped"),
+        pytest.param(
+            {"swapped": True},
+            {},
+            "agentview_image looks like robot0_eye_in_hand_image, and robot0_eye_in_hand_image like agentview_image:"
+            " swapped?",
+            id="swapped",
+        ),
         pytest.param(
             {"silent": "pose"},
             {},
@@ -347,12 +353,8 @@ def test_a_mistake_is_found_in_one_line(
     drivers.set(**wrong)
     report = found(tmp_path, checkpoint, changes)
     lines = [str(finding) for finding in problems(report.findings)]
-    # Swapped cameras, and clocks, are of several inputs; all else is one mistake and one line.
-    kinds = {line.split(": ")[-1] if "looks like" in line else line for line in lines}
-    if "clock" in expected:
-        assert len(lines) == 4 and all(expected in line for line in lines), lines
-    else:
-        assert len(kinds) == 1 and expected in lines[0], lines
+    # A clock is that of each input; all else is one mistake and one line.
+    assert len(lines) == (4 if "clock" in expected else 1) and all(expected in line for line in lines), lines
     assert report.verdict == f"not ready: {len(lines)} {'thing' if len(lines) == 1 else 'things'}"
     assert not report.ready
 
