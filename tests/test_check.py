@@ -33,6 +33,7 @@ from diffusion_ros.control.pictures import fit
 from diffusion_ros.robot_check import compare, problems
 from diffusion_ros.ros import messages, topics
 from diffusion_ros.ros.transforms import Transforms
+from diffusion_ros.simulators.render_backend import choose_render_backend
 from diffusion_ros.spec import CheckpointSpec, SpecError
 from diffusion_ros.systems import startup
 from diffusion_ros.systems.arm import REAL_ROBOT
@@ -401,7 +402,7 @@ URDF = """<robot name="two"><link name="base"/><link name="upper"/><link name="t
 
 
 def test_the_hand_by_forward_kinematics(drivers: Drivers, checkpoint: Path, tmp_path: Path) -> None:
-    pytest.importorskip("mujoco")
+    choose_render_backend()  # this brings MuJoCo, and tests that draw may follow in this process
     drivers.set()
     latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
     publisher = drivers.node.create_publisher(String, "/robot_description", latched)
