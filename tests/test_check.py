@@ -21,6 +21,7 @@ import ros_graph
 import yaml
 from geometry_msgs.msg import PoseStamped, TwistStamped
 from rclpy.context import Context
+from rclpy.event_handler import PublisherEventCallbacks
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile
@@ -150,8 +151,10 @@ class Drivers:
         self.pose = self.node.create_publisher(PoseStamped, "/tcp_pose", topics.BEST_EFFORT_QOS)
         self.joints = self.node.create_publisher(JointState, "/joint_states", 10)
         self.fingers_ = self.hand_node.create_publisher(JointState, "/joint_states", 10)
+        quiet = PublisherEventCallbacks(use_default_callbacks=False)
         self.cameras = [
-            self.node.create_publisher(Image, topic, topics.BEST_EFFORT_QOS)
+            # A test asks for reliable ones, of which Kilted's rclpy would warn by what it deprecates.
+            self.node.create_publisher(Image, topic, topics.BEST_EFFORT_QOS, event_callbacks=quiet)
             for topic in ("/scene/image_raw", "/wrist/image_raw")
         ]
         self.program = self.node.create_publisher(Bool, "/robot_program_running", latched)
