@@ -1,5 +1,6 @@
-"""Writes what a policy's pictures and its hand's orientation were like in training into its checkpoint, so that
-`diffusion_ros check` can tell swapped cameras and a tool that is turned.
+"""Writes what pictures and the hand's orientation were like in training into a policy's checkpoint.
+
+By that `diffusion_ros check` tells exchanged cameras and a tool that is turned.
 
     python -m training.typical --checkpoint runs/old.pt   # for checkpoints that were trained before there was this
 

@@ -262,9 +262,8 @@ def lines(request: Request, report: Report) -> list[str]:
 
 def _cells(row: InputRow) -> tuple[str, ...]:
     def ms(seconds: float | None) -> str:
-        if seconds is None:
-            return "-"
-        return f"{seconds:.0f} s" if abs(seconds) >= 100 else f"{1000 * seconds:.1f}"
+        # Without a stamp, or with one of another kind of time, it has no age.
+        return "-" if seconds is None or abs(seconds) > _SIMULATED else f"{1000 * seconds:.1f}"
 
     return (
         row.name,
