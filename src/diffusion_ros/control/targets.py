@@ -33,9 +33,10 @@ Array = NDArray[np.float64]
 _SUBSTEP = 0.01
 """s, at most, in which the model goes on: exactly where no limit holds it back."""
 _HISTORY_SECONDS = 1.0
-_GLIDE = 0.02
-"""m/s, and rad/s by five, by which a target goes over to where the hand is measured."""
-_GLIDE_ANGLE = 0.1
+_GLIDE = 0.05
+"""m/s by which a target goes over to where the hand is measured."""
+_GLIDE_ANGLE = 0.25
+"""rad/s, likewise."""
 LOST = 2.0
 """Times the leash: a hand that is farther from its target is not following it."""
 _GENTLE = 0.3
@@ -122,7 +123,7 @@ class TargetGenerator:
     def start(self, position: Array, rotation: Rotation) -> None:
         """Takes the target anew from the measured hand: when the robot is enabled, and after a hold.
 
-        A target that is within the leash of it goes over slowly, as its driver would jump with it.
+        A target that the hand still follows goes over slowly, as its driver would jump with it.
         """
         before = self.target() if self._started else None
         self._started = True
@@ -134,7 +135,7 @@ class TargetGenerator:
         if before is not None:
             left = self._position - before.position
             turn = (rotation * before.rotation.inv()).as_rotvec()
-            if np.linalg.norm(left) <= self.leash[0] and np.linalg.norm(turn) <= self.leash[1]:
+            if np.linalg.norm(left) <= LOST * self.leash[0] and np.linalg.norm(turn) <= LOST * self.leash[1]:
                 self._position, self._from = before.position, before.rotation
                 self._left, self._left_turn = left, turn
         self._goal, self._turn_goal = self._position.copy(), np.zeros(3)
@@ -268,13 +269,13 @@ class TargetGenerator:
         self._turn_velocity, turned = _within(
             self._turn_velocity, turning, turned, limits.angular, limits.angular_acceleration * dt, dt
         )
-        moved = self._position + way + self._glide(dt)
+        moved = self._position + _shortened(way + self._glide(dt), limits.linear * dt)
         # Inside the box up to its walls, outside only inwards; and no farther from the hand than the leash, but back.
         boxed = np.clip(moved, np.minimum(self._low, self._position), np.maximum(self._high, self._position))
         boxed = _leashed(self._position, boxed, position, self.leash[0])
         self._velocity = np.where(boxed == moved, self._velocity, 0.0)
         self._position = boxed
-        self._turn = self._turn + turned + self._glide_turn(dt)
+        self._turn = self._turn + _shortened(turned + self._glide_turn(dt), limits.angular * dt)
 
     def _transition(self, dt: float) -> Array:
         """(2, 2): what error and velocity are dt later, of the model without limits."""

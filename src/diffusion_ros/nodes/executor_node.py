@@ -74,7 +74,7 @@ class ExecutorParameters:
         low=0,
         high=256,
     )
-    frame_id: str = parameter("", "frame of eef_pose, chunks, commands and box; '': the checkpoint's")
+    frame_id: str = parameter("", "frame of eef_pose, chunks, commands and box; '', and with a robot: the checkpoint's")
     checkpoint_limits: bool = parameter(
         False,
         "true: limits and box that are not given are the checkpoint's. Only for the simulator that it was trained in",
@@ -214,7 +214,7 @@ class ExecutorNode(RunnableNode):
     def _drive(self, p: ExecutorParameters) -> DrivenRobot:
         """A robot with drivers of its own."""
         assert self._spec is not None
-        robot = robot_file.read(FilePath(p.robot))
+        robot = robot_file.read(robot_file.find(p.robot))
         for name, value in {"robot": p.robot, "output": f"{robot.action.output} on {robot.action.topic}"}.items():
             self._said[name] = value
         return DrivenRobot(
@@ -381,6 +381,9 @@ class ExecutorNode(RunnableNode):
         assert self._robot is not None
         logic, before = self.executor_logic, self._answered
         held = self._stop_reason()
+        if self._silence():
+            # A driver that is gone starts anew when it comes back, and so does its target.
+            self._robot.forget()
         if not held and before is not None and before.acting and (lost := self._robot.astray()):
             self._lost = held = lost
             logic.set_enabled(False)
@@ -496,7 +499,7 @@ class ExecutorNode(RunnableNode):
             self._stopped_before = self._lost = ""
             self._remember("" if enabled else "it was disabled before it ended and was started again")
             if again and self._robot is not None:
-                self._robot.stop()
+                self._robot.forget()
         self._answer()
         self._refresh()
         return done
@@ -578,7 +581,7 @@ class ExecutorNode(RunnableNode):
 
 def _completed(owner: str, p: ExecutorParameters, spec: CheckpointSpec | None) -> ExecutorParameters:
     """Parameters first, then the checkpoint's spec. Raises ParameterError for what neither gives."""
-    frame_id = p.frame_id or (spec.frame if spec is not None else "") or WORLD_FRAME
+    frame_id = ("" if p.robot else p.frame_id) or (spec.frame if spec is not None else "") or WORLD_FRAME
     limits: tuple[str, ...] = ("action_low", "action_high", "workspace_low", "workspace_high")
     if p.robot:
         # Its YAML has the robot's own; a step's are what the checkpoint commands, and only guard against nonsense.

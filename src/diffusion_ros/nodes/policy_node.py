@@ -113,7 +113,7 @@ class PolicyParameters:
     )
     frame_id: str = parameter(
         "",
-        "frame of poses and of the chunks' deltas; '': the checkpoint's",
+        "frame of poses and of the chunks' deltas; '', and with a robot: the checkpoint's",
     )
 
     def __post_init__(self) -> None:
@@ -553,7 +553,8 @@ def _completed(p: PolicyParameters) -> PolicyParameters:
         p,
         sampler=p.sampler or spec.sampler,
         sampler_steps=p.sampler_steps or spec.sampler_steps,
-        frame_id=p.frame_id or spec.frame or WORLD_FRAME,
+        # With a robot its file says how the policy's frame lies to the driver's.
+        frame_id=("" if p.robot else p.frame_id) or spec.frame or WORLD_FRAME,
     )
     if not p.robot:
         return replace(p, lead_steps=1 if p.lead_steps < 0 else p.lead_steps)

@@ -164,6 +164,9 @@ class DrivenRobot:
         command = logic.hold(now_ns, held) if held else logic.command(row_ns, now_ns)
         self._move_gripper(logic, command, now_ns)
         hand = self.hand
+        if not command.acting and hand is not None and self.targets.astray(hand.position, hand.rotation):
+            # Whoever has moved the arm meanwhile, or set it somewhere else, does not want it back.
+            self.forget()
         if hand is None or (not command.acting and not self.targets.started):
             return command
         if command.acting and (not self.targets.started or self._has_stood(now)):
@@ -183,13 +186,13 @@ class DrivenRobot:
                 return self.targets.preview(rows, step)
 
             measured = hand.position, hand.rotation
-            self.unreachable = self.output.send(target, measured, self.targets.lagged(), preview)
+            self.unreachable = self.output.send(target, elapsed, measured, self.targets.lagged(), preview)
         else:
             if target.moving:
                 self._stood = None
             elif self._stood is None:
                 self._stood = now
-            self.output.hold(target, lambda step: self.targets.preview(np.zeros((0, 7)), step))
+            self.output.hold(target, elapsed, lambda step: self.targets.preview(np.zeros((0, 7)), step))
         return command
 
     def _has_stood(self, now: float) -> bool:
@@ -213,9 +216,10 @@ class DrivenRobot:
                 self.gripper.row(float(due.row[6]))
         self.gripper.tick(held)
 
-    def stop(self) -> None:
-        """What it was sent counts no more: the next target is where the hand is then."""
-        self._stood = -float("inf")
+    def forget(self) -> None:
+        """Nothing more is sent; the next target is where the hand is then."""
+        self.targets.stop()
+        self._hands.clear()
         self.unreachable = ""
 
     def close(self) -> None:

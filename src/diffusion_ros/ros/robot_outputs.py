@@ -72,12 +72,14 @@ class RobotOutput(ABC):
         """The next target is taken from the measured hand."""
 
     @abstractmethod
-    def send(self, target: Target, hand: tuple[Array, Rotation], lagged: Target, preview: Preview) -> str:
-        """Tells the driver. hand: as measured; lagged: the target that it answers. Returns '' or why the arm cannot go
-        there."""
+    def send(
+        self, target: Target, seconds: float, hand: tuple[Array, Rotation], lagged: Target, preview: Preview
+    ) -> str:
+        """Tells the driver. seconds: since the last; hand: as measured; lagged: the target that it answers. Returns ''
+        or why the arm cannot go there."""
 
     @abstractmethod
-    def hold(self, target: Target, preview: Preview) -> None:
+    def hold(self, target: Target, seconds: float, preview: Preview) -> None:
         """Says hold, in every period of one. The target may still be braking."""
 
     def close(self) -> None:  # noqa: B027
@@ -97,27 +99,29 @@ class PoseOutput(RobotOutput):
     def restart(self) -> None:
         self._last = None
 
-    def _publish(self, target: Target) -> None:
+    def _publish(self, target: Target, seconds: float) -> None:
         """An arm that lags is where it should be if it is sent so much ahead, no faster than its limits."""
-        lag, limits, rate = self.robot.action.lag, self.robot.limits, self.robot.action.rate
+        lag, limits = self.robot.action.lag, self.robot.limits
         position = target.position + lag * target.velocity
         rotation = Rotation.from_rotvec(lag * target.angular_velocity) * target.rotation
         if self._last is not None:
             before, turned = self._last
-            position = before + _at_most(position - before, limits.linear / rate)
+            position = before + _at_most(position - before, limits.linear * seconds)
             step = (rotation * turned.inv()).as_rotvec()
-            rotation = Rotation.from_rotvec(_at_most(step, limits.angular / rate)) * turned
+            rotation = Rotation.from_rotvec(_at_most(step, limits.angular * seconds)) * turned
         self._last = position, rotation
         at, quaternion = self.frames.tool(position, np.asarray(rotation.as_quat()))
         frame = self.robot.base.frame
         self.publisher.publish(messages.pose_to_msg(at, quaternion, self.node.now_ns(), frame))
 
-    def send(self, target: Target, hand: tuple[Array, Rotation], lagged: Target, preview: Preview) -> str:
-        self._publish(target)
+    def send(
+        self, target: Target, seconds: float, hand: tuple[Array, Rotation], lagged: Target, preview: Preview
+    ) -> str:
+        self._publish(target, seconds)
         return ""
 
-    def hold(self, target: Target, preview: Preview) -> None:
-        self._publish(target)
+    def hold(self, target: Target, seconds: float, preview: Preview) -> None:
+        self._publish(target, seconds)
 
 
 class TwistOutput(RobotOutput):
@@ -141,7 +145,9 @@ class TwistOutput(RobotOutput):
         frame = self.robot.base.frame if action.axes == "base" else self.robot.tool.frame
         self.publisher.publish(messages.stamped_twist_to_msg(linear, angular, self.node.now_ns(), frame))
 
-    def send(self, target: Target, hand: tuple[Array, Rotation], lagged: Target, preview: Preview) -> str:
+    def send(
+        self, target: Target, seconds: float, hand: tuple[Array, Rotation], lagged: Target, preview: Preview
+    ) -> str:
         gain = self.robot.action.gain
         off = lagged.position - hand[0]
         turned = (lagged.rotation * hand[1].inv()).as_rotvec()
@@ -149,7 +155,7 @@ class TwistOutput(RobotOutput):
         self._publish(target.velocity + gain * off, target.angular_velocity + gain * turned, quaternion)
         return ""
 
-    def hold(self, target: Target, preview: Preview) -> None:
+    def hold(self, target: Target, seconds: float, preview: Preview) -> None:
         self._publish(target.velocity, target.angular_velocity, target.quaternion)
 
     def close(self) -> None:
@@ -201,17 +207,19 @@ class JointPositionsOutput(JointOutput):
 
     kind = Float64MultiArray
 
-    def send(self, target: Target, hand: tuple[Array, Rotation], lagged: Target, preview: Preview) -> str:
-        reason = self._follow(target, 1.0 / self.robot.action.rate)
+    def send(
+        self, target: Target, seconds: float, hand: tuple[Array, Rotation], lagged: Target, preview: Preview
+    ) -> str:
+        reason = self._follow(target, seconds)
         assert self._joints is not None
         self.publisher.publish(messages.numbers_to_msg(self._joints))
         return reason
 
-    def hold(self, target: Target, preview: Preview) -> None:
+    def hold(self, target: Target, seconds: float, preview: Preview) -> None:
         if self._joints is None:
             return
         if target.moving:
-            self._follow(target, 1.0 / self.robot.action.rate)
+            self._follow(target, seconds)
         self.publisher.publish(messages.numbers_to_msg(self._joints))
 
 
@@ -225,13 +233,15 @@ class JointTrajectoryOutput(JointOutput):
         self._ends = True
         """Whether the last trajectory that went is the one to brake, or none did."""
 
-    def send(self, target: Target, hand: tuple[Array, Rotation], lagged: Target, preview: Preview) -> str:
-        reason = self._follow(target, 1.0 / self.robot.action.rate)
+    def send(
+        self, target: Target, seconds: float, hand: tuple[Array, Rotation], lagged: Target, preview: Preview
+    ) -> str:
+        reason = self._follow(target, seconds)
         self._ends = False
         self._publish(preview(POINT_SECONDS))
         return reason
 
-    def hold(self, target: Target, preview: Preview) -> None:
+    def hold(self, target: Target, seconds: float, preview: Preview) -> None:
         """The way to a stop, once; then nothing."""
         if self._ends or self._joints is None:
             return

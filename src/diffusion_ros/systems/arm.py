@@ -205,6 +205,7 @@ REAL_ROBOT = System(
     observer=RobotObserver,
     simulated=False,
     arguments=(
+        Argument(_ROBOT.name, f"{_ROBOT.description}; without it a driver that takes eef_command", "", robot=True),
         Argument("checkpoint", "the policy (.pt)", "", path=True),
         Argument("enabled", "true: the robot moves at once; false: after the service executor/set_enabled"),
         _GUARD,
@@ -218,7 +219,7 @@ REAL_ROBOT = System(
             "policy",
             "diffusion_ros.nodes.policy_node",
             "real_robot.yaml",
-            same_names("checkpoint", "sampler_steps", "device"),
+            same_names("checkpoint", "robot", "sampler_steps", "device"),
             given={"mode": "realtime"},
             restarts=3,
         ),
@@ -227,7 +228,7 @@ REAL_ROBOT = System(
             "executor",
             "diffusion_ros.nodes.executor_node",
             "real_robot.yaml",
-            same_names("checkpoint", "enabled", "guard"),
+            same_names("checkpoint", "robot", "enabled", "guard"),
             # A robot does not wait, and what it may do is not a checkpoint's to say.
             given={"mode": "realtime", "checkpoint_limits": False},
         ),
