@@ -34,7 +34,7 @@ from diffusion_ros.resources import resource_folder
 from diffusion_ros.systems import SYSTEMS
 from diffusion_ros.systems.startup import Startup, UsageError, check_writable, decide, defaults, foreign_sections
 from diffusion_ros.systems.supervisor import Ended, Supervisor, describe_status
-from diffusion_ros.systems.system import ENVIRONMENT, NodeDescription, System
+from diffusion_ros.systems.system import NodeDescription, System, node_environment
 
 CHECK = "check"
 """The word that starts no system, but asks whether one may be started."""
@@ -205,11 +205,11 @@ def run_system(request: Request, screen: Screen, stop: Sequence[int]) -> dict[st
     """Runs all episodes and returns the result. Raises Failed; returns {} when a signal has filled `stop`."""
     began = time.monotonic()
     startup = request.startup
-    environment = {**ENVIRONMENT, **os.environ, "ROS_DOMAIN_ID": str(request.domain_id)}
+    chosen = {**node_environment(resource_folder()), **os.environ, "ROS_DOMAIN_ID": str(request.domain_id)}
     if request.system.simulated:
-        environment.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
-    environment.setdefault("ROS_LOG_DIR", str(startup.output_dir / "ros"))
-    os.environ.update(environment)  # our own observer reads them there too
+        chosen.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
+    chosen.setdefault("ROS_LOG_DIR", str(startup.output_dir / "ros"))
+    os.environ.update(chosen)  # our own observer reads them there too
     episodes = int(startup.values.get("episodes", 0))
     observer = request.system.observer(startup.task, episodes, startup.results, namespace=startup.namespace)
     with ExitStack() as stack:
@@ -224,7 +224,7 @@ def run_system(request: Request, screen: Screen, stop: Sequence[int]) -> dict[st
         executor = SingleThreadedExecutor(context=context)
         stack.callback(executor.shutdown)
         executor.add_node(node)
-        supervisor = stack.enter_context(Supervisor(startup.output_dir, environment, screen.show))
+        supervisor = stack.enter_context(Supervisor(startup.output_dir, chosen, screen.show))
         for description in startup.nodes:
             supervisor.start(description.name, command(startup, description), description.restarts)
         required = {description.name for description in request.system.nodes if description.required}
@@ -246,11 +246,11 @@ def run_system(request: Request, screen: Screen, stop: Sequence[int]) -> dict[st
     summary = observer.summary()
     results = summary.pop("results")
     own = [argument.name for argument in request.system.arguments]
-    chosen = {name: startup.values[name] for name in own if name not in ("output_dir", request.system.subject)}
+    options = {name: startup.values[name] for name in own if name not in ("output_dir", request.system.subject)}
     return {
         "task": startup.task,
         **summary,
-        **chosen,
+        **options,
         "checkpoint_sha256": request.checkpoint_sha256,
         "restarted": restarted,
         "seconds": round(time.monotonic() - began, 1),
