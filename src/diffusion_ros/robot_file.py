@@ -357,7 +357,7 @@ def _description(top: _Section, path: Path) -> Description | None:
 
 
 def _latency(section: _Section) -> float:
-    """Negative where a driver's clock is ahead of ours."""
+    """Negative where a driver's clock is behind ours."""
     return section.number("latency", 0.0, low=-10.0, high=10.0, unit="s")
 
 

@@ -358,6 +358,9 @@ class PolicyNode(RunnableNode):
 
     def _observe(self, frame: Frame) -> None:
         self._framed = self.seconds()
+        if self._sources:
+            # What came last may have been waited for.
+            self.diagnostics.latency("observed to frame", (self.now_ns() - frame.stamp_ns) / 1e9)
         self._frozen_reasons = self._frozen.reasons()
         if self._frozen_reasons or self._too_slow():
             self._stop()
