@@ -54,6 +54,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
         "robot",
         "ranges",
         "atomic_file",
+        "resources",
         "spec",
         "robot_file",
         "checkpoint",

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -38,6 +39,7 @@ from diffusion_ros.robot import (
     WORLD_FRAME,
     optical_frame,
 )
+from diffusion_ros.resources import resource_folder
 from diffusion_ros.robot_file import HAND, OBJECT, PoseSource, ReadyCondition, RobotFile, RobotFileError
 from diffusion_ros.ros import messages, simulator_node, topics
 from diffusion_ros.ros.gripper_actions import GripperActions, GripperState, action_type
@@ -81,6 +83,8 @@ _QUIET_SECONDS = 0.1
 _MOVES = 2e-4, 2e-3
 """m, rad: a target that is so far from where the arm holds is a motion, and begins the episode."""
 _OBJECT_RATE = 30.0
+_PROFILES = "FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE"
+"""Fast DDS's, up to its version 2 and from 3 on; other middlewares do not read them."""
 _DRIVER_QOS = topics.WATCHED_QOS
 """As most drivers publish and subscribe: rclcpp's system default."""
 _NEWEST_QOS = QoSProfile(
@@ -716,6 +720,9 @@ class _WallClock:
 
 
 def main() -> int:
+    # Else most pictures of 640 x 480 are lost on their way, which a robot's drivers have settled for themselves.
+    for name in _PROFILES:
+        os.environ.setdefault(name, str(resource_folder() / "config" / "fastdds_pictures.xml"))
     return run(RehearsalNode)
 
 
