@@ -29,6 +29,7 @@ from visualization_msgs.msg import MarkerArray
 
 from diffusion_ros import robot_file
 from diffusion_ros.nodes.arm_recorder import ArmRecorder
+from diffusion_ros.resources import resource_folder
 from diffusion_ros.robot import (
     ACTION_SIZE,
     CAMERAS,
@@ -39,7 +40,6 @@ from diffusion_ros.robot import (
     WORLD_FRAME,
     optical_frame,
 )
-from diffusion_ros.resources import resource_folder
 from diffusion_ros.robot_file import HAND, OBJECT, PoseSource, ReadyCondition, RobotFile, RobotFileError
 from diffusion_ros.ros import messages, simulator_node, topics
 from diffusion_ros.ros.gripper_actions import GripperActions, GripperState, action_type
