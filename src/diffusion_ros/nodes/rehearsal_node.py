@@ -256,13 +256,13 @@ class RehearsalNode(simulator_node.SimulatorNode):
 
     def _advance(self) -> None:
         """The arm goes on by a step of the clock, and what its drivers measure meanwhile goes out."""
-        for listener in self._commands:
-            # rclpy runs timers first: what came in time may still be in the queue.
-            listener.take_waiting()
         arm = self.arm
         began = time.monotonic()
         self._due_ns += self._steps_of_time.step_ns
         self._origin_ns = self._steps_of_time.now_ns - self._due_ns
+        for listener in self._commands:
+            # rclpy runs timers first: what came in time may still be in the queue.
+            listener.take_waiting()
         while arm.time_ns + STEP_NS <= self._due_ns:
             arm.step()
             self._sense()
