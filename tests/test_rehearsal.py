@@ -439,8 +439,8 @@ def test_at_full_speed_time_is_the_walls(graph: ros_graph.Graph) -> None:
     assert abs(node.now_ns() - client.get_clock().now().nanoseconds) < 500_000_000
     for_seconds(graph, node, 0.6, commander(node, client, start))
     (result,) = graph.spin_until(client.results)
-    assert result["achieved_speed"] <= 1.3
-    assert result["overruns"] >= 0
+    # What a busy machine makes up for within half a second, a quarter at most, looks like haste.
+    assert 0.1 < result["achieved_speed"] < 1.8
 
 
 # The gripper's actions

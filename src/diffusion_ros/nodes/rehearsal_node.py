@@ -84,7 +84,7 @@ _MOVES = 2e-4, 2e-3
 """m, rad: a target that is so far from where the arm holds is a motion, and begins the episode."""
 _OBJECT_RATE = 30.0
 _PROFILES = "FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE"
-"""Fast DDS's, up to its version 2 and from 3 on; other middlewares do not read them."""
+"""Fast DDS's, up to version 2 and from 3 on, which warns of the first one; other middlewares read neither."""
 _DRIVER_QOS = topics.WATCHED_QOS
 """As most drivers publish and subscribe: rclcpp's system default."""
 _NEWEST_QOS = QoSProfile(
