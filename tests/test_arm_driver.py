@@ -232,4 +232,5 @@ def test_a_jump_is_what_a_target_leaves_its_course_by() -> None:
     motion.jump = 0.0
     motion.target((np.array((0.010, 0.007, 0.0)), Rotation.from_euler("z", 0.01).as_quat()), 0.1)
     assert motion.jump == pytest.approx(0.007, rel=0.05)
+    assert motion.jump_at == 0.1
     assert motion.angular == pytest.approx(0.5, rel=0.05)

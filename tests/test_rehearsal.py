@@ -138,7 +138,7 @@ def one_simulation(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def rehearsal(graph: ros_graph.Graph, robot: str | Path, **parameters: Any) -> RehearsalNode:
-    chosen = {"robot": str(robot), "seed": SEED, "episodes": 1, "max_steps": 400, "speed": 0.5, "scene": False}
+    chosen = {"robot": str(robot), "seed": SEED, "episodes": 1, "max_steps": 400, "speed": 0.9, "scene": False}
     given = [Parameter(name, value=value) for name, value in {**chosen, **parameters}.items()]
     node: RehearsalNode = graph.add(RehearsalNode(given))
     return node
@@ -296,7 +296,7 @@ def test_it_is_what_the_file_says_and_moves_as_it_is_told(graph: ros_graph.Graph
     speed = float(np.linalg.norm(STEP)) / SECONDS
     assert result["commanded"]["max_linear_speed"] == pytest.approx(speed, rel=0.1)
     assert result["rate"] == pytest.approx(20.0, rel=0.01), "of simulated time"
-    assert 0.0 < result["achieved_speed"] < 0.55
+    assert 0.0 < result["achieved_speed"] < 0.95
     assert 0.0 < result["lag_rms"] < 0.03
 
 
@@ -439,8 +439,8 @@ def test_at_full_speed_time_is_the_walls(graph: ros_graph.Graph) -> None:
     assert abs(node.now_ns() - client.get_clock().now().nanoseconds) < 500_000_000
     for_seconds(graph, node, 0.6, commander(node, client, start))
     (result,) = graph.spin_until(client.results)
-    assert result["achieved_speed"] <= 1.3
-    assert result["overruns"] >= 0
+    # What a busy machine makes up for within half a second, a quarter at most, looks like haste.
+    assert 0.1 < result["achieved_speed"] < 1.8
 
 
 # The gripper's actions

@@ -57,6 +57,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
         "ranges",
         "atomic_file",
         "franka_arm",
+        "resources",
         "spec",
         "robot_file",
         "checkpoint",

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ from visualization_msgs.msg import MarkerArray
 
 from diffusion_ros import robot_file
 from diffusion_ros.nodes.arm_recorder import ArmRecorder
+from diffusion_ros.resources import resource_folder
 from diffusion_ros.robot import (
     ACTION_SIZE,
     CAMERAS,
@@ -81,6 +83,8 @@ _QUIET_SECONDS = 0.1
 _MOVES = 2e-4, 2e-3
 """m, rad: a target that is so far from where the arm holds is a motion, and begins the episode."""
 _OBJECT_RATE = 30.0
+_PROFILES = "FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE"
+"""Fast DDS's, up to version 2 and from 3 on, which warns of the first one; other middlewares read neither."""
 _DRIVER_QOS = topics.WATCHED_QOS
 """As most drivers publish and subscribe: rclcpp's system default."""
 _NEWEST_QOS = QoSProfile(
@@ -252,13 +256,13 @@ class RehearsalNode(simulator_node.SimulatorNode):
 
     def _advance(self) -> None:
         """The arm goes on by a step of the clock, and what its drivers measure meanwhile goes out."""
-        for listener in self._commands:
-            # rclpy runs timers first: what came in time may still be in the queue.
-            listener.take_waiting()
         arm = self.arm
         began = time.monotonic()
         self._due_ns += self._steps_of_time.step_ns
         self._origin_ns = self._steps_of_time.now_ns - self._due_ns
+        for listener in self._commands:
+            # rclpy runs timers first: what came in time may still be in the queue.
+            listener.take_waiting()
         while arm.time_ns + STEP_NS <= self._due_ns:
             arm.step()
             self._sense()
@@ -716,6 +720,9 @@ class _WallClock:
 
 
 def main() -> int:
+    # Else most pictures of 640 x 480 are lost on their way, which a robot's drivers have settled for themselves.
+    for name in _PROFILES:
+        os.environ.setdefault(name, str(resource_folder() / "config" / "fastdds_pictures.xml"))
     return run(RehearsalNode)
 
 

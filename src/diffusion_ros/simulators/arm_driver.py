@@ -63,16 +63,19 @@ class CommandedMotion:
     """m between two targets, the greatest."""
     jump: float = 0.0
     """m between a target and where it would be had it gone on evenly, the greatest."""
+    jump_at: float = 0.0
+    """s after the start, when that was."""
     commands: int = 0
 
     def __post_init__(self) -> None:
         self._last: tuple[float, Pose] | None = None
         self._velocity = np.zeros(3)
+        self._began = 0.0
 
     def restart(self, pose: Pose, now: float) -> None:
         """The target is this, and rests."""
-        self.linear = self.angular = self.step = self.jump = 0.0
-        self.commands = 0
+        self.linear = self.angular = self.step = self.jump = self.jump_at = 0.0
+        self.commands, self._began = 0, now
         self._last, self._velocity = (now, pose), np.zeros(3)
 
     def target(self, pose: Pose, now: float) -> None:
@@ -85,9 +88,14 @@ class CommandedMotion:
             turned = rotation_vector(multiply(pose[1], conjugate(quaternion)))
             self.moved(step / seconds, turned / seconds)
             self.step = max(self.step, float(np.linalg.norm(step)))
-            self.jump = max(self.jump, float(np.linalg.norm(step - self._velocity * seconds)))
+            self.jumped(float(np.linalg.norm(step - self._velocity * seconds)), now)
             self._velocity = step / seconds
         self._last = now, pose
+
+    def jumped(self, distance: float, now: float) -> None:
+        """By metres, at a time [s]."""
+        if distance > self.jump:
+            self.jump, self.jump_at = distance, now - self._began
 
     def moved(self, linear: Array, angular: Array) -> None:
         """At velocities (3) m/s and (3) rad/s."""
@@ -102,6 +110,7 @@ class CommandedMotion:
             "max_angular_speed": round(self.angular, 4),
             "largest_step": round(self.step, 5),
             "largest_jump": round(self.jump, 5),
+            "largest_jump_at": round(self.jump_at, 3),
         }
 
 
@@ -234,7 +243,7 @@ class ArmDriver:
         interpolator.command(arm.time_ns, times_ns, rows, v, a, start_ns)
         self.motion.commands += 1
         after = arm.pose_of(interpolator.sample(at)[0])
-        self.motion.jump = max(self.motion.jump, float(np.linalg.norm(after[0] - before[0])))
+        self.motion.jumped(float(np.linalg.norm(after[0] - before[0])), self._now)
         # The speed that it asks for, by what is between its points.
         poses = [arm.pose_of(row) for row in rows]
         for (p, q), (before_p, before_q), seconds in zip(
