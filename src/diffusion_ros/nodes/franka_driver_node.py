@@ -292,9 +292,10 @@ class FrankaDriverNode(RunnableNode):
             goal.execute()
         ready = self.franka.ready
         if ready != self._shown_ready:
-            self._shown_ready = ready
             self._ready.publish(Bool(data=ready))
-            self._refresh()
+            if self._shown_ready is not None:
+                self._refresh()
+            self._shown_ready = ready
 
     def _refresh(self) -> None:
         franka, state = self.franka, self.franka.state
