@@ -53,6 +53,8 @@ HOST = "127.0.0.31"
 START = np.array([0.38, -0.01, 0.26])
 """Where the flange begins: the training's hand, with the arm nearer to the table. Where the training stands, the can's
 bin is at the end of an arm's reach."""
+DOWN = Rotation.from_matrix(np.array([[1, -1, 0], [-1, -1, 0], [0, 0, -np.sqrt(2)]]) / np.sqrt(2))
+"""And how: the hand points down, its fingers open along y."""
 TOOL = np.array([0.0, 0.0, -0.1034])
 """The training's hand in the flange, which points down."""
 
@@ -131,8 +133,18 @@ class Client:
     def follow(self, way: Sequence[Pose]) -> None:
         """Sends a target every 20 ms of the robot's time, and the last one for a while."""
         for position, turn in [*way, *[way[-1]] * RATE]:
-            self.wait(100 // RATE)
             self.send(position, turn)
+            self.pause()
+
+    def pause(self) -> None:
+        """For 20 ms of the robot's time since the last target. Poses that have waited here for long do not count: a
+        test that was held up goes on slower, and not in a jump."""
+        since, end = self.sent[-1][0], len(self.poses) + 100 // RATE
+        while self.poses[-1][0] < since or len(self.poses) < end:
+            before = len(self.poses)
+            self.until(lambda before=before: len(self.poses) > before)
+            if self.poses[-1][0] < since:
+                end = len(self.poses) + 100 // RATE
 
     def go(self, position: Array, turn: Rotation) -> None:
         """To a pose on a straight way, at up to 0.15 m/s."""
@@ -276,7 +288,7 @@ def tracking(sent: Sequence[tuple[int, Array, Array]], poses: Sequence[tuple[int
         "ahead": float(distances(0.0).max()),
         "seconds": float(t[-1]),
         "poses": len(poses) / float(s[-1] - s[0]),
-        "speed": float(np.linalg.norm(np.diff(targets, axis=0), axis=1).max() * RATE),
+        "speed": float(np.percentile(np.linalg.norm(np.diff(targets, axis=0), axis=1), 99) * RATE),
     }
 
 
@@ -288,11 +300,10 @@ def replay(client: Client, ways: Sequence[Sequence[Pose]]) -> dict[str, float]:
         client.sent.clear()
         client.follow(way)
         sent += client.sent
-        assert client.ready[-1] is True, client.status.summary
+        assert client.ready[-1] is True and "refused" not in client.status.summary, client.status.summary
     client.wait(60)
     result = tracking(sent, [pose for pose in client.poses if pose[0] >= sent[0][0]])
     print({name: round(value, 4) for name, value in result.items()}, client.status.values)
-    assert "refused" not in client.status.summary
     return result
 
 
@@ -323,7 +334,7 @@ print(json.dumps([list(state.q), list(state.O_T_EE)]))
 
 def test_chunks_of_a_policy_are_followed(client: Client) -> None:
     episodes = recorded_chunks(100)
-    home = START, client.at[1]
+    home = START, DOWN
     ways = []
     first = episodes[0][0][0]
     for episode in episodes:
@@ -345,15 +356,14 @@ def test_plans_are_followed(client: Client) -> None:
     spec = planner.spec
     rng = np.random.default_rng(100_000)
     base = np.array([-0.56, 0.0, 0.912])
-    home = START, client.at[1]
+    home = START, DOWN
     first = START + TOOL + base, Rotation.from_quat([1.0, 0.0, 0.0, 0.0])
     hand: Pose = first
     ways = []
     for seed in range(100_000, 100_010):
         goal = hand[0]
-        while np.linalg.norm(goal - hand[0]) < 0.35 or not 0.35 < np.linalg.norm((goal - base)[:2]) < 0.6:
-            goal = rng.uniform(*np.array([spec.workspace_low, spec.workspace_high]))
-            goal[2] = rng.uniform(1.0, 1.1)
+        while np.linalg.norm(goal - hand[0]) < 0.35:
+            goal = base + rng.uniform([0.3, -0.4, 0.09], [0.5, 0.4, 0.19])
         turn = Rotation.from_rotvec([0, 0, rng.uniform(-0.5, 0.5)]) * first[1]
         start = arm_state(hand[0], hand[1].as_quat(), 0.08)
         plan = planner.plan(start, arm_state(goal, turn.as_quat()), seed=seed).best
@@ -365,7 +375,7 @@ def test_plans_are_followed(client: Client) -> None:
             row = follower.rows(step, hand[0], hand[1].as_quat(), 1)[0]
             targets.add(hand, np.clip(row, spec.action_low, spec.action_high))
         hand = targets.pose
-        assert np.linalg.norm(hand[0] - goal) < 0.05
+        assert np.linalg.norm(hand[0] - goal) < 0.05, "the plan itself leads there"
         ways.append([in_base(pose, first, home) for pose in targets.targets])
     result = replay(client, ways)
     assert result["rms"] < 0.010
@@ -406,8 +416,8 @@ def test_after_a_reflex_a_person_must_ask(client: Client) -> None:
     client.wait(20)
     stands = client.at[0]
     for _ in range(50):
-        client.wait(2)
         client.send(stands + [0, 0, 0.03], turn)
+        client.pause()
     assert client.moved(stands) < 1e-3 and client.ready[-1] is False
     answer = client.call("recover")
     assert answer.success, answer.message
@@ -422,8 +432,8 @@ def push(client: Client, offset: Array) -> None:
     """Sets the arm in motion, and leaves it there."""
     here, turn = client.at
     for position, rotation in straight(here, turn, here + offset, turn, 0.1)[:40]:
-        client.wait(2)
         client.send(position, rotation)
+        client.pause()
 
 
 def test_stop_and_the_end_of_the_driver_are_no_faults(simulator: None) -> None:
