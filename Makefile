@@ -19,7 +19,7 @@ JOBS ?= $(shell expr $$(nproc) + 1)
 RUN := $(or $(RUN),runs/$(TASK)-$(shell date +%Y%m%d-%H%M%S))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup kilted sim test test-slow check bench clean
+.PHONY: help setup kilted franka sim test test-slow check bench clean
 
 help:
 	@echo "make sim        the Can task from pixels over ROS 2: simulator, policy and executor, with a video under runs/"
@@ -28,6 +28,7 @@ help:
 	@echo "make check      format, lint, types"
 	@echo "make bench      the benchmarks, as ratios against a reference timed in the same run"
 	@echo "make setup      .venv with the pinned versions (PYTHON=$(PYTHON)); the others do this when it is missing"
+	@echo "make franka     the driver of a Franka and a simulator of its interface, for the tests of both"
 	@echo "make clean      removes caches and build folders; keeps .venv, runs and data"
 
 setup: .venv/.installed
@@ -47,6 +48,12 @@ kilted: .venv-kilted/.installed
 	@scripts/setup.sh kilted
 	@touch $@
 
+franka: .venv-franka/.installed
+
+.venv-franka/.installed: .venv/.installed requirements-franka-sim.txt
+	@scripts/setup.sh franka
+	@touch $@
+
 ifeq ($(ROS),jazzy)
 test: setup
 	ROS_PYTHON_CHECK_FIELDS=1 $(PY) -m pytest -n $(JOBS)
@@ -59,6 +66,7 @@ test:
 endif
 
 test-slow: setup
+	@$(MAKE) --no-print-directory franka || echo "without a simulated Franka: its tests will skip" >&2
 	ROS_PYTHON_CHECK_FIELDS=1 $(PY) -m pytest -m slow
 
 check: setup kilted

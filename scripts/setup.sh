@@ -2,6 +2,8 @@
 # Makes .venv with the pinned versions of requirements.lock and this project in it (editable). Safe to run again.
 #   usage: scripts/setup.sh [python]      a Python of at least 3.10; the default is python3
 #          scripts/setup.sh kilted        .venv-kilted: ROS 2 Kilted, and else what .venv has
+#          scripts/setup.sh franka        .venv-franka: a folder for PYTHONPATH with what the driver of a Franka needs more;
+#                                         .venv-franka-sim: the simulator of a Franka's network interface
 set -eu
 cd "$(dirname "$0")/.."
 python=${1:-python3}
@@ -15,6 +17,17 @@ if [ "$python" = kilted ]; then
     purelib='import sysconfig; print(sysconfig.get_path("purelib"))'
     # What is installed in .venv-kilted itself comes first on Python's path, what this file names after it.
     .venv/bin/python -c "$purelib" >"$("$kilted" -c "$purelib")/venv.pth"
+    exit 0
+fi
+
+if [ "$python" = franka ]; then
+    echo "setup: installing a Franka's driver into .venv-franka, and the simulator of its interface into .venv-franka-sim"
+    rm -rf .venv-franka .venv-franka-sim
+    # Packages only: ROS's wheels find their libraries from .venv's own Python alone. pylibfranka is the maker's client.
+    .venv/bin/python -m pip install --target .venv-franka --no-deps "$(grep '^franka-rs==' requirements.lock)" \
+        pylibfranka==0.21.3 --disable-pip-version-check --no-input
+    .venv/bin/python -m venv .venv-franka-sim
+    .venv-franka-sim/bin/python -m pip install -r requirements-franka-sim.txt --disable-pip-version-check --no-input
     exit 0
 fi
 

@@ -59,6 +59,11 @@ def test_a_users_own_package_called_training_is_left_alone(tmp_path: Path) -> No
             "rclpy: not installed (source ROS 2's setup file, or pip install 'diffusion_ros[jazzy]');"
             " PyYAML: not installed (pip install PyYAML)",
         ),
+        (
+            "franka",
+            "diffusion_ros.nodes.franka_driver_node --ros-args -p host:=127.0.0.1",
+            "franka-rs: not installed (pip install 'diffusion_ros[franka]')",
+        ),
         ("mujoco", "diffusion_ros.nodes.maze_node", "mujoco: not installed (pip install 'diffusion_ros[sim]')"),
         (
             "h5py,diffusers,gymnasium,tqdm",

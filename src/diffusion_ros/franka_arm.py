@@ -28,6 +28,8 @@ Array = NDArray[np.float64]
 JOINTS = 7
 MAX_WIDTH = 0.08
 """Metres between the fingers of a Franka Hand that is open."""
+GRIP_WIDTH = 0.01
+"""Metres below which a goal means: close, and hold what is there. Others are widths to go to."""
 PERIOD = 0.01
 """Seconds of the robot's own time between two states that are told."""
 MOVABLE = ("idle", "move")
@@ -559,7 +561,7 @@ class Hand:
 
     def _go(self, width: float, hand: HandConnection) -> bool:
         p, state = self._limits, self.state
-        if state is not None and width < state.width:
+        if width < GRIP_WIDTH and (state is None or width < state.width):
             return hand.grasp(width, p.speed, p.force)
         return hand.move(width, p.speed)
 

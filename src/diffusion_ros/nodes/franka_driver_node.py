@@ -62,14 +62,14 @@ class FrankaDriverParameters:
     silence: float = parameter(1.0, "after as long without a target the motion is ended [s]", low=0.1, high=60.0)
     max_distance: float = parameter(0.15, "a target farther from the hand is refused [m]", low=0.01, high=0.5)
     max_angle: float = parameter(0.8, "a target turned farther from the hand is refused [rad]", low=0.01, high=1.5)
-    max_linear_speed: float = parameter(0.6, "of the way to a target [m/s]", low=0.01, high=1.5)
-    max_linear_acceleration: float = parameter(4.0, "[m/s^2]", low=0.1, high=9.0)
-    max_linear_jerk: float = parameter(500.0, "[m/s^3]", low=1.0, high=4500.0)
+    max_linear_speed: float = parameter(0.6, "of the way to a target that franka-rs shapes [m/s]", low=0.01, high=1.5)
+    max_linear_acceleration: float = parameter(4.0, "likewise, its acceleration [m/s^2]", low=0.1, high=9.0)
+    max_linear_jerk: float = parameter(500.0, "likewise, its jerk [m/s^3]", low=1.0, high=4500.0)
     max_angular_speed: float = parameter(
-        2.0, "[rad/s]; the slower of translation and rotation decides", low=0.01, high=2.5
+        2.0, "of the turn to a target [rad/s]; way and turn end together, so the slower one decides", low=0.01, high=2.5
     )
-    max_angular_acceleration: float = parameter(10.0, "[rad/s^2]", low=0.1, high=17.0)
-    max_angular_jerk: float = parameter(1000.0, "[rad/s^3]", low=1.0, high=8500.0)
+    max_angular_acceleration: float = parameter(10.0, "likewise, its acceleration [rad/s^2]", low=0.1, high=17.0)
+    max_angular_jerk: float = parameter(1000.0, "likewise, its jerk [rad/s^3]", low=1.0, high=8500.0)
     max_deviation: float = parameter(1.0, "farther from where a motion began franka-rs ends it [m]", low=0.05, high=2.0)
     max_angular_deviation: float = parameter(3.0, "likewise [rad]", low=0.1, high=3.14)
     stiffness: float = parameter(750.0, "of the spring between hand and target [N/m]", low=10.0, high=3000.0)
@@ -80,7 +80,7 @@ class FrankaDriverParameters:
         high=0.2,
     )
     angular_leash: float = parameter(0.3, "likewise [rad]", low=0.02, high=1.0)
-    gripper_speed: float = parameter(0.1, "[m/s]", low=0.005, high=0.2)
+    gripper_speed: float = parameter(0.1, "of the fingers [m/s]", low=0.005, high=0.2)
     gripper_force: float = parameter(20.0, "with which the fingers close [N]", low=1.0, high=70.0)
 
     @property
@@ -292,9 +292,10 @@ class FrankaDriverNode(RunnableNode):
             goal.execute()
         ready = self.franka.ready
         if ready != self._shown_ready:
-            self._shown_ready = ready
             self._ready.publish(Bool(data=ready))
-            self._refresh()
+            if self._shown_ready is not None:
+                self._refresh()
+            self._shown_ready = ready
 
     def _refresh(self) -> None:
         franka, state = self.franka, self.franka.state
