@@ -131,6 +131,24 @@ def test_servo_goes_to_poses_no_faster_than_its_cap(arm: DrivenArm) -> None:
     np.testing.assert_allclose(moved(arm, start), (0.0, 0.2, 0.0), atol=0.003)
 
 
+def test_servo_slows_down_towards_a_singularity_as_it_is_configured(arm: DrivenArm) -> None:
+    """Straight out, until the elbow is stretched."""
+    reached = []
+    for limits in (None, (100.0, 200.0)):
+        arm.reset(3)
+        made = ArmDriver(arm, "servo", "twist", "base", "tool", JOINTS, 50.0, servo_singularity=limits)
+        start = arm.measured_pose()
+        out = start[0] / np.linalg.norm(start[0])
+        seen = set()
+        for _ in range(150):
+            made.twist("base", arm.time_ns, [*(0.15 * out), 0.0, 0.0, 0.0])
+            arm.advance(10)
+            seen.add(made.status)
+        assert 1 in seen
+        reached.append(float(moved(arm, start) @ out))
+    assert reached[0] < reached[1] - 0.01
+
+
 def test_kortex_moves_in_the_tools_axes_until_it_is_told_otherwise(arm: DrivenArm) -> None:
     made, start = driver(arm, "kortex"), arm.measured_pose()
     velocity = Rotation.from_quat(start[1]).inv().apply(0.1 * STEP)

@@ -432,15 +432,15 @@ def test_between_episodes_the_drivers_are_silent_and_the_arm_starts_anew(
 
 
 def test_at_full_speed_time_is_the_walls(graph: ros_graph.Graph) -> None:
-    node, client = pair(graph, "ur_servo", speed=1.0, max_steps=10, pose_rate=50.0)
+    node, client = pair(graph, "ur_servo", speed=1.0, max_steps=30, pose_rate=50.0)
     assert not client.get_publishers_info_by_topic(topics.CLOCK)
     start = client.hand()
     assert start is not None
     assert abs(node.now_ns() - client.get_clock().now().nanoseconds) < 500_000_000
     for_seconds(graph, node, 0.6, commander(node, client, start))
     (result,) = graph.spin_until(client.results)
-    # What a busy machine makes up for within half a second, a quarter at most, looks like haste.
-    assert 0.1 < result["achieved_speed"] < 1.8
+    # What a busy machine makes up for, a quarter of a second at most, looks like haste in so short an episode.
+    assert 0.1 < result["achieved_speed"] < 1.4
 
 
 # The gripper's actions

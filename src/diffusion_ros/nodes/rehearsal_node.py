@@ -46,7 +46,7 @@ from diffusion_ros.ros.gripper_actions import GripperActions, GripperState, acti
 from diffusion_ros.ros.listener import MAX_BYTES, Listener
 from diffusion_ros.ros.params import parameter
 from diffusion_ros.ros.runner import RunnableNode, run
-from diffusion_ros.simulators import driver_rules, driver_streams
+from diffusion_ros.simulators import arm_driver, driver_rules, driver_streams
 from diffusion_ros.simulators.arm_description import arm_description
 from diffusion_ros.simulators.arm_driver import ArmDriver, Refused
 from diffusion_ros.simulators.driven_arm import (
@@ -115,11 +115,20 @@ class RehearsalParameters(simulator_node.SimulatorParameters):
         "", "of the pictures; '': what the camera's preset sends", choices=("", *driver_streams.ENCODINGS)
     )
     pose_rate: float = parameter(0.0, "poses and joints a second [Hz]; 0: as the driver", low=0.0, high=1000.0)
+    servo_caps: tuple[float, ...] = parameter(
+        arm_driver.SERVO_CAPS, "MoveIt Servo: its scale.linear and scale.rotational [m/s, rad/s]", low=0.001, high=10.0
+    )
+    servo_singularity: tuple[float, ...] = parameter(
+        (), "MoveIt Servo: condition numbers at which it slows down and halts; []: its own, with six joints UR's", low=1
+    )
     gripper_speed: float = parameter(0.2, "of the gripper's width [m/s]; a Franka Hand's is 0.1", low=0.01, high=1.0)
     view: str = parameter("", "camera of the larger view in the videos; '': no videos")
 
     def __post_init__(self) -> None:
         driver_streams.picture_size(self.picture_size)
+        for name, values in (("servo_caps", self.servo_caps), ("servo_singularity", self.servo_singularity)):
+            if len(values) not in ((2,) if name == "servo_caps" else (0, 2)):
+                raise ValueError(f"parameter {name} is {list(values)}, two numbers expected")
 
     @property
     def size(self) -> tuple[int, int]:
@@ -156,7 +165,15 @@ class RehearsalNode(simulator_node.SimulatorNode):
         action = robot.action
         joints = robot.joints or tuple(self.arm.joint_names)
         self.driver = ArmDriver(
-            self.arm, robot.driver, action.output, robot.base.frame, robot.tool.frame, joints, action.rate
+            self.arm,
+            robot.driver,
+            action.output,
+            robot.base.frame,
+            robot.tool.frame,
+            joints,
+            action.rate,
+            (p.servo_caps[0], p.servo_caps[1]),
+            (p.servo_singularity[0], p.servo_singularity[1]) if p.servo_singularity else None,
         )
         self._joints = list(joints)
         self._recorder = ArmRecorder(self, self.simulation, p.view)

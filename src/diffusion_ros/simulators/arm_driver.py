@@ -39,6 +39,11 @@ from diffusion_ros.simulators.driven_arm import (
 )
 from diffusion_ros.simulators.joint_setpoints import ForwardPositions, ServoLoop, TrajectoryInterpolator
 
+SERVO_CAPS = 0.4, 0.8
+"""m/s and rad/s of Servo's default configuration."""
+SINGULARITY, UR_SINGULARITY = (17.0, 30.0), (100.0, 200.0)
+"""Condition numbers from which on Servo is slower, and halts: its default configuration's, and ur_moveit_config's. The
+simulated arm has 12 in the middle of its tasks, and with six joints more than 50 at their edges."""
 KORTEX_CAPS = 0.5, 0.87
 """m/s and rad/s: the Gen3's own limits for a twist (its user guide: 50 cm/s, 50 deg/s)."""
 _STALE_NS = 100_000_000
@@ -121,9 +126,19 @@ class ArmDriver:
     """
 
     def __init__(
-        self, arm: DrivenArm, name: str, output: str, base: str, tool: str, joints: Sequence[str], rate: float
+        self,
+        arm: DrivenArm,
+        name: str,
+        output: str,
+        base: str,
+        tool: str,
+        joints: Sequence[str],
+        rate: float,
+        servo_caps: tuple[float, float] = SERVO_CAPS,
+        servo_singularity: tuple[float, float] | None = None,
     ) -> None:
-        """rate: commands a second that are expected [Hz]."""
+        """rate: commands a second that are expected [Hz]; servo_singularity: None for UR's with six joints, else
+        Servo's own."""
         self.arm, self.name, self.output = arm, name, output
         self.base, self.tool, self.joints = base, tool, tuple(joints)
         self.command_type = driver_rules.POSE if output == "pose" else driver_rules.TWIST
@@ -145,7 +160,8 @@ class ArmDriver:
             caps, singular = KORTEX_CAPS, (1e9, 1e9)
             self._servo = ServoLoop(arm, *caps, singularity=singular, margin=0.0, timeout_ns=None)
         elif name == "servo":
-            self._servo = ServoLoop(arm)
+            own = UR_SINGULARITY if len(arm.free) == 6 else SINGULARITY
+            self._servo = ServoLoop(arm, *servo_caps, singularity=servo_singularity or own)
         elif name == "jtc":
             self._trajectory = TrajectoryInterpolator()
         else:
