@@ -132,8 +132,8 @@ class CartesianImpedance:
 
     def __init__(
         self,
-        stiffness: Sequence[float] = (1000.0, 1000.0, 1000.0, 60.0, 60.0, 60.0),
-        damping_ratio: float = 0.7,
+        stiffness: Sequence[float] = (2000.0, 2000.0, 2000.0, 100.0, 100.0, 100.0),
+        damping_ratio: float = 0.6,
         smoothing: float = 0.1,
         error_clip: tuple[float, float] = (0.1, 0.5),
         nullspace_stiffness: float = 5.0,
