@@ -116,6 +116,11 @@ class GripperLogic:
         self._sent_at, self._in_flight, self.closed = time, True, None
         return self._sent
 
+    def forget(self) -> None:
+        """Where the gripper stands is not known any more: what the rows ask for next is sent, whatever was before."""
+        self._asked, self._rows, self._wish = None, 0, None
+        self._failures, self.closed, self.reason = 0, None, ""
+
     def result(self, number: int, outcome: Outcome) -> None:
         """Of the goal of that number. One that comes after its time-out counts if no other was sent since."""
         if self._sent is None or number != self._sent.number:

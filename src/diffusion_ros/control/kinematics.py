@@ -183,10 +183,11 @@ class Arm:
         """(min(6, n)) of the Jacobian, the largest first. The condition number is the first by the last."""
         return np.asarray(np.linalg.svd(self.jacobian(q), compute_uv=False))
 
-    def outside(self, q: ArrayLike) -> str:
-        """'' where q (n) is within the joints' limits, else a line about the first that is not."""
+    def outside(self, q: ArrayLike, slack: float = 0.0) -> str:
+        """'' where q (n) is within the joints' limits, else a line about the first that is not. slack: rad or m that it
+        may be beyond them, as measured joints that are held at a limit are."""
         value = self._positions(q, "q")
-        for name, x, low, high in zip(self.joints, value, self.low, self.high, strict=True):
+        for name, x, low, high in zip(self.joints, value, self.low - slack, self.high + slack, strict=True):
             if not low <= x <= high:
                 return f"joint {_short(name)} is at {x:.4g}, {low:.4g} to {high:.4g} expected"
         return ""

@@ -37,6 +37,7 @@ _GLIDE = 0.05
 """m/s by which a target goes over to where the hand is measured."""
 _GLIDE_ANGLE = 0.25
 """rad/s, likewise."""
+_MAX_PREVIEW = 1000
 LOST = 2.0
 """Times the leash: a hand that is farther from its target is not following it."""
 _GENTLE = 0.3
@@ -223,22 +224,32 @@ class TargetGenerator:
             self._turn_velocity.copy(),
         )
 
-    def preview(self, rows: Array, step: float) -> list[Target]:
+    def preview(self, rows: Array, step: float, remaining: float | None = None) -> list[Target]:
         """Targets after each `step` seconds [s] from now, on through rows (N, 7) and until the target stands still.
 
-        The first row is the one that is due now.
+        The first row is the one that is due now, for `remaining` seconds [s]; None: for all of its time.
         """
         ahead = copy.copy(self)
         ahead._trace = deque()
         targets: list[Target] = []
-        here, turned = self._position, self._from
-        for i, row in enumerate(rows):
-            for _ in range(max(1, round(self.row_seconds / step))):
-                key = self._row_key if i == 0 and self._row is not None else ("preview", i)
-                targets.append(ahead.advance(step, row, key, here, turned))
-                here, turned = targets[-1].position, targets[-1].rotation
-        while not targets or (targets[-1].moving and len(targets) < 1000):
-            targets.append(ahead.advance(step, None, None, here, turned))
+        here, turned = self._position, Rotation.from_rotvec(self._turn) * self._from
+        number, left_of_row = 0, self.row_seconds if remaining is None else remaining
+        while len(targets) < _MAX_PREVIEW and (number < len(rows) or not targets or targets[-1].moving):
+            left = step
+            while left > 1e-6:
+                if number < len(rows):
+                    key = self._row_key if number == 0 and self._row is not None else ("preview", number)
+                    seconds = min(left, left_of_row)
+                    target = ahead.advance(seconds, rows[number], key, here, turned)
+                    left_of_row -= seconds
+                    if left_of_row <= 1e-6:
+                        number, left_of_row = number + 1, self.row_seconds
+                else:
+                    seconds = left
+                    target = ahead.advance(seconds, None, None, here, turned)
+                here, turned = target.position, target.rotation
+                left -= seconds
+            targets.append(target)
         return targets
 
     def _begin(self, row: Array, key: object) -> None:

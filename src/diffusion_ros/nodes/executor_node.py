@@ -384,6 +384,9 @@ class ExecutorNode(RunnableNode):
         if self._silence():
             # A driver that is gone starts anew when it comes back, and so does its target.
             self._robot.forget()
+            if self._lost and self.parameters.rehearsal:
+                # Drivers that start anew are the next episode, and the person who looks and enables it again.
+                self._enable(True)
         if not held and before is not None and before.acting and (lost := self._robot.astray()):
             self._lost = held = lost
             logic.set_enabled(False)

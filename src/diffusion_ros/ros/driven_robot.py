@@ -183,7 +183,7 @@ class DrivenRobot:
 
             def preview(step: float) -> list[Target]:
                 rows = np.array([self.frames.row(row) for row in logic.rest(row_ns)])
-                return self.targets.preview(rows, step)
+                return self.targets.preview(rows, step, self._remaining(command, now_ns))
 
             measured = hand.position, hand.rotation
             self.unreachable = self.output.send(target, elapsed, measured, self.targets.lagged(), preview)
@@ -194,6 +194,12 @@ class DrivenRobot:
                 self._stood = now
             self.output.hold(target, elapsed, lambda step: self.targets.preview(np.zeros((0, 7)), step))
         return command
+
+    def _remaining(self, command: Command, now_ns: int) -> float:
+        """Seconds for which the row that is due goes on."""
+        assert command.key is not None
+        done_ns = (now_ns + self._latency_ns - command.key[0]) % self._period_ns
+        return (self._period_ns - done_ns) / 1e9
 
     def _has_stood(self, now: float) -> bool:
         return self._stood is not None and now - self._stood >= _STOOD_SECONDS
@@ -220,6 +226,8 @@ class DrivenRobot:
         """Nothing more is sent; the next target is where the hand is then."""
         self.targets.stop()
         self._hands.clear()
+        if self.gripper is not None:
+            self.gripper.logic.forget()
         self.unreachable = ""
 
     def close(self) -> None:

@@ -23,6 +23,8 @@ from diffusion_ros.ros.runner import RunnableNode
 Array = NDArray[np.float64]
 Moved = Callable[[int, Array, Array], object]
 
+_SLACK = 0.1
+"""rad or m that a joint may be measured beyond its limit."""
 _CHAIN = 64
 """Transforms from base to tool at most."""
 _TF_BYTES = 1_000_000
@@ -166,7 +168,7 @@ class HandSource:
         if arm is None:
             return
         stamp_ns, positions, _ = messages.joint_state_from_msg(msg, self._robot.joints)
-        if wrong := arm.outside(positions):
+        if wrong := arm.outside(positions, _SLACK):
             raise messages.MessageError(wrong)
         self.joints = positions
         if self._wanted(stamp_ns):

@@ -38,6 +38,8 @@ JOINT_SPEED = 2.0
 """rad/s of a joint at most, or what the description says if that is less."""
 MISSED = 0.02, 0.1
 """Metres and radians that joint positions may miss a target by; beyond them the arm cannot go where it is sent."""
+_UNEVEN = 0.004
+"""m that a pose may be from where it would be had the ones before gone on evenly."""
 _FAREWELL_SECONDS = 1.0
 
 
@@ -95,9 +97,12 @@ class PoseOutput(RobotOutput):
         super().__init__(node, robot, frames)
         self._last: tuple[Array, Rotation] | None = None
         """Of the hand, as it was sent."""
+        self._step = np.zeros(3)
+        """m/s from the one before to it."""
 
     def restart(self) -> None:
         self._last = None
+        self._step = np.zeros(3)
 
     def _publish(self, target: Target, seconds: float) -> None:
         """An arm that lags is where it should be if it is sent so much ahead, no faster than its limits."""
@@ -106,9 +111,12 @@ class PoseOutput(RobotOutput):
         rotation = Rotation.from_rotvec(lag * target.angular_velocity) * target.rotation
         if self._last is not None:
             before, turned = self._last
-            position = before + _at_most(position - before, limits.linear * seconds)
-            step = (rotation * turned.inv()).as_rotvec()
-            rotation = Rotation.from_rotvec(_at_most(step, limits.angular * seconds)) * turned
+            step = _at_most(position - before, limits.linear * seconds)
+            step = seconds * self._step + _at_most(step - seconds * self._step, _UNEVEN)
+            self._step = step / seconds
+            position = before + step
+            turn = _at_most((rotation * turned.inv()).as_rotvec(), limits.angular * seconds)
+            rotation = Rotation.from_rotvec(turn) * turned
         self._last = position, rotation
         at, quaternion = self.frames.tool(position, np.asarray(rotation.as_quat()))
         frame = self.robot.base.frame
@@ -224,7 +232,7 @@ class JointPositionsOutput(JointOutput):
 
 
 class JointTrajectoryOutput(JointOutput):
-    """The whole rest of the chunk and how it ends, anew in every period."""
+    """The whole rest of the chunk and how it ends, anew after each point's time."""
 
     kind = JointTrajectory
 
@@ -232,20 +240,24 @@ class JointTrajectoryOutput(JointOutput):
         super().__init__(node, robot, frames, described)
         self._ends = True
         """Whether the last trajectory that went is the one to brake, or none did."""
+        self._since = float("inf")
+        """s since it went."""
 
     def send(
         self, target: Target, seconds: float, hand: tuple[Array, Rotation], lagged: Target, preview: Preview
     ) -> str:
         reason = self._follow(target, seconds)
-        self._ends = False
-        self._publish(preview(POINT_SECONDS))
+        self._since += seconds
+        if self._since > POINT_SECONDS - 0.5 * seconds:
+            self._since, self._ends = 0.0, False
+            self._publish(preview(POINT_SECONDS))
         return reason
 
     def hold(self, target: Target, seconds: float, preview: Preview) -> None:
         """The way to a stop, once; then nothing."""
         if self._ends or self._joints is None:
             return
-        self._ends = True
+        self._since, self._ends = float("inf"), True
         self._publish(preview(POINT_SECONDS))
         self.restart()
 
