@@ -33,7 +33,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "atomic_file": (),
     "yaml_file": (),
     "resources": (),
-    "picture_transport": ("resources",),
+    "picture_transport": (),
     "franka_arm": ("installation",),
     "spec": ("robot", "ranges"),
     "models": ("robot", "ranges", "spec", "simulators.tasks"),

@@ -205,7 +205,7 @@ def run_system(request: Request, screen: Screen, stop: Sequence[int]) -> dict[st
     """Runs all episodes and returns the result. Raises Failed; returns {} when a signal has filled `stop`."""
     began = time.monotonic()
     startup = request.startup
-    chosen = {**node_environment(), **os.environ, "ROS_DOMAIN_ID": str(request.domain_id)}
+    chosen = {**node_environment(resource_folder()), **os.environ, "ROS_DOMAIN_ID": str(request.domain_id)}
     if request.system.simulated:
         chosen.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
     chosen.setdefault("ROS_LOG_DIR", str(startup.output_dir / "ros"))

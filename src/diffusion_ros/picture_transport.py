@@ -10,17 +10,15 @@ import os
 from importlib.util import find_spec
 from pathlib import Path
 
-from diffusion_ros.resources import resource_folder
-
 _NEW, _OLD = "FASTDDS_DEFAULT_PROFILES_FILE", "FASTRTPS_DEFAULT_PROFILES_FILE"
 """From version 3 on (Kilted), which warns of the old one; up to 2 (Jazzy), which does not know the new one."""
 
 
-def environment() -> dict[str, str]:
+def environment(resources: Path) -> dict[str, str]:
     """The variable that tells Fast DDS where config/fastdds.xml is; nothing where its user has a file of their own."""
     if _NEW in os.environ or _OLD in os.environ:
         return {}
-    return {_NEW if _version_3() else _OLD: str(resource_folder() / "config" / "fastdds.xml")}
+    return {_NEW if _version_3() else _OLD: str(resources / "config" / "fastdds.xml")}
 
 
 def _version_3() -> bool:

@@ -29,6 +29,7 @@ from visualization_msgs.msg import MarkerArray
 
 from diffusion_ros import picture_transport, robot_file
 from diffusion_ros.nodes.arm_recorder import ArmRecorder
+from diffusion_ros.resources import resource_folder
 from diffusion_ros.robot import (
     ACTION_SIZE,
     CAMERAS,
@@ -736,7 +737,7 @@ class _WallClock:
 
 def main() -> int:
     # A robot's drivers have settled this for themselves.
-    os.environ.update(picture_transport.environment())
+    os.environ.update(picture_transport.environment(resource_folder()))
     return run(RehearsalNode)
 
 

@@ -21,6 +21,7 @@ from launch.launch_description import LaunchDescription
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 
+from diffusion_ros.resources import resource_folder
 from diffusion_ros.systems.startup import Startup, decide, defaults, foreign_sections
 from diffusion_ros.systems.supervisor import describe_status
 from diffusion_ros.systems.system import Argument, NodeDescription, System, Value, node_environment
@@ -119,7 +120,7 @@ def _ended(node: NodeDescription) -> Callable[[ProcessExited, LaunchContext], li
 def _start(startup: Startup) -> list[Any]:
     _CLAIMS.enter_context(startup.claimed())
     output_dir = str(startup.output_dir)
-    own = {**node_environment(), "ROS_LOG_DIR": f"{output_dir}/ros"}
+    own = {**node_environment(resource_folder()), "ROS_LOG_DIR": f"{output_dir}/ros"}
     said = [LogInfo(msg=f"logs and results: {output_dir}")]
     file = startup.values["params_file"]
     said += [LogInfo(msg=f"{file}: {s} is no node of {startup.system.name}") for s in foreign_sections(startup)]
