@@ -26,6 +26,7 @@ from rclpy.event_handler import PublisherEventCallbacks
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile
+from rclpy.serialization import serialize_message
 from scipy.spatial.transform import Rotation
 from sensor_msgs.msg import Image, JointState, Joy
 from std_msgs.msg import Bool, Float64MultiArray, String
@@ -35,6 +36,8 @@ from diffusion_ros.control.frames import RobotFrames
 from diffusion_ros.control.pictures import fit
 from diffusion_ros.robot_check import compare, problems
 from diffusion_ros.ros import messages, topics
+from diffusion_ros.ros.robot_survey import RobotSurvey
+from diffusion_ros.ros.runner import RunnableNode
 from diffusion_ros.ros.transforms import Transforms
 from diffusion_ros.spec import CheckpointSpec, SpecError
 from diffusion_ros.systems import startup
@@ -656,3 +659,16 @@ def test_transforms_are_chained_up_and_down() -> None:
     tf.put(5, "camera", "world", [0, 0, 0], [0, 0, 0, 1])  # a circle, which ends as well
     with pytest.raises(ValueError, match="not connected"):
         tf.pose("odom", "tool")
+
+
+def test_with_simulated_time_rates_are_those_of_the_clock(tmp_path: Path) -> None:
+    """However long that takes; before there is a time nothing counts."""
+    now = 0
+    with ros_graph.graph() as graph:
+        node = graph.add(RunnableNode("listener"))
+        survey = RobotSurvey(node, robot_file.read(robot(tmp_path)), lambda: now)
+        stream = survey.streams["hand"]
+        raw = serialize_message(messages.pose_to_msg(np.zeros(3), (0.0, 0.0, 0.0, 1.0), 0, "base"))
+        for now in (0, 0, *range(10**9, 2 * 10**9 + 1, 50_000_000)):
+            survey._take([stream], PoseStamped, True, raw, {"publication_sequence_number": 1 + now // 50_000_000})
+    assert stream.count == 21 and stream.rate == pytest.approx(20.0)

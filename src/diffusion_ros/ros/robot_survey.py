@@ -134,7 +134,12 @@ class RobotSurvey:
     def _take(
         self, streams: Iterable[Stream], cls: Any, stamped: bool, received: bytes, info: Mapping[str, Any]
     ) -> None:
-        here, now = time.monotonic(), self._now() if self._now is not None else int(info["received_timestamp"])
+        if self._now is None:
+            here, now = time.monotonic(), int(info["received_timestamp"])
+        elif (now := self._now()) > 0:
+            here = now / 1e9
+        else:
+            return  # there is no time yet
         raw = bytes(received)
         age = (now - _stamp_ns(raw)) / 1e9 if stamped and len(raw) >= 12 else None
         msg: Any = None
