@@ -23,6 +23,14 @@ def fresh_accelerate() -> None:
     AcceleratorState._reset_state(reset_partial_state=True)
 
 
+@pytest.fixture(scope="session")
+def drawing() -> None:
+    """For tests that bring MuJoCo without drawing: it reads once how to draw, and tests that do may follow."""
+    from diffusion_ros.simulators.render_backend import choose_render_backend
+
+    choose_render_backend()
+
+
 @pytest.fixture
 def run_command(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch

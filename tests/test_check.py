@@ -11,7 +11,8 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import fake_policy
 import numpy as np
@@ -25,16 +26,19 @@ from rclpy.event_handler import PublisherEventCallbacks
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile
+from rclpy.serialization import serialize_message
 from scipy.spatial.transform import Rotation
 from sensor_msgs.msg import Image, JointState, Joy
 from std_msgs.msg import Bool, Float64MultiArray, String
 
 from diffusion_ros import bringup, check, robot_check, robot_file
+from diffusion_ros.control.frames import RobotFrames
 from diffusion_ros.control.pictures import fit
 from diffusion_ros.robot_check import compare, problems
 from diffusion_ros.ros import messages, topics
+from diffusion_ros.ros.robot_survey import RobotSurvey
+from diffusion_ros.ros.runner import RunnableNode
 from diffusion_ros.ros.transforms import Transforms
-from diffusion_ros.simulators.render_backend import choose_render_backend
 from diffusion_ros.spec import CheckpointSpec, SpecError
 from diffusion_ros.systems import startup
 from diffusion_ros.systems.arm import REAL_ROBOT
@@ -404,8 +408,7 @@ URDF = """<robot name="two"><link name="base"/><link name="upper"/><link name="t
 <axis xyz="0 0 1"/><limit lower="-3" upper="3" velocity="1" effort="1"/></joint></robot>"""
 
 
-def test_the_hand_by_forward_kinematics(drivers: Drivers, checkpoint: Path, tmp_path: Path) -> None:
-    choose_render_backend()  # this brings MuJoCo, and tests that draw may follow in this process
+def test_the_hand_by_forward_kinematics(drivers: Drivers, checkpoint: Path, tmp_path: Path, drawing: None) -> None:
     drivers.set()
     latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
     publisher = drivers.node.create_publisher(String, "/robot_description", latched)
@@ -498,22 +501,26 @@ def test_file_and_checkpoint_are_compared(
 
 def test_a_box_is_where_the_base_is_put() -> None:
     """The corners of training's box, turned by half a turn and shifted by where its base stood."""
-    frames = check.robot_check.HandFrames(
-        robot_file.Placement("base", (0.0, 0.0, 0.0), (0.0, 0.0, math.pi)),
-        robot_file.Placement("tool0", (0.0, 0.0, 0.1), (0.0, 0.0, 0.0)),
-        BASE_POSE,
+    robot = cast(
+        robot_file.RobotFile,
+        SimpleNamespace(
+            base=robot_file.Placement("base", (0.0, 0.0, 0.0), (0.0, 0.0, math.pi)),
+            tool=robot_file.Placement("tool0", (0.0, 0.0, 0.1), (0.0, 0.0, 0.0)),
+        ),
     )
-    low, high = frames.box_in_base((0.0, 0.0, 1.0), (0.1, 0.2, 1.1))
+    frames = RobotFrames(robot, BASE_POSE)
+    low, high = frames.box_to_base((0.0, 0.0, 1.0), (0.1, 0.2, 1.1))
     np.testing.assert_allclose(low, [-0.6, -0.3, 0.1], atol=1e-12)
     np.testing.assert_allclose(high, [-0.5, -0.1, 0.2], atol=1e-12)
     position, rotation = np.array([-0.55, -0.2, 0.15]), Rotation.from_rotvec([0.1, 0.2, 0.3])
-    there = frames.to_policy(position, rotation)
+    there = frames.to_policy(position, rotation.as_quat())
     np.testing.assert_allclose(there[0], [0.05, 0.1, 1.05], atol=1e-12)
     back = frames.to_base(*there)
     np.testing.assert_allclose(back[0], position, atol=1e-12)
-    assert (back[1] * rotation.inv()).magnitude() < 1e-12
-    hand, _ = frames.hand(position, DOWN)
+    assert (Rotation.from_quat(back[1]) * rotation.inv()).magnitude() < 1e-12
+    hand, turned = frames.hand(position, DOWN.as_quat())
     np.testing.assert_allclose(hand, [-0.55, -0.2, 0.05], atol=1e-12)
+    np.testing.assert_allclose(frames.tool(hand, turned)[0], position, atol=1e-12)
 
 
 def test_the_greatest_speed_is_that_of_the_modelled_arm() -> None:
@@ -633,22 +640,35 @@ def test_typical_is_the_mean_picture_and_the_mean_turn() -> None:
 
 def test_transforms_are_chained_up_and_down() -> None:
     tf = Transforms()
-    tf.put("world", "base", [1, 0, 0], Rotation.from_euler("z", math.pi / 2).as_quat())
-    tf.put("base", "arm", [0, 0, 1], [0, 0, 0, 1])
-    tf.put("arm", "tool", [0, 2, 0], [0, 0, 0, 1])
-    tf.put("world", "camera", [0, 0, 3], [0, 0, 0, 1])
-    np.testing.assert_allclose(tf.pose("base", "tool")[0], [0, 2, 1])
-    np.testing.assert_allclose(tf.pose("world", "tool")[0], [-1, 0, 1], atol=1e-12)
-    np.testing.assert_allclose(tf.pose("tool", "camera")[0], tf.pose("base", "camera")[0] - [0, 2, 1], atol=1e-12)
+    tf.put(5, "world", "base", [1, 0, 0], Rotation.from_euler("z", math.pi / 2).as_quat())
+    tf.put(5, "base", "arm", [0, 0, 1], [0, 0, 0, 1])
+    tf.put(5, "arm", "tool", [0, 2, 0], [0, 0, 0, 1])
+    tf.put(5, "world", "camera", [0, 0, 3], [0, 0, 0, 1])
+    np.testing.assert_allclose(tf.pose("base", "tool")[1], [0, 2, 1])
+    np.testing.assert_allclose(tf.pose("world", "tool")[1], [-1, 0, 1], atol=1e-12)
+    np.testing.assert_allclose(tf.pose("tool", "camera")[1], tf.pose("base", "camera")[1] - [0, 2, 1], atol=1e-12)
     for parent, child, expected in (
         ("base", "flange", "'flange' in 'base': no frame 'flange'"),
         ("odom", "tool", "no frame 'odom'"),
     ):
         with pytest.raises(ValueError, match=expected):
             tf.pose(parent, child)
-    tf.put("map", "odom", [0, 0, 0], [0, 0, 0, 1])
+    tf.put(5, "map", "odom", [0, 0, 0], [0, 0, 0, 1])
     with pytest.raises(ValueError, match="the two are not connected"):
         tf.pose("odom", "tool")
-    tf.put("camera", "world", [0, 0, 0], [0, 0, 0, 1])  # a circle, which ends as well
+    tf.put(5, "camera", "world", [0, 0, 0], [0, 0, 0, 1])  # a circle, which ends as well
     with pytest.raises(ValueError, match="not connected"):
         tf.pose("odom", "tool")
+
+
+def test_with_simulated_time_rates_are_those_of_the_clock(tmp_path: Path) -> None:
+    """However long that takes; before there is a time nothing counts."""
+    now = 0
+    with ros_graph.graph() as graph:
+        node = graph.add(RunnableNode("listener"))
+        survey = RobotSurvey(node, robot_file.read(robot(tmp_path)), lambda: now)
+        stream = survey.streams["hand"]
+        raw = serialize_message(messages.pose_to_msg(np.zeros(3), (0.0, 0.0, 0.0, 1.0), 0, "base"))
+        for now in (0, 0, *range(10**9, 2 * 10**9 + 1, 50_000_000)):
+            survey._take([stream], PoseStamped, True, raw, {"publication_sequence_number": 1 + now // 50_000_000})
+    assert stream.count == 21 and stream.rate == pytest.approx(20.0)

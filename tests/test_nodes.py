@@ -570,6 +570,21 @@ def test_a_publisher_that_was_replaced_is_no_second_one(distribution):
         assert hear(b"b").startswith("2 publishers") and hear(b"a").startswith("2 publishers")
 
 
+def test_who_has_missed_hundreds_of_messages_at_its_start_has_heard_one_publisher():
+    """At 1 kHz, and for half a second nothing is taken."""
+    time_ = [0.0]
+    watch = PublisherMonitor(Watching(), "/x", clock=lambda: time_[0])
+    for time_[0], count in ((0.0, 7), (0.5, 507), (0.501, 508), (0.502, 509), (0.9, 907)):
+        watch.heard({"publication_sequence_number": count})
+        assert not watch.reason(), count
+    # Another one that began with it is known as soon as the first one speaks again.
+    watch = PublisherMonitor(Watching(), "/x", clock=lambda: time_[0])
+    watch.heard({"publication_sequence_number": 7})
+    watch.heard({"publication_sequence_number": 507})
+    watch.heard({"publication_sequence_number": 8})
+    assert watch.reason() == "2 publishers on /x, one expected"
+
+
 # What a policy refuses
 
 

@@ -517,9 +517,17 @@ def test_a_grippers_goal_ends_when_it_is_there_stopped_or_replaced() -> None:
     [
         ("description: {topic: /robot_description}", "description: {file: mine.urdf}", "description.file: "),
         (", fr3_joint6, fr3_joint7]", "]", "joints: 5, 6 or 7 expected in rehearsal"),
-        ("robot0_gripper_qpos:", "width:", "observations.width: only robot0_gripper_qpos expected"),
+        (
+            "robot0_gripper_qpos:",
+            "width: {topic: /fingers, joints: [a]}\n  robot0_gripper_qpos:",
+            "observations.width: only robot0_gripper_qpos expected",
+        ),
         ("scale: [1.0, -1.0]", "scale: [1.0, 0.0]", "scales other than 0, expected in rehearsal"),
-        ("agentview_image: {", "above_image: {", "observations.above_image: one of the simulator's cameras expected"),
+        (
+            "agentview_image: {",
+            "above_image: {topic: /above}\n  agentview_image: {",
+            "observations.above_image: one of the simulator's cameras expected",
+        ),
         ("agentview_image: {", "agentview_image: {crop: [200, 0, 480, 480], ", "inside of 640 x 480 expected"),
         ("linear: 0.5", "liner: 0.5", "limits.linear: missing ('liner' is not known)"),
     ],

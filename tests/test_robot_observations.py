@@ -38,6 +38,8 @@ from diffusion_ros.ros.hand_source import HandSource
 from diffusion_ros.ros.messages.fields import header_to_msg
 from diffusion_ros.spec import FITTED, TensorSpec
 
+pytestmark = pytest.mark.usefixtures("drawing")
+
 MS = 1_000_000
 BASE_POSE = (-0.5, -0.1, 0.9, 0.0, 0.0, 0.0, 1.0)
 """Of the training robot's base in the policy's frame."""
@@ -585,8 +587,16 @@ def test_what_keeps_frames_from_being_complete_is_named(graph, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "inputs", "reason"),
     [
-        ({"observations__agentview_image": None}, (), "observations.agentview_image: missing, expected for agentview"),
-        ({"observations__robot0_gripper_qpos": None}, (), "observations.robot0_gripper_qpos: missing, expected for"),
+        (
+            {"observations__agentview_image": None},
+            (),
+            "the input agentview_image, observations.agentview_image expected",
+        ),
+        (
+            {"observations__robot0_gripper_qpos": None},
+            (),
+            "robot0_gripper_qpos, observations.robot0_gripper_qpos expected",
+        ),
         (
             {
                 "observations__robot0_gripper_qpos__joints": ["a"],
@@ -594,14 +604,14 @@ def test_what_keeps_frames_from_being_complete_is_named(graph, tmp_path):
                 "observations__robot0_gripper_qpos__offset": [0.0],
             },
             (),
-            "observations.robot0_gripper_qpos.joints: 1 (a), 2 expected for robot0_gripper_qpos of the can checkpoint",
+            "observations.robot0_gripper_qpos.joints: 1 (a), 2 expected, as many as the checkpoint's input has values",
         ),
         (
             {"observations__agentview_image__crop": [0, 0, 83, 200]},
             (),
-            "observations.agentview_image.crop: 83 x 200, at least 84 x 84 expected for agentview_image of the can",
+            "observations.agentview_image.crop: 83 x 200, at least the checkpoint's 84 x 84 expected: none is enlarged",
         ),
-        ({}, fake_policy.OBJECT, "observations.object: missing, expected for object_pos of the can checkpoint"),
+        ({}, fake_policy.OBJECT, "trained with the input object_pos, and observations has no 'object', a source"),
         (
             {"observations__object": {"source": "tf", "parent": "base", "child": "can"}},
             fake_policy.OBJECT,

@@ -1,7 +1,7 @@
 """Who may import whom: no circles, and each room knows only those before it. Read from the sources, with what is
 imported for type checking only.
 
-    robot, installation, cache_folders, ranges, atomic_file, yaml_file, resources, franka_arm
+    robot, installation, cache_folders, ranges, atomic_file, yaml_file, resources, picture_transport, franka_arm
     spec; robot_file; models; checkpoint; control; robot_check; simulators; ros; nodes; systems
 
 What a policy or a planner learnt and how it is asked is models'; how a robot is driven by it is control's, which asks
@@ -33,6 +33,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "atomic_file": (),
     "yaml_file": (),
     "resources": (),
+    "picture_transport": (),
     "franka_arm": ("installation",),
     "spec": ("robot", "ranges"),
     "models": ("robot", "ranges", "spec", "simulators.tasks"),
@@ -50,6 +51,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
         "spec",
         "robot_file",
         "control",
+        "robot_check",
         "simulators",
     ),
     "nodes": (
@@ -58,6 +60,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
         "atomic_file",
         "franka_arm",
         "resources",
+        "picture_transport",
         "spec",
         "robot_file",
         "checkpoint",

@@ -20,7 +20,6 @@ import numpy as np
 import rclpy
 from rclpy.context import Context
 from rclpy.parameter import Parameter
-from scipy.spatial.transform import Rotation
 
 from diffusion_ros import robot_check, robot_file
 from diffusion_ros.atomic_file import write_json
@@ -30,7 +29,8 @@ from diffusion_ros.models.camera_guard import GUARD_KIND
 from diffusion_ros.robot_check import Finding, note, problem, problems, warning
 from diffusion_ros.robot_file import HAND, OBJECT, RobotFile
 from diffusion_ros.ros import messages
-from diffusion_ros.ros.robot_survey import Endpoint, RobotSurvey, Stream, message_class
+from diffusion_ros.ros.readiness import wrong as not_ready
+from diffusion_ros.ros.robot_survey import Endpoint, RobotSurvey, Stream
 from diffusion_ros.ros.runner import RunnableNode
 from diffusion_ros.spec import IMAGE_SUFFIX, CheckpointSpec
 from diffusion_ros.systems.startup import UsageError, check_writable, namespace_of
@@ -473,11 +473,10 @@ class _Judge:
                     problem(f"{stream.name}: {stream.topic}: frame {frame!r}", f"base.frame {base!r} expected")
                 ]
             _, position, quaternion = messages.pose_from_msg(msg)
-            rotation = Rotation.from_quat(quaternion)
         elif source.source == "tf":
             said = f"{source.child} in {source.parent}"
             try:
-                position, rotation = self.survey.transforms.pose(source.parent, source.child)
+                _, position, quaternion = self.survey.transforms.pose(source.parent, source.child)
             except ValueError as error:
                 return said, [problem(f"{stream.name}: {stream.topic}: {error}")]
         else:
@@ -492,10 +491,9 @@ class _Judge:
                 position, quaternion = arm.forward([stream.newest[name] for name in self.robot.joints])
             except (ValueError, ModuleNotFoundError) as error:
                 return said, [problem(f"{stream.name}: description: {error}")]
-            rotation = Rotation.from_quat(quaternion)
         if stream.name != HAND:
             return said, []
-        return said, robot_check.check_hand(self.robot, self.spec, position, rotation)
+        return said, robot_check.check_hand(self.robot, self.spec, position, quaternion)
 
     def _joints(self, stream: Stream) -> tuple[str, list[Finding]]:
         joints = stream.joints
@@ -556,10 +554,10 @@ class _Judge:
             self._say(*wrong)
         else:
             msg = stream.kept[-1]
-            value = msg.data if hasattr(msg, "data") else msg.code
+            value = msg.code if hasattr(msg, "code") else msg.data
             what = f"{what} {str(value).lower() if isinstance(value, bool) else f'{value:g}'}"
-            if reason := robot_check.not_ready(condition, value):
-                self._say(problem(f"{stream.name}: {reason}", "the driver is not ready"))
+            if reason := not_ready(condition, msg):
+                self._say(problem(f"{stream.name}: {stream.topic}: {reason}", "the driver is not ready"))
             elif condition.max_age > 0 and not condition.latched:
                 newest = max(other.last for other in self.survey.streams.values())
                 if newest - stream.last > condition.max_age:
@@ -621,10 +619,8 @@ class _Judge:
                 kind if gripper.output == "joint_trajectory" else "std_msgs/msg/Float64MultiArray",
             )
             return
-        action = {"gripper_command": "GripperCommand"}.get(gripper.output, "ParallelGripperCommand")
-        try:
-            message_class("control_msgs/DynamicJointState")
-        except ModuleNotFoundError:
+        action = messages.GRIPPER_ACTIONS[gripper.output]
+        if messages.gripper_action_type(gripper.output) is None:
             self._say(problem("gripper: control_msgs is not installed here", f"it is needed for the action {action}"))
         # Those of an action that only its servers publish.
         servers = self.survey.publishers(f"{gripper.name}/_action/feedback")

@@ -16,11 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
-from diffusion_ros.control.hand_frames import HandFrames
+from diffusion_ros.control.frames import RobotFrames
 from diffusion_ros.control.pictures import PictureError, fit
 from diffusion_ros.ranges import outside
 from diffusion_ros.robot import EEF_POS, EEF_QUAT, OBJECT_POS, OBJECT_QUAT
-from diffusion_ros.robot_file import HAND, OBJECT, ReadyCondition, RobotFile
+from diffusion_ros.robot_file import HAND, OBJECT, RobotFile
 from diffusion_ros.spec import IMAGE_SUFFIX, TYPICAL_SIZE, CheckpointSpec
 
 Array = NDArray[np.float64]
@@ -86,7 +86,7 @@ def compare(robot: RobotFile, spec: CheckpointSpec) -> list[Finding]:
     if spec.kind != "policy":
         return [problem(f"the checkpoint's kind is {spec.kind!r}", "'policy' expected")]
     found = [
-        *_inputs(robot, spec),
+        *compare_inputs(robot, spec),
         *_unused(robot, spec),
         *_rate(robot, spec),
         *_silent_spec(spec),
@@ -99,8 +99,8 @@ def compare(robot: RobotFile, spec: CheckpointSpec) -> list[Finding]:
     return sorted(found, key=lambda finding: order.index(finding.level))
 
 
-def _inputs(robot: RobotFile, spec: CheckpointSpec) -> list[Finding]:
-    """Every input has a source that gives as many values."""
+def compare_inputs(robot: RobotFile, spec: CheckpointSpec) -> list[Finding]:
+    """Whether every input has a source that gives as many values. Problems only."""
     found = []
     offered = [f"{camera}{IMAGE_SUFFIX}" for camera in robot.pictures] + list(robot.numbers)
     of_poses = {name: pose for pose, names in POSES.items() for name in names}
@@ -139,6 +139,10 @@ def _inputs(robot: RobotFile, spec: CheckpointSpec) -> list[Finding]:
                     f"{tensor.shape[0]} expected, as many as the checkpoint's input has values",
                 )
             )
+    if OBJECT in robot.poses and set(POSES[OBJECT]) & set(spec.input_names):
+        source = robot.poses[OBJECT].source
+        if source != "pose":
+            found.append(problem(f"observations.{OBJECT}.source: {source!r}", "'pose' expected"))
     return found
 
 
@@ -192,8 +196,7 @@ def _silent_spec(spec: CheckpointSpec) -> list[Finding]:
 
 def _box(robot: RobotFile, spec: CheckpointSpec) -> list[Finding]:
     """The box that the hand may be in, beside where it was in training."""
-    frames = HandFrames(robot.base, robot.tool, spec.base_pose)
-    low, high = frames.box_in_base(spec.workspace_low, spec.workspace_high)
+    low, high = RobotFrames(robot, spec.base_pose).box_to_base(spec.workspace_low, spec.workspace_high)
     limits = robot.limits
     shared = np.minimum(high, limits.high) - np.maximum(low, limits.low)
     here = f"limits.low {_numbers(limits.low)} to high {_numbers(limits.high)}"
@@ -240,13 +243,13 @@ def steady_speed(row: float, seconds: float, response: Sequence[float]) -> float
 # -- what was heard -------------------------------------------------------------------------------------------------
 
 
-def check_hand(robot: RobotFile, spec: CheckpointSpec, position: Array, rotation: Rotation) -> list[Finding]:
-    """Of the tool's pose as the driver says it, in its base frame: (3) m."""
-    frames = HandFrames(robot.base, robot.tool, spec.base_pose)
-    hand, turned = frames.hand(position, rotation)
-    there, turned = frames.to_policy(hand, turned)
+def check_hand(robot: RobotFile, spec: CheckpointSpec, position: Array, quaternion: Array) -> list[Finding]:
+    """Of the tool's pose as the driver says it, in its base frame: (3) m, (4) xyzw."""
+    frames = RobotFrames(robot, spec.base_pose)
+    hand, hand_quaternion = frames.hand(position, quaternion)
+    there, turned = frames.to_policy(hand, hand_quaternion)
     if wrong := _outside(spec, EEF_POS, there):
-        scaled = frames.to_policy(frames.hand(np.asarray(position) / 1000, rotation)[0], rotation)[0]
+        scaled, _ = frames.to_policy(*frames.hand(np.asarray(position) / 1000, quaternion))
         if np.linalg.norm(position) > 10 or not _outside(spec, EEF_POS, scaled):
             return [problem(f"hand: {_numbers(position)}", "metres expected: these look like millimetres")]
         axes = f"at {_numbers(position)} of {robot.base.frame}"
@@ -254,7 +257,7 @@ def check_hand(robot: RobotFile, spec: CheckpointSpec, position: Array, rotation
     found = []
     typical = spec.typical.get(EEF_QUAT)
     if typical:
-        angle = float((turned * Rotation.from_quat(typical["mean"]).inv()).magnitude())
+        angle = float((Rotation.from_quat(turned) * Rotation.from_quat(typical["mean"]).inv()).magnitude())
         if angle > typical["angle"] + _ANGLE_MARGIN:
             found.append(
                 problem(
@@ -352,24 +355,6 @@ def likeness(a: NDArray[Any], b: NDArray[Any]) -> float:
     one, other = one - one.mean(), other - other.mean()
     norms = float(np.linalg.norm(one) * np.linalg.norm(other))
     return float(one @ other) / norms if norms > 0 else 0.0
-
-
-def not_ready(condition: ReadyCondition, value: float | bool | None) -> str:
-    """'' or why the robot may not move yet; value: the newest that was heard, None for none."""
-    if value is None:
-        return f"{condition.topic}: nothing received, and the robot is not ready without"
-    if condition.value is not None:
-        good, rule = bool(value) == condition.value, str(condition.value).lower()
-        return "" if good else f"{condition.topic}: {str(bool(value)).lower()}, {rule} expected"
-    if condition.values:
-        rule = " or ".join(map(str, condition.values))
-        return "" if value in condition.values else f"{condition.topic}: {value:g}, {rule} expected"
-    low = -math.inf if condition.low is None else condition.low
-    high = math.inf if condition.high is None else condition.high
-    if low <= value <= high:
-        return ""
-    rules = [f"at least {low:g}"] * (low > -math.inf) + [f"at most {high:g}"] * (high < math.inf)
-    return f"{condition.topic}: {value:g}, {' and '.join(rules)} expected"
 
 
 def _numbers(values: Iterable[float]) -> str:

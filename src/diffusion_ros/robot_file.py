@@ -211,6 +211,21 @@ class ReadyCondition:
     optional: bool = False
     """Whether it is left out where its message type is not installed."""
 
+    def wrong(self, value: float, said: str = "") -> str:
+        """'' or why a value will not do, without the topic; said: what the driver says to it."""
+        if self.value is not None:
+            good, rule = bool(value) == self.value, str(self.value).lower()
+            return "" if good else f"{str(bool(value)).lower()}, {rule} expected"
+        said = f" ({said})" if said else ""
+        if self.values:
+            return "" if value in self.values else f"{value:g}{said}, {' or '.join(map(str, self.values))} expected"
+        low = -math.inf if self.low is None else self.low
+        high = math.inf if self.high is None else self.high
+        if low <= value <= high:  # so written for NaN
+            return ""
+        rules = [f"at least {low:g}"] * (low > -math.inf) + [f"at most {high:g}"] * (high < math.inf)
+        return f"{value:g}{said}, {' and '.join(rules)} expected"
+
 
 @dataclass(frozen=True)
 class Buttons:

@@ -64,6 +64,12 @@ class RobotFrames:
         turned = self.turn * Rotation.from_quat(np.asarray(quaternion, np.float64))
         return self.turn.apply(np.asarray(position, np.float64)) + self.origin, np.asarray(turned.as_quat())
 
+    def box_to_base(self, low: Sequence[float], high: Sequence[float]) -> tuple[Array, Array]:
+        """Corners (3), (3) m of the smallest box along the base's axes around one along those of the policy's frame."""
+        corners = np.stack(np.meshgrid(*zip(low, high, strict=True), indexing="ij"), axis=-1).reshape(-1, 3)
+        there = self.turn.apply(corners) + self.origin
+        return there.min(axis=0), there.max(axis=0)
+
     def row(self, row: Array) -> Array:
         """A row (7) of motion in the policy's axes, in the base's."""
         return np.concatenate([self.turn.apply(row[:3]), self.turn.apply(row[3:6]), row[6:]])

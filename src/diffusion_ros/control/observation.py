@@ -335,7 +335,23 @@ class FrameRate:
         return f"{self._name} comes at {self.rate:.1f} Hz, trained at {wanted:g} Hz"
 
 
-class ObservationWindow(Generic[T]):
+class _Window(Generic[T]):
+    """Items by their stamps, oldest first."""
+
+    _items: deque[tuple[int, T]]
+
+    @property
+    def newest_stamp_ns(self) -> int | None:
+        return self._items[-1][0] if self._items else None
+
+    def clear(self) -> None:
+        self._items.clear()
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+
+class ObservationWindow(_Window[T]):
     """The last n_obs_steps items, oldest first.
 
     A history with a hole in it, or from before time went back, describes another situation: it is dropped.
@@ -371,18 +387,8 @@ class ObservationWindow(Generic[T]):
         items = [item for _, item in self._items]
         return [items[0]] * (self.n_obs_steps - len(items)) + items
 
-    @property
-    def newest_stamp_ns(self) -> int | None:
-        return self._items[-1][0] if self._items else None
 
-    def clear(self) -> None:
-        self._items.clear()
-
-    def __len__(self) -> int:
-        return len(self._items)
-
-
-class SpacedWindow(Generic[T]):
+class SpacedWindow(_Window[T]):
     """n_obs_steps items a control step apart, chosen from all that came, oldest first: for cameras of another rate than
     the policy's.
 
@@ -433,13 +439,3 @@ class SpacedWindow(Generic[T]):
         """How far an item is from a time; those after it count an eighth of a control step more."""
         off_ns = self._items[k][0] - wanted_ns
         return -off_ns if off_ns <= 0 else off_ns + self.period_ns // 8
-
-    @property
-    def newest_stamp_ns(self) -> int | None:
-        return self._items[-1][0] if self._items else None
-
-    def clear(self) -> None:
-        self._items.clear()
-
-    def __len__(self) -> int:
-        return len(self._items)

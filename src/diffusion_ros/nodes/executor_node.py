@@ -45,9 +45,9 @@ _CHUNK_ROWS = 16
 _TICKS = 5
 """Of the timer, a control period."""
 _FAREWELL_SECONDS = 1.0
+"""How long the last word may take to be heard."""
 _REFRESH_SECONDS = 0.1
 """Between two looks at what a driven robot's diagnostics say; its output is ten times as fast."""
-"""How long the last word may take to be heard."""
 
 
 @dataclass(frozen=True)

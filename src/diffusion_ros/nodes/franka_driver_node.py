@@ -6,7 +6,6 @@ Tested on a simulator of the robot's protocol only, never on an arm.
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -234,9 +233,8 @@ class FrankaDriverNode(RunnableNode):
     def _gripper_action(self) -> Any:
         if self.hand is None:
             return None
-        try:
-            kind = importlib.import_module("control_msgs.action").GripperCommand
-        except ModuleNotFoundError:
+        kind = messages.gripper_action_type("gripper_command")
+        if kind is None:
             return None
         return ActionServer(
             self,

@@ -27,7 +27,7 @@ from std_msgs.msg import Bool, Float64, Float64MultiArray, Int32, String
 from trajectory_msgs.msg import JointTrajectory
 from visualization_msgs.msg import MarkerArray
 
-from diffusion_ros import robot_file
+from diffusion_ros import picture_transport, robot_file
 from diffusion_ros.nodes.arm_recorder import ArmRecorder
 from diffusion_ros.resources import resource_folder
 from diffusion_ros.robot import (
@@ -42,7 +42,8 @@ from diffusion_ros.robot import (
 )
 from diffusion_ros.robot_file import HAND, OBJECT, PoseSource, ReadyCondition, RobotFile, RobotFileError
 from diffusion_ros.ros import messages, simulator_node, topics
-from diffusion_ros.ros.gripper_actions import GripperActions, GripperState, action_type
+from diffusion_ros.ros.gripper_actions import GripperActions, GripperState
+from diffusion_ros.ros.gripper_output import rehearsed_topic
 from diffusion_ros.ros.listener import MAX_BYTES, Listener
 from diffusion_ros.ros.params import parameter
 from diffusion_ros.ros.runner import RunnableNode, run
@@ -83,8 +84,6 @@ _QUIET_SECONDS = 0.1
 _MOVES = 2e-4, 2e-3
 """m, rad: a target that is so far from where the arm holds is a motion, and begins the episode."""
 _OBJECT_RATE = 30.0
-_PROFILES = "FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE"
-"""Fast DDS's, up to version 2 and from 3 on, which warns of the first one; other middlewares read neither."""
 _DRIVER_QOS = topics.WATCHED_QOS
 """As most drivers publish and subscribe: rclcpp's system default."""
 _NEWEST_QOS = QoSProfile(
@@ -524,7 +523,7 @@ class RehearsalNode(simulator_node.SimulatorNode):
         if gripper.output == "joint_trajectory":
             kind, callback = JointTrajectory, self._on_gripper_trajectory
         elif gripper.output != "positions":
-            action = action_type(gripper.output)
+            action = messages.gripper_action_type(gripper.output)
             if action is not None:
                 actions = GripperActions(
                     self._move_gripper,
@@ -534,7 +533,7 @@ class RehearsalNode(simulator_node.SimulatorNode):
                 )
                 actions.serve(self, action, gripper.name)
                 return actions
-            topic = f"{gripper.name}/commands"
+            topic = rehearsed_topic(gripper.name)
 
         def take(msg: Any) -> None:
             if self.phase in ("waiting", "running"):
@@ -737,9 +736,8 @@ class _WallClock:
 
 
 def main() -> int:
-    # Else most pictures of 640 x 480 are lost on their way, which a robot's drivers have settled for themselves.
-    for name in _PROFILES:
-        os.environ.setdefault(name, str(resource_folder() / "config" / "fastdds_pictures.xml"))
+    # A robot's drivers have settled this for themselves.
+    os.environ.update(picture_transport.environment(resource_folder()))
     return run(RehearsalNode)
 
 

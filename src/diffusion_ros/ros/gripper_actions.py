@@ -9,12 +9,7 @@ from typing import Any
 from rclpy.action.server import ActionServer, CancelResponse, GoalResponse
 from rclpy.node import Node
 
-try:
-    from control_msgs import action as control_actions  # on every ROS installation, but not on PyPI
-except ImportError:
-    control_actions = None
-
-_TYPES = {"gripper_command": "GripperCommand", "parallel_gripper_command": "ParallelGripperCommand"}
+from diffusion_ros.ros import messages
 
 
 @dataclass(frozen=True)
@@ -26,11 +21,6 @@ class GripperState:
     """Whether it is where it was told to go."""
     stalled: bool
     """Whether it stopped on the way."""
-
-
-def action_type(output: str) -> Any:
-    """The type of a robot file's gripper output; None where it is not installed."""
-    return getattr(control_actions, _TYPES[output], None)
 
 
 class GripperActions:
@@ -60,17 +50,11 @@ class GripperActions:
             cancel_callback=lambda goal: CancelResponse.ACCEPT,
         )
 
-    def _wanted(self, goal: Any) -> tuple[float, float]:
-        if not self._parallel:
-            return float(goal.command.position), float(goal.command.max_effort)
-        effort = list(goal.command.effort)
-        return float(goal.command.position[0]), float(effort[0]) if effort else 0.0
-
     def asked(self, goal: Any) -> GoalResponse:
         """Whether a goal is one."""
         try:
-            self._command(*self._wanted(goal))
-        except (ValueError, IndexError):
+            self._command(*messages.gripper_goal_from_msg(goal, self._parallel))
+        except ValueError:
             return GoalResponse.REJECT
         return GoalResponse.ACCEPT
 

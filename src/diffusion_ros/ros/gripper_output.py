@@ -9,30 +9,18 @@ from std_msgs.msg import Float64MultiArray
 from trajectory_msgs.msg import JointTrajectory
 
 from diffusion_ros.control.gripper import Goal, GripperLogic
-from diffusion_ros.robot_file import GripperOutput as GripperFile
 from diffusion_ros.robot_file import RobotFile
 from diffusion_ros.ros import messages, topics
 from diffusion_ros.ros.runner import RunnableNode
 
-ACTIONS = {"gripper_command": "GripperCommand", "parallel_gripper_command": "ParallelGripperCommand"}
 _POINT_NS = 400_000_000
 """In which a trajectory's one point is to be reached."""
 _SUCCEEDED = 4
 """action_msgs/GoalStatus."""
 
 
-def action_type(output: str) -> Any:
-    """The class of the action that an output uses; None for other outputs, and where control_msgs is not installed."""
-    if output not in ACTIONS:
-        return None
-    try:
-        return getattr(importlib.import_module("control_msgs.action"), ACTIONS[output], None)
-    except ModuleNotFoundError:
-        return None
-
-
 def rehearsed_topic(name: str) -> str:
-    """Where the numbers go in a rehearsal that has no action types."""
+    """Where an action's positions go in a rehearsal without control_msgs."""
     return f"{name}/commands"
 
 
@@ -48,7 +36,7 @@ class GripperOutput:
         self._node, self._file = node, robot.gripper
         self.logic = GripperLogic(interval=self._file.interval, timeout=self._file.timeout)
         self._client: Any = None
-        self._type = action_type(self._file.output)
+        self._type = messages.gripper_action_type(self._file.output)
         self._publisher: Any = None
         if self._type is not None:
             action = importlib.import_module("rclpy.action")
@@ -57,7 +45,7 @@ class GripperOutput:
             self._publisher = node.create_publisher(JointTrajectory, self._file.name, topics.COMMAND_QOS)
         else:
             name = self._file.name
-            if self._file.output in ACTIONS:
+            if self._file.output in messages.GRIPPER_ACTIONS:
                 if not rehearsal:
                     raise ValueError(
                         f"{robot.path}: gripper.output: {self._file.output} needs control_msgs, which is not installed"
@@ -98,7 +86,9 @@ class GripperOutput:
         self.logic.result(goal.number, "reached")
 
     def _send(self, goal: Goal, position: float) -> None:
-        future = self._client.send_goal_async(gripper_goal(self._type, self._file, position))
+        joints = self._file.joints if self._file.output == "parallel_gripper_command" else ()
+        goal_msg = messages.gripper_goal_to_msg(self._type, joints, position, self._file.effort)
+        future = self._client.send_goal_async(goal_msg)
         future.add_done_callback(lambda done: self._accepted(goal.number, done))
 
     def _accepted(self, number: int, future: Any) -> None:
@@ -119,17 +109,3 @@ class GripperOutput:
         else:
             succeeded = getattr(answer, "status", 0) == _SUCCEEDED
             self.logic.result(number, "reached" if succeeded else "aborted")
-
-
-def gripper_goal(kind: Any, gripper: GripperFile, position: float) -> Any:
-    """A GripperCommand's goal, or a ParallelGripperCommand's, which is a JointState."""
-    goal = kind.Goal()
-    if gripper.output == "gripper_command":
-        goal.command.position = float(position)
-        goal.command.max_effort = float(gripper.effort)
-    else:
-        goal.command.name = list(gripper.joints)
-        goal.command.position = [float(position)] * len(gripper.joints)
-        if gripper.effort:
-            goal.command.effort = [float(gripper.effort)] * len(gripper.joints)
-    return goal

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 from geometry_msgs.msg import PoseStamped
 from numpy.typing import NDArray
-from scipy.spatial.transform import Rotation
 from sensor_msgs.msg import JointState
 from std_msgs.msg import String
 
@@ -19,15 +18,15 @@ from diffusion_ros.robot_file import HAND, Description, PoseSource, RobotFile
 from diffusion_ros.ros import messages, topics
 from diffusion_ros.ros.listener import MAX_BYTES, JointFilter, Listener
 from diffusion_ros.ros.runner import RunnableNode
+from diffusion_ros.ros.transforms import Transforms
 
 Array = NDArray[np.float64]
 Moved = Callable[[int, Array, Array], object]
 
 _SLACK = 0.1
 """rad or m that a joint may be measured beyond its limit."""
-_CHAIN = 64
-"""Transforms from base to tool at most."""
-_TF_BYTES = 1_000_000
+_TRANSFORMS = 64
+"""Of a message, so many are read."""
 
 
 class DescribedArm:
@@ -103,8 +102,7 @@ class HandSource:
         self._moved, self._described = moved, described
         self.source: PoseSource = robot.poses[HAND]
         self._latency_ns = round(self.source.latency * 1e9)
-        self._links: dict[str, tuple[str, int, Array, Rotation]] = {}
-        """tf: child -> parent, stamp, position and rotation."""
+        self._transforms = Transforms()
         self.joints: Array | None = None
         """fk: the arm's joints as they came last (n)."""
         qos = topics.SENSOR_QOS if self.source.reliable else topics.BEST_EFFORT_QOS
@@ -176,26 +174,17 @@ class HandSource:
 
     def _on_transforms(self, refused: Callable[[messages.MessageError], object], msg: Any) -> None:
         try:
-            for one in msg.transforms[:_CHAIN]:
-                stamp_ns, parent, child, position, quaternion = messages.transform_from_msg(one)
-                self._links[child] = parent, stamp_ns, position, Rotation.from_quat(quaternion)
-            if len(self._links) > 16 * _CHAIN:
-                self._links.clear()
-            self._follow_chain()
+            for one in msg.transforms[:_TRANSFORMS]:
+                self._transforms.put(*messages.transform_from_msg(one))
+            self._take_transforms()
         except messages.MessageError as error:
             refused(error)
 
-    def _follow_chain(self) -> None:
-        """From the tool up to the base; what is missing yet is waited for."""
-        at, turn, frame, newest_ns = np.zeros(3), Rotation.identity(), self.source.child, 0
-        for _ in range(_CHAIN):
-            if frame == self.source.parent:
-                # Most of what is on /tf is none of the hand's.
-                if newest_ns and newest_ns != self._given_ns and self._wanted(newest_ns):
-                    self._give(newest_ns, at, np.asarray(turn.as_quat()))
-                return
-            if frame not in self._links:
-                return
-            frame, stamp_ns, position, rotation = self._links[frame]
-            at, turn = position + rotation.apply(at), rotation * turn
-            newest_ns = max(newest_ns, stamp_ns)
+    def _take_transforms(self) -> None:
+        """What is missing yet is waited for; most of what is on /tf is none of the hand's."""
+        try:
+            stamp_ns, position, quaternion = self._transforms.pose(self.source.parent, self.source.child)
+        except ValueError:
+            return
+        if stamp_ns and stamp_ns != self._given_ns and self._wanted(stamp_ns):
+            self._give(stamp_ns, position, quaternion)

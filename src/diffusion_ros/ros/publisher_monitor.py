@@ -25,8 +25,9 @@ class _Count:
     interval: float = float("inf")
 
     def leap(self, now: float) -> float:
-        """By how much the count may have risen since."""
-        return _LEAP + 3 * (now - self.heard) / self.interval
+        """By how much the count may have risen since: by anything while only one of its messages was heard, as a node
+        that starts is busy, and at 1 kHz misses hundreds."""
+        return self.interval if self.interval == float("inf") else _LEAP + 3 * (now - self.heard) / self.interval
 
     def next(self, count: int, now: float) -> _Count:
         new = max(1e-6, (now - self.heard) / (count - self.count))

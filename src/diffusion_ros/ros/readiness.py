@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -31,7 +30,7 @@ class Readiness:
         self._last: dict[int, tuple[float, str]] = {}
         """By condition: when something came, and what is wrong with it."""
         for condition in robot.ready:
-            kind = message_type(condition.type)
+            kind = messages.message_type(condition.type)
             if kind is None:
                 if condition.optional:
                     node.get_logger().info(f"{condition.topic} is not waited for: {condition.type} is not installed")
@@ -61,28 +60,10 @@ class Readiness:
         return ""
 
 
-def message_type(name: str) -> Any:
-    """The class of `package/Type`, None where the package is not installed."""
-    package, _, kind = name.partition("/")
-    try:
-        return getattr(importlib.import_module(f"{package}.msg"), kind)
-    except ModuleNotFoundError:
-        return None
-
-
 def wrong(condition: ReadyCondition, msg: Any) -> str:
     """'' or why a message's value will not do."""
-    if condition.type == "std_msgs/Bool":
-        wanted = bool(condition.value)
-        return "" if bool(msg.data) == wanted else f"{str(bool(msg.data)).lower()}, {str(wanted).lower()} expected"
-    if condition.type == "std_msgs/Float64":
-        value = float(msg.data)
-        low = -float("inf") if condition.low is None else condition.low
-        high = float("inf") if condition.high is None else condition.high
-        return "" if low <= value <= high else f"{value:g}, {low:g} to {high:g} expected"  # so written for NaN
-    value = int(msg.code if hasattr(msg, "code") else msg.data)
-    said = messages.printable(f" ({msg.message})", 80) if getattr(msg, "message", "") else ""
-    return "" if value in condition.values else f"{value}{said}, one of {list(condition.values)} expected"
+    value = msg.code if hasattr(msg, "code") else msg.data
+    return condition.wrong(value, messages.printable(getattr(msg, "message", ""), 80))
 
 
 class OperatorButtons:

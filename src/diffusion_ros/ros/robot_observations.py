@@ -15,7 +15,8 @@ from sensor_msgs.msg import CompressedImage, Image, JointState
 
 from diffusion_ros.control.frames import RobotFrames
 from diffusion_ros.control.pictures import Picture, PictureError, fit
-from diffusion_ros.robot import EEF_POS, EEF_QUAT, HAND_DOWN, OBJECT_POS, OBJECT_QUAT
+from diffusion_ros.robot import EEF_QUAT, HAND_DOWN, OBJECT_QUAT
+from diffusion_ros.robot_check import POSES, compare_inputs
 from diffusion_ros.robot_file import HAND, OBJECT, JointsSource, PictureSource, PoseSource, RobotFile
 from diffusion_ros.ros import messages, topics
 from diffusion_ros.ros.hand_source import DescribedArm, HandSource
@@ -25,8 +26,6 @@ from diffusion_ros.spec import FITTED, IMAGE_SUFFIX, CheckpointSpec
 
 Array = NDArray[np.float64]
 
-POSE_INPUTS = {HAND: (EEF_POS, EEF_QUAT), OBJECT: (OBJECT_POS, OBJECT_QUAT)}
-"""Observation -> the two inputs of a checkpoint that it gives."""
 _MIN_POSE_GAP_NS = 4_000_000
 """Poses at 250 Hz are enough to interpolate between: at 8 m/s2 what lies between two is off by 0.02 mm."""
 _UPRIGHT = (0.0, 0.0, 0.0, 1.0)
@@ -65,46 +64,13 @@ class Source:
     """What to say while nothing has come."""
 
 
-def check_sources(robot: RobotFile, spec: CheckpointSpec) -> None:
-    """Raises ValueError, one line, where the file has no source for one of the checkpoint's inputs, or one that cannot
-    give it."""
-    of_poses = {name: pose for pose, names in POSE_INPUTS.items() for name in names}
-    for tensor in spec.inputs:
-        where, wanted = f"{robot.path}: observations", f"{tensor.name} of the {spec.task} checkpoint"
-        observation = of_poses.get(tensor.name, tensor.name)
-        if tensor.name in of_poses:
-            if observation not in robot.poses:
-                raise ValueError(f"{where}.{observation}: missing, expected for {wanted}")
-        elif tensor.name.endswith(IMAGE_SUFFIX):
-            picture = robot.pictures.get(tensor.name.removesuffix(IMAGE_SUFFIX))
-            if picture is None:
-                raise ValueError(f"{where}.{observation}: missing, expected for {wanted}")
-            height, width = tensor.shape[:2]
-            if picture.crop is not None and (picture.crop[2] < width or picture.crop[3] < height):
-                raise ValueError(
-                    f"{where}.{observation}.crop: {picture.crop[2]} x {picture.crop[3]}, at least {width} x {height}"
-                    f" expected for {wanted}: none is enlarged"
-                )
-        elif observation not in robot.numbers:
-            raise ValueError(f"{where}.{observation}: missing, expected for {wanted}")
-        elif len(robot.numbers[observation].joints) != tensor.shape[0]:
-            joints = robot.numbers[observation].joints
-            raise ValueError(
-                f"{where}.{observation}.joints: {len(joints)} ({', '.join(joints)}), {tensor.shape[0]} expected for"
-                f" {wanted}"
-            )
-    if OBJECT_POS in spec.input_names or OBJECT_QUAT in spec.input_names:
-        kind = robot.poses[OBJECT].source
-        if kind != "pose":
-            raise ValueError(f"{robot.path}: observations.object.source: {kind!r}, 'pose' expected")
-
-
 class RobotObservations:
     """Subscribes to what `spec` needs of `robot`, and to its hand in any case."""
 
     def __init__(self, node: RunnableNode, robot: RobotFile, spec: CheckpointSpec, receiver: Receiver) -> None:
         """Raises ValueError, one line, for a robot that lacks what the checkpoint needs."""
-        check_sources(robot, spec)
+        if wrong := compare_inputs(robot, spec):
+            raise ValueError(f"{robot.path}: {wrong[0]}")
         self._node, self._robot, self._spec, self._receiver = node, robot, spec, receiver
         self.frames = RobotFrames(robot, spec.base_pose)
         self.sources: dict[str, Source] = {}
@@ -112,11 +78,11 @@ class RobotObservations:
         self._sides = {EEF_QUAT: _Side(HAND_DOWN), OBJECT_QUAT: _Side(_UPRIGHT)}
         used: dict[str, PoseSource | JointsSource | PictureSource] = {HAND: robot.poses[HAND]}
         for name in spec.input_names:
-            if name in POSE_INPUTS[OBJECT]:
+            if name in POSES[OBJECT]:
                 used[OBJECT] = robot.poses[OBJECT]
             elif name.endswith(IMAGE_SUFFIX):
                 used[name] = robot.pictures[name.removesuffix(IMAGE_SUFFIX)]
-            elif name not in POSE_INPUTS[HAND]:
+            elif name not in POSES[HAND]:
                 used[name] = robot.numbers[name]
         self._of_topic = Counter(source.topic for source in used.values())
         for observation, source in used.items():
@@ -171,12 +137,12 @@ class RobotObservations:
             self._node,
             self._robot,
             self.frames,
-            partial(self._on_pose, key, POSE_INPUTS[HAND]),
+            partial(self._on_pose, key, POSES[HAND]),
             lambda error: self._receiver.refused(key, error),
             described,
             _MIN_POSE_GAP_NS,
         )
-        inputs = tuple(name for name in POSE_INPUTS[HAND] if name in self._spec.input_names)
+        inputs = tuple(name for name in POSES[HAND] if name in self._spec.input_names)
         # What it says names the topic itself.
         missing = lambda: hand.missing().removeprefix(f"{hand.name}: ")  # noqa: E731
         self.sources[key] = Source(HAND, name, inputs, source.latency, False, hand.conflict, missing)
@@ -188,9 +154,9 @@ class RobotObservations:
         def on_pose(msg: PoseStamped) -> None:
             stamp_ns, position, quaternion = messages.pose_from_msg(msg)
             messages.check_frame(msg.header, self._robot.base.frame)
-            self._on_pose(key, POSE_INPUTS[OBJECT], stamp_ns - latency_ns, position, quaternion)
+            self._on_pose(key, POSES[OBJECT], stamp_ns - latency_ns, position, quaternion)
 
-        inputs = tuple(name for name in POSE_INPUTS[OBJECT] if name in self._spec.input_names)
+        inputs = tuple(name for name in POSES[OBJECT] if name in self._spec.input_names)
         self._listen(PoseStamped, OBJECT, source, on_pose, inputs)
 
     def _on_pose(self, key: str, names: tuple[str, str], stamp_ns: int, position: Array, quaternion: Array) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import struct
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -19,7 +18,7 @@ from std_msgs.msg import String
 
 from diffusion_ros.robot_file import PictureSource, ReadyCondition, RobotFile
 from diffusion_ros.ros.listener import MAX_BYTES
-from diffusion_ros.ros.messages import MessageError, printable
+from diffusion_ros.ros.messages import MessageError, message_type, printable
 from diffusion_ros.ros.publisher_monitor import PublisherMonitor
 from diffusion_ros.ros.runner import RunnableNode
 from diffusion_ros.ros.transforms import Transforms
@@ -86,12 +85,6 @@ class Stream:
         return (self.count - 1) / (self.last - self.first) if self.count > 2 and self.last > self.first else None
 
 
-def message_class(kind: str) -> Any:
-    """The class of 'std_msgs/Bool' or 'std_msgs/msg/Bool'. Raises ModuleNotFoundError where it is not installed."""
-    package, name = kind.split("/")[0], kind.split("/")[-1]
-    return getattr(importlib.import_module(f"{package}.msg"), name)
-
-
 class RobotSurvey:
     """Subscriptions of a node to what a robot's file names.
 
@@ -117,9 +110,8 @@ class RobotSurvey:
         self._monitors[stream.name] = PublisherMonitor(self._node, stream.topic)
         if len(others) > 1:
             return
-        try:
-            cls = message_class(stream.kind)
-        except (ModuleNotFoundError, AttributeError):
+        cls = message_type(stream.kind)
+        if cls is None:
             stream.not_installed = True
             return
         stamped = "header" in cls.get_fields_and_field_types()
@@ -142,7 +134,12 @@ class RobotSurvey:
     def _take(
         self, streams: Iterable[Stream], cls: Any, stamped: bool, received: bytes, info: Mapping[str, Any]
     ) -> None:
-        here, now = time.monotonic(), self._now() if self._now is not None else int(info["received_timestamp"])
+        if self._now is None:
+            here, now = time.monotonic(), int(info["received_timestamp"])
+        elif (now := self._now()) > 0:
+            here = now / 1e9
+        else:
+            return  # there is no time yet
         raw = bytes(received)
         age = (now - _stamp_ns(raw)) / 1e9 if stamped and len(raw) >= 12 else None
         msg: Any = None
@@ -178,8 +175,10 @@ class RobotSurvey:
         ages = []
         for one in msg.transforms:
             t, q = one.transform.translation, one.transform.rotation
-            self.transforms.put(one.header.frame_id, one.child_frame_id, (t.x, t.y, t.z), (q.x, q.y, q.z, q.w))
-            ages.append((now - one.header.stamp.sec * 1_000_000_000 - one.header.stamp.nanosec) / 1e9)
+            stamp_ns = one.header.stamp.sec * 1_000_000_000 + one.header.stamp.nanosec
+            pose = (t.x, t.y, t.z), (q.x, q.y, q.z, q.w)
+            self.transforms.put(stamp_ns, one.header.frame_id, one.child_frame_id, *pose)
+            ages.append((now - stamp_ns) / 1e9)
         return min(ages, default=None)
 
     @staticmethod
@@ -252,7 +251,7 @@ def _streams(robot: RobotFile) -> list[Stream]:
         joints = robot.joints if pose.source == "fk" else ()
         found.append(Stream(name, pose.topic, kind, pose.reliable, joints=joints))
         if pose.source == "tf":
-            found.append(Stream(f"{name}: /tf_static", "/tf_static", kind, latched=True))
+            found.append(Stream(f"{name}: static", f"{pose.topic}_static", kind, latched=True))
     for name, source in robot.numbers.items():
         found.append(Stream(name, source.topic, _kind(JointState), source.reliable, joints=source.joints))
     for camera, picture in robot.pictures.items():

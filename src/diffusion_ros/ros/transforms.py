@@ -2,55 +2,59 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.spatial.transform import Rotation
 
 Array = NDArray[np.float64]
 
+_MOST = 1024
+"""Frames that are kept; whoever sends more starts it anew."""
 
-@dataclass
+
 class Transforms:
     """Frames by name, each with its parent."""
 
-    _parents: dict[str, tuple[str, Array, Rotation]] = field(default_factory=dict)
+    def __init__(self) -> None:
+        self._parents: dict[str, tuple[str, int, Array, Rotation]] = {}
+        """Child -> parent, stamp [ns], position and rotation."""
 
-    def put(self, parent: str, child: str, position: ArrayLike, quaternion: ArrayLike) -> None:
+    def put(self, stamp_ns: int, parent: str, child: str, position: ArrayLike, quaternion: ArrayLike) -> None:
         """The child's pose in the parent: position (3) [m], quaternion (4) xyzw."""
-        self._parents[child.lstrip("/")] = (
-            parent.lstrip("/"),
-            np.asarray(position, np.float64),
-            Rotation.from_quat(quaternion),
-        )
+        if len(self._parents) >= _MOST:
+            self._parents.clear()
+        place = np.asarray(position, np.float64), Rotation.from_quat(quaternion)
+        self._parents[child.lstrip("/")] = (parent.lstrip("/"), stamp_ns, *place)
 
-    def pose(self, parent: str, child: str) -> tuple[Array, Rotation]:
-        """The child's pose in the parent. Raises ValueError, in one line, where they are not connected."""
+    def pose(self, parent: str, child: str) -> tuple[int, Array, Array]:
+        """The newest stamp [ns] on the way between them, and the child's pose in the parent: position (3) [m],
+        quaternion (4) xyzw. Raises ValueError, in one line, where they are not connected."""
+        parent, child = parent.lstrip("/"), child.lstrip("/")
         up, down = self._to_root(child), self._to_root(parent)
-        if parent not in up or child not in up:
-            common = next((frame for frame in up if frame in down), None)
-            if common is None or not self._knows(child) or not self._knows(parent):
-                unknown = [frame for frame in (parent, child) if not self._knows(frame)]
-                what = f"no frame {' and no '.join(map(repr, unknown))}" if unknown else "the two are not connected"
-                raise ValueError(f"{child!r} in {parent!r}: {what}")
-        common = next(frame for frame in up if frame in down)
-        position, rotation = self._in(child, common)
-        origin, turned = self._in(parent, common)
-        return turned.inv().apply(position - origin), turned.inv() * rotation
+        common = next((frame for frame in up if frame in down), None)
+        if common is None:
+            unknown = [frame for frame in (parent, child) if not self._knows(frame)]
+            what = f"no frame {' and no '.join(map(repr, unknown))}" if unknown else "the two are not connected"
+            raise ValueError(f"{child!r} in {parent!r}: {what}")
+        here_ns, position, rotation = self._in(child, common)
+        there_ns, origin, turned = self._in(parent, common)
+        back = turned.inv()
+        return max(here_ns, there_ns), back.apply(position - origin), np.asarray((back * rotation).as_quat())
 
     def _knows(self, frame: str) -> bool:
-        return frame in self._parents or any(parent == frame for parent, _, _ in self._parents.values())
+        return frame in self._parents or any(parent == frame for parent, *_ in self._parents.values())
 
     def _to_root(self, frame: str) -> list[str]:
+        """The frame and those above it; a circle ends where it closes."""
         way = [frame]
         while way[-1] in self._parents and self._parents[way[-1]][0] not in way:
             way.append(self._parents[way[-1]][0])
         return way
 
-    def _in(self, frame: str, above: str) -> tuple[Array, Rotation]:
-        position, rotation = np.zeros(3), Rotation.identity()
+    def _in(self, frame: str, above: str) -> tuple[int, Array, Rotation]:
+        newest_ns, position, rotation = 0, np.zeros(3), Rotation.identity()
         while frame != above:
-            frame, shift, turn = self._parents[frame]
+            frame, stamp_ns, shift, turn = self._parents[frame]
+            newest_ns = max(newest_ns, stamp_ns)
             position, rotation = turn.apply(position) + shift, turn * rotation
-        return position, rotation
+        return newest_ns, position, rotation

@@ -8,19 +8,17 @@ argument. An argument that is not given writes nothing.
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from diffusion_ros import picture_transport
+
 if TYPE_CHECKING:
     from diffusion_ros.systems.observer import Observer
 
 Value = bool | int | float | str
-
-_PROFILES = ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE")
-"""What Fast DDS 2 (Jazzy) and 3 (Kilted) call it."""
 
 
 def node_environment(resources: Path) -> dict[str, str]:
@@ -29,10 +27,7 @@ def node_environment(resources: Path) -> dict[str, str]:
     torch's threads wait by spinning, and those of Mesa's software rasteriser (0: none beside the caller's) are woken
     for each part of a picture; both keep the other nodes from their cores. Pictures are the same, bit for bit.
     """
-    one_thread = {"OMP_NUM_THREADS": "1", "LP_NUM_THREADS": "0"}
-    if any(name in os.environ for name in _PROFILES):
-        return one_thread
-    return {**one_thread, **dict.fromkeys(_PROFILES, str(resources / "config" / "fastdds.xml"))}
+    return {"OMP_NUM_THREADS": "1", "LP_NUM_THREADS": "0", **picture_transport.environment(resources)}
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,9 @@ cast here. Reading checks encoding, size, order and finiteness and raises Messag
 """
 
 from diffusion_ros.ros.messages.actions import (
+    GRIPPER_ACTIONS as GRIPPER_ACTIONS,
+)
+from diffusion_ros.ros.messages.actions import (
     chunk_from_msg as chunk_from_msg,
 )
 from diffusion_ros.ros.messages.actions import (
@@ -35,7 +38,16 @@ from diffusion_ros.ros.messages.actions import (
     force_to_msg as force_to_msg,
 )
 from diffusion_ros.ros.messages.actions import (
+    gripper_action_type as gripper_action_type,
+)
+from diffusion_ros.ros.messages.actions import (
+    gripper_goal_from_msg as gripper_goal_from_msg,
+)
+from diffusion_ros.ros.messages.actions import (
     gripper_goal_problem as gripper_goal_problem,
+)
+from diffusion_ros.ros.messages.actions import (
+    gripper_goal_to_msg as gripper_goal_to_msg,
 )
 from diffusion_ros.ros.messages.actions import (
     gripper_width_from_msg as gripper_width_from_msg,
@@ -84,6 +96,9 @@ from diffusion_ros.ros.messages.fields import (
 )
 from diffusion_ros.ros.messages.fields import (
     duration_to_msg as duration_to_msg,
+)
+from diffusion_ros.ros.messages.fields import (
+    message_type as message_type,
 )
 from diffusion_ros.ros.messages.fields import (
     printable as printable,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -16,6 +18,9 @@ from diffusion_ros.robot import ACTION_NAMES
 from diffusion_ros.ros.messages.fields import MessageError, duration_to_msg, finite, floats, header_to_msg, stamp_ns
 
 Array = NDArray[np.float64]
+
+GRIPPER_ACTIONS = {"gripper_command": "GripperCommand", "parallel_gripper_command": "ParallelGripperCommand"}
+"""Output of a robot's file -> control_msgs' action."""
 
 
 def joint_command_to_msg(joint: str, effort: float, time_ns: int) -> JointState:
@@ -133,6 +138,41 @@ def gripper_goal_problem(command: Any, most: float) -> str:
     except MessageError as error:
         return str(error)
     return ""
+
+
+def gripper_action_type(output: str) -> Any:
+    """The class of the action that an output uses; None for other outputs, and where control_msgs is not installed."""
+    if output not in GRIPPER_ACTIONS:
+        return None
+    try:
+        # On every ROS installation, but not on PyPI.
+        return getattr(importlib.import_module("control_msgs.action"), GRIPPER_ACTIONS[output], None)
+    except ModuleNotFoundError:
+        return None
+
+
+def gripper_goal_to_msg(kind: Any, joints: Sequence[str], position: float, effort: float) -> Any:
+    """A goal of one of the two actions; effort 0: the driver's own. joints: of a ParallelGripperCommand, whose goal is
+    a JointState; () for a GripperCommand."""
+    goal = kind.Goal()
+    if not joints:
+        goal.command.position, goal.command.max_effort = float(position), float(effort)
+        return goal
+    goal.command.name = list(joints)
+    goal.command.position = [float(position)] * len(joints)
+    if effort:
+        goal.command.effort = [float(effort)] * len(joints)
+    return goal
+
+
+def gripper_goal_from_msg(goal: Any, parallel: bool) -> tuple[float, float]:
+    """Position and effort [N] of one of the two actions' goals. Raises MessageError."""
+    if not parallel:
+        return float(goal.command.position), float(goal.command.max_effort)
+    positions, efforts = list(goal.command.position), list(goal.command.effort)
+    if not positions:
+        raise MessageError("0 positions, one at least expected")
+    return float(positions[0]), float(efforts[0]) if efforts else 0.0
 
 
 def _width(width: float, most: float) -> float:

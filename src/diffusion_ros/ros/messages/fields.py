@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import math
+from typing import Any
 
 import numpy as np
 from builtin_interfaces.msg import Duration, Time
@@ -22,6 +24,15 @@ MAX_NAME = 60
 """Characters of a name from outside, so that the rule behind it is still said."""
 MAX_SECONDS = 2**31 - 1 - 86_400
 """Stamps are 32 bits of seconds; a day before their end, so that what is reckoned from one is a stamp as well."""
+
+
+def message_type(name: str) -> Any:
+    """The class of "package/Type" or "package/msg/Type", None where it is not installed."""
+    package, kind = name.split("/")[0], name.split("/")[-1]
+    try:
+        return getattr(importlib.import_module(f"{package}.msg"), kind, None)
+    except ModuleNotFoundError:
+        return None
 
 
 def printable(text: str, limit: int = MAX_LINE) -> str:
