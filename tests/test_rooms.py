@@ -32,6 +32,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "ranges": (),
     "atomic_file": (),
     "yaml_file": (),
+    "yaml_edit": ("yaml_file",),
     "resources": (),
     "franka_arm": ("installation",),
     "spec": ("robot", "ranges"),

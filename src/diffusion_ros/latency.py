@@ -41,14 +41,18 @@ Array = NDArray[np.float64]
 
 ARM_SURE, STREAM_SURE = 0.9, 0.6
 """Correlations from which on an arm's delay, and a stream's, are believed. Noise alone comes to 0.4 in 12 s."""
+_STREAM_WITHIN = 0.01
+"""s: a soft arm also tilts as it moves, which its camera sees as if it had moved sooner or later; 8 ms in rehearsal."""
 _LEAST_GAIN = 0.2
 """Of the commanded motion, that a hand which answers makes at least."""
 _AHEAD = 0.02
 """s by which stamps must be ahead of our clock to be corrected: less may be a clock that is being set."""
 _MOVED = 0.002
 """m by which fingers must move to tell when they began."""
-_WAIT = 10.0
-"""s of the wall's time in which a robot must be heard and ready."""
+_WAIT, _LONGEST_WAIT = 10.0, 40.0
+"""s of the robot's time, and of the wall's, in which it must be heard and ready."""
+_DISCOVERY = 1.5
+"""s of the wall's time after which ROS has told who is there."""
 _MAX_DEAD, _MAX_LAG = 0.5, 0.3
 """s that action.latency and action.lag may be."""
 
@@ -81,11 +85,13 @@ class Row:
     note: str
     usable: bool = True
     """Whether what was measured is sure enough to be written."""
+    within: float = 0.001
+    """s by which what was measured may be off: what differs by less is not written."""
 
     @property
     def value(self) -> float | None:
         """What would be written: to the millisecond; None where nothing would change."""
-        if self.measured is None or not self.usable or abs(self.measured - self.now) < 0.0005:
+        if self.measured is None or not self.usable or abs(self.measured - self.now) < self.within:
             return None
         return round(self.measured, 3)
 
@@ -209,11 +215,14 @@ def measure(request: Request, agree: Callable[[str, Callable[[], None]], bool], 
 def _measured(
     request: Request, probe: LatencyProbe, agree: Callable[[str, Callable[[], None]], bool], stop: Callable[[], bool]
 ) -> Recording:
-    began = time.monotonic()
+    began, since = time.monotonic(), None
     # Who else commands the arm is known only after a while.
-    while (time.monotonic() - began < 1.5 or probe.blocked() or probe.restless()) and not stop():
+    while (time.monotonic() - began < _DISCOVERY or probe.blocked() or probe.restless()) and not stop():
         probe.spin(0.05)
-        if time.monotonic() - began > _WAIT:
+        if since is None and probe.has_time():
+            since = probe.seconds()
+        late = since is not None and probe.seconds() - since > _WAIT
+        if late or time.monotonic() - began > _LONGEST_WAIT:
             break
     motion = request.motion
 
@@ -366,12 +375,13 @@ def _stream(keys: tuple[str, ...], now: float, found: latency.Delay | None, note
     sure = found.correlation >= STREAM_SURE
     if not sure:
         note = f"{note}; too weak a correlation, {STREAM_SURE:g} expected: does it see the motion?"
-    return Row(keys, now, found.seconds, found.correlation, note, usable=sure)
+    return Row(keys, now, found.seconds, found.correlation, note, usable=sure, within=_STREAM_WITHIN)
 
 
 def _ahead(stream: Stream) -> float:
     """s by which a driver's clock is ahead at least, 0 where nothing shows that it is."""
-    ahead = -min(stream.ages, default=0.0)
+    # Of most messages: of a simulator's /clock we hear late now and then.
+    ahead = -float(np.median(stream.ages)) if stream.ages else 0.0
     return ahead if ahead > _AHEAD else 0.0
 
 
@@ -380,10 +390,10 @@ def _clock(keys: tuple[str, ...], now: float, stream: Stream) -> Row:
     as late ones may have been on their way."""
     if not stream.ages:
         return Row(keys, now, None, None, stream.refused or "nothing received")
-    ahead, first, median = _ahead(stream), min(stream.ages), float(np.median(stream.ages))
+    ahead, median = _ahead(stream), float(np.median(stream.ages))
     if ahead:
         return Row(keys, now, now + ahead, None, f"its clock is {1000 * ahead:.0f} ms ahead of ours")
-    return Row(keys, now, None, None, f"read {1000 * first:.1f} ms after its stamp at best, {1000 * median:.1f} mostly")
+    return Row(keys, now, None, None, f"read {1000 * median:.1f} ms after its stamp")
 
 
 def _gripper(robot: RobotFile, recording: Recording) -> Row:
@@ -415,8 +425,16 @@ def lines(rows: Sequence[Row]) -> list[str]:
     cells = [("key in the robot's file", "now ms", "measured", "correlation", "")]
     for row in rows:
         sure = "-" if row.correlation is None else f"{row.correlation:.3f}"
-        left = "" if row.value is not None or row.measured is None or row.usable else "left as it is: "
-        cells.append((".".join(row.keys), ms(row.now), ms(row.measured), sure, f"{left}{row.note}"))
+        said = (
+            ""
+            if row.measured is None or row.value is not None
+            else "as the file says"
+            if row.usable
+            else "left as it is"
+        )
+        cells.append(
+            (".".join(row.keys), ms(row.now), ms(row.measured), sure, "; ".join(filter(None, (said, row.note))))
+        )
     widths = [max(len(row[i]) for row in cells) for i in range(len(cells[0]))]
     return ["  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in cells]
 

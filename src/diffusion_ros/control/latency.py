@@ -24,6 +24,8 @@ _GRID = 0.005
 """s between two delays that are tried."""
 _SAMPLES = 100.0
 """Hz in which a hand's poses are compared: its motion has less than 2 Hz."""
+_SMOOTH = 0.064
+"""s over which a hand's poses are averaged before pictures are compared with them."""
 _FILTER = 0.0025
 """s, the step of a simulated lag."""
 _COMPONENTS = 3
@@ -110,11 +112,11 @@ def stream_delay(times: ArrayLike, steps: ArrayLike, hand_times: ArrayLike, hand
     places. hand (M). None where too little came. The correlation is 0 to 1: which way a camera looks is not known.
     """
     stamps, moved = np.asarray(times, np.float64), np.asarray(steps, np.float64)
-    hand_stamps, places = np.asarray(hand_times, np.float64), np.asarray(hand, np.float64)
+    hand_stamps, places = _smoothed(hand_times, hand)
+    if len(stamps) < 2:
+        return None
     if len(stamps) != len(moved) + 1:
         raise ValueError(f"{len(moved)} steps between {len(stamps)} stamps, one fewer expected")
-    if len(moved) == 0:
-        return None
     before, after = stamps[:-1], stamps[1:]
     usable = (after - before > 0) & (after - before < _GAP) & np.isfinite(moved).all(axis=1)
     before, after, moved = before[usable], after[usable], moved[usable]
@@ -179,6 +181,15 @@ def _resampled(times: ArrayLike, values: ArrayLike) -> tuple[Array, Array]:
     stamps = np.asarray(times, np.float64)
     even = np.arange(stamps[0], stamps[-1], 1 / _SAMPLES)
     return even, np.interp(even, stamps, np.asarray(values, np.float64))
+
+
+def _smoothed(times: ArrayLike, values: ArrayLike) -> tuple[Array, Array]:
+    """Noise between whose samples one interpolates is weaker there, so that delays would be drawn to such places."""
+    stamps = np.asarray(times, np.float64)
+    even = np.arange(stamps[0], stamps[-1], _SMOOTH / 16)
+    window = np.hanning(19)
+    padded = np.pad(np.interp(even, stamps, np.asarray(values, np.float64)), 9, mode="edge")
+    return even, np.convolve(padded, window / window.sum(), mode="valid")
 
 
 def _best(low: float, high: float, correlation: Callable[[float], float]) -> Delay:

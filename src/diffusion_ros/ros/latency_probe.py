@@ -209,6 +209,14 @@ class LatencyProbe:
         """Takes what comes for so long at most [s of the wall]."""
         self._executor.spin_once(timeout_sec=seconds)
 
+    def seconds(self) -> float:
+        """The robot's time [s]."""
+        return self._node.seconds()
+
+    def has_time(self) -> bool:
+        """Whether it is known."""
+        return not self._node.without_time()
+
     def blocked(self) -> str:
         """Why the robot must not move, or ''."""
         node = self._node
