@@ -32,6 +32,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "ranges": (),
     "atomic_file": (),
     "yaml_file": (),
+    "yaml_edit": ("yaml_file",),
     "resources": (),
     "picture_transport": (),
     "franka_arm": ("installation",),

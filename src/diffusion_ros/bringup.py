@@ -38,6 +38,8 @@ from diffusion_ros.systems.system import NodeDescription, System, node_environme
 
 CHECK = "check"
 """The word that starts no system, but asks whether one may be started."""
+LATENCY = "latency"
+"""The word that starts no system, but measures how late a robot's streams are."""
 _PROGRESS_SECONDS = 0.2
 _PLAIN_PROGRESS_SECONDS = 10.0
 """Between lines where they cannot be overwritten (a file, a pipe)."""
@@ -100,8 +102,11 @@ def _parser(resources: Path) -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     systems = parser.add_subparsers(dest="system", required=True, metavar="SYSTEM", title="systems")
-    # Its own parser reads its options (check.py).
+    # Their own parsers read their options (check.py, latency.py).
     systems.add_parser(CHECK, help="whether a robot's drivers say and take what a policy needs, before it moves")
+    systems.add_parser(
+        LATENCY, help="moves a robot's hand a little, after asking, and measures how late its streams are"
+    )
     for system in SYSTEMS.values():
         nodes = ", ".join(node.name + (f" (with --{node.needs})" if node.needs else "") for node in system.nodes)
         sub = systems.add_parser(
@@ -280,6 +285,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             from diffusion_ros import check  # here: no system needs what it imports
 
             return check.main(given[1:], stop)
+        if given[:1] == [LATENCY]:
+            from diffusion_ros import latency
+
+            return latency.main(given[1:], stop)
         request = parse(given)
         screen.show(f"ROS_DOMAIN_ID={request.domain_id}  logs: {request.startup.output_dir}")
         for section in foreign_sections(request.startup):
