@@ -93,7 +93,7 @@ class DrivenRobot:
         """Stamp of the chunk that decided last."""
         self._stood: float | None = None
         """Since when the target stands still."""
-        self._advanced: float | None = None
+        self._advanced_ns: int | None = None
         self.unreachable = ""
         """Why the arm could not go where it was sent last."""
 
@@ -157,8 +157,9 @@ class DrivenRobot:
         """Once in every period of the output. held: why nothing may move, or ''. Returns what was decided."""
         now = self._node.seconds()
         period = 1.0 / self.robot.action.rate
-        elapsed = period if self._advanced is None else min(max(now - self._advanced, 0.2 * period), 3.0 * period)
-        self._advanced = now
+        since = period if self._advanced_ns is None else (now_ns - self._advanced_ns) / 1e9
+        elapsed = min(max(since, 0.2 * period), 3.0 * period)
+        self._advanced_ns = self.output.now_ns = now_ns
         # A row is due from its time on for a period; the logic takes the one that is nearest.
         row_ns = now_ns + self._latency_ns - self._period_ns // 2
         command = logic.hold(now_ns, held) if held else logic.command(row_ns, now_ns)
@@ -232,6 +233,7 @@ class DrivenRobot:
 
     def close(self) -> None:
         if self.targets.started:
+            self.output.now_ns = self._node.now_ns()
             self.output.close()
 
 

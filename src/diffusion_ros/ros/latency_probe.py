@@ -323,6 +323,7 @@ class LatencyProbe:
             self.recording.commands.append(target.position)
             return
         target = self._targets.advance(elapsed, None, None, *self._hand)
+        self._output.now_ns = self._node.now_ns()
         self._output.hold(target, elapsed, lambda step: self._targets.preview(np.zeros((0, 7)), step))
         if self._phase == "braking" and not target.moving:
             self._phase = "over"
@@ -341,6 +342,7 @@ class LatencyProbe:
         self._ticks += 1
         target = self._targets.advance(elapsed, row, self._ticks, *self._hand)
         target = replace(target, velocity=axis * self._motion.velocity(t))
+        self._output.now_ns = self._node.now_ns()
         self._unreachable = self._output.send(target, elapsed, self._hand, target, partial(self._ahead, t, target))
         return target
 

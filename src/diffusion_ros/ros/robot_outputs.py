@@ -52,6 +52,8 @@ class RobotOutput(ABC):
     def __init__(self, node: RunnableNode, robot: RobotFile, frames: RobotFrames) -> None:
         self.node, self.robot, self.frames = node, robot, frames
         self.topic = robot.action.topic
+        self.now_ns = 0
+        """The stamp of what goes out: the time that targets are reckoned for."""
         self.publisher = node.create_publisher(self.kind, self.topic, topics.COMMAND_QOS)
         # Our own among them: of two that command an arm neither may.
         self._heard = Listener.of_publishers(node, self.kind, self.topic, topics.WATCHED_QOS)
@@ -120,7 +122,7 @@ class PoseOutput(RobotOutput):
         self._last = position, rotation
         at, quaternion = self.frames.tool(position, np.asarray(rotation.as_quat()))
         frame = self.robot.base.frame
-        self.publisher.publish(messages.pose_to_msg(at, quaternion, self.node.now_ns(), frame))
+        self.publisher.publish(messages.pose_to_msg(at, quaternion, self.now_ns, frame))
 
     def send(
         self, target: Target, seconds: float, hand: tuple[Array, Rotation], lagged: Target, preview: Preview
@@ -151,7 +153,7 @@ class TwistOutput(RobotOutput):
             self.publisher.publish(messages.twist_to_msg(linear, angular))
             return
         frame = self.robot.base.frame if action.axes == "base" else self.robot.tool.frame
-        self.publisher.publish(messages.stamped_twist_to_msg(linear, angular, self.node.now_ns(), frame))
+        self.publisher.publish(messages.stamped_twist_to_msg(linear, angular, self.now_ns, frame))
 
     def send(
         self, target: Target, seconds: float, hand: tuple[Array, Rotation], lagged: Target, preview: Preview
