@@ -523,6 +523,19 @@ def test_a_box_is_where_the_base_is_put() -> None:
     np.testing.assert_allclose(frames.tool(hand, turned)[0], position, atol=1e-12)
 
 
+@pytest.mark.parametrize(("fingers", "level"), [(0.001, "note"), (0.015, "note"), (0.03, "problem")])
+def test_a_wrong_sign_is_told_of_an_open_gripper_and_of_others_it_is_said_that_it_cannot(
+    fingers: float, level: str, tmp_path: Path
+) -> None:
+    name = "robot0_gripper_qpos"
+    right = robot_file.read(robot(tmp_path))
+    wrong = robot_file.read(robot(tmp_path, {f"observations.{name}.scale": [1.0, 1.0]}))
+    positions = np.full(2, fingers)
+    (finding,) = robot_check.check_numbers(wrong, spec(), name, positions)
+    assert finding.level == level and "the sign of " in str(finding)
+    assert [f.level for f in robot_check.check_numbers(right, spec(), name, positions)] == ["note"] * (level == "note")
+
+
 def test_the_greatest_speed_is_that_of_the_modelled_arm() -> None:
     """The goal is 0.05 m ahead at each step's start; the arm is integrated until it goes steadily."""
     k, d, row, step, dt = 150.0, 1.0, 0.05, 0.05, 1e-4

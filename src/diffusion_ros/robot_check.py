@@ -41,8 +41,6 @@ _DARK = 2.0
 """Standard deviation of a picture's values, of 255, below which it shows nothing."""
 _METRE = 1.0
 """No finger is farther out."""
-_CLOSED = 0.004
-"""m or rad: fingers this near to 0 have no sign."""
 
 
 @dataclass(frozen=True)
@@ -281,17 +279,18 @@ def check_numbers(robot: RobotFile, spec: CheckpointSpec, name: str, positions: 
     source = robot.numbers[name]
     scale, offset = np.array(source.scale), np.array(source.offset)
     value = scale * positions + offset
+    # With the sign of one joint's scale the other way round, (n, n).
+    flipped = (scale * (1 - 2 * np.eye(len(scale)))) * positions + offset
     wrong = _outside(spec, name, value)
     if not wrong:
-        signs = (spec.range_of(name) or ((), ()))[0]
-        if signs and not np.any(offset) and np.all(np.abs(value) < _CLOSED):
-            return [note(f"{name}: {_numbers(value)}", "nearly closed: sign and scale can only be told of an open one")]
+        both = [joint for joint, other in zip(source.joints, flipped, strict=True) if not _outside(spec, name, other)]
+        if both and not np.any(offset) and spec.range_of(name):
+            rule = f"whether the sign of {both[0]}'s scale is right can only be told of an open gripper"
+            return [note(f"{name}: {_numbers(value)}", rule)]
         return []
     rule = "the scale or the offset?"
-    for i, joint in enumerate(source.joints):
-        flipped = scale.copy()
-        flipped[i] = -flipped[i]
-        if not _outside(spec, name, flipped * positions + offset):
+    for joint, other in zip(source.joints, flipped, strict=True):
+        if not _outside(spec, name, other):
             rule = f"the sign of {joint}'s scale?"
             break
     else:
