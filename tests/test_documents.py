@@ -12,13 +12,14 @@ import pytest
 import torch
 import yaml
 
+from diffusion_ros import robot_file
 from diffusion_ros.checkpoint import script
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 PAGES = sorted([*ROOT.glob("*.md"), *DOCS.rglob("*.md"), *(ROOT / "checkpoints").glob("*.md")])
 LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)|<(?:img|a)\s[^>]*(?:src|href)=\"([^\"]+)\"")
-SYSTEMS = ("simulation", "maze", "cartpole", "double_pendulum", "real_robot")
+SYSTEMS = ("simulation", "maze", "cartpole", "double_pendulum", "check", "rehearsal", "real_robot")
 FENCE = re.compile(r"^```.*?^```", re.M | re.S)
 
 
@@ -86,6 +87,28 @@ def test_prose_is_wrapped() -> None:
         for line in FENCE.sub("", page.read_text()).splitlines():
             table = line.lstrip().startswith(("|", "<", "!"))
             assert table or len(line) <= 120, f"{page.name}: {len(line)} characters: {line}"
+
+
+def test_every_key_of_a_robots_file_is_described_once() -> None:
+    page = (DOCS / "robot.md").read_text()
+    table = page.partition("### Every key\n")[2].partition("\n## ")[0]
+    rows = [re.split(r"(?<!\\)\|", line)[1:-1] for line in table.splitlines() if line.startswith("| `")]
+    keys = [key for row in rows for key in re.findall(r"`(\w+)`", row[0])]
+    assert len(keys) == len(set(keys)) and set(keys) == robot_file._KEYS
+    assert all(len(row) == 5 and all(cell.strip() for cell in row) for row in rows)
+
+
+def test_the_robots_file_of_the_page_is_one_and_short(tmp_path: Path) -> None:
+    (text,) = re.findall(r"^```yaml\n(.*?)^```", (DOCS / "robot.md").read_text(), re.M | re.S)
+    (tmp_path / "gen3.yaml").write_text(text)
+    assert robot_file.read(tmp_path / "gen3.yaml").action.output == "twist"
+    assert len(text.splitlines()) < 40
+
+
+def test_the_page_names_all_robots_drivers_and_what_becomes_of_them() -> None:
+    page = (DOCS / "robot.md").read_text()
+    for name in (*robot_file.shipped(), *robot_file.DRIVERS, *robot_file.OUTPUTS, *robot_file.GRIPPER_OUTPUTS):
+        assert f"`{name}`" in page, name
 
 
 def test_images_are_small() -> None:
