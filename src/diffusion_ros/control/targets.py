@@ -280,6 +280,11 @@ class TargetGenerator:
         self._turn_velocity, turned = _within(
             self._turn_velocity, turning, turned, limits.angular, limits.angular_acceleration * dt, dt
         )
+        # Towards a wall of the box no faster than it can stop there.
+        toward = np.where(self._velocity > 0, self._high - self._position, self._position - self._low)
+        stop = np.sqrt(limits.linear_acceleration * np.maximum(toward, 0.0))
+        slowed = np.clip(self._velocity, -stop, stop)
+        way, self._velocity = np.where(slowed == self._velocity, way, slowed * dt), slowed
         moved = self._position + _shortened(way + self._glide(dt), limits.linear * dt)
         # Inside the box up to its walls, outside only inwards; and no farther from the hand than the leash, but back.
         boxed = np.clip(moved, np.minimum(self._low, self._position), np.maximum(self._high, self._position))
