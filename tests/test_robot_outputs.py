@@ -1,0 +1,292 @@
+"""A driven robot through its executor: what each output tells a driver, and that holding means what it is to mean."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import fake_policy
+import numpy as np
+import pytest
+import ros_graph
+from geometry_msgs.msg import PoseStamped, Twist, TwistStamped
+from rclpy.node import Node
+from rclpy.parameter import Parameter
+from rclpy.qos import qos_profile_sensor_data
+from ros_graph import Graph
+from scipy.spatial.transform import Rotation
+from sensor_msgs.msg import JointState, Joy
+from std_msgs.msg import Bool, Float64MultiArray, String
+from std_srvs.srv import SetBool, Trigger
+from trajectory_msgs.msg import JointTrajectory
+
+from diffusion_ros.control.action_chunk import ActionChunk
+from diffusion_ros.control.kinematics import Arm
+from diffusion_ros.nodes.executor_node import ExecutorNode
+from diffusion_ros.ros import messages, topics
+from diffusion_ros.ros.runner import RunnableNode
+
+PERIOD_NS = 50_000_000
+JOINTS = ("slide_x", "slide_y", "slide_z", "turn_x", "turn_y", "turn_z")
+TYPES: dict[str, Any] = {
+    "pose": PoseStamped,
+    "twist": TwistStamped,
+    "joint_trajectory": JointTrajectory,
+    "joint_positions": Float64MultiArray,
+}
+DRIVERS = {"pose": "crisp", "twist": "servo", "joint_trajectory": "jtc", "joint_positions": "forward"}
+HOME = np.array([0.5, 0.1, 0.3])
+TURN = Rotation.from_euler("xyz", [3.0, 0.1, 0.2])
+
+
+def gantry() -> str:
+    """A URDF whose joints are the tool's position and its rotation about x, y and z: kinematics by eye."""
+    links, text = ["base", *(f"after_{name}" for name in JOINTS[:-1]), "tool"], ""
+    for i, name in enumerate(JOINTS):
+        axis = " ".join("1" if j == i % 3 else "0" for j in range(3))
+        kind, limit = ("prismatic", 2.0) if i < 3 else ("revolute", 4.0)
+        text += (
+            f'<joint name="{name}" type="{kind}"><parent link="{links[i]}"/><child link="{links[i + 1]}"/>'
+            f'<axis xyz="{axis}"/><limit lower="-{limit}" upper="{limit}" velocity="3" effort="100"/></joint>'
+        )
+    return f'<robot name="gantry">{"".join(f"<link name={chr(34)}{x}{chr(34)}/>" for x in links)}{text}</robot>'
+
+
+class Bench:
+    """An executor with a robot's file, and the driver and policy in one node of the test's."""
+
+    def __init__(self, graph: Graph, folder: Path, output: str, extra: str = "", **parameters: Any) -> None:
+        self.graph, self.output = graph, output
+        robot = folder / "robot.yaml"
+        robot.write_text(
+            f"driver: {DRIVERS[output]}\n"
+            "base: {frame: base, rpy: [0.0, 0.0, 3.141592653589793]}\n"
+            "tool: {frame: tool, xyz: [0.0, 0.0, 0.1]}\n"
+            f"joints: [{', '.join(JOINTS)}]\n"
+            "joint_states: joint_states\n"
+            "description: {topic: robot_description}\n"
+            "observations:\n"
+            "  hand: {source: pose, topic: tool_pose}\n"
+            f"action: {{output: {output}, topic: command, rate: 50}}\n"
+            "gripper: {output: positions, name: gripper, open: 0.08, closed: 0.0, interval: 0.1}\n"
+            "limits: {linear: 0.5, angular: 2.0, linear_acceleration: 10.0, angular_acceleration: 20.0,"
+            " low: [-1.0, -1.0, -1.0], high: [1.0, 1.0, 1.0]}\n" + extra
+        )
+        checkpoint = fake_policy.save(folder / "policy.pt")
+        values = {"robot": str(robot), "checkpoint": str(checkpoint), "enabled": True, **parameters}
+        overrides = [Parameter(name, value=value) for name, value in values.items()]
+        self.node = Node("driver")
+        self.poses = self.node.create_publisher(PoseStamped, "tool_pose", qos_profile_sensor_data)
+        self.joints = self.node.create_publisher(JointState, "joint_states", qos_profile_sensor_data)
+        self.chunks = self.node.create_publisher(JointTrajectory, topics.ACTION_CHUNK, topics.COMMAND_QOS)
+        self.received: list[Any] = []
+        self.gripper: list[float] = []
+        self.node.create_subscription(TYPES[output], "command", self.received.append, 50)
+        self.node.create_subscription(Float64MultiArray, "gripper", lambda msg: self.gripper.append(msg.data[0]), 10)
+        description = self.node.create_publisher(String, "robot_description", topics.DESCRIPTION_QOS)
+        description.publish(String(data=gantry()))
+        self.place = [HOME.copy(), TURN]
+        self.rows: np.ndarray | None = None
+        self.silent = False
+        self.node.create_timer(0.01, self._pose)
+        self.node.create_timer(0.1, self._chunk)
+        graph.add(self.node)
+        self.executor: ExecutorNode = graph.add(ExecutorNode(overrides))
+        self.arm = Arm.from_urdf(gantry(), JOINTS, "base", "tool")
+
+    def _now(self) -> int:
+        return int(self.node.get_clock().now().nanoseconds)
+
+    def _pose(self) -> None:
+        if self.silent:
+            return
+        position, turn = self.place
+        self.poses.publish(messages.pose_to_msg(position, turn.as_quat(), self._now(), "base"))
+        angles = turn.as_euler("XYZ")
+        self.joints.publish(messages.joint_state_to_msg(JOINTS, [*position, *angles], np.zeros(6), self._now()))
+
+    def _chunk(self) -> None:
+        if self.rows is not None:
+            frame = self.executor.frame_id
+            self.chunks.publish(messages.chunk_to_msg(ActionChunk(self._now(), self.rows, PERIOD_NS), frame))
+
+    def tool(self, msg: Any) -> np.ndarray:
+        """Where a command wants the tool (3); a trajectory at its end; a twist: how fast."""
+        if self.output == "pose":
+            return messages.pose_from_msg(msg)[1]
+        if self.output == "twist":
+            v = msg.twist.linear
+            return np.array([v.x, v.y, v.z])
+        joints = msg.data if self.output == "joint_positions" else msg.points[-1].positions
+        return self.arm.forward(np.array(joints))[0]
+
+    def moving(self) -> bool:
+        return bool(self.received) and not np.allclose(
+            self.tool(self.received[-1]), np.zeros(3) if self.output == "twist" else HOME, atol=0.01
+        )
+
+    def act(self, *values: float) -> None:
+        """The policy asks for this row from now on."""
+        self.rows = np.tile([*values, *[0.0] * (7 - len(values))], (9, 1)).astype(float)
+
+    def still_within(self, seconds: float) -> None:
+        """Nothing more is asked of the arm: after `seconds` for the rest of a second."""
+        self.graph.spin(seconds)
+        self.received.clear()
+        self.graph.spin(0.6)
+        if self.output == "joint_trajectory":
+            assert not self.received
+            return
+        wanted = [self.tool(msg) for msg in self.received]
+        if self.output == "twist":
+            assert wanted and np.allclose(wanted, 0.0)
+        else:
+            assert wanted and np.allclose(wanted, wanted[0], atol=1e-6), "the same target"
+
+
+@pytest.fixture
+def graph() -> Iterator[Graph]:
+    with ros_graph.graph() as made:
+        yield made
+
+
+@pytest.mark.parametrize("output", TYPES)
+def test_it_moves_as_asked_and_holds_when_told(graph: Graph, tmp_path: Path, output: str) -> None:
+    bench = Bench(graph, tmp_path, output)
+    graph.spin(0.5)
+    assert not bench.received, "nothing before the first chunk"
+    bench.act(0.02, 0.0, 0.01, 0, 0, 0, 1.0)
+    graph.spin_until(bench.moving)
+    graph.spin_until(lambda: bench.gripper)
+    assert bench.gripper[0] == 0.0
+    moved = bench.tool(bench.received[-1]) - (0 if output == "twist" else HOME)
+    # The policy's x is the other way round in a base that is turned by half a turn.
+    assert moved[0] < 0 and moved[2] > 0 and abs(moved[1]) < 0.2 * abs(moved[0])
+    if output in ("pose", "twist"):
+        frame, stamp = bench.received[-1].header.frame_id, messages.stamp_ns(bench.received[-1].header.stamp)
+        assert frame == "base" and abs(bench._now() - stamp) < 500_000_000
+    if output == "joint_trajectory":
+        points = bench.received[-1].points
+        times = [messages.stamp_ns(point.time_from_start) for point in points]
+        assert list(bench.received[-1].joint_names) == list(JOINTS)
+        assert times == sorted(set(times)) and times[0] > 0
+        assert not np.any(points[-1].velocities)
+    bench.rows = np.zeros((1, 7))
+    graph.spin(0.2)
+    bench.rows = None
+    bench.still_within(0.8)
+
+
+FAULTS: dict[str, Callable[[Bench], None]] = {
+    "the hand is not heard": lambda bench: setattr(bench, "silent", True),
+    "the hand jumps": lambda bench: setattr(bench, "place", [HOME + [0.0, 0.5, 0.0], TURN]),
+    "a hand that is not finite": lambda bench: setattr(bench, "place", [HOME * np.nan, TURN]),
+    "no chunk any more": lambda bench: setattr(bench, "rows", None),
+    "a gross chunk": lambda bench: bench.act(10.0),
+    "disabled": lambda bench: bench.graph.call(
+        bench.node, SetBool, "/executor/set_enabled", SetBool.Request(data=False)
+    ),
+    "emergency stop": lambda bench: bench.graph.call(bench.node, Trigger, "/executor/estop", Trigger.Request()),
+}
+
+
+@pytest.mark.parametrize("output", TYPES)
+@pytest.mark.parametrize("fault", FAULTS)
+def test_never_moved_by_a_guess(graph: Graph, tmp_path: Path, output: str, fault: str) -> None:
+    bench = Bench(graph, tmp_path, output)
+    bench.act(0.02, 0.0, 0.01)
+    graph.spin_until(bench.moving)
+    FAULTS[fault](bench)
+    # A hand that has jumped is believed after half a second of standing where it is now.
+    jumps = fault == "the hand jumps"
+    graph.spin(0.15 if jumps else 1.2)
+    bench.received.clear()
+    graph.spin(0.2 if jumps else 0.5)
+    wanted = [bench.tool(msg) for msg in bench.received]
+    if output == "twist":
+        assert np.allclose(wanted, 0.0)
+    elif output == "joint_trajectory":
+        assert not bench.received
+    else:
+        assert not wanted or np.allclose(wanted, wanted[0], atol=1e-6)
+
+
+def test_a_second_commander_stops_it(graph: Graph, tmp_path: Path) -> None:
+    bench = Bench(graph, tmp_path, "pose")
+    bench.act(0.02)
+    graph.spin_until(bench.moving)
+    other = bench.node.create_publisher(PoseStamped, "command", 1)
+    bench.node.create_timer(
+        0.05, lambda: other.publish(messages.pose_to_msg(HOME, TURN.as_quat(), bench._now(), "base"))
+    )
+    graph.spin_until(lambda: bench.executor._robot is not None and bench.executor._robot.output.conflict())
+
+
+def test_readiness_and_the_operators_buttons(graph: Graph, tmp_path: Path) -> None:
+    extra = (
+        "ready: [{topic: running, type: std_msgs/Bool, value: true, latched: true}]\n"
+        "buttons: {topic: joy, enable: 0, stop: 1, hold: 2}\n"
+    )
+    bench = Bench(graph, tmp_path, "pose", extra)
+    running = bench.node.create_publisher(Bool, "running", topics.DESCRIPTION_QOS)
+    joy = bench.node.create_publisher(Joy, "joy", 10)
+    pressed = [0, 0, 1]
+    bench.node.create_timer(0.05, lambda: joy.publish(Joy(buttons=pressed)))
+    bench.act(0.02)
+    graph.spin(0.7)
+    assert not bench.received and "running: nothing received" in bench.executor._stop_reason()
+    running.publish(Bool(data=True))
+    graph.spin_until(bench.moving)
+    pressed[2] = 0
+    graph.spin_until(lambda: "button 2 is not held" in bench.executor._stop_reason())
+    pressed[2] = 1
+    graph.spin_until(lambda: not bench.executor._stop_reason())
+    running.publish(Bool(data=False))
+    graph.spin_until(lambda: "running: false, true expected" in bench.executor._stop_reason())
+    running.publish(Bool(data=True))
+    pressed[1] = 1
+    graph.spin_until(lambda: "emergency stop" in bench.executor._stop_reason())
+    bench.graph.call(bench.node, Trigger, "/executor/estop_reset", Trigger.Request())
+    pressed[1] = 0
+    graph.spin(0.2)
+    pressed[0] = 1
+    graph.spin_until(lambda: not bench.executor._stop_reason())
+
+
+def test_a_hand_that_does_not_follow_is_for_a_person_to_look_at(graph: Graph, tmp_path: Path) -> None:
+    bench = Bench(graph, tmp_path, "pose")
+    bench.act(0.02)
+    graph.spin_until(bench.moving)
+    bench.place = [HOME + [0.0, 0.0, 0.13], TURN]
+    graph.spin_until(lambda: "from its target" in bench.executor._stop_reason())
+    assert not bench.executor.executor_logic.enabled
+    bench.graph.call(bench.node, SetBool, "/executor/set_enabled", SetBool.Request(data=True))
+    bench.received.clear()
+    graph.spin_until(lambda: bench.received)
+    # Anew from where the hand is.
+    assert np.linalg.norm(bench.tool(bench.received[0]) - bench.place[0]) < 0.02
+
+
+def test_twists_in_the_tools_axes(graph: Graph, tmp_path: Path) -> None:
+    bench = Bench(graph, tmp_path, "twist")
+    robot = (tmp_path / "robot.yaml").read_text()
+    assert isinstance(bench.executor, RunnableNode)
+    graph.remove(bench.executor)
+    (tmp_path / "robot.yaml").write_text(
+        robot.replace("driver: servo", "driver: kortex").replace(
+            "output: twist,", "output: twist, type: Twist, axes: tool,"
+        )
+    )
+    found: list[Twist] = []
+    bench.node.create_subscription(Twist, "twists", found.append, 10)
+    (tmp_path / "robot.yaml").write_text(
+        (tmp_path / "robot.yaml").read_text().replace("topic: command", "topic: twists")
+    )
+    overrides = {"robot": str(tmp_path / "robot.yaml"), "checkpoint": str(tmp_path / "policy.pt"), "enabled": True}
+    bench.executor = graph.add(ExecutorNode([Parameter(k, value=v) for k, v in overrides.items()]))
+    bench.act(0.02)
+    graph.spin_until(lambda: found and abs(found[-1].linear.x) > 0.01)
+    v = found[-1].linear
+    in_base = TURN.apply([v.x, v.y, v.z])
+    assert in_base[0] < 0 and np.abs(in_base[1:]).max() < 0.2 * abs(in_base[0])
