@@ -200,9 +200,9 @@ def test_never_moved_by_a_guess(graph: Graph, tmp_path: Path, output: str, fault
     FAULTS[fault](bench)
     # A hand that has jumped is believed after half a second of standing where it is now.
     jumps = fault == "the hand jumps"
-    graph.spin(0.15 if jumps else 1.2)
+    graph.spin(0.25 if jumps else 1.2)
     bench.received.clear()
-    graph.spin(0.2 if jumps else 0.5)
+    graph.spin(0.15 if jumps else 0.5)
     wanted = [bench.tool(msg) for msg in bench.received]
     if output == "twist":
         assert np.allclose(wanted, 0.0)
