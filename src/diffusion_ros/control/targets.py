@@ -142,6 +142,13 @@ class TargetGenerator:
         self._goal, self._turn_goal = self._position.copy(), np.zeros(3)
         self._trace.clear()
 
+    def wait_at(self, position: Array, rotation: Rotation) -> None:
+        """An arm that could not follow has got as far as this: the target rests there and goes on from there."""
+        goal = self._goal - self._position
+        self._position, self._from, self._turn = np.array(position, np.float64), rotation, np.zeros(3)
+        self._goal = self._position + goal
+        self._velocity, self._turn_velocity = np.zeros(3), np.zeros(3)
+
     def stop(self) -> None:
         """Forgets the target: the next one is where the hand is then."""
         self._started = False

@@ -569,7 +569,11 @@ class ExecutorNode(RunnableNode):
             self.diagnostics.report(WARN, f"holding: {self._answered.reason}{refused}")
         elif self._answered is not None:
             clipped = self._answered.clipped
-            self.diagnostics.report(OK, f"acting, clipped to {clipped}" if clipped else "acting")
+            limited = self._robot.limited if self._robot is not None else ""
+            if limited:
+                self.diagnostics.report(WARN, f"acting, though the arm cannot go all the way: {limited}")
+            else:
+                self.diagnostics.report(OK, f"acting, clipped to {clipped}" if clipped else "acting")
 
     def close(self) -> None:
         """The last word to a robot that does not wait: hold. It must have been heard before the publisher is gone."""

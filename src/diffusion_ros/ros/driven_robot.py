@@ -94,8 +94,8 @@ class DrivenRobot:
         self._stood: float | None = None
         """Since when the target stands still."""
         self._advanced_ns: int | None = None
-        self.unreachable = ""
-        """Why the arm could not go where it was sent last."""
+        self.limited = ""
+        """Why the arm could not go all the way to its last target."""
 
     def _listen_to_joints(self, output: JointOutput) -> None:
         joints = self.robot.joints
@@ -146,8 +146,6 @@ class DrivenRobot:
 
     def astray(self) -> str:
         """Why somebody has to look before it moves on, or ''."""
-        if self.unreachable:
-            return f"the arm cannot go on: {self.unreachable}"
         hand = self.hand
         return "" if hand is None else self.targets.astray(hand.position, hand.rotation)
 
@@ -173,7 +171,6 @@ class DrivenRobot:
         if command.acting and (not self.targets.started or self._has_stood(now)):
             self.targets.start(hand.position, hand.rotation)
             self.output.restart()
-            self.unreachable = ""
         row = self.frames.row(command.row) if command.acting else None
         if command.key is not None and command.key[0] != self._chunk_ns:
             self._chunk_ns = command.key[0]
@@ -187,7 +184,12 @@ class DrivenRobot:
                 return self.targets.preview(rows, step, self._remaining(command, now_ns))
 
             measured = hand.position, hand.rotation
-            self.unreachable = self.output.send(target, elapsed, measured, self.targets.lagged(), preview)
+            self.output.send(target, elapsed, measured, self.targets.lagged(), preview)
+            short = self.output.fell_short()
+            self.limited = "" if short is None else short[0]
+            if short is not None:
+                # The target waits where the arm has got to: at the edge of its reach, or while its joints are too slow.
+                self.targets.wait_at(short[1], Rotation.from_quat(short[2]))
         else:
             if target.moving:
                 self._stood = None
@@ -229,7 +231,6 @@ class DrivenRobot:
         self._hands.clear()
         if self.gripper is not None:
             self.gripper.logic.forget()
-        self.unreachable = ""
 
     def close(self) -> None:
         if self.targets.started:

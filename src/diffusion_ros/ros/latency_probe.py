@@ -343,7 +343,9 @@ class LatencyProbe:
         target = self._targets.advance(elapsed, row, self._ticks, *self._hand)
         target = replace(target, velocity=axis * self._motion.velocity(t))
         self._output.now_ns = self._node.now_ns()
-        self._unreachable = self._output.send(target, elapsed, self._hand, target, partial(self._ahead, t, target))
+        self._output.send(target, elapsed, self._hand, target, partial(self._ahead, t, target))
+        short = self._output.fell_short()
+        self._unreachable = "" if short is None else short[0]
         return target
 
     def _ahead(self, t: float, target: Target, step: float) -> list[Target]:

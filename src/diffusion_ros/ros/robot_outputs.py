@@ -36,8 +36,8 @@ POINT_SECONDS = 0.05
 """Between two points of a trajectory."""
 JOINT_SPEED = 2.0
 """rad/s of a joint at most, or what the description says if that is less."""
-MISSED = 0.02, 0.1
-"""Metres and radians that joint positions may miss a target by; beyond them the arm cannot go where it is sent."""
+MISSED = 0.005, 0.05
+"""Metres and radians that joint positions may miss a target by; beyond them the target waits for the arm."""
 _UNEVEN = 0.004
 """m that a pose may be from where it would be had the ones before gone on evenly."""
 _FAREWELL_SECONDS = 1.0
@@ -75,12 +75,16 @@ class RobotOutput(ABC):
     def restart(self) -> None:  # noqa: B027
         """The next target is taken from the measured hand."""
 
+    def fell_short(self) -> tuple[str, Array, Array] | None:
+        """Why the arm could not go all the way to the last target, and how far it went, as the hand's position (3) and
+        quaternion (4); None where it could."""
+        return None
+
     @abstractmethod
     def send(
         self, target: Target, seconds: float, hand: tuple[Array, Rotation], lagged: Target, preview: Preview
-    ) -> str:
-        """Tells the driver. seconds: since the last; hand: as measured; lagged: the target that it answers. Returns ''
-        or why the arm cannot go there."""
+    ) -> None:
+        """Tells the driver. seconds: since the last; hand: as measured; lagged: the target that it answers."""
 
     @abstractmethod
     def hold(self, target: Target, seconds: float, preview: Preview) -> None:
@@ -126,9 +130,8 @@ class PoseOutput(RobotOutput):
 
     def send(
         self, target: Target, seconds: float, hand: tuple[Array, Rotation], lagged: Target, preview: Preview
-    ) -> str:
+    ) -> None:
         self._publish(target, seconds)
-        return ""
 
     def hold(self, target: Target, seconds: float, preview: Preview) -> None:
         self._publish(target, seconds)
@@ -157,13 +160,12 @@ class TwistOutput(RobotOutput):
 
     def send(
         self, target: Target, seconds: float, hand: tuple[Array, Rotation], lagged: Target, preview: Preview
-    ) -> str:
+    ) -> None:
         gain = self.robot.action.gain
         off = lagged.position - hand[0]
         turned = (lagged.rotation * hand[1].inv()).as_rotvec()
         quaternion = np.asarray(hand[1].as_quat())
         self._publish(target.velocity + gain * off, target.angular_velocity + gain * turned, quaternion)
-        return ""
 
     def hold(self, target: Target, seconds: float, preview: Preview) -> None:
         self._publish(target.velocity, target.angular_velocity, target.quaternion)
@@ -183,6 +185,7 @@ class JointOutput(RobotOutput):
         """As commanded last."""
         self.measured: Array | None = None
         """As they are (n), kept up by whoever listens to joint_states."""
+        self._short = ""
 
     def missing(self) -> str:
         if self._described.missing() or self.measured is not None:
@@ -197,13 +200,18 @@ class JointOutput(RobotOutput):
         assert self._described.arm is not None
         return self._described.arm
 
-    def _follow(self, target: Target, seconds: float) -> str:
-        """Goes on to the target's joint positions; '' or why they miss it."""
+    def _follow(self, target: Target, seconds: float) -> Array:
+        """Goes on to the target's joint positions."""
         if self._joints is None:
             assert self.measured is not None
             self._joints = self._arm.rest = self.measured
-        self._joints, reason = self._tracked(self._joints, target, seconds)
-        return reason
+        self._joints, self._short = self._tracked(self._joints, target, seconds)
+        return self._joints
+
+    def fell_short(self) -> tuple[str, Array, Array] | None:
+        if not self._short or self._joints is None:
+            return None
+        return self._short, *self.frames.hand(*self._arm.forward(self._joints))
 
     def _tracked(self, joints: Array, target: Target, seconds: float) -> tuple[Array, str]:
         position, quaternion = self.frames.tool(target.position, target.quaternion)
@@ -219,11 +227,8 @@ class JointPositionsOutput(JointOutput):
 
     def send(
         self, target: Target, seconds: float, hand: tuple[Array, Rotation], lagged: Target, preview: Preview
-    ) -> str:
-        reason = self._follow(target, seconds)
-        assert self._joints is not None
-        self.publisher.publish(messages.numbers_to_msg(self._joints))
-        return reason
+    ) -> None:
+        self.publisher.publish(messages.numbers_to_msg(self._follow(target, seconds)))
 
     def hold(self, target: Target, seconds: float, preview: Preview) -> None:
         if self._joints is None:
@@ -247,13 +252,12 @@ class JointTrajectoryOutput(JointOutput):
 
     def send(
         self, target: Target, seconds: float, hand: tuple[Array, Rotation], lagged: Target, preview: Preview
-    ) -> str:
-        reason = self._follow(target, seconds)
+    ) -> None:
+        self._follow(target, seconds)
         self._since += seconds
         if self._since > POINT_SECONDS - 0.5 * seconds:
             self._since, self._ends = 0.0, False
             self._publish(preview(POINT_SECONDS))
-        return reason
 
     def hold(self, target: Target, seconds: float, preview: Preview) -> None:
         """The way to a stop, once; then nothing."""
