@@ -1,7 +1,8 @@
 """Policy and executor for a robot that has drivers and cameras of its own.
 
-`ros2 launch diffusion_ros real_robot.launch.py checkpoint:=P params_file:=mine.yaml eef_pose:=/robot/eef_pose ...`
-`mine.yaml` is a copy of config/real_robot.yaml with the robot's own limits and box, which are required.
+`ros2 launch diffusion_ros real_robot.launch.py robot:=mine.yaml checkpoint:=P`
+`mine.yaml` describes the robot, as those in config/robots do; docs/robot.md says how. For a driver that takes
+eef_command itself, `params_file:=mine.yaml` instead, a copy of config/real_robot.yaml with its limits and box.
 Nothing moves until the service `executor/set_enabled` is called, unless enabled:=true is given.
 """
 

@@ -52,38 +52,12 @@ _TOPIC_CHARACTERS = set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ012
 
 _KEYS = frozenset(
     (
-        *(
-            "driver",
-            "base",
-            "tool",
-            "joints",
-            "joint_states",
-            "description",
-            "observations",
-            "action",
-            "gripper",
-            "limits",
-            "ready",
-        ),
+        *("driver", "base", "tool", "joints", "description", "observations", "action", "gripper", "limits", "ready"),
         *("buttons", "frame", "xyz", "rpy", "topic", "file", "source", "camera", "latency", "qos", "parent", "child"),
-        *(
-            "scale",
-            "offset",
-            "crop",
-            "output",
-            "type",
-            "rate",
-            "reference",
-            "leash",
-            "lag",
-            "axes",
-            "gain",
-            "name",
-            "open",
-        ),
+        *("scale", "offset", "crop", "output", "type", "rate", "reference", "leash", "axes", "gain", "name", "open"),
         *("closed", "effort", "interval", "timeout", "linear", "angular", "linear_acceleration"),
         *("angular_acceleration", "low", "high", "value", "values", "latched", "max_age", "optional", "enable"),
-        *("stop", "hold"),
+        *("stop", "hold", "lag", "joint_states"),
     )
 )
 """All that there are: none of them is another one misspelt."""
