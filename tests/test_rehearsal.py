@@ -529,7 +529,7 @@ def test_a_grippers_goal_ends_when_it_is_there_stopped_or_replaced() -> None:
             "observations.above_image: one of the simulator's cameras expected",
         ),
         ("agentview_image: {", "agentview_image: {crop: [200, 0, 480, 480], ", "inside of 640 x 480 expected"),
-        ("linear: 0.5", "liner: 0.5", "limits.linear: missing ('liner' is not known)"),
+        ("linear: 0.8", "liner: 0.8", "limits.linear: missing ('liner' is not known)"),
     ],
 )
 def test_a_robot_that_cannot_be_rehearsed_is_one_line_and_starts_nothing(

@@ -294,6 +294,7 @@ def check_frames(frames: list[Frame]) -> None:
     assert np.all(np.diff([frame.stamp_ns for frame in frames]) > 0)
 
 
+@pytest.mark.slow  # 1 kHz of poses beside other tests on two cores come too seldom
 def test_a_robot_with_streams_of_their_own_rates_is_seen_in_the_policys_frame_at_the_pictures_time(graph, tmp_path):
     bench = Bench(graph, tmp_path, robot_yaml())
     summary = "publishing chunks"  # and not a word of a gripper at 15 Hz

@@ -55,8 +55,12 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 def usual(system: System, checkpoints: dict[str, Path]) -> dict[str, str]:
     """Arguments with which a system can be started here."""
-    task = {"simulation": "can", "real_robot": "can", "maze": "umaze"}.get(system.name, system.name)
+    task = {"simulation": "can", "rehearsal": "can", "real_robot": "can", "maze": "umaze"}.get(system.name, system.name)
     return {"checkpoint": str(checkpoints[task]), **({system.subject: task} if system.subject else {})}
+
+
+LIMITS_OF: dict[str, dict[str, Any]] = {"rehearsal": {}}
+"""A robot's file has its own."""
 
 
 def settle(system: System, given: dict[str, str]) -> Startup:
@@ -90,6 +94,14 @@ def changed(cls: Any, name: str, value: Any) -> Any:
     return value + 0.25 if high is None or value + 0.25 <= high else value - 0.25
 
 
+REAL = {
+    "view": "frontview",
+    "robot": str(ROOT / "config/robots/xarm_jtc.yaml"),
+    "picture_size": "1280x720",
+    "servo_caps": [0.3, 0.7],
+    "servo_singularity": [20.0, 40.0],
+}
+"""Other values of what must be something that there is."""
 EVERY_KEY = [
     pytest.param(system, node, name, id=f"{system.name}-{node.name}-{name}")
     for system in SYSTEMS.values()
@@ -103,7 +115,8 @@ def test_every_key_of_every_yaml_reaches_its_node_from_a_users_file(
     system: System, node: NodeDescription, name: str, checkpoints: dict[str, Path], tmp_path: Path
 ) -> None:
     cls = parameters_class(node)
-    new = "frontview" if name == "view" else changed(cls, name, keys(node)[name])
+    # These must be something that there is.
+    new = REAL.get(name) or changed(cls, name, keys(node)[name])
     given = usual(system, checkpoints)
     if name in ("output_dir", "results"):
         new = str(tmp_path / name)
@@ -131,7 +144,12 @@ def test_every_key_of_every_yaml_reaches_its_node_from_a_users_file(
         given["output_dir"] = str(tmp_path / "run")
     startup = settle(system, {**given, "params_file": str(file)})
     written = parameter_files.read(startup.write_parameters(node)).of(f"/{node.name}")
-    found = getattr(from_values(cls, {**written, **(ROBOT if node.name == "executor" else {})}, node.name), name)
+    found = getattr(
+        from_values(
+            cls, {**written, **(LIMITS_OF.get(system.name, ROBOT) if node.name == "executor" else {})}, node.name
+        ),
+        name,
+    )
     assert (list(found) if isinstance(found, tuple) else found) == new
     assert new != keys(node)[name] or name == system.subject
 
@@ -149,8 +167,7 @@ def test_a_node_has_what_a_users_file_says(
     # What the checkpoint must fit, or what a node cannot be made with.
     fixed = ("mode", "task", "size", "device", "guard", "output_dir", "frame_id", "sampler", "sampler_steps")
     new = {name: changed(cls, name, value) for name, value in keys(node).items() if name not in fixed}
-    if "view" in new:
-        new["view"] = "frontview"
+    new |= {name: value for name, value in REAL.items() if name in new}
     file = tmp_path / "mine.yaml"
     file.write_text(yaml.safe_dump({node.name: {"ros__parameters": new}}))
     given = {**usual(system, checkpoints), "params_file": str(file), "output_dir": str(tmp_path / "run")}
@@ -190,13 +207,15 @@ def test_every_parameter_is_read_by_its_node(node: NodeDescription) -> None:
     }
     if hasattr(cls, "lockstep") and "lockstep" in read:
         read.add("mode")
+    if hasattr(cls, "size") and "size" in read:
+        read.add("picture_size")
     assert {field.name for field in dataclasses.fields(cls)} <= read
 
 
 @pytest.mark.parametrize("system", SYSTEMS.values(), ids=lambda system: system.name)
 def test_config_says_the_defaults_of_the_nodes(system: System) -> None:
     """Where config/ deviates from a node's own default, it is for the system."""
-    deviations = {
+    deviations: dict[str, dict[str, Any]] = {
         "simulation": {"episodes": 3},
         "maze": {"episodes": 3, "video": True},
         "cartpole": {"episodes": 3},
@@ -209,6 +228,7 @@ def test_config_says_the_defaults_of_the_nodes(system: System) -> None:
             "join": "blend",
         },
     }
+    deviations["rehearsal"] = {**deviations["real_robot"], "episodes": 3}
     found = {}
     for node in system.nodes:
         cls = parameters_class(node)

@@ -138,7 +138,7 @@ def _check_rehearsal(parameters: Mapping[str, Mapping[str, Any]]) -> None:
 
 REHEARSAL = System(
     name="rehearsal",
-    description="an arm of your own, simulated as its drivers would show it, with a diffusion policy",
+    description="real_robot with a simulator in the place of its drivers",
     observer=RehearsalObserver,
     subject="task",
     checkpoint="{}_pixels.pt",
