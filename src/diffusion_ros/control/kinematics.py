@@ -346,8 +346,13 @@ class Arm:
             u, values, vt = np.linalg.svd(columns)
             size = len(values)
             near = max(0.0, 1.0 - (values[-1] / SINGULAR) ** 2)
-            inverse = values / (values**2 + near * damping**2 + cautious**2 + 1e-12)
+            damped = near * damping**2
+            squares = values**2 + damped + cautious**2 + 1e-12
+            inverse = values / squares
             move = vt[:size].T @ (inverse * (u[:, :size].T @ left))
+            # Where a direction is lost, the pull has it: a stretched elbow would bend either way, and the wrong one
+            # ends at a limit.
+            move += vt[:size].T @ (damped / squares * (vt[:size] @ pull[free]))
             if len(vt) > 6:
                 move += vt[6:].T @ (vt[6:] @ pull[free])
             step[free] = move
