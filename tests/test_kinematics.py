@@ -345,6 +345,29 @@ def test_from_a_singular_posture_nothing_jumps() -> None:
         q = found.q
 
 
+@pytest.mark.parametrize("dt", [0.01, 0.05])
+def test_an_elbow_that_was_stretched_bends_the_way_that_it_came(dt: float) -> None:
+    """Beyond its singular posture a Panda's elbow has some 20 degrees left, and there it would stay at its limit. With
+    joint 3 fixed, as a redundant arm finds its way round."""
+    text = TEXTS[7].replace('<joint name="joint3" type="revolute">', '<joint name="joint3" type="fixed">')
+    of = Arm.from_urdf(text, [name for name in NAMES[7] if name != "joint3"], "base", "tool")
+    q = of.rest = np.delete(HOME[7], 2)
+    home, quaternion = of.forward(q)
+    rng = np.random.default_rng(0)
+    at = home
+    for _ in range(8):
+        # Out of reach, to and fro there, and back.
+        for goal in (*(home + rng.uniform(-1, 1, (3, 3)) * [0.1, 0.4, 0.2] - [0.4, 0, 0]), home):
+            for point in np.linspace(at, goal, 1 + int(np.linalg.norm(goal - at) / (0.4 * dt))):
+                q = of.track(point, quaternion, q, dt, 2.0).q
+                assert q[2] < -0.3, "stretched at -0.47"
+            at = goal
+        for _ in range(int(1 / dt)):
+            found = of.track(home, quaternion, q, dt, 2.0)
+            q = found.q
+        assert found.position_error < 1e-4
+
+
 @pytest.mark.parametrize("n", [6, 7])
 def test_a_target_out_of_reach_is_said_to_be(n: int) -> None:
     of = arm(n)

@@ -259,8 +259,8 @@ class Arm:
                 break
             # What is left of the way that each joint may go.
             room = last - box - q, last + box - q
-            move, blocked, slowed = self._step(q, error, pull, low, high, *room, DAMPING, cautious)
-            pull = np.zeros(len(q))
+            # What is free is pulled once; what is lost in each step, as the next would undo it.
+            move, blocked, slowed = self._step(q, error, pull, low, high, *room, DAMPING, cautious, step > 0)
             then = np.clip(q + move, last - box, last + box)
             left = self._to(target, then)
             if float(left @ left) > max(float(error @ error), NEVER_WORSE**2):
@@ -327,13 +327,15 @@ class Arm:
         ahead: Array,
         damping: float,
         cautious: float = 0.0,
+        again: bool = False,
     ) -> tuple[Array, NDArray[np.bool_], int]:
         """One step (n) from q, where the arm is placed, for an error (6); which joints their limits kept; and the joint
         for whose room, from `back` to `ahead`, the step was made shorter, or -1.
 
         A joint that would leave low to high is kept there, and the others do the rest (as Flacco, De Luca and Khatib
-        2012 do in the null space). pull (n) goes where it does not move the tool (Liegeois 1977). damping counts near
-        singular postures, cautious everywhere (Levenberg and Marquardt's).
+        2012 do in the null space). pull (n) goes where it does not move the tool (Liegeois 1977), but for
+        `again`, and where it hardly does. damping counts near singular postures, cautious everywhere (Levenberg and
+        Marquardt's).
         """
         jacobian = self._jacobian()
         free = np.ones(len(q), np.bool_)
@@ -347,9 +349,14 @@ class Arm:
             u, values, vt = np.linalg.svd(columns)
             size = len(values)
             near = max(0.0, 1.0 - (values[-1] / SINGULAR) ** 2)
-            inverse = values / (values**2 + near * damping**2 + cautious**2 + 1e-12)
+            damped = near * damping**2
+            squares = values**2 + damped + cautious**2 + 1e-12
+            inverse = values / squares
             move = vt[:size].T @ (inverse * (u[:, :size].T @ left))
-            if len(vt) > 6:
+            # Where a direction is lost, the pull has it: a stretched elbow would bend either way, and the wrong one
+            # ends at a limit.
+            move += vt[:size].T @ (damped / squares * (vt[:size] @ pull[free]))
+            if len(vt) > 6 and not again:
                 move += vt[6:].T @ (vt[6:] @ pull[free])
             step[free] = move
             ratio = np.where(step > 0, ahead, back) / np.where(step == 0, np.inf, step)
