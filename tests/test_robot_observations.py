@@ -502,8 +502,11 @@ def test_the_hand_by_transforms(monkeypatch, tmp_path):
     refused: list[str] = []
 
     class Bus:
+        def __init__(self) -> None:
+            self.take: dict[str, Any] = {}
+
         def create_subscription(self, kind: Any, topic: str, callback: Any, qos: Any, **options: Any) -> None:
-            self.take = callback
+            self.take[topic] = callback
 
     def source(bus: Bus) -> HandSource:
         take = lambda *moved: given.append(moved)  # noqa: E731
@@ -516,14 +519,15 @@ def test_the_hand_by_transforms(monkeypatch, tmp_path):
     source(bus)
     turn = Rotation.from_euler("z", 0.4)
 
-    def hear(*links: tuple[int, str, str, tuple[float, float, float], Rotation]) -> None:
+    def hear(*links: tuple[int, str, str, tuple[float, float, float], Rotation], topic: str = "/tf") -> None:
         transforms = [
             messages.transform_to_msg(position, turned.as_quat(), stamp, parent, child)
             for stamp, parent, child, position, turned in links
         ]
-        bus.take(SimpleNamespace(transforms=transforms))
+        bus.take[topic](SimpleNamespace(transforms=transforms))
 
-    hear((5, "flange", "tool0", (0.0, 0.0, 0.1), Rotation.identity()), (5, "wheel", "odom", (1, 2, 3), turn))
+    hear((5, "flange", "tool0", (0.0, 0.0, 0.1), Rotation.identity()), topic="/tf_static")
+    hear((5, "wheel", "odom", (1, 2, 3), turn))
     assert not given, "the rest of the way is not known yet"
     hear((9, "base", "flange", (0.4, 0.0, 0.3), turn * DOWN))
     ((stamp, position, quaternion),) = given
@@ -536,6 +540,11 @@ def test_the_hand_by_transforms(monkeypatch, tmp_path):
     assert given[-1][0] == 12 and given[-1][1][0] == 0.5
     hear((13, "base", "flange", (float("nan"), 0.0, 0.3), DOWN))
     assert len(given) == 2 and len(refused) == 1 and "position [nan, 0.0, 0.3]" in refused[0]
+    # A hand is as old as the oldest part of its way: a wrist that moves on tells nothing of an arm that is silent.
+    hear((14, "flange", "tool0", (0.0, 0.0, 0.2), Rotation.identity()))
+    assert len(given) == 2, "the arm was heard at 12"
+    hear((15, "base", "flange", (0.5, 0.0, 0.3), DOWN))
+    assert given[-1][0] == 14
 
 
 @pytest.mark.parametrize(

@@ -123,7 +123,7 @@ class HandSource:
                 raise ValueError(f"{robot.path}: observations.hand.source: tf needs tf2_msgs, which is not installed")
             for topic, quality in ((self.source.topic, qos), (f"{self.source.topic}_static", topics.DESCRIPTION_QOS)):
                 node.create_subscription(
-                    messages.TFMessage, topic, partial(self._on_transforms, refused), quality, raw=False
+                    messages.TFMessage, topic, partial(self._on_transforms, refused, topic), quality, raw=False
                 )
 
     @property
@@ -172,10 +172,12 @@ class HandSource:
         if self._wanted(stamp_ns):
             self._give(stamp_ns, *arm.forward(positions))
 
-    def _on_transforms(self, refused: Callable[[messages.MessageError], object], msg: Any) -> None:
+    def _on_transforms(self, refused: Callable[[messages.MessageError], object], topic: str, msg: Any) -> None:
         try:
             for one in msg.transforms[:_TRANSFORMS]:
-                self._transforms.put(*messages.transform_from_msg(one))
+                stamp_ns, parent, child, position, quaternion = messages.transform_from_msg(one)
+                always = topic != self.source.topic
+                self._transforms.put(0 if always else stamp_ns, parent, child, position, quaternion)
             self._take_transforms()
         except messages.MessageError as error:
             refused(error)

@@ -20,15 +20,15 @@ class Transforms:
         """Child -> parent, stamp [ns], position and rotation."""
 
     def put(self, stamp_ns: int, parent: str, child: str, position: ArrayLike, quaternion: ArrayLike) -> None:
-        """The child's pose in the parent: position (3) [m], quaternion (4) xyzw."""
+        """The child's pose in the parent: position (3) [m], quaternion (4) xyzw. stamp_ns: 0 where it is so always."""
         if len(self._parents) >= _MOST:
             self._parents.clear()
         place = np.asarray(position, np.float64), Rotation.from_quat(quaternion)
         self._parents[child.lstrip("/")] = (parent.lstrip("/"), stamp_ns, *place)
 
     def pose(self, parent: str, child: str) -> tuple[int, Array, Array]:
-        """The newest stamp [ns] on the way between them, and the child's pose in the parent: position (3) [m],
-        quaternion (4) xyzw. Raises ValueError, in one line, where they are not connected."""
+        """The oldest stamp [ns] on the way between them, 0 where there is none, and the child's pose in the parent:
+        position (3) [m], quaternion (4) xyzw. Raises ValueError, in one line, where they are not connected."""
         parent, child = parent.lstrip("/"), child.lstrip("/")
         up, down = self._to_root(child), self._to_root(parent)
         common = next((frame for frame in up if frame in down), None)
@@ -39,7 +39,11 @@ class Transforms:
         here_ns, position, rotation = self._in(child, common)
         there_ns, origin, turned = self._in(parent, common)
         back = turned.inv()
-        return max(here_ns, there_ns), back.apply(position - origin), np.asarray((back * rotation).as_quat())
+        return (
+            min(filter(None, (here_ns, there_ns)), default=0),
+            back.apply(position - origin),
+            np.asarray((back * rotation).as_quat()),
+        )
 
     def _knows(self, frame: str) -> bool:
         return frame in self._parents or any(parent == frame for parent, *_ in self._parents.values())
@@ -52,9 +56,9 @@ class Transforms:
         return way
 
     def _in(self, frame: str, above: str) -> tuple[int, Array, Rotation]:
-        newest_ns, position, rotation = 0, np.zeros(3), Rotation.identity()
+        oldest_ns, position, rotation = 0, np.zeros(3), Rotation.identity()
         while frame != above:
             frame, stamp_ns, shift, turn = self._parents[frame]
-            newest_ns = max(newest_ns, stamp_ns)
+            oldest_ns = min(filter(None, (oldest_ns, stamp_ns)), default=0)
             position, rotation = turn.apply(position) + shift, turn * rotation
-        return newest_ns, position, rotation
+        return oldest_ns, position, rotation
