@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from scipy.linalg import expm
 from scipy.spatial.transform import Rotation
 
 from diffusion_ros.control.targets import LOST, Target, TargetGenerator
@@ -48,6 +49,17 @@ def test_a_row_moves_it_as_the_spring_does() -> None:
         part = 1 - (1 + np.sqrt(K) * 0.01 * i) * np.exp(-np.sqrt(K) * 0.01 * i)
         np.testing.assert_allclose(target.position - HOME, [0.05 * part, 0, -0.02 * part], atol=1e-9)
         np.testing.assert_allclose(target.rotation.as_rotvec(), [0, 0.4 * part, 0], atol=1e-9)
+
+
+@pytest.mark.parametrize("ratio", [0.4, 1.0, 2.5])
+def test_any_damping_is_the_exponential_of_its_matrix(ratio: float) -> None:
+    follower = Follower(TargetGenerator(WIDE, 0.05, (K, ratio)), 0.01)
+    matrix = np.array([[0.0, 1.0], [-K, -2 * ratio * np.sqrt(K)]])
+    for i in range(1, 6):
+        target = follower.go(row(0.05), 0)
+        error, speed = expm(0.01 * i * matrix) @ [-0.05, 0.0]
+        assert target.position[0] == pytest.approx(0.05 + error, abs=1e-12)
+        assert target.velocity[0] == pytest.approx(speed, abs=1e-11)
 
 
 def test_full_rows_give_the_speed_of_the_arm_in_training() -> None:
@@ -182,6 +194,38 @@ def test_a_preview_is_what_comes() -> None:
     for i, target in enumerate(ahead[:-1]):
         np.testing.assert_allclose(target.position, real[5 * i + 4].position, atol=2e-4)
     assert not ahead[-1].moving
+
+
+def test_an_emergency_stop_brakes_as_hard_as_the_limits_allow() -> None:
+    ways = {}
+    for hard in (False, True):
+        generator = TargetGenerator(TIGHT, 0.05)
+        follower = Follower(generator)
+        for i in range(30):
+            follower.go(row(0.01), i // 3)
+        generator.hard = hard
+        speed = follower.targets[-1].velocity[0]
+        assert speed == pytest.approx(0.2)
+        while follower.targets[-1].moving:
+            before = follower.targets[-1].velocity[0]
+            assert before - follower.go(None, None).velocity[0] <= TIGHT.linear_acceleration * 0.02 + 1e-9
+        ways[hard] = follower.targets[-1].position[0] - follower.targets[29].position[0]
+    # v^2 / 2a, and a third of a where it is gentle.
+    assert ways[True] == pytest.approx(0.2**2 / (2 * 3.0), rel=0.05)
+    assert ways[False] == pytest.approx(0.2**2 / (2 * 0.3 * 3.0), rel=0.05)
+
+
+def test_a_preview_is_of_a_hand_that_follows_however_it_lags() -> None:
+    """There and back, farther than the leash: what comes back is not held by where a hand that lags would be."""
+    ahead = {}
+    for delay in (0, 15):
+        generator = TargetGenerator(WIDE, 0.05, (K, 1.0), leash=(0.03, 0.3), latency=0.02 * delay)
+        follower = Follower(generator, 0.02, delay)
+        for i in range(60):
+            follower.go(row(0.05), i // 3)
+        rows = np.array([row(0.05)] * 8 + [row(-0.05)] * 8)
+        ahead[delay] = np.array([target.position for target in generator.preview(rows, 0.05)])
+    np.testing.assert_allclose(ahead[15], ahead[0], atol=1e-12)
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import expm
 from scipy.spatial.transform import Rotation
 
 from diffusion_ros.robot_file import Limits
@@ -115,7 +114,8 @@ class TargetGenerator:
         self._left_turn = np.zeros(3)
         self._trace: deque[tuple[float, Array, Rotation]] = deque()
         self._time = 0.0
-        self._transitions: dict[float, Array] = {}
+        self.hard = False
+        """Whether a hold brakes as hard as the limits allow: an emergency stop does."""
 
     @property
     def started(self) -> bool:
@@ -237,7 +237,7 @@ class TargetGenerator:
         The first row is the one that is due now, for `remaining` seconds [s]; None: for all of its time.
         """
         ahead = copy.copy(self)
-        ahead._trace = deque()
+        ahead._trace, ahead.latency = deque(), 0.0  # a hand that is where its target is
         targets: list[Target] = []
         here, turned = self._position, Rotation.from_rotvec(self._turn) * self._from
         number, left_of_row = 0, self.row_seconds if remaining is None else remaining
@@ -270,8 +270,9 @@ class TargetGenerator:
         if self._row is None:
             # The same target from now on, as soon as it can be: the model's own damping, or a gentle brake.
             damping = 2 * self.response[1] * math.sqrt(self.response[0]) if self.response else 0.0
-            wanted = _braked(self._velocity, damping, _GENTLE * limits.linear_acceleration, dt)
-            turning = _braked(self._turn_velocity, damping, _GENTLE * limits.angular_acceleration, dt)
+            gentle = 1.0 if self.hard else _GENTLE
+            wanted = _braked(self._velocity, damping, gentle * limits.linear_acceleration, dt)
+            turning = _braked(self._turn_velocity, damping, gentle * limits.angular_acceleration, dt)
             way, turned = 0.5 * dt * (self._velocity + wanted), 0.5 * dt * (self._turn_velocity + turning)
         elif self.response:
             on = self._transition(dt)
@@ -301,11 +302,14 @@ class TargetGenerator:
         self._turn = self._turn + _shortened(turned + self._glide_turn(dt), limits.angular * dt)
 
     def _transition(self, dt: float) -> Array:
-        """(2, 2): what error and velocity are dt later, of the model without limits."""
-        if dt not in self._transitions:
-            stiffness, ratio = self.response
-            self._transitions[dt] = expm(dt * np.array([[0.0, 1.0], [-stiffness, -2 * ratio * math.sqrt(stiffness)]]))
-        return self._transitions[dt]
+        """(2, 2): what error and velocity are dt later, of the model without limits: the exponential of dt times its
+        matrix A. By Cayley and Hamilton it is exp(s dt) (c I + q (A - s I)), where s is half of A's trace."""
+        stiffness, ratio = self.response
+        s = -ratio * math.sqrt(stiffness)
+        root = math.sqrt(stiffness * abs(ratio**2 - 1.0))
+        c, q = (math.cosh(root * dt), math.sinh(root * dt)) if ratio > 1 else (math.cos(root * dt), math.sin(root * dt))
+        q = q / root if root * dt > 1e-6 else dt
+        return math.exp(s * dt) * np.array([[c - q * s, q], [-q * stiffness, c + q * s]])
 
     def _glide(self, dt: float) -> Array:
         step = _shortened(self._left, _GLIDE * dt)
