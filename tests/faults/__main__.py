@@ -17,6 +17,7 @@ import ros_graph  # noqa: E402
 from rclpy.logging import LoggingSeverity, set_logger_level  # noqa: E402
 
 from . import others, processes  # noqa: E402, F401
+from .driven import DRIVEN, DrivenFault, Outcome, table_row  # noqa: E402
 from .kinds import FAULTS, Fault, Verdict  # noqa: E402
 
 
@@ -38,10 +39,37 @@ def reason(verdict: Verdict) -> str:
     return said.removeprefix("holding: ")
 
 
+def check_driven(chosen: list[DrivenFault], markdown: bool) -> int:
+    """Prints what came of each fault with each output; returns how many were bad."""
+    bad = 0
+    if markdown:
+        print("\n| fault | injected | pose | twist | joint_trajectory | joint_positions | what is said |")
+        print("|---|---|---|---|---|---|---|")
+    for fault in chosen:
+        outcomes: dict[str, Outcome | None] = {}
+        problem = ""
+        for output in fault.only:
+            with tempfile.TemporaryDirectory() as name:
+                try:
+                    outcomes[output] = outcome = fault.check(Path(name), output)
+                    problem = problem or (f"{output}: {outcome.moved:g} m of wrong motion" if outcome.moved else "")
+                except AssertionError as error:
+                    outcomes[output] = None
+                    problem = problem or f"{output}: {' '.join(str(error).split())[:400]}"
+        bad += bool(problem)
+        row = table_row(fault, outcomes)
+        if markdown:
+            print(row, flush=True)
+        else:
+            print(f"{'BAD ' if problem else 'ok  '} {problem or row}", flush=True)
+    return bad
+
+
 def main() -> int:
     words = [word for word in sys.argv[1:] if not word.startswith("--")]
     markdown = "--markdown" in sys.argv
     chosen = [fault for fault in FAULTS if all(word in fault.name for word in words)]
+    driven = [fault for fault in DRIVEN if all(word in fault.name for word in words)]
     bad = 0
     began = time.monotonic()
     print("| fault | injected | wrong motion | what is said | goes on after |" if markdown else f"{len(chosen)} kinds")
@@ -64,13 +92,15 @@ def main() -> int:
             else:
                 mark = "ok  " if verdict is not None and verdict.moved == 0 else "BAD "
                 print(f"{mark} {fault.name:42} {after:8} {said or 'goes on'}", flush=True)
+        worse = check_driven(driven, markdown)
         rclpy.try_shutdown()
     print(
-        f"{'' if markdown else ' ' * 4}{len(chosen) - bad} of {len(chosen)} kinds: no wrong motion,"
+        f"{'' if markdown else ' ' * 4}{len(chosen) - bad} of {len(chosen)} kinds, and"
+        f" {len(driven) - worse} of {len(driven)} with each output of a driven robot: no wrong motion,"
         f" {time.monotonic() - began:.0f} s",
         file=sys.stderr if markdown else sys.stdout,
     )
-    return int(bad > 0)
+    return int(bad + worse > 0)
 
 
 if __name__ == "__main__":

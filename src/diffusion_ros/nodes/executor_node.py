@@ -409,6 +409,7 @@ class ExecutorNode(RunnableNode):
             return logic.stopped() + (f" ({why})" if why else "")
         return (
             self.without_time()
+            or (self._fault if self._robot is not None else "")  # which is why nothing more is heard of it
             or self._silence()
             or self._robot_reason()
             or self._chunk_conflict()

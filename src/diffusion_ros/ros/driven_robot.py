@@ -24,7 +24,7 @@ from diffusion_ros.ros.gripper_output import GripperOutput
 from diffusion_ros.ros.hand_source import DescribedArm, HandSource
 from diffusion_ros.ros.listener import MAX_BYTES, JointFilter, Listener
 from diffusion_ros.ros.readiness import OperatorButtons, Readiness
-from diffusion_ros.ros.robot_outputs import JointOutput, make_output
+from diffusion_ros.ros.robot_outputs import POINT_SECONDS, JointOutput, make_output
 from diffusion_ros.ros.runner import RunnableNode
 from diffusion_ros.ros.topics import BEST_EFFORT_QOS
 from diffusion_ros.spec import CheckpointSpec
@@ -72,8 +72,9 @@ class DrivenRobot:
         self._hands: deque[Hand] = deque()
         self.source = HandSource(node, robot, self.frames, self._on_hand, refused, described)
         self.output = make_output(node, robot, self.frames, described)
+        self._joint_listener: Listener[JointState] | None = None
         if isinstance(self.output, JointOutput) and robot.poses[HAND].source != "fk":
-            self._listen_to_joints(self.output)
+            self._joint_listener = self._listen_to_joints(self.output)
         self.gripper = GripperOutput(node, robot, rehearsal) if robot.gripper is not None else None
         self.readiness = Readiness(node, robot)
         self.buttons = OperatorButtons(node, robot.buttons, enable, stop) if robot.buttons is not None else None
@@ -93,17 +94,19 @@ class DrivenRobot:
         """Stamp of the chunk that decided last."""
         self._stood: float | None = None
         """Since when the target stands still."""
+        self._forgetting = False
+        """Whether the target brakes, to be forgotten when it stands."""
         self._advanced_ns: int | None = None
         self.limited = ""
         """Why the arm could not go all the way to its last target."""
 
-    def _listen_to_joints(self, output: JointOutput) -> None:
+    def _listen_to_joints(self, output: JointOutput) -> Listener[JointState]:
         joints = self.robot.joints
 
         def take(msg: JointState) -> None:
             output.measured = messages.joint_state_from_msg(msg, joints)[1]
 
-        self._joint_listener = Listener(
+        return Listener(
             self._node,
             JointState,
             self.robot.joint_states,
@@ -138,11 +141,15 @@ class DrivenRobot:
         return (
             self.source.conflict()
             or self.output.conflict()
+            or self._joints_conflict()
             or self.output.missing()
             or self.readiness.reason()
             or self.output.deaf()
             or (self.buttons.reason() if self.buttons is not None else "")
         )
+
+    def _joints_conflict(self) -> str:
+        return self._joint_listener.conflict() if self._joint_listener is not None else ""
 
     def astray(self) -> str:
         """Why somebody has to look before it moves on, or ''."""
@@ -166,11 +173,14 @@ class DrivenRobot:
         if not command.acting and hand is not None and self.targets.astray(hand.position, hand.rotation):
             # Whoever has moved the arm meanwhile, or set it somewhere else, does not want it back.
             self.forget()
+        self.targets.hard = bool(logic.estop_reason)
+        if self._forgetting and (hand is None or not command.acting):
+            self._fade(elapsed, now)
+            return command
         if hand is None or (not command.acting and not self.targets.started):
             return command
-        if command.acting and (not self.targets.started or self._has_stood(now)):
-            self.targets.start(hand.position, hand.rotation)
-            self.output.restart()
+        if command.acting and (not self.targets.started or self._forgetting or self._has_stood(now)):
+            self._start(hand)
         row = self.frames.row(command.row) if command.acting else None
         if command.key is not None and command.key[0] != self._chunk_ns:
             self._chunk_ns = command.key[0]
@@ -191,12 +201,36 @@ class DrivenRobot:
                 # The target waits where the arm has got to: at the edge of its reach, or while its joints are too slow.
                 self.targets.wait_at(short[1], Rotation.from_quat(short[2]))
         else:
-            if target.moving:
-                self._stood = None
-            elif self._stood is None:
-                self._stood = now
-            self.output.hold(target, elapsed, lambda step: self.targets.preview(np.zeros((0, 7)), step))
+            self._hold(target, elapsed, now)
         return command
+
+    def _start(self, hand: Hand) -> None:
+        """The target anew, from where the hand is."""
+        self._forgetting, self._stood = False, None
+        place = hand.position, hand.rotation
+        if not self.output.springs:
+            # Only an arm that hangs in its target as on a spring would jump with it.
+            self.targets.stop()
+        if isinstance(self.output, JointOutput):
+            place = self.output.place()
+        self.targets.start(*place)
+        self.output.restart()
+
+    def _hold(self, target: Target, elapsed: float, now: float) -> None:
+        if target.moving:
+            self._stood = None
+        elif self._stood is None:
+            self._stood = now
+        self.output.hold(target, elapsed, lambda step: self.targets.preview(np.zeros((0, 7)), step))
+
+    def _fade(self, elapsed: float, now: float) -> None:
+        """Brakes a target that is to be forgotten. A driver that was told to move, and then nothing, may go on."""
+        last = self.targets.target()
+        target = self.targets.advance(elapsed, None, None, last.position, last.rotation)
+        self._hold(target, elapsed, now)
+        if not target.moving and (self._has_stood(now) or not self.output.goes_on):
+            self.targets.stop()
+            self._forgetting, self._stood = False, None
 
     def _remaining(self, command: Command, now_ns: int) -> float:
         """Seconds for which the row that is due goes on."""
@@ -226,8 +260,8 @@ class DrivenRobot:
         self.gripper.tick(held)
 
     def forget(self) -> None:
-        """Nothing more is sent; the next target is where the hand is then."""
-        self.targets.stop()
+        """The target brakes, and when it stands nothing more is sent; the next one is where the hand is then."""
+        self._forgetting = self.targets.started
         self._hands.clear()
         if self.gripper is not None:
             self.gripper.logic.forget()
@@ -235,6 +269,8 @@ class DrivenRobot:
     def close(self) -> None:
         if self.targets.started:
             self.output.now_ns = self._node.now_ns()
+            still = self.targets.preview(np.zeros((0, 7)), POINT_SECONDS)
+            self.output.hold(self.targets.target(), POINT_SECONDS, lambda step: still)
             self.output.close()
 
 

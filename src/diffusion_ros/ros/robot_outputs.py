@@ -34,6 +34,8 @@ Preview = Callable[[float], Sequence[Target]]
 
 POINT_SECONDS = 0.05
 """Between two points of a trajectory."""
+MAX_JOINTS_AGE = 0.5
+"""s: joints that were heard of so long ago are not where the arm is."""
 JOINT_SPEED = 2.0
 """rad/s of a joint at most, or what the description says if that is less."""
 MISSED = 0.005, 0.05
@@ -48,6 +50,10 @@ class RobotOutput(ABC):
 
     kind: Any
     """Of its messages."""
+    goes_on = False
+    """Whether a driver may go on with the last word for ever, so that one stop that is lost is too few."""
+    springs = False
+    """Whether the driver holds the arm at the target as on a spring, so that it does not quite get there."""
 
     def __init__(self, node: RunnableNode, robot: RobotFile, frames: RobotFrames) -> None:
         self.node, self.robot, self.frames = node, robot, frames
@@ -98,6 +104,7 @@ class PoseOutput(RobotOutput):
     """Where the tool is to be."""
 
     kind = PoseStamped
+    springs = True
 
     def __init__(self, node: RunnableNode, robot: RobotFile, frames: RobotFrames) -> None:
         super().__init__(node, robot, frames)
@@ -139,6 +146,8 @@ class PoseOutput(RobotOutput):
 
 class TwistOutput(RobotOutput):
     """How the tool is to move: as the target does, and back to it where it is off."""
+
+    goes_on = True
 
     def __init__(self, node: RunnableNode, robot: RobotFile, frames: RobotFrames) -> None:
         self.kind = TwistStamped if robot.action.type == "TwistStamped" else Twist
@@ -183,14 +192,33 @@ class JointOutput(RobotOutput):
         self._described = described
         self._joints: Array | None = None
         """As commanded last."""
-        self.measured: Array | None = None
-        """As they are (n), kept up by whoever listens to joint_states."""
+        self._measured: Array | None = None
+        self._heard_at = 0.0
         self._short = ""
 
     def missing(self) -> str:
-        if self._described.missing() or self.measured is not None:
+        if self._described.missing():
             return self._described.missing()
-        return f"joints {', '.join(self.robot.joints)}: nothing received"
+        if self._measured is None:
+            return f"joints {', '.join(self.robot.joints)}: nothing received"
+        silent = self.node.seconds() - self._heard_at
+        return f"{self.robot.joint_states}: silent for {silent:.2f} s" if silent > MAX_JOINTS_AGE else ""
+
+    @property
+    def measured(self) -> Array | None:
+        """The joints as they are (n), kept up by whoever listens to joint_states."""
+        return self._measured
+
+    @measured.setter
+    def measured(self, joints: Array) -> None:
+        self._measured, self._heard_at = joints, self.node.seconds()
+
+    def place(self) -> tuple[Array, Rotation]:
+        """Where the hand is by the joints and the description, by which it will be sent on. A driver's own pose may
+        be some millimetres beside it."""
+        assert self._measured is not None
+        position, quaternion = self.frames.hand(*self._arm.forward(self._measured))
+        return position, Rotation.from_quat(quaternion)
 
     def restart(self) -> None:
         self._joints = None
@@ -203,8 +231,8 @@ class JointOutput(RobotOutput):
     def _follow(self, target: Target, seconds: float) -> Array:
         """Goes on to the target's joint positions."""
         if self._joints is None:
-            assert self.measured is not None
-            self._joints = self._arm.rest = self.measured
+            assert self._measured is not None
+            self._joints = self._arm.rest = self._measured
         self._joints, self._short = self._tracked(self._joints, target, seconds)
         return self._joints
 
@@ -261,11 +289,14 @@ class JointTrajectoryOutput(JointOutput):
 
     def hold(self, target: Target, seconds: float, preview: Preview) -> None:
         """The way to a stop, once; then nothing."""
-        if self._ends or self._joints is None:
+        if self._joints is None:
             return
-        self._since, self._ends = float("inf"), True
-        self._publish(preview(POINT_SECONDS))
-        self.restart()
+        if target.moving:
+            # So that a chunk which comes meanwhile goes on from there.
+            self._follow(target, seconds)
+        if not self._ends:
+            self._since, self._ends = float("inf"), True
+            self._publish(preview(POINT_SECONDS))
 
     def _publish(self, targets: Sequence[Target]) -> None:
         assert self._joints is not None
