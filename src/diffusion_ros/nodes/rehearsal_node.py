@@ -281,6 +281,7 @@ class RehearsalNode(simulator_node.SimulatorNode):
             listener.take_waiting()
         while arm.time_ns + STEP_NS <= self._due_ns:
             arm.step()
+            self.driver.watch()
             self._sense()
         while self._outbox and self._outbox[0][0] <= self._due_ns:
             heapq.heappop(self._outbox)[2]()

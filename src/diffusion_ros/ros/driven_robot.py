@@ -163,7 +163,8 @@ class DrivenRobot:
         now = self._node.seconds()
         period = 1.0 / self.robot.action.rate
         since = period if self._advanced_ns is None else (now_ns - self._advanced_ns) / 1e9
-        elapsed = min(max(since, 0.2 * period), 3.0 * period)
+        # 0: a second call at one time, of a busy machine or a clock in steps. The target is where it is.
+        elapsed = min(max(since, 0.0), 3.0 * period)
         self._advanced_ns = self.output.now_ns = now_ns
         # A row is due from its time on for a period; the logic takes the one that is nearest.
         row_ns = now_ns + self._latency_ns - self._period_ns // 2
@@ -177,7 +178,7 @@ class DrivenRobot:
         if self._forgetting and (hand is None or not command.acting):
             self._fade(elapsed, now)
             return command
-        if hand is None or (not command.acting and not self.targets.started):
+        if hand is None or (not command.acting and not self.targets.started) or (command.acting and not elapsed):
             return command
         if command.acting and (not self.targets.started or self._forgetting or self._has_stood(now)):
             self._start(hand)
@@ -213,8 +214,9 @@ class DrivenRobot:
             self.targets.stop()
         if isinstance(self.output, JointOutput):
             place = self.output.place()
+        if not self.targets.started:
+            self.output.restart()
         self.targets.start(*place)
-        self.output.restart()
 
     def _hold(self, target: Target, elapsed: float, now: float) -> None:
         if target.moving:

@@ -41,7 +41,7 @@ JOINT_SPEED = 2.0
 MISSED = 0.005, 0.05
 """Metres and radians that joint positions may miss a target by; beyond them the target waits for the arm."""
 _UNEVEN = 0.004
-"""m that a pose may be from where it would be had the ones before gone on evenly."""
+"""m that a pose may be from where it would be had the ones before gone on evenly, a period of the output apart."""
 _FAREWELL_SECONDS = 1.0
 
 
@@ -79,7 +79,7 @@ class RobotOutput(ABC):
         return ""
 
     def restart(self) -> None:  # noqa: B027
-        """The next target is taken from the measured hand."""
+        """The next target has nothing to do with the ones before: it is where the hand is measured."""
 
     def fell_short(self) -> tuple[str, Array, Array] | None:
         """Why the arm could not go all the way to the last target, and how far it went, as the hand's position (3) and
@@ -110,12 +110,12 @@ class PoseOutput(RobotOutput):
         super().__init__(node, robot, frames)
         self._last: tuple[Array, Rotation] | None = None
         """Of the hand, as it was sent."""
-        self._step = np.zeros(3)
+        self._velocity = np.zeros(3)
         """m/s from the one before to it."""
 
     def restart(self) -> None:
         self._last = None
-        self._step = np.zeros(3)
+        self._velocity = np.zeros(3)
 
     def _publish(self, target: Target, seconds: float) -> None:
         """An arm that lags is where it should be if it is sent so much ahead, no faster than its limits."""
@@ -124,9 +124,11 @@ class PoseOutput(RobotOutput):
         rotation = Rotation.from_rotvec(lag * target.angular_velocity) * target.rotation
         if self._last is not None:
             before, turned = self._last
-            step = _at_most(position - before, limits.linear * seconds)
-            step = seconds * self._step + _at_most(step - seconds * self._step, _UNEVEN)
-            self._step = step / seconds
+            even = seconds * self._velocity
+            uneven = _UNEVEN * (seconds * self.robot.action.rate) ** 2
+            step = even + _at_most(_at_most(position - before, limits.linear * seconds) - even, uneven)
+            if seconds > 0.0:
+                self._velocity = step / seconds
             position = before + step
             turn = _at_most((rotation * turned.inv()).as_rotvec(), limits.angular * seconds)
             rotation = Rotation.from_rotvec(turn) * turned
@@ -233,7 +235,8 @@ class JointOutput(RobotOutput):
         if self._joints is None:
             assert self._measured is not None
             self._joints = self._arm.rest = self._measured
-        self._joints, self._short = self._tracked(self._joints, target, seconds)
+        if seconds > 0.0:
+            self._joints, self._short = self._tracked(self._joints, target, seconds)
         return self._joints
 
     def fell_short(self) -> tuple[str, Array, Array] | None:

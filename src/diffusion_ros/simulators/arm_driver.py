@@ -46,6 +46,8 @@ SINGULARITY, UR_SINGULARITY = (17.0, 30.0), (100.0, 200.0)
 simulated arm has 12 in the middle of its tasks, and with six joints more than 50 at their edges."""
 KORTEX_CAPS = 0.5, 0.87
 """m/s and rad/s: the Gen3's own limits for a twist (its user guide: 50 cm/s, 50 deg/s)."""
+_WATCHED_NS = 10_000_000
+"""Between two looks at where a controller's own set-point has got to."""
 _STALE_NS = 100_000_000
 """Servo's default: a command that is older is none."""
 
@@ -59,7 +61,7 @@ class CommandedMotion:
     """How fast and how evenly the target moved, as it was commanded since `restart`."""
 
     period: float
-    """s between two commands: where two come closer together, their clock is not taken for a speed."""
+    """s between two commands."""
     linear: float = 0.0
     """m/s, the greatest."""
     angular: float = 0.0
@@ -83,24 +85,22 @@ class CommandedMotion:
         self.commands, self._began = 0, now
         self._last, self._velocity = (now, pose), np.zeros(3)
 
-    def target(self, pose: Pose, now: float) -> None:
-        """A target came, with a time of its own [s]."""
-        self.commands += 1
+    def target(self, pose: Pose, now: float, stamped: bool = True) -> None:
+        """The target at a time [s]. stamped: by whoever made it. Else `now` is when it came, and where two come
+        closer together than they were sent, that is not taken for a speed."""
         if self._last is not None:
             before, (position, quaternion) = self._last
-            seconds = max(now - before, self.period)
+            seconds = now - before if stamped else max(now - before, self.period)
             step = pose[0] - position
-            turned = rotation_vector(multiply(pose[1], conjugate(quaternion)))
-            self.moved(step / seconds, turned / seconds)
+            distance = float(np.linalg.norm(step - self._velocity * seconds))
+            if distance > self.jump:
+                self.jump, self.jump_at = distance, now - self._began
             self.step = max(self.step, float(np.linalg.norm(step)))
-            self.jumped(float(np.linalg.norm(step - self._velocity * seconds)), now)
-            self._velocity = step / seconds
+            if seconds > 0.0:
+                turned = rotation_vector(multiply(pose[1], conjugate(quaternion)))
+                self.moved(step / seconds, turned / seconds)
+                self._velocity = step / seconds
         self._last = now, pose
-
-    def jumped(self, distance: float, now: float) -> None:
-        """By metres, at a time [s]."""
-        if distance > self.jump:
-            self.jump, self.jump_at = distance, now - self._began
 
     def moved(self, linear: Array, angular: Array) -> None:
         """At velocities (3) m/s and (3) rad/s."""
@@ -193,6 +193,11 @@ class ArmDriver:
             return self._target
         return self.arm.pose_of(self._sampled())
 
+    def watch(self) -> None:
+        """After each step of the arm: where has the set-point of a controller got to that interpolates by itself?"""
+        if self.output in ("twist", "joint_trajectory") and self.arm.time_ns % _WATCHED_NS == 0:
+            self.motion.target(self.setpoint(), self._now)
+
     def _sampled(self) -> Array:
         setpoints = self._servo or self._trajectory or self._positions
         assert setpoints is not None
@@ -216,7 +221,8 @@ class ArmDriver:
         elif self._servo is not None:
             self._servo.pose(*target, stamp_ns)
         self._target = target
-        self.motion.target(target, stamp_ns * 1e-9)
+        self.motion.commands += 1
+        self.motion.target(target, stamp_ns * 1e-9 if stamp_ns else self._now, bool(stamp_ns))
 
     def twist(self, frame: str, stamp_ns: int, twist: Sequence[float]) -> None:
         """(6) m/s and rad/s of the tool's origin. kortex: without frame and stamp, in the tool's axes."""
@@ -253,21 +259,14 @@ class ArmDriver:
         rows = np.array(positions, np.float64)[:, order]
         v = np.array(velocities, np.float64)[:, order] if all(velocities) else None
         a = np.array(accelerations, np.float64)[:, order] if all(accelerations) and v is not None else None
-        start = start_ns or arm.time_ns
-        at = max(start + times_ns[0], arm.time_ns)
-        before = arm.pose_of(interpolator.sample(at)[0])
         interpolator.command(arm.time_ns, times_ns, rows, v, a, start_ns)
         self.motion.commands += 1
-        after = arm.pose_of(interpolator.sample(at)[0])
-        self.motion.jumped(float(np.linalg.norm(after[0] - before[0])), self._now)
         # The speed that it asks for, by what is between its points.
         poses = [arm.pose_of(row) for row in rows]
         for (p, q), (before_p, before_q), seconds in zip(
             poses[1:], poses, np.diff(np.array(times_ns)) * 1e-9, strict=False
         ):
-            step = p - before_p
-            self.motion.moved(step / seconds, rotation_vector(multiply(q, conjugate(before_q))) / seconds)
-            self.motion.step = max(self.motion.step, float(np.linalg.norm(step)))
+            self.motion.moved((p - before_p) / seconds, rotation_vector(multiply(q, conjugate(before_q))) / seconds)
 
     def positions(self, values: Sequence[float]) -> None:
         """(n) rad."""
@@ -275,7 +274,8 @@ class ArmDriver:
         self._take(driver_rules.forward_command(values, len(self.joints)))
         self._take(driver_rules.numbers("command", values))
         self._positions.command(values)
-        self.motion.target(self.arm.pose_of(np.array(values, np.float64)), self._now)
+        self.motion.commands += 1
+        self.motion.target(self.arm.pose_of(np.array(values, np.float64)), self._now, stamped=False)
 
     def refuse(self, reason: str, who: str = "") -> NoReturn:
         """Counts a refusal, and raises Refused. who: 'gripper', else the driver itself."""
