@@ -7,8 +7,6 @@ arm. Between two episodes the drivers are silent, as if they had been switched o
 
 from __future__ import annotations
 
-import heapq
-import itertools
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -21,55 +19,38 @@ from numpy.typing import NDArray
 from rclpy.clock import Clock as RosClock
 from rclpy.clock_type import ClockType
 from rclpy.parameter import Parameter
-from rclpy.qos import QoSProfile
-from sensor_msgs.msg import CameraInfo, CompressedImage, Image, JointState
-from std_msgs.msg import Bool, Float64, Float64MultiArray, Int32, String
+from sensor_msgs.msg import Image, JointState
+from std_msgs.msg import Float64MultiArray
 from trajectory_msgs.msg import JointTrajectory
 from visualization_msgs.msg import MarkerArray
 
 from diffusion_ros import picture_transport, robot_file
 from diffusion_ros.nodes.arm_recorder import ArmRecorder
+from diffusion_ros.nodes.driver_gripper import DriverGripper
+from diffusion_ros.nodes.driver_sensors import DRIVER_QOS, DriverSensors
 from diffusion_ros.resources import resource_folder
-from diffusion_ros.robot import (
-    ACTION_SIZE,
-    CAMERAS,
-    IMAGE_SIZE,
-    OBJECT_POS,
-    OBJECT_QUAT,
-    RATE,
-    WORLD_FRAME,
-    optical_frame,
-)
-from diffusion_ros.robot_file import HAND, OBJECT, PoseSource, ReadyCondition, RobotFile, RobotFileError
+from diffusion_ros.robot import ACTION_SIZE, CAMERAS, RATE, WORLD_FRAME
+from diffusion_ros.robot_file import HAND
 from diffusion_ros.ros import messages, simulator_node, topics
-from diffusion_ros.ros.gripper_actions import GripperActions, GripperState
-from diffusion_ros.ros.gripper_output import rehearsed_topic
-from diffusion_ros.ros.listener import MAX_BYTES, Listener
 from diffusion_ros.ros.params import parameter
 from diffusion_ros.ros.runner import RunnableNode, run
 from diffusion_ros.simulators import arm_driver, driver_rules, driver_streams
-from diffusion_ros.simulators.arm_description import arm_description
 from diffusion_ros.simulators.arm_driver import ArmDriver, Refused
 from diffusion_ros.simulators.driven_arm import (
     STEP_NS,
     DrivenArm,
-    Gripper,
     Pose,
-    compose,
     conjugate,
-    invert,
     multiply,
     rotation_vector,
 )
-from diffusion_ros.simulators.driver_streams import CameraStream, Schedule
 from diffusion_ros.simulators.episode import Episode
 from diffusion_ros.simulators.tasks import ARM_TASKS
 
 try:
-    from moveit_msgs.msg import ServoStatus  # where MoveIt is, but not on PyPI
-    from moveit_msgs.srv import ServoCommandType
+    from moveit_msgs.srv import ServoCommandType  # where MoveIt is, but not on PyPI
 except ImportError:
-    ServoStatus = ServoCommandType = None
+    ServoCommandType = None
 
 Array = NDArray[np.float64]
 
@@ -83,18 +64,8 @@ _QUIET_SECONDS = 0.1
 """Without a command, after which a control step counts as missed."""
 _MOVES = 2e-4, 2e-3
 """m, rad: a target that is so far from where the arm holds is a motion, and begins the episode."""
-_OBJECT_RATE = 30.0
-_DRIVER_QOS = topics.WATCHED_QOS
-"""As most drivers publish and subscribe: rclcpp's system default."""
-_NEWEST_QOS = QoSProfile(
-    history=topics.BEST_EFFORT_QOS.history,
-    depth=1,
-    reliability=topics.BEST_EFFORT_QOS.reliability,
-    durability=topics.BEST_EFFORT_QOS.durability,
-)
 _TARGET_QOS = topics.COMMAND_QOS
 """CRISP's own for its targets."""
-_READY = {"std_msgs/Bool": Bool, "std_msgs/Float64": Float64, "std_msgs/Int32": Int32}
 
 
 @dataclass(frozen=True)
@@ -148,7 +119,6 @@ class RehearsalNode(simulator_node.SimulatorNode):
         self.robot = robot = robot_file.read(robot_file.find(p.robot))
         width, height = p.size
         self.streams = driver_streams.streams(robot, CAMERAS, p.encoding, width, height, p.pose_rate)
-        self._check_installed(robot)
         self.task_name = p.task
         self._offset_ns = round(1e9 * p.clock_offset)
         self.arm = DrivenArm(
@@ -159,8 +129,6 @@ class RehearsalNode(simulator_node.SimulatorNode):
         )
         self.arm.gripper.speed = p.gripper_speed
         self.simulation = self.arm.simulation
-        self._world = compose(compose(self.arm.measured_pose(), self.arm.tool), invert(self.arm.hand_in_world()))
-        """The scene in the driver's base frame."""
         action = robot.action
         joints = robot.joints or tuple(self.arm.joint_names)
         self.driver = ArmDriver(
@@ -174,57 +142,40 @@ class RehearsalNode(simulator_node.SimulatorNode):
             (p.servo_caps[0], p.servo_caps[1]),
             (p.servo_singularity[0], p.servo_singularity[1]) if p.servo_singularity else None,
         )
-        self._joints = list(joints)
         self._recorder = ArmRecorder(self, self.simulation, p.view)
         self.records = bool(p.view)
-        for camera in self.streams.cameras:  # the first picture makes the OpenGL context, which takes a second
-            self.simulation.render(camera.name, height, width)
+        self._drivers = DriverSensors(
+            self,
+            robot,
+            self.streams,
+            self.driver,
+            (width, height),
+            p.picture_rate,
+            (p.picture_delay, p.picture_jitter),
+            self._stamp,
+            self._took,
+            lambda topic: self.diagnostics.tick(topic),
+        )
+        self._drivers.records = self.records
         # Time: `_due_ns` is the arm's, up to which it shall be; `_origin_ns` what the robot's is ahead of it.
         self._due_ns = self._origin_ns = 0
         self._lost = False
         self._accepted_ns = 0
         self._before: Pose = self.driver.setpoint()
         """The set-point at the end of the last control step."""
-        self._gripper_says = 0.0
-        """In this control step: -1 it was told to open, +1 to close, 0 nothing."""
         self._lag: list[float] = []
-        self._positions = self._velocities = np.zeros(0)
-        self._last: tuple[int, Array, Array] | None = None
-        """The state of 2 ms before: time, positions, velocities."""
-        self._pictures: dict[str, NDArray[np.uint8]] = {}
-        self._outbox: list[tuple[int, int, Callable[[], None]]] = []
-        """When something is to be published [ns of the arm], a number, and how."""
-        self._numbers = itertools.count()
-        self._random = np.random.default_rng(p.jitter_seed)
         self._others = ""
-        self._make_schedules()
-        qos = _TARGET_QOS if robot.driver == "crisp" else _DRIVER_QOS
+        qos = _TARGET_QOS if robot.driver == "crisp" else DRIVER_QOS
         kind, callback = self._input()
         (self._command_topic,) = self.take_commands({action.topic: (kind, callback)}, qos)
-        self._gripper_actions = self._make_gripper()
+        self._gripper = None
+        if robot.gripper is not None:
+            listening = lambda: self.phase in ("waiting", "running")  # noqa: E731
+            self._gripper = DriverGripper(self, robot.driver, robot.gripper, self.arm.gripper, listening, self._refuse)
         if ServoCommandType is not None and robot.driver == "servo":
             name = f"{action.topic.rpartition('/')[0]}/switch_command_type"
             self.create_service(ServoCommandType, name, self._on_command_type)
         self.start("robosuite", self._watched(), topics.BEST_EFFORT_QOS)
-
-    def _check_installed(self, robot: RobotFile) -> None:
-        for name, source in robot.poses.items():
-            if source.source == "tf" and messages.TFMessage is None:
-                raise RobotFileError(f"{robot.path}: observations.{name}.source: tf, which needs tf2_msgs installed")
-
-    def _make_schedules(self) -> None:
-        streams, p = self.streams, self.parameters
-        many = max(1, len(streams.cameras))
-        self._pose_times = Schedule(streams.pose_rate)
-        self._joint_times = Schedule(streams.joints_rate)
-        self._gripper_times = Schedule(streams.gripper_rate)
-        self._object_times = Schedule(_OBJECT_RATE)
-        # Cameras know nothing of each other: their exposures are apart.
-        self._camera_times = [Schedule(p.picture_rate, i / many) for i in range(many)]
-        self._schedules = [
-            *(self._pose_times, self._joint_times, self._gripper_times, self._object_times),
-            *self._camera_times,
-        ]
 
     def _watched(self) -> tuple[type, str]:
         """By what another robot would be noticed."""
@@ -282,179 +233,35 @@ class RehearsalNode(simulator_node.SimulatorNode):
         while arm.time_ns + STEP_NS <= self._due_ns:
             arm.step()
             self.driver.watch()
-            self._sense()
-        while self._outbox and self._outbox[0][0] <= self._due_ns:
-            heapq.heappop(self._outbox)[2]()
-        if self._gripper_actions is not None:
-            self._gripper_actions.check()
-        if self.phase == "running":
-            self.episode.took("physics and sensors", time.monotonic() - began)
+            self._drivers.sense()
+        self._drivers.deliver(self._due_ns)
+        if self._gripper is not None:
+            self._gripper.check()
+        self._took("physics and sensors", time.monotonic() - began)
 
-    def _stamp(self, time_ns: int, latency: float = 0.0) -> int:
-        """What the driver stamps a value of that time of the arm [ns]; it counts as of stamp - latency."""
-        return time_ns + self._origin_ns + self._offset_ns + round(1e9 * latency)
+    def _took(self, what: str, seconds: float) -> None:
+        if self.phase == "running":
+            self.episode.took(what, seconds)
+
+    def _stamp(self, time_ns: int) -> int:
+        """What the drivers' clock says at a time of the arm [ns]."""
+        return time_ns + self._origin_ns + self._offset_ns
 
     def _of_arm(self, stamp_ns: int) -> int:
         """A stamp of a command, as the driver takes it, in the arm's time; 0 stays 0."""
         return stamp_ns - self._origin_ns - self._offset_ns if stamp_ns else 0
 
-    def _later(self, time_ns: int, publish: Callable[[], None]) -> None:
-        heapq.heappush(self._outbox, (time_ns, next(self._numbers), publish))
-
     # What goes out
 
     def advertise(self) -> None:
         self._sensors.stop()  # they may come a thousand times a second; from now on the graph is asked
-        robot, streams = self.robot, self.streams
-        pose_qos = _NEWEST_QOS if streams.unreliable_pose else _DRIVER_QOS
-        self._pose_publishers: dict[str, Any] = {}
-        for name, source in robot.poses.items():
-            if source.source == "pose":
-                self._pose_publishers[name] = self.create_publisher(PoseStamped, source.topic, pose_qos)
-            elif source.source == "tf":
-                self._pose_publishers[name] = self.create_publisher(messages.TFMessage, source.topic, _DRIVER_QOS)
-        self._joint_publisher = (
-            self.create_publisher(JointState, streams.joints_topic, _DRIVER_QOS) if streams.joints_topic else None
-        )
-        # Of a driver of its own.
-        self._finger_publisher = (
-            self.create_publisher(JointState, streams.fingers.topic, _DRIVER_QOS) if streams.fingers else None
-        )
-        self._picture_publishers: dict[str, Any] = {}
-        self._info_publishers: dict[str, Any] = {}
-        for camera in streams.cameras:
-            qos = topics.SENSOR_QOS if camera.reliable else topics.BEST_EFFORT_QOS
-            kind = CompressedImage if camera.compressed else Image
-            self._picture_publishers[camera.name] = self.create_publisher(kind, camera.topic, qos)
-            self._info_publishers[camera.name] = self.create_publisher(CameraInfo, camera.info_topic, qos)
-        if robot.description is not None:
-            text = arm_description(self.arm, self._joints, robot.base.frame, robot.tool.frame)
-            self._description_publisher = self.create_publisher(String, robot.description.topic, topics.DESCRIPTION_QOS)
-            self._description_publisher.publish(String(data=text))
-        self._make_ready()
+        self._drivers.advertise()
         self._scene_publisher = self.create_publisher(MarkerArray, topics.SCENE, topics.DESCRIPTION_QOS)
         self._scene = messages.SerializedScene(self.simulation.scene(), 0, WORLD_FRAME)
 
-    def _make_ready(self) -> None:
-        """What the robot says when it is ready: all is well, for as long as its drivers run."""
-        self._ready: list[tuple[Any, Callable[[], Any]]] = []
-        for condition in self.robot.ready:
-            kind = ServoStatus if condition.type == "moveit_msgs/ServoStatus" else _READY[condition.type]
-            if kind is None:
-                continue
-            qos = topics.DESCRIPTION_QOS if condition.latched else _DRIVER_QOS
-            publisher = self.create_publisher(kind, condition.topic, qos)
-            make = self._readiness(condition)
-            if condition.latched:
-                publisher.publish(make())
-            else:
-                self._ready.append((publisher, make))
-
-    def _readiness(self, condition: ReadyCondition) -> Callable[[], Any]:
-        """Makes the message by which a condition is met."""
-        if condition.type == "moveit_msgs/ServoStatus":
-            return lambda: ServoStatus(code=self.driver.status or 0)
-        if condition.type == "std_msgs/Bool":
-            return lambda: Bool(data=bool(condition.value))
-        if condition.type == "std_msgs/Int32":
-            return lambda: Int32(data=int(condition.values[0]))
-        low = -np.inf if condition.low is None else condition.low
-        high = np.inf if condition.high is None else condition.high
-        return lambda: Float64(data=float(min(max(100.0, low), high)))  # a speed scaling of 100 %, if that will do
-
-    def _sense(self) -> None:
-        """Publishes what is due, 2 ms of physics after the last time."""
-        arm, now = self.arm, self.arm.time_ns
-        positions, velocities = arm.joint_positions(), arm.joint_velocities()
-        last = self._last
-        self._last = now, positions, velocities
-        hand, streams = self.robot.poses[HAND], self.streams
-
-        def between(at: int) -> tuple[Array, Array]:
-            """Positions and velocities at a time that may be between two steps."""
-            if last is None or at >= now:
-                return positions, velocities
-            share = (at - last[0]) / (now - last[0])
-            return last[1] + share * (positions - last[1]), last[2] + share * (velocities - last[2])
-
-        if hand.source != "fk":
-            for at in self._pose_times.due(now):
-                self._publish_pose(HAND, hand, arm.pose_of(between(at)[0]), at)
-        if self._joint_publisher is not None:
-            for at in self._joint_times.due(now):
-                self._publish_joints(*between(at), at, hand.latency if hand.source == "fk" else 0.0)
-        if self._finger_publisher is not None:
-            for at in self._gripper_times.due(now):
-                self._publish_fingers(at)
-        if OBJECT in self.robot.poses:
-            for at in self._object_times.due(now):
-                frame = self.simulation.observe(images=False)
-                pose = compose(self._world, (frame[OBJECT_POS], frame[OBJECT_QUAT]))
-                self._publish_pose(OBJECT, self.robot.poses[OBJECT], pose, at)
-        for camera, times in zip(streams.cameras, self._camera_times, strict=False):
-            for at in times.due(now):
-                self._expose(camera, at)
-
-    def _publish_pose(self, name: str, source: PoseSource, pose: Pose, at: int) -> None:
-        publisher, frame = self._pose_publishers[name], self.robot.base.frame
-        stamp = self._stamp(at, source.latency)
-        if source.source == "tf":
-            transform = messages.transform_to_msg(*pose, stamp, source.parent, source.child)
-            msg = messages.TFMessage(transforms=[transform])
-        else:
-            msg = messages.pose_to_msg(*pose, stamp, frame)
-        self._send(publisher, msg, at, source.latency)
-
-    def _publish_joints(self, positions: Array, velocities: Array, at: int, latency: float) -> None:
-        msg = messages.joint_state_to_msg(self._joints, positions, velocities, self._stamp(at, latency))
-        self._send(self._joint_publisher, msg, at, latency)
-
-    def _publish_fingers(self, at: int) -> None:
-        fingers = self.streams.fingers
-        assert fingers is not None
-        names, positions = self.streams.gripper_joints(self.arm.finger_positions())
-        stamp = self._stamp(at, fingers.latency)
-        msg = messages.joint_state_to_msg(names, positions, [0.0] * len(names), stamp)
-        self._send(self._finger_publisher, msg, at, fingers.latency)
-
-    def _send(self, publisher: Any, msg: Any, at: int, latency: float) -> None:
-        """At once, or as late as its stamp says."""
-        if latency > 0:
-            self._later(at + round(1e9 * latency), lambda: publisher.publish(msg))
-        else:
-            publisher.publish(msg)
-
-    def _expose(self, camera: CameraStream, at: int) -> None:
-        """Draws a picture now, and sends it when a camera's driver would have it. Unseen ones are not drawn."""
-        publisher, p = self._picture_publishers[camera.name], self.parameters
-        if not (publisher.get_subscription_count() or self.records):
-            return
-        began = time.monotonic()
-        width, height = p.size
-        self._pictures[camera.name] = image = self.simulation.render(camera.name, height, width)
-        if self.phase == "running":
-            self.episode.took("drawing", time.monotonic() - began)
-        stamp, frame = self._stamp(at, camera.latency), optical_frame(camera.name)
-        jitter = p.picture_jitter * self._random.uniform(-1.0, 1.0)
-        delay = max(p.picture_delay + jitter, camera.latency, 0.0)
-
-        def publish() -> None:
-            if camera.compressed:
-                publisher.publish(messages.jpeg_to_msg(driver_streams.jpeg(image), stamp, frame))
-            else:
-                pixels = driver_streams.encoded(image, camera.encoding)
-                publisher.publish(messages.encoded_image_to_msg(pixels, camera.encoding, stamp, frame))
-            matrix = self.simulation.camera_matrix(camera.name, height, width)
-            info = messages.camera_info_to_msg(matrix, height, width, stamp, frame)
-            self._info_publishers[camera.name].publish(info)
-            self.diagnostics.tick(camera.topic)
-
-        self._later(at + round(1e9 * delay), publish)
-
     def publish_observation(self, stamp_ns: int) -> None:
-        """Sensors have rates of their own (`_sense`); what is said once a control step is that all is well."""
-        for publisher, make in self._ready:
-            publisher.publish(make())
+        """Sensors have rates of their own; what is said once a control step is that all is well."""
+        self._drivers.say_ready()
 
     def publish_scene(self) -> None:
         if self._scene_publisher.get_subscription_count() > 0:
@@ -512,68 +319,8 @@ class RehearsalNode(simulator_node.SimulatorNode):
         """'' or CRISP's reason: by the graph, as it does."""
         return driver_rules.one_publisher(self._command_topic, self.count_publishers(self._command_topic))
 
-    # The gripper
-
-    def _make_gripper(self) -> GripperActions | None:
-        """As the file says; where the type of an action is not installed, positions on <name>/commands."""
-        gripper = self.robot.gripper
-        if gripper is None:
-            return None
-        topic, kind = gripper.name, Float64MultiArray
-        callback: Callable[[Any], None] = self._on_gripper_positions
-        if gripper.output == "joint_trajectory":
-            kind, callback = JointTrajectory, self._on_gripper_trajectory
-        elif gripper.output != "positions":
-            action = messages.gripper_action_type(gripper.output)
-            if action is not None:
-                actions = GripperActions(
-                    self._move_gripper,
-                    self._gripper_state,
-                    parallel=gripper.output == "parallel_gripper_command",
-                    stalling_fails=self.robot.driver in ("crisp", "fci"),
-                )
-                actions.serve(self, action, gripper.name)
-                return actions
-            topic = rehearsed_topic(gripper.name)
-
-        def take(msg: Any) -> None:
-            if self.phase in ("waiting", "running"):
-                try:
-                    callback(msg)
-                except ValueError as error:
-                    raise messages.MessageError(str(error)) from None
-
-        Listener(self, kind, topic, take, lambda error, msg: self._refuse_gripper(error), _DRIVER_QOS, MAX_BYTES)
-        return None
-
-    def _on_gripper_positions(self, msg: Float64MultiArray) -> None:
-        values = messages.numbers_from_msg(msg)
-        if len(values) != 1:
-            raise ValueError(f"{len(values)} numbers, one expected")
-        self._move_gripper(values[0], 0.0)
-
-    def _on_gripper_trajectory(self, msg: JointTrajectory) -> None:
-        assert self.robot.gripper is not None
-        t, joint = messages.joint_trajectory_from_msg(msg), self.robot.gripper.joints[0]
-        if not t.positions or joint not in t.names or len(t.positions[-1]) != len(t.names):
-            raise ValueError(f"joints {', '.join(t.names)}: points of {joint} expected")
-        self._move_gripper(t.positions[-1][list(t.names).index(joint)], 0.0)
-
-    def _move_gripper(self, position: float, effort: float) -> None:
-        """To a position in the driver's units. Raises ValueError."""
-        gripper = self.robot.gripper
-        assert gripper is not None
-        share = (position - gripper.closed) / (gripper.open - gripper.closed)
-        self.arm.gripper.command(Gripper.WIDTH * share, effort=effort)
-        self._gripper_says = -1.0 if share > 0.5 else 1.0
-
-    def _gripper_state(self) -> GripperState:
-        gripper, own = self.robot.gripper, self.arm.gripper
-        assert gripper is not None
-        position = gripper.closed + own.width / Gripper.WIDTH * (gripper.open - gripper.closed)
-        return GripperState(position, own.reached, own.stalled)
-
-    def _refuse_gripper(self, error: Exception) -> None:
+    def _refuse(self, error: Exception) -> None:
+        """The gripper's driver does not take something."""
         try:
             self.driver.refuse(str(error), "gripper")
         except Refused as refused:
@@ -589,15 +336,10 @@ class RehearsalNode(simulator_node.SimulatorNode):
         """The arm is at its start, and its drivers have been switched on again."""
         self.arm.reset(self.episode.seed)
         self.driver.restart()
-        if self._gripper_actions is not None:
-            self._gripper_actions.restart()
-        for schedule in self._schedules:
-            schedule.restart()
-        self._outbox.clear()
-        self._last = None
-        self._random = np.random.default_rng((self.parameters.jitter_seed, self.episode.seed))
+        if self._gripper is not None:
+            self._gripper.restart()
+        self._drivers.restart(np.random.default_rng((self.parameters.jitter_seed, self.episode.seed)))
         self._before = self.driver.setpoint()
-        self._gripper_says = 0.0
         self._lag.clear()
         self._lost = False
         self._recorder.begin()
@@ -610,14 +352,16 @@ class RehearsalNode(simulator_node.SimulatorNode):
         row[3:6] = rotation_vector(multiply(target[1], conjugate(self._before[1])))
         if np.linalg.norm(row[:3]) < 1e-7 and np.linalg.norm(row[3:6]) < 1e-6:
             row[:6] = 0.0
-        row[6] = self._gripper_says
+        row[6] = 0.0 if self._gripper is None else self._gripper.told
         quiet = (self.arm.time_ns - self._accepted_ns) * 1e-9 > _QUIET_SECONDS
         # A trajectory goes on by itself, and who has nothing more to say to its controller is silent.
         self._command = None if quiet and self.robot.driver != "jtc" else (0, row)
         waiting = self.phase == "waiting"
         super()._tick_realtime(now, self._lost)
         if not waiting or self.phase == "running":
-            self._before, self._gripper_says = target, 0.0
+            self._before = target
+            if self._gripper is not None:
+                self._gripper.told = 0.0
             self._lag.append(float(np.linalg.norm(target[0] - self.arm.measured_pose()[0])))
         self._lost = False
 
@@ -684,16 +428,9 @@ class RehearsalNode(simulator_node.SimulatorNode):
             reason = "" if self.episode.success else "the episode is over"
         else:
             reason = self._recorder.why_held(row, self._fault if missed else "")
-        images = [self._seen(camera) for camera in self.streams.cameras]
+        images = [self._drivers.seen(camera) for camera in self.streams.cameras]
         hand = self.arm.hand_in_world()[0]
         self._recorder.keep(self.episode, self._stamp(self.arm.time_ns), images, hand, reason)
-
-    def _seen(self, camera: CameraStream) -> NDArray[np.uint8]:
-        """The last picture, of the policy's part and size."""
-        image = self._pictures.get(camera.name)
-        if image is None:
-            return self.simulation.render(camera.name, IMAGE_SIZE, IMAGE_SIZE)
-        return driver_streams.part(image, camera.crop, IMAGE_SIZE)
 
     def pictures(self) -> Iterator[NDArray[np.uint8]]:
         return self._recorder.pictures(self.episode)
