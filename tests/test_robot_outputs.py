@@ -101,10 +101,10 @@ class Bench:
     def _pose(self) -> None:
         if self.silent:
             return
-        position, turn = self.place
-        self.poses.publish(messages.pose_to_msg(position, turn.as_quat(), self._now(), "base"))
+        (position, turn), stamp = self.place, self._now()
+        self.poses.publish(messages.pose_to_msg(position, turn.as_quat(), stamp, "base"))
         angles = turn.as_euler("XYZ")
-        self.joints.publish(messages.joint_state_to_msg(JOINTS, [*position, *angles], np.zeros(6), self._now()))
+        self.joints.publish(messages.joint_state_to_msg(JOINTS, [*position, *angles], np.zeros(6), stamp))
 
     def _chunk(self) -> None:
         if self.rows is not None:
@@ -176,6 +176,25 @@ def test_it_moves_as_asked_and_holds_when_told(graph: Graph, tmp_path: Path, out
     graph.spin(0.2)
     bench.rows = None
     bench.still_within(0.8)
+
+
+def test_a_target_is_not_taken_anew_from_a_hand_that_was_seen_while_it_moved(graph: Graph, tmp_path: Path) -> None:
+    bench = Bench(graph, tmp_path, "joint_positions")
+    bench.act(0.02, 0.0, 0.01)
+    graph.spin_until(bench.moving)
+    bench.rows = np.zeros((1, 7))
+    graph.spin(0.2)
+    bench.rows = None
+    bench.still_within(0.8)
+    stood = bench.tool(bench.received[-1])
+    robot = bench.executor._robot
+    assert robot is not None and robot._still_ns < bench._now() - 500_000_000
+    robot._still_ns = bench._now() + 1_000_000_000  # as if all that was heard since had waited
+    bench.act(0.02, 0.0, 0.01)
+    graph.spin_until(lambda: "not seen since it stopped" in bench.executor._answered.reason)
+    assert np.allclose(bench.tool(bench.received[-1]), stood, atol=1e-6)
+    graph.spin_until(lambda: not np.allclose(bench.tool(bench.received[-1]), stood, atol=1e-6))
+    assert bench._now() > robot._still_ns
 
 
 FAULTS: dict[str, Callable[[Bench], None]] = {

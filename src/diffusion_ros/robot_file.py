@@ -12,9 +12,8 @@ stands in the policy's own frame is the checkpoint's to say (spec.base_pose).
 
 from __future__ import annotations
 
-import difflib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -26,6 +25,8 @@ from scipy.spatial.transform import Rotation
 
 from diffusion_ros import yaml_file
 from diffusion_ros.resources import resource_folder
+from diffusion_ros.robot_section import RobotFileError as RobotFileError
+from diffusion_ros.robot_section import Section
 from diffusion_ros.spec import IMAGE_SUFFIX
 
 DRIVERS = ("crisp", "fci", "servo", "jtc", "kortex", "forward")
@@ -47,24 +48,6 @@ HAND, OBJECT = "hand", "object"
 """Observations that are poses; each gives two of a checkpoint's inputs, position and orientation."""
 READY_TYPES = ("std_msgs/Bool", "std_msgs/Float64", "std_msgs/Int32", "moveit_msgs/ServoStatus")
 GRIPPER_OUTPUTS = ("gripper_command", "parallel_gripper_command", "joint_trajectory", "positions")
-_TOPIC_CHARACTERS = set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_/~")
-
-
-_KEYS = frozenset(
-    (
-        *("driver", "base", "tool", "joints", "description", "observations", "action", "gripper", "limits", "ready"),
-        *("buttons", "frame", "xyz", "rpy", "topic", "file", "source", "camera", "latency", "qos", "parent", "child"),
-        *("scale", "offset", "crop", "output", "type", "rate", "reference", "leash", "axes", "gain", "name", "open"),
-        *("closed", "effort", "interval", "timeout", "linear", "angular", "linear_acceleration"),
-        *("angular_acceleration", "low", "high", "value", "values", "latched", "max_age", "optional", "enable"),
-        *("stop", "hold", "lag", "joint_states"),
-    )
-)
-"""All that there are: none of them is another one misspelt."""
-
-
-class RobotFileError(ValueError):
-    """A robot's file that cannot be used; one line with the file, the key, the value and the rule."""
 
 
 @dataclass(frozen=True)
@@ -297,7 +280,7 @@ def read(path: Path) -> RobotFile:
         content = yaml_file.load(path)
     except ValueError as error:
         raise RobotFileError(str(error)) from None
-    top = _Section(str(path), content)
+    top = Section(str(path), content)
     driver = top.choice("driver", DRIVERS)
     joints = top.texts("joints", ())
     description = _description(top, path)
@@ -325,7 +308,7 @@ def read(path: Path) -> RobotFile:
     return robot
 
 
-def _check(robot: RobotFile, top: _Section) -> None:
+def _check(robot: RobotFile, top: Section) -> None:
     """What keys say together."""
     needs = [f"observations.{name}" for name, source in robot.poses.items() if source.source == "fk"]
     needs += ["action.output"] if robot.action.output.startswith("joint_") else []
@@ -347,7 +330,7 @@ def _check(robot: RobotFile, top: _Section) -> None:
             )
 
 
-def _placement(section: _Section) -> Placement:
+def _placement(section: Section) -> Placement:
     xyz = section.numbers("xyz", 3, (0.0, 0.0, 0.0), -10.0, 10.0, "m")
     rpy = section.numbers("rpy", 3, (0.0, 0.0, 0.0), -2 * math.pi, 2 * math.pi, "rad")
     placement = Placement(section.text("frame"), (xyz[0], xyz[1], xyz[2]), (rpy[0], rpy[1], rpy[2]))
@@ -355,7 +338,7 @@ def _placement(section: _Section) -> Placement:
     return placement
 
 
-def _description(top: _Section, path: Path) -> Description | None:
+def _description(top: Section, path: Path) -> Description | None:
     if "description" not in top:
         return None
     section = top.section("description")
@@ -371,17 +354,17 @@ def _description(top: _Section, path: Path) -> Description | None:
     return Description(topic, file)
 
 
-def _latency(section: _Section) -> float:
+def _latency(section: Section) -> float:
     """Negative where a driver's clock is behind ours."""
     return section.number("latency", 0.0, low=-10.0, high=10.0, unit="s")
 
 
-def _reliable(section: _Section) -> bool:
+def _reliable(section: Section) -> bool:
     return section.choice("qos", ("best_effort", "reliable"), "best_effort") == "reliable"
 
 
 def _observations(
-    section: _Section, path: Path
+    section: Section, path: Path
 ) -> tuple[dict[str, PoseSource], dict[str, JointsSource], dict[str, PictureSource]]:
     poses: dict[str, PoseSource] = {}
     numbers: dict[str, JointsSource] = {}
@@ -401,7 +384,7 @@ def _observations(
     return poses, numbers, pictures
 
 
-def _pose(section: _Section) -> PoseSource:
+def _pose(section: Section) -> PoseSource:
     source = section.choice("source", ("pose", "tf", "fk"))
     parent = child = ""
     if source == "tf":
@@ -412,7 +395,7 @@ def _pose(section: _Section) -> PoseSource:
     return PoseSource(source, topic, _latency(section), _reliable(section), parent, child)
 
 
-def _joints(section: _Section) -> JointsSource:
+def _joints(section: Section) -> JointsSource:
     section.choice("source", ("joints",), "joints")
     joints = section.texts("joints")
     many = len(joints)
@@ -426,7 +409,7 @@ def _joints(section: _Section) -> JointsSource:
     )
 
 
-def _picture(section: _Section, path: Path) -> PictureSource:
+def _picture(section: Section, path: Path) -> PictureSource:
     section.choice("source", ("picture",), "picture")
     camera = section.text("camera", "")
     if camera:
@@ -442,7 +425,7 @@ def _picture(section: _Section, path: Path) -> PictureSource:
     )
 
 
-def _camera(section: _Section, name: str, path: Path) -> Mapping[str, Any]:
+def _camera(section: Section, name: str, path: Path) -> Mapping[str, Any]:
     """What config/robots/cameras/ says of a camera's driver."""
     folders = (path.parent / "cameras", resource_folder() / "config" / "robots" / "cameras")
     known = {file.stem: file for folder in reversed(folders) for file in sorted(folder.glob("*.yaml"))}
@@ -457,7 +440,7 @@ def _camera(section: _Section, name: str, path: Path) -> Mapping[str, Any]:
     return content
 
 
-def _action(section: _Section, driver: str) -> ActionOutput:
+def _action(section: Section, driver: str) -> ActionOutput:
     output = section.choice("output", OUTPUTS)
     if driver not in _DRIVERS_OF[output]:
         fits = [name for name in OUTPUTS if driver in _DRIVERS_OF[name]]
@@ -488,7 +471,7 @@ def _action(section: _Section, driver: str) -> ActionOutput:
     return action
 
 
-def _gripper(section: _Section) -> GripperOutput:
+def _gripper(section: Section) -> GripperOutput:
     output = section.choice("output", GRIPPER_OUTPUTS)
     names_joints = output in ("joint_trajectory", "parallel_gripper_command")
     gripper = GripperOutput(
@@ -508,7 +491,7 @@ def _gripper(section: _Section) -> GripperOutput:
     return gripper
 
 
-def _limits(section: _Section) -> Limits:
+def _limits(section: Section) -> Limits:
     def corner(name: str) -> tuple[float, float, float]:
         x, y, z = section.numbers(name, 3, None, -10.0, 10.0, "m")
         return x, y, z
@@ -527,7 +510,7 @@ def _limits(section: _Section) -> Limits:
     return limits
 
 
-def _ready(section: _Section) -> ReadyCondition:
+def _ready(section: Section) -> ReadyCondition:
     kind = section.choice("type", READY_TYPES)
     topic = section.topic("topic")
     value: bool | None = None
@@ -561,7 +544,7 @@ def _ready(section: _Section) -> ReadyCondition:
     return condition
 
 
-def _buttons(section: _Section) -> Buttons:
+def _buttons(section: Section) -> Buttons:
     numbers: dict[str, int | None] = {}
     for name in ("enable", "stop", "hold"):
         number = section.number(name, low=0, high=63) if name in section else None
@@ -574,145 +557,3 @@ def _buttons(section: _Section) -> Buttons:
     buttons = Buttons(section.topic("topic"), **numbers)
     section.done()
     return buttons
-
-
-class _Section:
-    """Keys and values below a key. Each read takes one; `done` refuses those that nobody reads."""
-
-    def __init__(self, path: str, content: object, where: str = "") -> None:
-        self._path, self._where = path, where
-        if not isinstance(content, Mapping) or not content:
-            raise self.error("", f"{content!r}, keys and values expected" if content else "empty, keys expected")
-        self._content: dict[str, Any] = {str(key): value for key, value in content.items()}
-        self._read: set[str] = set()
-
-    def __contains__(self, name: str) -> bool:
-        self._read.add(name)
-        return name in self._content
-
-    def error(self, name: str, rule: str) -> RobotFileError:
-        key = ".".join(filter(None, (self._where, name)))
-        return RobotFileError(f"{self._path}: {key}: {rule}" if key else f"{self._path}: {rule}")
-
-    def names(self) -> list[str]:
-        return list(self._content)
-
-    def under(self, defaults: Mapping[str, Any]) -> None:
-        """What holds where nothing else is said."""
-        self._content = {**{str(key): value for key, value in defaults.items()}, **self._content}
-
-    def _take(self, name: str, required: bool, rule: str) -> Any:
-        self._read.add(name)
-        if name not in self._content:
-            if required:
-                meant = difflib.get_close_matches(name, set(self._content) - self._read - _KEYS, 1)
-                near = f" ({meant[0]!r} is not known)" if meant else ""
-                raise self.error(name, f"missing{near}, {rule} expected")
-            return None
-        return self._content[name]
-
-    def section(self, name: str) -> _Section:
-        content = self._take(name, True, "keys below it")
-        return _Section(self._path, content, ".".join(filter(None, (self._where, name))))
-
-    def sections(self, name: str) -> list[_Section]:
-        content = self._take(name, False, "")
-        if content is None:
-            return []
-        if not isinstance(content, list):
-            raise self.error(name, f"{content!r}, a list expected")
-        return [_Section(self._path, one, f"{name}[{i}]") for i, one in enumerate(content)]
-
-    def text(self, name: str, default: str | None = None) -> str:
-        value = self._take(name, default is None, "a string")
-        if value is None and default is not None and name not in self._content:
-            return default
-        if not isinstance(value, str) or not value.strip():
-            raise self.error(name, f"{value!r}, a string expected")
-        return value
-
-    def topic(self, name: str, default: str | None = None) -> str:
-        text = self.text(name, default)
-        if text and (set(text) - _TOPIC_CHARACTERS or "//" in text or text.endswith("/")):
-            raise self.error(name, f"{text!r}, the name of a topic expected")
-        return text
-
-    def texts(self, name: str, default: tuple[str, ...] | None = None) -> tuple[str, ...]:
-        value = self._take(name, default is None, "a list of names")
-        if name not in self._content and default is not None:
-            return default
-        if not isinstance(value, list) or not value or not all(isinstance(x, str) and x for x in value):
-            raise self.error(name, f"{value!r}, a list of names expected")
-        return tuple(value)
-
-    def choice(self, name: str, choices: Sequence[str], default: str | None = None) -> str:
-        value = self._take(name, default is None, f"one of {', '.join(choices)}")
-        if name not in self._content and default is not None:
-            return default
-        if value not in choices:
-            raise self.error(name, f"{value!r}, one of {', '.join(choices)} expected")
-        return str(value)
-
-    def boolean(self, name: str, default: bool | None = None) -> bool:
-        value = self._take(name, default is None, "true or false")
-        if name not in self._content and default is not None:
-            return default
-        if not isinstance(value, bool):
-            raise self.error(name, f"{value!r}, true or false expected")
-        return value
-
-    def number(
-        self,
-        name: str,
-        default: float | None = None,
-        *,
-        low: float | None = None,
-        high: float | None = None,
-        above: float | None = None,
-        unit: str = "",
-    ) -> float:
-        value = self._take(name, default is None, f"a number{f' of {unit}' if unit else ''}")
-        if name not in self._content and default is not None:
-            return default
-        return self._number(name, value, low, high, above, unit)
-
-    def _number(
-        self, name: str, value: Any, low: float | None, high: float | None, above: float | None, unit: str
-    ) -> float:
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-            raise self.error(name, f"{value!r}, a finite number{f' of {unit}' if unit else ''} expected")
-        wrong = (
-            (low is not None and value < low)
-            or (high is not None and value > high)
-            or (above is not None and value <= above)
-        )
-        if wrong:
-            ends = (("at least", low), ("more than", above), ("at most", high))
-            bounds = [f"{words} {end:g}" for words, end in ends if end is not None]
-            raise self.error(name, f"{value:g}, {' and '.join(bounds)}{f' {unit}' if unit else ''} expected")
-        return float(value)
-
-    def numbers(
-        self,
-        name: str,
-        many: int | None,
-        default: tuple[float, ...] | None = None,
-        low: float | None = None,
-        high: float | None = None,
-        unit: str = "",
-    ) -> tuple[float, ...]:
-        rule = f"{'a list of' if many is None else many} numbers{f' of {unit}' if unit else ''}"
-        value = self._take(name, default is None, rule)
-        if name not in self._content and default is not None:
-            return default
-        if not isinstance(value, list) or not value or (many is not None and len(value) != many):
-            raise self.error(name, f"{value!r}, {rule} expected")
-        return tuple(self._number(name, one, low, high, None, unit) for one in value)
-
-    def done(self) -> None:
-        """Raises for keys that nobody has read: misspelt ones."""
-        for name in self._content:
-            if name not in self._read:
-                meant = difflib.get_close_matches(name, self._read, 1)
-                known = f"{meant[0]!r}" if meant else f"one of {', '.join(sorted(self._read))}"
-                raise self.error(name, f"unknown key, {known} expected")

@@ -94,6 +94,8 @@ class DrivenRobot:
         """Stamp of the chunk that decided last."""
         self._stood: float | None = None
         """Since when the target stands still."""
+        self._still_ns = 0
+        """Stamp from which on a hand was seen while its target stood still."""
         self._forgetting = False
         """Whether the target brakes, to be forgotten when it stands."""
         self._advanced_ns: int | None = None
@@ -160,28 +162,38 @@ class DrivenRobot:
 
     def act(self, logic: ChunkExecutor, held: str, now_ns: int) -> Command:
         """Once in every period of the output. held: why nothing may move, or ''. Returns what was decided."""
-        now = self._node.seconds()
         period = 1.0 / self.robot.action.rate
         since = period if self._advanced_ns is None else (now_ns - self._advanced_ns) / 1e9
         # 0: a second call at one time, of a busy machine or a clock in steps. The target is where it is.
         elapsed = min(max(since, 0.0), 3.0 * period)
+        if since < 0.0:
+            self._still_ns = 0  # in a time that begins again
         self._advanced_ns = self.output.now_ns = now_ns
-        # A row is due from its time on for a period; the logic takes the one that is nearest.
-        row_ns = now_ns + self._latency_ns - self._period_ns // 2
-        command = logic.hold(now_ns, held) if held else logic.command(row_ns, now_ns)
+        command = logic.hold(now_ns, held) if held else logic.command(self._row_ns(now_ns), now_ns)
+        self.targets.hard = bool(logic.estop_reason)
+        command = self._move_arm(logic, command, elapsed, now_ns)
         self._move_gripper(logic, command, now_ns)
-        hand = self.hand
+        return command
+
+    def _move_arm(self, logic: ChunkExecutor, command: Command, elapsed: float, now_ns: int) -> Command:
+        """By the row that is due, `elapsed` seconds after the last time. Returns what became of it."""
+        hand, now = self.hand, self._node.seconds()
         if not command.acting and hand is not None and self.targets.astray(hand.position, hand.rotation):
             # Whoever has moved the arm meanwhile, or set it somewhere else, does not want it back.
             self.forget()
-        self.targets.hard = bool(logic.estop_reason)
-        if self._forgetting and (hand is None or not command.acting):
+        if self._forgetting:
             self._fade(elapsed, now)
-            return command
+            return logic.hold(now_ns, "it brakes, to start anew") if command.acting else command
         if hand is None or (not command.acting and not self.targets.started) or (command.acting and not elapsed):
             return command
-        if command.acting and (not self.targets.started or self._forgetting or self._has_stood(now)):
-            self._start(hand)
+        if command.acting and (not self.targets.started or self._has_stood(now)):
+            if hand.stamp_ns < self._still_ns:
+                # It was still moving then: what comes first after a silence may be old.
+                command = logic.hold(now_ns, f"{self.source.name}: the hand was not seen since it stopped")
+            else:
+                self._start(hand)
+        if not self.targets.started:
+            return command
         row = self.frames.row(command.row) if command.acting else None
         if command.key is not None and command.key[0] != self._chunk_ns:
             self._chunk_ns = command.key[0]
@@ -191,7 +203,7 @@ class DrivenRobot:
             self._stood = None
 
             def preview(step: float) -> list[Target]:
-                rows = np.array([self.frames.row(row) for row in logic.rest(row_ns)])
+                rows = np.array([self.frames.row(row) for row in logic.rest(self._row_ns(now_ns))])
                 return self.targets.preview(rows, step, self._remaining(command, now_ns))
 
             measured = hand.position, hand.rotation
@@ -207,7 +219,7 @@ class DrivenRobot:
 
     def _start(self, hand: Hand) -> None:
         """The target anew, from where the hand is."""
-        self._forgetting, self._stood = False, None
+        self._stood = None
         place = hand.position, hand.rotation
         if not self.output.springs:
             # Only an arm that hangs in its target as on a spring would jump with it.
@@ -222,7 +234,7 @@ class DrivenRobot:
         if target.moving:
             self._stood = None
         elif self._stood is None:
-            self._stood = now
+            self._stood, self._still_ns = now, self._advanced_ns or 0
         self.output.hold(target, elapsed, lambda step: self.targets.preview(np.zeros((0, 7)), step))
 
     def _fade(self, elapsed: float, now: float) -> None:
@@ -233,6 +245,10 @@ class DrivenRobot:
         if not target.moving and (self._has_stood(now) or not self.output.goes_on):
             self.targets.stop()
             self._forgetting, self._stood = False, None
+
+    def _row_ns(self, now_ns: int) -> int:
+        """A row is due from its time on for a period; the logic takes the one that is nearest."""
+        return now_ns + self._latency_ns - self._period_ns // 2
 
     def _remaining(self, command: Command, now_ns: int) -> float:
         """Seconds for which the row that is due goes on."""
