@@ -8,20 +8,15 @@ something does, 2 after one line on stderr for bad input.
 
 from __future__ import annotations
 
-import argparse
 import difflib
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
-import rclpy
-from rclpy.context import Context
-from rclpy.parameter import Parameter
 
-from diffusion_ros import robot_check, robot_file
+from diffusion_ros import robot_check, robot_command, robot_file
 from diffusion_ros.atomic_file import write_json
 from diffusion_ros.checkpoint import read_spec, with_article
 from diffusion_ros.control.kinematics import Arm
@@ -31,9 +26,8 @@ from diffusion_ros.robot_file import HAND, OBJECT, RobotFile
 from diffusion_ros.ros import messages
 from diffusion_ros.ros.readiness import wrong as not_ready
 from diffusion_ros.ros.robot_survey import Endpoint, RobotSurvey, Stream
-from diffusion_ros.ros.runner import RunnableNode
 from diffusion_ros.spec import IMAGE_SUFFIX, CheckpointSpec
-from diffusion_ros.systems.startup import UsageError, check_writable, namespace_of
+from diffusion_ros.systems.startup import UsageError, check_writable
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 
@@ -59,9 +53,7 @@ class Request:
     guard: CheckpointSpec | None
     seconds: float
     result: Path | None
-    domain_id: int
-    namespace: str
-    use_sim_time: bool
+    graph: robot_command.Graph
 
 
 @dataclass(frozen=True)
@@ -120,56 +112,33 @@ class Report:
 # -- command line -----------------------------------------------------------------------------------------------------
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UsageError(f"{self.prog}: {message}")
-
-
-def _add_arguments(parser: argparse.ArgumentParser) -> None:
+def _add_arguments(parser: robot_command.Parser) -> None:
     robots = ", ".join(robot_file.shipped())
     parser.add_argument("--robot", required=True, help=f"the robot's YAML, or one of {robots}")
     parser.add_argument("--checkpoint", required=True, help="the policy (.pt)")
     parser.add_argument("--guard", default="", help="checkpoint (.pt) of the camera guard that the robot would obey")
     parser.add_argument("--seconds", default="5", help="how long is listened [5]")
     parser.add_argument("--json", default="", metavar="FILE", help="file for what is found out")
-    parser.add_argument("--namespace", default="", help="namespace of relative topics")
-    parser.add_argument("--domain-id", default="", help="ROS_DOMAIN_ID; default: the environment's, or 0")
-    parser.add_argument("--use-sim-time", action="store_true", help="stamps are of the topic /clock")
+    parser.add_graph()
 
 
 def parse(arguments: Sequence[str]) -> Request:
     """Raises UsageError or CheckpointError, one line, before anything is listened to."""
-    parser = _Parser(
-        prog="diffusion_ros check",
-        usage="diffusion_ros check --robot ROBOT --checkpoint CHECKPOINT [options]",
-        description="Says whether a robot's drivers say and take what a policy needs. Nothing is enabled or published.",
-        allow_abbrev=False,
+    parser = robot_command.Parser(
+        "check",
+        "--robot ROBOT --checkpoint CHECKPOINT [options]",
+        "Says whether a robot's drivers say and take what a policy needs. Nothing is enabled or published.",
     )
     _add_arguments(parser)
     given = parser.parse_args(arguments)
-    try:
-        robot = robot_file.read(robot_file.find(given.robot))
-    except robot_file.RobotFileError as error:
-        raise UsageError(str(error)) from None
+    robot = robot_command.robot(given)
     spec = read_spec(given.checkpoint)
-    try:
-        seconds = float(given.seconds)
-    except ValueError:
-        raise UsageError(f"--seconds {given.seconds!r}: expected a number") from None
-    if not 0.5 <= seconds <= 600:
-        raise UsageError(f"--seconds {given.seconds}: expected 0.5 to 600")
+    seconds = robot_command.number(given, "seconds", 0.5, 600)
     result = Path(given.json).absolute() if given.json else None
     if result is not None:
         if result.is_dir():
             raise UsageError(f"--json {result}: is a folder, a file name is expected")
         check_writable(result.parent)
-    domain = given.domain_id or os.environ.get("ROS_DOMAIN_ID", "") or "0"
-    if not (domain.isdecimal() and int(domain) <= 232):
-        raise UsageError(f"ROS_DOMAIN_ID {domain!r}: expected 0 to 232")
-    try:
-        namespace = namespace_of(given.namespace, "--namespace")
-    except ValueError as error:
-        raise UsageError(str(error)) from None
     return Request(
         robot=robot,
         checkpoint=Path(given.checkpoint),
@@ -177,9 +146,7 @@ def parse(arguments: Sequence[str]) -> Request:
         guard=read_spec(given.guard) if given.guard else None,
         seconds=seconds,
         result=result,
-        domain_id=int(domain),
-        namespace=namespace,
-        use_sim_time=given.use_sim_time,
+        graph=robot_command.graph(given),
     )
 
 
@@ -188,25 +155,11 @@ def run(request: Request, stop: Callable[[], bool] = lambda: False) -> Report:
     report = Report(robot_check.compare(request.robot, request.spec))
     if request.guard is not None:
         report.findings += _guard(request.robot, request.spec, request.guard)
-    context = Context()
-    rclpy.init(args=[], context=context, domain_id=request.domain_id)
-    try:
-        node = RunnableNode(
-            f"check_{os.getpid()}",
-            context=context,
-            namespace=request.namespace,
-            use_global_arguments=False,
-            enable_rosout=False,
-            start_parameter_services=False,
-            parameter_overrides=[Parameter("use_sim_time", value=request.use_sim_time)],
-        )
-        clock = (lambda: int(node.get_clock().now().nanoseconds)) if request.use_sim_time else None
+    with robot_command.node("check", request.graph) as node:
+        clock = (lambda: int(node.get_clock().now().nanoseconds)) if request.graph.use_sim_time else None
         survey = RobotSurvey(node, request.robot, clock)
         survey.listen(request.seconds, stop)
         _Judge(request, survey, report).all()
-        node.destroy_node()
-    finally:
-        rclpy.try_shutdown(context=context)
     return report
 
 
@@ -230,7 +183,7 @@ def to_json(request: Request, report: Report) -> dict[str, Any]:
     return {
         "robot": str(request.robot.path),
         "checkpoint": str(request.checkpoint),
-        "domain_id": request.domain_id,
+        "domain_id": request.graph.domain_id,
         "seconds": request.seconds,
         "ready": report.ready,
         "findings": [asdict(finding) for finding in report.findings],
@@ -244,7 +197,7 @@ def lines(request: Request, report: Report) -> list[str]:
     robot, spec = request.robot, request.spec
     said = [
         f"robot {robot.path.stem} (driver {robot.driver}, output {robot.action.output}), {request.checkpoint.name}"
-        f" ({spec.task}, {spec.rate:g} Hz), {request.seconds:g} s in domain {request.domain_id}"
+        f" ({spec.task}, {spec.rate:g} Hz), {request.seconds:g} s in domain {request.graph.domain_id}"
     ]
     for level in ("problem", "warning", "note"):
         said += [f"{level}: {finding}" for finding in report.findings if finding.level == level]

@@ -8,7 +8,6 @@ after one line on stderr for bad input.
 
 from __future__ import annotations
 
-import argparse
 import difflib
 import itertools
 import os
@@ -17,24 +16,19 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NoReturn
 
 import numpy as np
-import rclpy
 from numpy.typing import NDArray
-from rclpy.context import Context
-from rclpy.parameter import Parameter
 
-from diffusion_ros import robot_file, yaml_edit
+from diffusion_ros import robot_command, robot_file, yaml_edit
 from diffusion_ros.atomic_file import atomic_write
 from diffusion_ros.control import latency
 from diffusion_ros.control.small_motion import SmallMotion, small_motion
 from diffusion_ros.resources import resource_folder
 from diffusion_ros.robot_file import HAND, RobotFile
 from diffusion_ros.ros.latency_probe import LatencyProbe, Recording, Stream
-from diffusion_ros.ros.runner import RunnableNode
 from diffusion_ros.spec import IMAGE_SUFFIX
-from diffusion_ros.systems.startup import UsageError, check_writable, namespace_of
+from diffusion_ros.systems.startup import UsageError, check_writable
 from diffusion_ros.systems.system import node_environment
 
 Array = NDArray[np.float64]
@@ -66,9 +60,7 @@ class Request:
     gripper: bool
     yes: bool
     write: bool
-    domain_id: int
-    namespace: str
-    use_sim_time: bool
+    graph: robot_command.Graph
 
 
 @dataclass(frozen=True)
@@ -99,52 +91,30 @@ class Row:
 # -- command line -----------------------------------------------------------------------------------------------------
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UsageError(f"{self.prog}: {message}")
-
-
-def _add_arguments(parser: argparse.ArgumentParser) -> None:
+def _add_arguments(parser: robot_command.Parser) -> None:
     parser.add_argument("--robot", required=True, help="the robot's YAML")
     parser.add_argument("--amplitude", default="0.02", help="how far the hand goes to each side [m] [0.02]")
     parser.add_argument("--seconds", default="12", help="for how long [12]")
     parser.add_argument("--gripper", action="store_true", help="opens, closes and opens the gripper, too")
     parser.add_argument("--yes", action="store_true", help="moves without asking")
     parser.add_argument("--write", action="store_true", help="writes what is measured into the robot's file")
-    parser.add_argument("--namespace", default="", help="namespace of relative topics")
-    parser.add_argument("--domain-id", default="", help="ROS_DOMAIN_ID; default: the environment's, or 0")
-    parser.add_argument("--use-sim-time", action="store_true", help="stamps are of the topic /clock")
+    parser.add_graph()
 
 
 def parse(arguments: Sequence[str], asks: bool = True) -> Request:
     """asks: whether there is a terminal to ask on. Raises UsageError, one line, before anything is started."""
-    parser = _Parser(
-        prog="diffusion_ros latency",
-        usage="diffusion_ros latency --robot ROBOT [options]",
-        description="Moves a robot's hand a little and says how late its commands and streams are. Asks first.",
-        allow_abbrev=False,
+    parser = robot_command.Parser(
+        "latency",
+        "--robot ROBOT [options]",
+        "Moves a robot's hand a little and says how late its commands and streams are. Asks first.",
     )
     _add_arguments(parser)
     given = parser.parse_args(arguments)
-
-    def number(name: str, low: float, high: float) -> float:
-        text = getattr(given, name)
-        try:
-            value = float(text)
-        except ValueError:
-            raise UsageError(f"--{name} {text!r}: expected a number") from None
-        if not low <= value <= high:
-            raise UsageError(f"--{name} {text}: expected {low:g} to {high:g}")
-        return value
-
+    robot = robot_command.robot(given)
+    amplitude = robot_command.number(given, "amplitude", 0.005, 0.05)
+    seconds = robot_command.number(given, "seconds", 6, 60)
     try:
-        robot = robot_file.read(robot_file.find(given.robot))
-    except robot_file.RobotFileError as error:
-        raise UsageError(str(error)) from None
-    try:
-        motion = small_motion(number("amplitude", 0.005, 0.05), number("seconds", 6, 60), robot.limits)
-    except UsageError:
-        raise
+        motion = small_motion(amplitude, seconds, robot.limits)
     except ValueError as error:
         raise UsageError(f"{robot.path}: limits: {error}") from None
     if given.gripper and robot.gripper is None:
@@ -157,22 +127,13 @@ def parse(arguments: Sequence[str], asks: bool = True) -> Request:
         check_writable(robot.path.resolve().parent)
     if not (given.yes or asks):
         raise UsageError("--yes expected where there is no terminal to ask on: the robot will move")
-    domain = given.domain_id or os.environ.get("ROS_DOMAIN_ID", "") or "0"
-    if not (domain.isdecimal() and int(domain) <= 232):
-        raise UsageError(f"ROS_DOMAIN_ID {domain!r}: expected 0 to 232")
-    try:
-        namespace = namespace_of(given.namespace, "--namespace")
-    except ValueError as error:
-        raise UsageError(str(error)) from None
     return Request(
         robot=robot,
         motion=motion,
         gripper=given.gripper,
         yes=given.yes,
         write=given.write,
-        domain_id=int(domain),
-        namespace=namespace,
-        use_sim_time=given.use_sim_time,
+        graph=robot_command.graph(given),
     )
 
 
@@ -187,18 +148,7 @@ def measure(request: Request, agree: Callable[[str, Callable[[], None]], bool], 
     whether it may be done. Raises Refused when the robot is not ready, must not be moved, or was stopped, and
     UsageError for what its file asks for and is not installed.
     """
-    context = Context()
-    rclpy.init(args=[], context=context, domain_id=request.domain_id)
-    try:
-        node = RunnableNode(
-            f"latency_{os.getpid()}",
-            context=context,
-            namespace=request.namespace,
-            use_global_arguments=False,
-            enable_rosout=False,
-            start_parameter_services=False,
-            parameter_overrides=[Parameter("use_sim_time", value=request.use_sim_time)],
-        )
+    with robot_command.node("latency", request.graph) as node:
         try:
             probe = LatencyProbe(node, request.robot, request.gripper)
         except ValueError as error:
@@ -207,9 +157,6 @@ def measure(request: Request, agree: Callable[[str, Callable[[], None]], bool], 
             return _measured(request, probe, agree, stop)
         finally:
             probe.close()
-            node.destroy_node()
-    finally:
-        rclpy.try_shutdown(context=context)
 
 
 def _measured(
@@ -250,7 +197,7 @@ def announcement(request: Request, axis: int, position: Array) -> str:
     where = ", ".join(f"{x:.3f}" for x in position)
     lines = [
         f"robot {robot.path.stem} (driver {robot.driver}, output {robot.action.output} on {robot.action.topic}), domain"
-        f" {request.domain_id}",
+        f" {request.graph.domain_id}",
         f"It moves the hand by up to {1000 * motion.amplitude:.0f} mm to each side along {'xy'[axis]} of"
         f" {robot.base.frame}, from where it stands ([{where}] m), for {motion.seconds:g} s, at"
         f" {motion.speed:.2f} m/s at most, and back.",
