@@ -275,6 +275,45 @@ def test_readiness_and_the_operators_buttons(graph: Graph, tmp_path: Path) -> No
     graph.spin_until(lambda: not bench.executor._stop_reason())
 
 
+def test_of_two_joysticks_each_may_stop_and_none_may_enable(graph: Graph, tmp_path: Path) -> None:
+    bench = Bench(graph, tmp_path, "pose", "buttons: {topic: joy, enable: 0, stop: 1}\n")
+    logic = bench.executor.executor_logic
+    joys = [bench.node.create_publisher(Joy, "joy", 10) for _ in range(2)]
+    pressed = [[1, 0], [0, 0]]  # one with a button that is stuck
+    bench.node.create_timer(0.05, lambda: joys[0].publish(Joy(buttons=pressed[0])))
+    graph.spin(0.3)
+    other = bench.node.create_timer(0.05, lambda: joys[1].publish(Joy(buttons=pressed[1])))
+    pressed[1] = [0, 1]
+    graph.spin_until(lambda: logic.estop_reason)
+    pressed[1] = [0, 0]
+    graph.spin(0.2)
+    bench.graph.call(bench.node, Trigger, "/executor/estop_reset", Trigger.Request())
+    graph.spin(0.5)
+    assert not logic.estop_reason and not logic.enabled
+    other.cancel()
+    graph.spin_until(lambda: bench.executor._robot.buttons._listener.conflict() == "")
+    pressed[0] = [0, 0]
+    graph.spin(0.2)
+    pressed[0] = [1, 0]
+    graph.spin_until(lambda: logic.enabled)
+
+
+def test_another_one_that_commands_the_gripper_is_a_conflict(graph: Graph, tmp_path: Path) -> None:
+    bench = Bench(graph, tmp_path, "pose")
+    bench.act(0.02, 0.0, 0.01, 0, 0, 0, 1.0)
+    graph.spin_until(lambda: bench.gripper)
+    other = bench.node.create_publisher(Float64MultiArray, "gripper", 10)
+    bench.node.create_timer(0.05, lambda: other.publish(Float64MultiArray(data=[0.08])))
+    toggle = [1.0]
+
+    def again() -> None:  # so that our own is heard, too
+        toggle[0] = -toggle[0]
+        bench.act(0.001, 0.0, 0.0, 0, 0, 0, toggle[0])
+
+    bench.node.create_timer(0.4, again)
+    graph.spin_until(lambda: "publishers on /gripper" in bench.executor._stop_reason())
+
+
 def test_a_hand_that_does_not_follow_is_for_a_person_to_look_at(graph: Graph, tmp_path: Path) -> None:
     bench = Bench(graph, tmp_path, "pose")
     bench.act(0.02)

@@ -144,6 +144,7 @@ class DrivenRobot:
             self.source.conflict()
             or self.output.conflict()
             or self._joints_conflict()
+            or (self.gripper.conflict() if self.gripper is not None else "")
             or self.output.missing()
             or self.readiness.reason()
             or self.output.deaf()

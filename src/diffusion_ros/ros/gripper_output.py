@@ -11,6 +11,7 @@ from trajectory_msgs.msg import JointTrajectory
 from diffusion_ros.control.gripper import Goal, GripperLogic
 from diffusion_ros.robot_file import RobotFile
 from diffusion_ros.ros import messages, topics
+from diffusion_ros.ros.listener import Listener
 from diffusion_ros.ros.runner import RunnableNode
 
 _POINT_NS = 400_000_000
@@ -38,13 +39,15 @@ class GripperOutput:
         self._client: Any = None
         self._type = messages.gripper_action_type(self._file.output)
         self._publisher: Any = None
+        self._heard: Listener[Any] | None = None
+        """Of a topic: who publishes on it, ourselves among them."""
         if self._type is not None:
             action = importlib.import_module("rclpy.action")
             self._client = action.ActionClient(node, self._type, self._file.name)
-        elif self._file.output == "joint_trajectory":
-            self._publisher = node.create_publisher(JointTrajectory, self._file.name, topics.COMMAND_QOS)
-        else:
-            name = self._file.name
+            return
+        name, kind = self._file.name, JointTrajectory
+        if self._file.output != "joint_trajectory":
+            kind = Float64MultiArray
             if self._file.output in messages.GRIPPER_ACTIONS:
                 if not rehearsal:
                     raise ValueError(
@@ -52,17 +55,22 @@ class GripperOutput:
                     )
                 name = rehearsed_topic(name)
                 node.get_logger().info(f"control_msgs is not installed: the gripper's positions go to {name}")
-            self._publisher = node.create_publisher(Float64MultiArray, name, topics.COMMAND_QOS)
+        self._publisher = node.create_publisher(kind, name, topics.COMMAND_QOS)
+        self._heard = Listener.of_publishers(node, kind, name, topics.WATCHED_QOS)
 
     @property
     def name(self) -> str:
         return topics.shown(self._node, self._file.name)
 
+    def conflict(self) -> str:
+        """'' or who else commands the gripper."""
+        return self._heard.conflict() if self._heard is not None else ""
+
     def deaf(self) -> str:
         """'' or that nobody listens."""
         if self._client is not None:
             return "" if self._client.server_is_ready() else f"{self.name}: no action server"
-        return "" if self._publisher.get_subscription_count() else f"{self.name}: nobody listens"
+        return "" if self._publisher.get_subscription_count() > 1 else f"{self.name}: nobody listens"
 
     def row(self, value: float) -> None:
         """-1 open to +1 closed, once for each row that falls due."""

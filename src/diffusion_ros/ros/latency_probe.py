@@ -234,7 +234,7 @@ class LatencyProbe:
             or self._output.missing()
             or self._readiness.reason()
             or self._output.deaf()
-            or (self._gripper.deaf() if self._gripper is not None else "")
+            or (self._gripper.conflict() or self._gripper.deaf() if self._gripper is not None else "")
             or (self._buttons.reason() if self._buttons is not None else "")
         )
 

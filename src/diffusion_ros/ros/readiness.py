@@ -69,14 +69,15 @@ def wrong(condition: ReadyCondition, msg: Any) -> str:
 class OperatorButtons:
     """Calls back when a button goes down; `reason` while the one that must be held is not.
 
-    There may be several; whoever publishes joy may stop the robot, so that a second publisher is no conflict.
+    Whoever publishes joy may stop the robot. Enable it, or keep it going, may one alone: of two nobody can tell whose
+    button it is that is down.
     """
 
     def __init__(
         self, node: RunnableNode, buttons: Buttons, enable: Callable[[], object], stop: Callable[[], object]
     ) -> None:
         self._node, self._buttons = node, buttons
-        self._actions = [(buttons.stop, stop), (buttons.enable, enable)]
+        self._stop, self._enable = stop, enable
         self._pressed: list[bool] | None = None
         self._held: float | None = None
         """When the button that must be held was seen pressed last."""
@@ -97,16 +98,21 @@ class OperatorButtons:
         self._held = self._node.seconds() if hold is not None and hold < len(now) and now[hold] else None
         if before is None:
             return  # a button that is stuck is not one that was pressed
-        for number, action in self._actions:
-            if number is None or number >= min(len(now), len(before)):
-                continue
-            if now[number] and not before[number]:
-                action()
+
+        def went_down(number: int | None) -> bool:
+            return number is not None and number < min(len(now), len(before)) and now[number] and not before[number]
+
+        if went_down(self._buttons.stop):
+            self._stop()
+        if went_down(self._buttons.enable) and not self._listener.conflict():
+            self._enable()
 
     def reason(self) -> str:
         """Why the robot may not move, or ''."""
         if self._buttons.hold is None:
             return ""
+        if conflict := self._listener.conflict():
+            return conflict
         if self._held is None or self._node.seconds() - self._held > _HELD_SECONDS:
             return f"{topics.shown(self._node, self._buttons.topic)}: button {self._buttons.hold} is not held"
         return ""
