@@ -21,10 +21,12 @@ from std_msgs.msg import Bool, Float64MultiArray, String
 from std_srvs.srv import SetBool, Trigger
 from trajectory_msgs.msg import JointTrajectory
 
+from diffusion_ros import robot_file
 from diffusion_ros.control.action_chunk import ActionChunk
 from diffusion_ros.control.kinematics import Arm
 from diffusion_ros.nodes.executor_node import ExecutorNode
 from diffusion_ros.ros import messages, topics
+from diffusion_ros.ros.robot_outputs import _Pace
 from diffusion_ros.ros.runner import RunnableNode
 
 PERIOD_NS = 50_000_000
@@ -273,6 +275,22 @@ def test_readiness_and_the_operators_buttons(graph: Graph, tmp_path: Path) -> No
     graph.spin(0.2)
     pressed[0] = 1
     graph.spin_until(lambda: not bench.executor._stop_reason())
+
+
+def test_a_target_that_is_gone_to_at_once_goes_no_farther_than_in_a_period() -> None:
+    robot = robot_file.read(robot_file.find("ur_forward"))
+    pace, still, way = _Pace(robot), Rotation.identity(), [np.zeros(3)]
+    assert robot.action.rate == 100.0 and robot.limits.linear == 0.5
+    pace.step(way[0], still, 0.01)
+    goal = np.array([0.05, 0.0, 0.0])
+    # Periods of every length: a busy machine's.
+    for seconds in (0.01, 0.002, 0.03, 0.0, *[0.01] * 30):
+        before = way[-1]
+        way.append(pace.step(goal, Rotation.from_rotvec([0.0, 0.0, 0.1]), seconds)[0])
+        assert np.linalg.norm(way[-1] - before) <= 0.5 * min(seconds, 0.01) + 1e-12
+    assert pace.last is not None
+    assert np.allclose(pace.last[0], goal) and np.allclose(pace.last[1].as_rotvec(), [0.0, 0.0, 0.1])
+    assert max(x for x, _, _ in way) < goal[0] + 0.004
 
 
 def test_of_two_joysticks_each_may_stop_and_none_may_enable(graph: Graph, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -41,7 +42,8 @@ JOINT_SPEED = 2.0
 MISSED = 0.005, 0.05
 """Metres and radians that joint positions may miss a target by; beyond them the target waits for the arm."""
 _UNEVEN = 0.004
-"""m that a pose may be from where it would be had the ones before gone on evenly, a period of the output apart."""
+"""m that a target may be from where it would be had those before gone on evenly, a period of the output apart; at low
+rates as far as the limit of acceleration says."""
 _FAREWELL_SECONDS = 1.0
 
 
@@ -100,6 +102,44 @@ class RobotOutput(ABC):
         """The last word; what drivers hold by themselves needs none."""
 
 
+class _Pace:
+    """Of targets that a driver goes to at once: none is farther from the last than the limits allow in a period of the
+    output, also where the last is older, and none leaves an even course by much."""
+
+    def __init__(self, robot: RobotFile) -> None:
+        self._limits, self._rate = robot.limits, robot.action.rate
+        self._uneven = max(_UNEVEN, robot.limits.linear_acceleration / self._rate**2)
+        self.last: tuple[Array, Rotation] | None = None
+        """The hand, as it was sent; None: the next is the first."""
+        self._velocity = np.zeros(3)
+        """m/s from the one before to it."""
+
+    def step(self, position: Array, rotation: Rotation, seconds: float) -> tuple[Array, Rotation]:
+        """As far towards position (3) m and rotation as may be gone `seconds` after the last."""
+        if self.last is None:
+            self._velocity = np.zeros(3)
+        else:
+            before, turned = self.last
+            seconds = min(seconds, 1.0 / self._rate)
+            even, uneven = seconds * self._velocity, self._uneven * (seconds * self._rate) ** 2
+            step = _at_most(position - before, self._limits.linear * seconds)
+            step = even + _at_most(step - even, uneven)
+            if seconds > 0.0:
+                self._velocity = step / seconds
+            turn = _at_most((rotation * turned.inv()).as_rotvec(), self._limits.angular * seconds)
+            position, rotation = before + step, Rotation.from_rotvec(turn) * turned
+        self.last = position, rotation
+        return position, rotation
+
+    def behind(self, target: Target) -> bool:
+        """Whether what was sent last is not yet where the target is."""
+        if self.last is None:
+            return True
+        position, rotation = self.last
+        off = float((target.rotation * rotation.inv()).magnitude())
+        return off > 1e-6 or float(np.linalg.norm(target.position - position)) > 1e-6
+
+
 class PoseOutput(RobotOutput):
     """Where the tool is to be."""
 
@@ -108,31 +148,17 @@ class PoseOutput(RobotOutput):
 
     def __init__(self, node: RunnableNode, robot: RobotFile, frames: RobotFrames) -> None:
         super().__init__(node, robot, frames)
-        self._last: tuple[Array, Rotation] | None = None
-        """Of the hand, as it was sent."""
-        self._velocity = np.zeros(3)
-        """m/s from the one before to it."""
+        self._pace = _Pace(robot)
 
     def restart(self) -> None:
-        self._last = None
-        self._velocity = np.zeros(3)
+        self._pace.last = None
 
     def _publish(self, target: Target, seconds: float) -> None:
-        """An arm that lags is where it should be if it is sent so much ahead, no faster than its limits."""
-        lag, limits = self.robot.action.lag, self.robot.limits
-        position = target.position + lag * target.velocity
-        rotation = Rotation.from_rotvec(lag * target.angular_velocity) * target.rotation
-        if self._last is not None:
-            before, turned = self._last
-            even = seconds * self._velocity
-            uneven = _UNEVEN * (seconds * self.robot.action.rate) ** 2
-            step = even + _at_most(_at_most(position - before, limits.linear * seconds) - even, uneven)
-            if seconds > 0.0:
-                self._velocity = step / seconds
-            position = before + step
-            turn = _at_most((rotation * turned.inv()).as_rotvec(), limits.angular * seconds)
-            rotation = Rotation.from_rotvec(turn) * turned
-        self._last = position, rotation
+        """An arm that lags is where it should be if it is sent so much ahead."""
+        lag = self.robot.action.lag
+        ahead = target.position + lag * target.velocity
+        turned = Rotation.from_rotvec(lag * target.angular_velocity) * target.rotation
+        position, rotation = self._pace.step(ahead, turned, seconds)
         at, quaternion = self.frames.tool(position, np.asarray(rotation.as_quat()))
         frame = self.robot.base.frame
         self.publisher.publish(messages.pose_to_msg(at, quaternion, self.now_ns, frame))
@@ -256,16 +282,30 @@ class JointPositionsOutput(JointOutput):
 
     kind = Float64MultiArray
 
+    def __init__(self, node: RunnableNode, robot: RobotFile, frames: RobotFrames, described: DescribedArm) -> None:
+        super().__init__(node, robot, frames, described)
+        self._pace = _Pace(robot)
+
+    def restart(self) -> None:
+        super().restart()
+        self._pace.last = None
+
+    def _paced(self, target: Target, seconds: float) -> Array:
+        if self._pace.last is None:
+            self._pace.last = self.place()
+        position, rotation = self._pace.step(target.position, target.rotation, seconds)
+        return self._follow(replace(target, position=position, rotation=rotation), seconds)
+
     def send(
         self, target: Target, seconds: float, hand: tuple[Array, Rotation], lagged: Target, preview: Preview
     ) -> None:
-        self.publisher.publish(messages.numbers_to_msg(self._follow(target, seconds)))
+        self.publisher.publish(messages.numbers_to_msg(self._paced(target, seconds)))
 
     def hold(self, target: Target, seconds: float, preview: Preview) -> None:
         if self._joints is None:
             return
-        if target.moving:
-            self._follow(target, seconds)
+        if target.moving or self._pace.behind(target):
+            self._paced(target, seconds)
         self.publisher.publish(messages.numbers_to_msg(self._joints))
 
 

@@ -86,11 +86,11 @@ class CommandedMotion:
         self._last, self._velocity = (now, pose), np.zeros(3)
 
     def target(self, pose: Pose, now: float, stamped: bool = True) -> None:
-        """The target at a time [s]. stamped: by whoever made it. Else `now` is when it came, and where two come
-        closer together than they were sent, that is not taken for a speed."""
+        """The target at a time [s]. stamped: by whoever made it. Else `now` is when it came, which says little of how
+        far apart two were sent. What is late is not faster for it: it may go as far as in a period."""
         if self._last is not None:
             before, (position, quaternion) = self._last
-            seconds = now - before if stamped else max(now - before, self.period)
+            seconds = min(now - before, self.period) if stamped else self.period
             step = pose[0] - position
             distance = float(np.linalg.norm(step - self._velocity * seconds))
             if distance > self.jump:
