@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -78,8 +78,9 @@ class DrivenRobot:
         self.gripper = GripperOutput(node, robot, rehearsal) if robot.gripper is not None else None
         self.readiness = Readiness(node, robot)
         self.buttons = OperatorButtons(node, robot.buttons, enable, stop) if robot.buttons is not None else None
+        limits, smoothed = robot.limits, self.output.smoothed
         self.targets = TargetGenerator(
-            robot.limits,
+            replace(limits, linear=smoothed * limits.linear, angular=smoothed * limits.angular),
             spec.period_ns / 1e9,
             spec.response,
             robot.action.reference,
@@ -198,6 +199,7 @@ class DrivenRobot:
         row = self.frames.row(command.row) if command.acting else None
         if command.key is not None and command.key[0] != self._chunk_ns:
             self._chunk_ns = command.key[0]
+            self.output.renew()
             self._anchor(now_ns)
         target = self.targets.advance(elapsed, row, command.key, hand.position, hand.rotation)
         if command.acting:

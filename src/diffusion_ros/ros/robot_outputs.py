@@ -54,6 +54,8 @@ class RobotOutput(ABC):
     """Of its messages."""
     goes_on = False
     """Whether a driver may go on with the last word for ever, so that one stop that is lost is too few."""
+    smoothed = 1.0
+    """Of the limits of speed, so much for targets: a controller that goes by splines is faster between its points."""
     springs = False
     """Whether the driver holds the arm at the target as on a spring, so that it does not quite get there."""
 
@@ -82,6 +84,9 @@ class RobotOutput(ABC):
 
     def restart(self) -> None:  # noqa: B027
         """The next target has nothing to do with the ones before: it is where the hand is measured."""
+
+    def renew(self) -> None:  # noqa: B027
+        """Another chunk decides from now on."""
 
     def fell_short(self) -> tuple[str, Array, Array] | None:
         """Why the arm could not go all the way to the last target, and how far it went, as the hand's position (3) and
@@ -310,9 +315,10 @@ class JointPositionsOutput(JointOutput):
 
 
 class JointTrajectoryOutput(JointOutput):
-    """The whole rest of the chunk and how it ends, anew after each point's time."""
+    """The whole rest of the chunk and how it ends, anew after each point's time and with each chunk."""
 
     kind = JointTrajectory
+    smoothed = 0.9
 
     def __init__(self, node: RunnableNode, robot: RobotFile, frames: RobotFrames, described: DescribedArm) -> None:
         super().__init__(node, robot, frames, described)
@@ -320,6 +326,9 @@ class JointTrajectoryOutput(JointOutput):
         """Whether the last trajectory that went is the one to brake, or none did."""
         self._since = float("inf")
         """s since it went."""
+
+    def renew(self) -> None:
+        self._since = float("inf")  # at once, while the controller is still where the target is
 
     def send(
         self, target: Target, seconds: float, hand: tuple[Array, Rotation], lagged: Target, preview: Preview

@@ -32,6 +32,7 @@ from diffusion_ros.simulators.driven_arm import (
     DrivenArm,
     JointTracking,
     Pose,
+    compose,
     conjugate,
     multiply,
     rotation_vector,
@@ -58,7 +59,7 @@ class Refused(ValueError):
 
 @dataclass
 class CommandedMotion:
-    """How fast and how evenly the target moved, as it was commanded since `restart`."""
+    """How fast and how evenly the hand's target moved, as it was commanded since `restart`."""
 
     period: float
     """s between two commands."""
@@ -175,7 +176,7 @@ class ArmDriver:
     def restart(self) -> None:
         """After the arm was reset: it holds where it is, and nothing was said yet."""
         self._target = self.arm.tool_pose()
-        self.motion.restart(self.setpoint(), self._now)
+        self.motion.restart(self._hand(self.setpoint()), self._now)
         self.refused, self._kinds = {}, {}
 
     @property
@@ -193,10 +194,14 @@ class ArmDriver:
             return self._target
         return self.arm.pose_of(self._sampled())
 
+    def _hand(self, tool: Pose) -> Pose:
+        """The hand, which limits are of, for the tool that drivers know."""
+        return compose(tool, self.arm.tool)
+
     def watch(self) -> None:
         """After each step of the arm: where has the set-point of a controller got to that interpolates by itself?"""
         if self.output in ("twist", "joint_trajectory") and self.arm.time_ns % _WATCHED_NS == 0:
-            self.motion.target(self.setpoint(), self._now)
+            self.motion.target(self._hand(self.setpoint()), self._now)
 
     def _sampled(self) -> Array:
         setpoints = self._servo or self._trajectory or self._positions
@@ -222,7 +227,7 @@ class ArmDriver:
             self._servo.pose(*target, stamp_ns)
         self._target = target
         self.motion.commands += 1
-        self.motion.target(target, stamp_ns * 1e-9 if stamp_ns else self._now, bool(stamp_ns))
+        self.motion.target(self._hand(target), stamp_ns * 1e-9 if stamp_ns else self._now, bool(stamp_ns))
 
     def twist(self, frame: str, stamp_ns: int, twist: Sequence[float]) -> None:
         """(6) m/s and rad/s of the tool's origin. kortex: without frame and stamp, in the tool's axes."""
@@ -262,7 +267,7 @@ class ArmDriver:
         interpolator.command(arm.time_ns, times_ns, rows, v, a, start_ns)
         self.motion.commands += 1
         # The speed that it asks for, by what is between its points.
-        poses = [arm.pose_of(row) for row in rows]
+        poses = [self._hand(arm.pose_of(row)) for row in rows]
         for (p, q), (before_p, before_q), seconds in zip(
             poses[1:], poses, np.diff(np.array(times_ns)) * 1e-9, strict=False
         ):
@@ -275,7 +280,7 @@ class ArmDriver:
         self._take(driver_rules.numbers("command", values))
         self._positions.command(values)
         self.motion.commands += 1
-        self.motion.target(self.arm.pose_of(np.array(values, np.float64)), self._now, stamped=False)
+        self.motion.target(self._hand(self.arm.pose_of(np.array(values, np.float64))), self._now, stamped=False)
 
     def refuse(self, reason: str, who: str = "") -> NoReturn:
         """Counts a refusal, and raises Refused. who: 'gripper', else the driver itself."""
