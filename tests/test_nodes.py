@@ -545,7 +545,7 @@ class Watching:
 def test_a_publisher_that_was_replaced_is_no_second_one(distribution):
     """On Jazzy a message does not say whose it is, only how many its publisher has sent."""
     time_, sent = [0.0], {b"a": 1000, b"b": 0}
-    watch = PublisherMonitor(Watching(), "/x", clock=lambda: time_[0])
+    watch = PublisherMonitor(Watching(), "/x", clock=lambda: time_[0], wall=lambda: time_[0])
 
     def hear(publisher: bytes) -> str:
         sent[publisher] += 1
@@ -573,15 +573,29 @@ def test_a_publisher_that_was_replaced_is_no_second_one(distribution):
 def test_who_has_missed_hundreds_of_messages_at_its_start_has_heard_one_publisher():
     """At 1 kHz, and for half a second nothing is taken."""
     time_ = [0.0]
-    watch = PublisherMonitor(Watching(), "/x", clock=lambda: time_[0])
+    watch = PublisherMonitor(Watching(), "/x", clock=lambda: time_[0], wall=lambda: time_[0])
     for time_[0], count in ((0.0, 7), (0.5, 507), (0.501, 508), (0.502, 509), (0.9, 907)):
         watch.heard({"publication_sequence_number": count})
         assert not watch.reason(), count
     # Another one that began with it is known as soon as the first one speaks again.
-    watch = PublisherMonitor(Watching(), "/x", clock=lambda: time_[0])
+    watch = PublisherMonitor(Watching(), "/x", clock=lambda: time_[0], wall=lambda: time_[0])
     watch.heard({"publication_sequence_number": 7})
     watch.heard({"publication_sequence_number": 507})
     watch.heard({"publication_sequence_number": 8})
+    assert watch.reason() == "2 publishers on /x, one expected"
+
+
+def test_a_burst_with_losses_while_the_robots_time_stands_still_is_of_one_publisher():
+    """At 1 kHz in a slow simulation: /clock waits in the queue as well."""
+    wall = [0.0]
+    watch = PublisherMonitor(Watching(), "/x", clock=lambda: 5.0, wall=lambda: wall[0])
+    for i in range(100):
+        wall[0] = 0.01 * i
+        watch.heard({"publication_sequence_number": i})
+    wall[0] += 0.5
+    watch.heard({"publication_sequence_number": 150})
+    assert not watch.reason()
+    watch.heard({"publication_sequence_number": 20})
     assert watch.reason() == "2 publishers on /x, one expected"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +19,10 @@ _LEAP = 20
 
 @dataclass(frozen=True)
 class _Count:
-    """How many messages a publisher has sent, when that was heard, and the seconds between two of them."""
+    """How many messages a publisher has sent, when that was heard, and the seconds between two of them.
+
+    Of the wall: /clock may stand still while a burst of messages is read.
+    """
 
     count: int
     heard: float
@@ -46,11 +50,17 @@ class PublisherMonitor:
 
     WINDOW_SECONDS = 2.0
 
-    def __init__(self, node: RunnableNode, *topics: str, clock: Callable[[], float] | None = None) -> None:
+    def __init__(
+        self,
+        node: RunnableNode,
+        *topics: str,
+        clock: Callable[[], float] | None = None,
+        wall: Callable[[], float] = time.monotonic,
+    ) -> None:
         """topics: their full names after remapping, as in Subscription.topic_name; clock: [s], None: the node's."""
         self._node = node
         self._topics = topics
-        self._clock = clock or node.seconds
+        self._clock, self._wall = clock or node.seconds, wall
         self._heard: dict[Hashable, float] = {}
         self._counts: dict[tuple[str, int], _Count] = {}
         """Jazzy: by topic and a number of ours the last count of each publisher."""
@@ -75,7 +85,7 @@ class PublisherMonitor:
         if count is None:  # a middleware that tells neither
             self._anonymous = True
             return None
-        now = self._clock()
+        now = self._wall()
         self._counts = {key: known for key, known in self._counts.items() if key in self._heard}
         # Of those that it can follow the one that it follows most closely.
         before = [
