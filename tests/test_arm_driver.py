@@ -266,16 +266,16 @@ def test_a_jump_is_what_a_target_leaves_its_course_by() -> None:
     assert motion.angular == pytest.approx(0.5, rel=0.05)
 
 
-def test_a_speed_is_by_the_targets_own_stamps_and_what_is_late_may_go_no_farther() -> None:
+def test_a_speed_is_by_the_targets_own_stamps_and_what_is_late_may_have_waited() -> None:
     motion = CommandedMotion(0.02)
     motion.restart((np.zeros(3), STILL), 0.0)
     for at in (0.001, 0.005, 0.005, 0.025):  # 0.1 m/s, whenever they are from; two at once
         motion.target((np.array((0.1 * at, 0.0, 0.0)), STILL), at)
     assert motion.linear == pytest.approx(0.1)
     assert motion.jump == pytest.approx(0.0001)  # at the start
-    motion.target((np.array((0.0045, 0.0, 0.0)), STILL), 0.065)  # two periods later as far as in one
-    assert motion.linear == pytest.approx(0.1)
-    assert motion.jump == pytest.approx(0.0001)
-    motion.target((np.array((0.0085, 0.0, 0.0)), STILL), 0.105)  # and twice as far
-    assert motion.linear == pytest.approx(0.2)
+    for at, x in ((0.065, 0.0045), (0.105, 0.0085)):  # two periods later as far as in one, and as far as in two
+        motion.target((np.array((x, 0.0, 0.0)), STILL), at)
+        assert motion.linear == pytest.approx(0.1) and motion.jump == pytest.approx(0.0001)
+    motion.target((np.array((0.0145, 0.0, 0.0)), STILL), 0.145)  # and as in three
+    assert motion.linear == pytest.approx(0.15)
     assert motion.jump == pytest.approx(0.002)

@@ -277,7 +277,7 @@ def test_readiness_and_the_operators_buttons(graph: Graph, tmp_path: Path) -> No
     graph.spin_until(lambda: not bench.executor._stop_reason())
 
 
-def test_a_target_that_is_gone_to_at_once_goes_no_farther_than_in_a_period() -> None:
+def test_a_target_that_is_gone_to_at_once_goes_no_farther_than_in_two_periods() -> None:
     robot = robot_file.read(robot_file.find("ur_forward"))
     pace, still, way = _Pace(robot), Rotation.identity(), [np.zeros(3)]
     assert robot.action.rate == 100.0 and robot.limits.linear == 0.5
@@ -287,7 +287,7 @@ def test_a_target_that_is_gone_to_at_once_goes_no_farther_than_in_a_period() -> 
     for seconds in (0.01, 0.002, 0.03, 0.0, *[0.01] * 30):
         before = way[-1]
         way.append(pace.step(goal, Rotation.from_rotvec([0.0, 0.0, 0.1]), seconds)[0])
-        assert np.linalg.norm(way[-1] - before) <= 0.5 * min(seconds, 0.01) + 1e-12
+        assert np.linalg.norm(way[-1] - before) <= 0.5 * min(seconds, 0.02) + 1e-12
     assert pace.last is not None
     assert np.allclose(pace.last[0], goal) and np.allclose(pace.last[1].as_rotvec(), [0.0, 0.0, 0.1])
     assert max(x for x, _, _ in way) < goal[0] + 0.004

@@ -108,8 +108,8 @@ class RobotOutput(ABC):
 
 
 class _Pace:
-    """Of targets that a driver goes to at once: none is farther from the last than the limits allow in a period of the
-    output, also where the last is older, and none leaves an even course by much."""
+    """Of targets that a driver goes to at once: none is farther from the last than the limits allow in two periods of
+    the output, also where the last is older, and none leaves an even course by much."""
 
     def __init__(self, robot: RobotFile) -> None:
         self._limits, self._rate = robot.limits, robot.action.rate
@@ -125,7 +125,7 @@ class _Pace:
             self._velocity = np.zeros(3)
         else:
             before, turned = self.last
-            seconds = min(seconds, 1.0 / self._rate)
+            seconds = min(seconds, 2.0 / self._rate)
             even, uneven = seconds * self._velocity, self._uneven * (seconds * self._rate) ** 2
             step = _at_most(position - before, self._limits.linear * seconds)
             step = even + _at_most(step - even, uneven)

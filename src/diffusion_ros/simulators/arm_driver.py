@@ -87,20 +87,24 @@ class CommandedMotion:
         self._last, self._velocity = (now, pose), np.zeros(3)
 
     def target(self, pose: Pose, now: float, stamped: bool = True) -> None:
-        """The target at a time [s]. stamped: by whoever made it. Else `now` is when it came, which says little of how
-        far apart two were sent. What is late is not faster for it: it may go as far as in a period."""
+        """The target at a time [s]. stamped: by whoever made it. Else `now` is when it came, and where two come
+        closer together than they were sent, that is not taken for a speed. A target that is late may have waited: it
+        is on its course wherever that went between a period and now."""
         if self._last is not None:
             before, (position, quaternion) = self._last
-            seconds = min(now - before, self.period) if stamped else self.period
+            seconds = now - before if stamped else max(now - before, self.period)
             step = pose[0] - position
-            distance = float(np.linalg.norm(step - self._velocity * seconds))
+            speed2 = float(self._velocity @ self._velocity)
+            went = float(step @ self._velocity) / speed2 if speed2 > 0.0 else seconds
+            went = min(max(went, min(seconds, self.period)), seconds)
+            distance = float(np.linalg.norm(step - self._velocity * went))
             if distance > self.jump:
                 self.jump, self.jump_at = distance, now - self._began
             self.step = max(self.step, float(np.linalg.norm(step)))
             if seconds > 0.0:
                 turned = rotation_vector(multiply(pose[1], conjugate(quaternion)))
                 self.moved(step / seconds, turned / seconds)
-                self._velocity = step / seconds
+                self._velocity = step / went
         self._last = now, pose
 
     def moved(self, linear: Array, angular: Array) -> None:
