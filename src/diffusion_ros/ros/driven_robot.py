@@ -155,6 +155,11 @@ class DrivenRobot:
     def _joints_conflict(self) -> str:
         return self._joint_listener.conflict() if self._joint_listener is not None else ""
 
+    def unready(self) -> bool:
+        """Whether the driver obeys nobody now, and would go to a target that it was told meanwhile: nothing is to be
+        sent then, so that an arm that stopped by itself does not move when somebody makes it ready again."""
+        return self.output.springs and bool(self.readiness.reason())
+
     def astray(self) -> str:
         """Why somebody has to look before it moves on, or ''."""
         hand = self.hand
