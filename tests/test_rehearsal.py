@@ -38,7 +38,7 @@ STEP = np.array((0.0, 0.03, 0.02))
 SECONDS = 0.4
 ROBOTS = sorted(robot_file.shipped())
 QUICK = ("franka_crisp", "kortex_twist", "ur_jtc")
-"""A pose, a twist in the tool's axes and a trajectory; hands by a pose and by joints. The other robots are slow tests."""
+"""A pose, a twist in the tool's axes and a trajectory; hands by a pose and by joints. The others are slow tests."""
 
 
 class Client(Node):

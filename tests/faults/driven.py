@@ -43,7 +43,7 @@ _AGE = 0.25
 """s: the executor's max_observation_age."""
 _ROWS = 9
 _STEP = 0.005
-"""s of one step of the time: all that comes, comes in multiples of it. As fine is what is known of when the arm stood."""
+"""s of one step of the time: what comes, comes in multiples of it; so fine is what is known of when the arm stood."""
 
 
 def gantry() -> str:
