@@ -275,6 +275,8 @@ def test_lockstep_run_writes_its_result(start: Callable[..., subprocess.Popen[st
         "12",
         "--namespace",
         "left",
+        "--view",
+        "",
     ]
     process = start(*arguments)
     output, errors = process.communicate(timeout=200)
@@ -290,6 +292,7 @@ def test_lockstep_run_writes_its_result(start: Callable[..., subprocess.Popen[st
     assert {f"{name}.log" for name in ("simulation", "policy", "executor")} <= logs
 
 
+@pytest.mark.slow  # each node on a slower clock is in test_robot_time.py and test_simulation_node.py
 def test_a_graph_at_half_speed_does_in_simulated_time_what_it_does_in_real_time(
     start: Callable[..., subprocess.Popen[str]], tmp_path: Path
 ) -> None:
@@ -309,7 +312,8 @@ def test_a_graph_at_half_speed_does_in_simulated_time_what_it_does_in_real_time(
 
 def test_maze_run_writes_its_result(start: Callable[..., subprocess.Popen[str]], tmp_path: Path) -> None:
     planner = fake_planner(tmp_path / "planner.pt")
-    process = start("maze", "--size", "umaze", "--checkpoint", str(planner), "--episodes", "1", "--seed", "100001")
+    arguments = ["--checkpoint", str(planner), "--episodes", "1", "--seed", "100001", "--video", "false"]
+    process = start("maze", "--size", "umaze", *arguments)
     output, errors = process.communicate(timeout=100)
     assert process.returncode == 0, errors
     result = json.loads((tmp_path / "result.json").read_text())
@@ -326,7 +330,7 @@ def test_policy_that_is_killed_while_balancing_is_started_again(
     """In lockstep nothing is lost: the result is that of an undisturbed run."""
     policy = fake_rl.save(tmp_path / "up.pt", fake_rl.EveryBitContinuous(), fake_rl.spec("double_pendulum"))
     arguments = ["double_pendulum", "--checkpoint", str(policy), "--mode", "lockstep", "--episodes", "1"]
-    process = start(*arguments, "--max-steps", "2000")
+    process = start(*arguments, "--max-steps", "800")
     rclpy.init()
     graph = ros_graph.Graph()
     try:
@@ -347,12 +351,15 @@ def test_policy_that_is_killed_while_balancing_is_started_again(
     assert result["restarted"] == {"rl_policy": 1}
     (episode,) = result["results"]
     assert output.startswith(f"double_pendulum: return {episode['return']:.1f} +- 0.0, length {episode['steps']:.1f}")
-    assert (result["success_rate"], episode["steps"]) == (1.0, 2000)
-    (plain,) = gym_rollouts(policy, 1, 100_000, 2000)
+    assert (result["success_rate"], episode["steps"]) == (1.0, 800)
+    (plain,) = gym_rollouts(policy, 1, 100_000, 800)
     assert plain == {name: episode[name] for name in plain}
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("number", "status"),
+    [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow)],  # one handler has both
+)
 def test_signal_ends_everything(
     start: Callable[..., subprocess.Popen[str]], tmp_path: Path, number: signal.Signals, status: int
 ) -> None:
@@ -376,6 +383,8 @@ def test_nodes_do_not_outlive_a_killed_bringup(start: Callable[..., subprocess.P
     wait_for(lambda: nodes_of(tmp_path) == {}, 30)
 
 
+# The restart is in make test as well, above; what an executor and a simulator do meanwhile, in test_nodes.py.
+@pytest.mark.slow
 def test_simulator_holds_while_a_killed_policy_is_started_again(
     start: Callable[..., subprocess.Popen[str]], tmp_path: Path
 ) -> None:
@@ -419,6 +428,8 @@ def test_end_of_the_simulator_is_the_end(start: Callable[..., subprocess.Popen[s
     assert not (tmp_path / "result.json").exists()
 
 
+# That a node's line is bringup's is in test_installation.py, what is refused in test_export_proof.py.
+@pytest.mark.slow
 def test_node_that_refuses_its_checkpoint_gives_the_line(
     start: Callable[..., subprocess.Popen[str]], tmp_path: Path, checkpoint: Path
 ) -> None:

@@ -212,27 +212,38 @@ FAULTS: dict[str, Callable[[Bench], None]] = {
 }
 
 
+# Each fault with one output, in turn with the one and the other kind of hold; the rest is slow. What arms do with each
+# output is in faults/test_driven.py, without a bus and its waiting.
+QUICK = {(fault, ("pose", "twist")[i % 2]) for i, fault in enumerate(FAULTS)}
+
+
 @pytest.mark.parametrize(
-    "output", [pytest.param(name, marks=[] if name in ("pose", "twist") else pytest.mark.slow) for name in TYPES]
+    ("fault", "output"),
+    [
+        pytest.param(fault, output, marks=[] if (fault, output) in QUICK else pytest.mark.slow)
+        for fault in FAULTS
+        for output in TYPES
+    ],
 )
-@pytest.mark.parametrize("fault", FAULTS)
-def test_never_moved_by_a_guess(graph: Graph, tmp_path: Path, output: str, fault: str) -> None:
+def test_never_moved_by_a_guess(graph: Graph, tmp_path: Path, fault: str, output: str) -> None:
     bench = Bench(graph, tmp_path, output)
     bench.act(0.02, 0.0, 0.01)
     graph.spin_until(bench.moving)
+    bench.received.clear()
     FAULTS[fault](bench)
     # A hand that has jumped is believed after half a second of standing where it is now.
     jumps = fault == "the hand jumps"
     graph.spin(0.25 if jumps else 1.2)
+    # Whoever does not know where the hand is says no more after a while, but never without a last word, which holds.
+    assert bench.received
+    last = bench.received[-1]
     bench.received.clear()
     graph.spin(0.15 if jumps else 0.5)
-    wanted = [bench.tool(msg) for msg in bench.received]
-    if output == "twist":
-        assert np.allclose(wanted, 0.0)
-    elif output == "joint_trajectory":
-        assert not bench.received
-    else:
-        assert not wanted or np.allclose(wanted, wanted[0], atol=1e-6)
+    if output == "joint_trajectory":
+        assert not bench.received and not np.any(last.points[-1].velocities)
+        return
+    wanted = [bench.tool(msg) for msg in (last, *bench.received)]
+    assert np.allclose(wanted, 0.0 if output == "twist" else wanted[0], atol=1e-6)
 
 
 def test_a_second_commander_stops_it(graph: Graph, tmp_path: Path) -> None:

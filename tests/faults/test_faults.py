@@ -12,6 +12,11 @@ import ros_graph
 from . import others, processes  # noqa: F401
 from .kinds import FAULTS, Fault
 
+SLOW = (
+    "signals: SIGTERM to the executor",  # test_nodes.py has the last word, and the signal once
+    "episode: a forged result",  # the reading of a result's file is in test_bringup.py
+)
+
 
 @pytest.fixture(scope="module", autouse=True)
 def ros() -> Iterator[None]:
@@ -21,7 +26,10 @@ def ros() -> Iterator[None]:
         rclpy.try_shutdown()
 
 
-@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
+@pytest.mark.parametrize(
+    "fault",
+    [pytest.param(one, marks=pytest.mark.slow if one.name in SLOW else (), id=one.name) for one in FAULTS],
+)
 def test_fault(fault: Fault, tmp_path: Path) -> None:
     verdict = fault.check(tmp_path)
     assert verdict.moved == 0.0, f"{verdict.moved:.3f} m of wrong motion"
