@@ -225,6 +225,25 @@ def test_a_second_commander_stops_it(graph: Graph, tmp_path: Path) -> None:
     graph.spin_until(lambda: bench.executor._robot is not None and bench.executor._robot.output.conflict())
 
 
+def test_a_driver_that_was_not_ready_finds_no_old_target(graph: Graph, tmp_path: Path) -> None:
+    """An arm that stopped by itself stands beside its target, and would go there once a person has made it ready."""
+    bench = Bench(graph, tmp_path, "pose", "ready: [{topic: running, type: std_msgs/Bool, value: true}]\n")
+    running = bench.node.create_publisher(Bool, "running", 10)
+    ready = [True]
+    bench.node.create_timer(0.05, lambda: running.publish(Bool(data=ready[0])))
+    bench.act(0.02)
+    graph.spin_until(bench.moving)
+    ready[0] = False
+    graph.spin_until(lambda: "running: false" in bench.executor._stop_reason())
+    graph.spin(0.5)
+    bench.received.clear()
+    graph.spin(0.3)
+    assert not bench.received
+    ready[0] = True
+    graph.spin_until(lambda: bench.received)
+    assert np.linalg.norm(bench.tool(bench.received[0]) - HOME) < 0.005
+
+
 def test_readiness_and_the_operators_buttons(graph: Graph, tmp_path: Path) -> None:
     extra = (
         "ready: [{topic: running, type: std_msgs/Bool, value: true, latched: true}]\n"
@@ -254,25 +273,6 @@ def test_readiness_and_the_operators_buttons(graph: Graph, tmp_path: Path) -> No
     graph.spin(0.2)
     pressed[0] = 1
     graph.spin_until(lambda: not bench.executor._stop_reason())
-
-
-def test_a_driver_that_was_not_ready_finds_no_old_target(graph: Graph, tmp_path: Path) -> None:
-    """An arm that stopped by itself stands beside its target, and would go there once a person has made it ready."""
-    bench = Bench(graph, tmp_path, "pose", "ready: [{topic: running, type: std_msgs/Bool, value: true}]\n")
-    running = bench.node.create_publisher(Bool, "running", 10)
-    ready = [True]
-    bench.node.create_timer(0.05, lambda: running.publish(Bool(data=ready[0])))
-    bench.act(0.02)
-    graph.spin_until(bench.moving)
-    ready[0] = False
-    graph.spin_until(lambda: "running: false" in bench.executor._stop_reason())
-    graph.spin(0.5)
-    bench.received.clear()
-    graph.spin(0.3)
-    assert not bench.received
-    ready[0] = True
-    graph.spin_until(lambda: bench.received)
-    assert np.linalg.norm(bench.tool(bench.received[0]) - HOME) < 0.005
 
 
 def test_a_hand_that_does_not_follow_is_for_a_person_to_look_at(graph: Graph, tmp_path: Path) -> None:
