@@ -9,10 +9,16 @@ import signal
 import sys
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import Any
 
 import pytest
+
+from diffusion_ros.simulators.render_backend import choose_render_backend
+
+# Before anything imports MuJoCo, which reads once how to draw. Who cannot draw may still run what does not.
+with suppress(OSError):
+    choose_render_backend()
 
 
 @pytest.fixture
@@ -21,14 +27,6 @@ def fresh_accelerate() -> None:
     from accelerate.state import AcceleratorState
 
     AcceleratorState._reset_state(reset_partial_state=True)
-
-
-@pytest.fixture(scope="session")
-def drawing() -> None:
-    """For tests that bring MuJoCo without drawing: it reads once how to draw, and tests that do may follow."""
-    from diffusion_ros.simulators.render_backend import choose_render_backend
-
-    choose_render_backend()
 
 
 @pytest.fixture

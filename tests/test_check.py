@@ -408,7 +408,7 @@ URDF = """<robot name="two"><link name="base"/><link name="upper"/><link name="t
 <axis xyz="0 0 1"/><limit lower="-3" upper="3" velocity="1" effort="1"/></joint></robot>"""
 
 
-def test_the_hand_by_forward_kinematics(drivers: Drivers, checkpoint: Path, tmp_path: Path, drawing: None) -> None:
+def test_the_hand_by_forward_kinematics(drivers: Drivers, checkpoint: Path, tmp_path: Path) -> None:
     drivers.set()
     latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
     publisher = drivers.node.create_publisher(String, "/robot_description", latched)

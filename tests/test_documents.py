@@ -12,7 +12,7 @@ import pytest
 import torch
 import yaml
 
-from diffusion_ros import robot_file
+from diffusion_ros import robot_file, robot_section
 from diffusion_ros.checkpoint import script
 
 ROOT = Path(__file__).parents[1]
@@ -94,7 +94,7 @@ def test_every_key_of_a_robots_file_is_described_once() -> None:
     table = page.partition("### Every key\n")[2].partition("\n## ")[0]
     rows = [re.split(r"(?<!\\)\|", line)[1:-1] for line in table.splitlines() if line.startswith("| `")]
     keys = [key for row in rows for key in re.findall(r"`(\w+)`", row[0])]
-    assert len(keys) == len(set(keys)) and set(keys) == robot_file._KEYS
+    assert len(keys) == len(set(keys)) and set(keys) == robot_section.KEYS
     assert all(len(row) == 5 and all(cell.strip() for cell in row) for row in rows)
 
 

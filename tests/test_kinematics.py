@@ -16,8 +16,6 @@ from diffusion_ros.control.kinematics import MARGIN, MAX_CHARACTERS, SINGULAR, A
 HALF = np.pi / 2
 Row = tuple[Sequence[float], Sequence[float], float, float, float]
 
-pytestmark = pytest.mark.usefixtures("drawing")
-
 
 def words(numbers: Sequence[float]) -> str:
     return " ".join(repr(float(x)) for x in numbers)

@@ -38,8 +38,6 @@ from diffusion_ros.ros.hand_source import HandSource
 from diffusion_ros.ros.messages.fields import header_to_msg
 from diffusion_ros.spec import FITTED, TensorSpec
 
-pytestmark = pytest.mark.usefixtures("drawing")
-
 MS = 1_000_000
 BASE_POSE = (-0.5, -0.1, 0.9, 0.0, 0.0, 0.0, 1.0)
 """Of the training robot's base in the policy's frame."""

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 _TOPIC_CHARACTERS = set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_/~")
-_KEYS = frozenset(
+KEYS = frozenset(
     (
         *("driver", "base", "tool", "joints", "description", "observations", "action", "gripper", "limits", "ready"),
         *("buttons", "frame", "xyz", "rpy", "topic", "file", "source", "camera", "latency", "qos", "parent", "child"),
@@ -54,7 +54,7 @@ class Section:
         self._read.add(name)
         if name not in self._content:
             if required:
-                meant = difflib.get_close_matches(name, set(self._content) - self._read - _KEYS, 1)
+                meant = difflib.get_close_matches(name, set(self._content) - self._read - KEYS, 1)
                 near = f" ({meant[0]!r} is not known)" if meant else ""
                 raise self.error(name, f"missing{near}, {rule} expected")
             return None
