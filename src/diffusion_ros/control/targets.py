@@ -324,6 +324,12 @@ class TargetGenerator:
         return step
 
 
+def on_course(step: Array, velocity: Array, least: float, most: float) -> float:
+    """How long an even course at velocity (3) [m/s] takes to come nearest to a step (3) [m], least to most [s]."""
+    squared = float(velocity @ velocity)
+    return min(max(float(step @ velocity) / squared, least), most) if squared > 0.0 else most
+
+
 def _shortened(vector: Array, length: float) -> Array:
     norm = float(np.linalg.norm(vector))
     return vector if norm <= length else vector * (length / norm)

@@ -64,8 +64,6 @@ _QUIET_SECONDS = 0.1
 """Without a command, after which a control step counts as missed."""
 _MOVES = 2e-4, 2e-3
 """m, rad: a target that is so far from where the arm holds is a motion, and begins the episode."""
-_TARGET_QOS = topics.COMMAND_QOS
-"""CRISP's own for its targets."""
 
 
 @dataclass(frozen=True)
@@ -165,9 +163,8 @@ class RehearsalNode(simulator_node.SimulatorNode):
         """The set-point at the end of the last control step."""
         self._lag: list[float] = []
         self._others = ""
-        qos = _TARGET_QOS if robot.driver == "crisp" else DRIVER_QOS
         kind, callback = self._input()
-        (self._command_topic,) = self.take_commands({action.topic: (kind, callback)}, qos)
+        (self._command_topic,) = self.take_commands({action.topic: (kind, callback)}, DRIVER_QOS)
         self._gripper = None
         if robot.gripper is not None:
             listening = lambda: self.phase in ("waiting", "running")  # noqa: E731

@@ -22,7 +22,7 @@ from trajectory_msgs.msg import JointTrajectory
 
 from diffusion_ros.control.frames import RobotFrames
 from diffusion_ros.control.kinematics import Arm
-from diffusion_ros.control.targets import Target
+from diffusion_ros.control.targets import Target, on_course
 from diffusion_ros.robot_file import RobotFile
 from diffusion_ros.ros import messages, topics
 from diffusion_ros.ros.hand_source import DescribedArm
@@ -125,12 +125,15 @@ class _Pace:
             self._velocity = np.zeros(3)
         else:
             before, turned = self.last
-            seconds = min(seconds, 2.0 / self._rate)
-            even, uneven = seconds * self._velocity, self._uneven * (seconds * self._rate) ** 2
+            period = 1.0 / self._rate
+            seconds = min(seconds, 2.0 * period)
             step = _at_most(position - before, self._limits.linear * seconds)
-            step = even + _at_most(step - even, uneven)
+            # One that is late may have waited: it is on its course wherever that went since.
+            went = on_course(step, self._velocity, min(seconds, period), seconds)
+            uneven = self._uneven * min(1.0, seconds / period) ** 2
+            step = went * self._velocity + _at_most(step - went * self._velocity, uneven)
             if seconds > 0.0:
-                self._velocity = step / seconds
+                self._velocity = step / went
             turn = _at_most((rotation * turned.inv()).as_rotvec(), self._limits.angular * seconds)
             position, rotation = before + step, Rotation.from_rotvec(turn) * turned
         self.last = position, rotation

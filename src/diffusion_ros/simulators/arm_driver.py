@@ -24,6 +24,7 @@ from typing import NoReturn
 
 import numpy as np
 
+from diffusion_ros.control.targets import on_course
 from diffusion_ros.simulators import driver_rules
 from diffusion_ros.simulators.driven_arm import (
     Array,
@@ -94,9 +95,7 @@ class CommandedMotion:
             before, (position, quaternion) = self._last
             seconds = now - before if stamped else max(now - before, self.period)
             step = pose[0] - position
-            speed2 = float(self._velocity @ self._velocity)
-            went = float(step @ self._velocity) / speed2 if speed2 > 0.0 else seconds
-            went = min(max(went, min(seconds, self.period)), seconds)
+            went = on_course(step, self._velocity, min(seconds, self.period), seconds)
             distance = float(np.linalg.norm(step - self._velocity * went))
             if distance > self.jump:
                 self.jump, self.jump_at = distance, now - self._began
