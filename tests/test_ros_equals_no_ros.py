@@ -50,19 +50,30 @@ def balanced(checkpoint: Path, task: str, episodes: int, folder: Path, *more: ob
     return [{name: result[name] for name in names} for result in results]
 
 
-def through_graph(checkpoint: Path, task: str, episodes: int, folder: Path, *more: object) -> tuple[object, ...]:
-    """Runs episodes through the graph, with graph.json as the result; returns the words that evaluate takes too."""
+def through_graph(
+    checkpoint: Path, task: str, episodes: int, folder: Path, *more: object, view: str = "frontview"
+) -> tuple[object, ...]:
+    """Runs episodes through the graph, with graph.json as the result; returns the words that evaluate takes too.
+
+    view: of the videos, '' for none; they take longer than short episodes.
+    """
     common = ("--checkpoint", checkpoint, "--episodes", episodes, "--seed", 100_000, *more)
     run("diffusion_ros.bringup", "simulation", "--task", task, "--mode", "lockstep", "--json", folder / "graph.json",
-        *common, "--output-dir", folder / "run")  # fmt: skip
+        *common, "--output-dir", folder / "run", "--view", view)  # fmt: skip
     return common
 
 
 def both(
-    run_command: RunCommand, checkpoint: Path, task: str, episodes: int, folder: Path, *more: object
+    run_command: RunCommand,
+    checkpoint: Path,
+    task: str,
+    episodes: int,
+    folder: Path,
+    *more: object,
+    view: str = "frontview",
 ) -> tuple[list[dict], list[dict]]:
     """Episodes through the graph and without it, reduced to what must be equal."""
-    common = through_graph(checkpoint, task, episodes, folder, *more)
+    common = through_graph(checkpoint, task, episodes, folder, *more, view=view)
     graph, plain = folder / "graph.json", folder / "plain.json"
     status, said = run_command(evaluate.main, "--json", plain, *common)
     assert status == 0, said
@@ -76,12 +87,13 @@ def both(
 def test_every_input_matters_and_every_bit_arrives(tmp_path: Path, run_command: RunCommand) -> None:
     """A made-up policy whose actions depend on every pixel, pose and joint: any difference would show."""
     path = save(tmp_path / "lift.pt", spec(task="lift", environment="Lift"))
-    graph, plain = both(run_command, path, "lift", 2, tmp_path, "--max-steps", 25)
+    graph, plain = both(run_command, path, "lift", 2, tmp_path, "--max-steps", 25, view="")
     assert graph == plain
     assert graph[0]["steps"] == 25
     assert graph[0]["actions_sha256"] != graph[1]["actions_sha256"]
 
 
+@pytest.mark.slow  # a hold of this kind is in test_nodes.py, on a bus, and in test_control_loop.py
 def test_from_state_and_what_lies_out_of_range_is_held_alike(tmp_path: Path) -> None:
     """Fingers that open and close: now in the range, now beyond it."""
     inputs = tuple(
@@ -105,7 +117,11 @@ def test_from_state_and_what_lies_out_of_range_is_held_alike(tmp_path: Path) -> 
 
 @pytest.mark.parametrize(
     ("task", "module"),
-    [("cartpole", fake_rl.EveryBitDiscrete()), ("double_pendulum", fake_rl.EveryBitContinuous())],
+    [
+        ("cartpole", fake_rl.EveryBitDiscrete()),
+        # test_bringup.py compares an episode of these with Gymnasium's, too.
+        pytest.param("double_pendulum", fake_rl.EveryBitContinuous(), marks=pytest.mark.slow),
+    ],
 )
 def test_gymnasium_tasks(task: str, module: torch.nn.Module, tmp_path: Path, run_command: RunCommand) -> None:
     """Made-up policies whose every action depends on the last bits of every number observed, in Gymnasium itself."""

@@ -69,7 +69,7 @@ def options(data: str, out: Path, **changes: object) -> Options:
 
 def test_learns_what_the_images_have_in_common(stripes: str, tmp_path: Path) -> None:
     out = tmp_path / "stripes.pt"
-    Trainer(options(stripes, out, iterations=150, batch_size=16, learning_rate=4e-3, ema_decay=0.95)).run()
+    Trainer(options(stripes, out, iterations=80, batch_size=16, learning_rate=8e-3, ema_decay=0.95)).run()
     images = checkpoint.load(out).module.sample(0, 64, 20)[..., 0].numpy().astype(float)
     columns = images.mean(axis=1)  # (64, 4)
     bright = columns.max(axis=1)
@@ -86,11 +86,22 @@ VARIANTS: dict[str, dict[str, object]] = {
         "evaluation_images": 9,
     },
     "self-conditioning": {"self_conditioning": True, "prediction_type": "sample", "loss": "l1"},
-    "patches, flipped, bf16": {"patch": 2, "dim_mults": (1,), "flip": True, "mixed_precision": "bf16", "loss": "l2"},
+    "patches, flipped, bf16": {
+        "patch": 2,
+        "dim_mults": (1,),
+        "flip": True,
+        "mixed_precision": "bf16",
+        "loss": "l2",
+        "half_weights": False,
+    },
 }
+SLOW = ("digits, ddpm",)
+"""The data are in test_image_datasets.py, the sampler is below and in test_noise_schedule.py."""
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize(
+    "variant", [pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in VARIANTS]
+)
 def test_every_option_trains_exports_and_loads(variant: str, stripes: str, tmp_path: Path) -> None:
     out = tmp_path / "model.pt"
     chosen = {"data": stripes, **VARIANTS[variant]}

@@ -115,6 +115,10 @@ VARIANTS = {
 }
 
 
+SLOW = ("resnet18", "two phases", "both")
+"""Pose points have two phases as well, and pixels are in other variants; a ResNet-18 takes seconds to build."""
+
+
 class Knows(torch.nn.Module):
     """A denoiser that gives this answer, if it is told what was observed where it should be."""
 
@@ -132,7 +136,9 @@ class Knows(torch.nn.Module):
         return self.answer
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize(
+    "variant", [pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in VARIANTS]
+)
 def test_every_option_trains_exports_and_loads(variant: str, demonstrations: Path, tmp_path: Path) -> None:
     out = tmp_path / "policy.pt"
     changes: dict[str, object] = {"iterations": 4, "half_weights": variant == "transformer", **VARIANTS[variant]}
@@ -180,11 +186,12 @@ TWO_PHASES = {"observations": "pixels", "pose_head": True, "encoder_iterations":
 @pytest.mark.parametrize(
     ("changes", "stops"),
     [
-        ({"denoiser": "transformer", "layers": 1, "width": 32}, [(0, 2)]),  # with dropout, which draws numbers too
-        (TWO_PHASES, [(2, 0), (4, 0), (4, 2)]),
-        ({"observations": "both", "batch_size": 2}, [(0, 2)]),
+        # With dropout, which draws numbers too.
+        pytest.param({"denoiser": "transformer", "layers": 1, "width": 32}, [(0, 2)], id="transformer"),
+        pytest.param(TWO_PHASES, [(2, 0), (4, 0), (4, 2)], id="two phases"),
+        # The encoders of the one, in the single phase of the other.
+        pytest.param({"observations": "both", "batch_size": 2}, [(0, 2)], id="end to end", marks=pytest.mark.slow),
     ],
-    ids=["transformer", "two phases", "end to end"],
 )
 def test_resumed_run_has_the_same_weights_wherever_its_data_lie(
     demonstrations: Path, tmp_path: Path, changes: dict[str, object], stops: list[tuple[int, int]]
