@@ -290,17 +290,17 @@ def test_readiness_and_the_operators_buttons(graph: Graph, tmp_path: Path) -> No
 
 def test_a_target_that_is_gone_to_at_once_goes_no_farther_than_in_two_periods() -> None:
     robot = robot_file.read(robot_file.find("ur_forward"))
-    pace, still, way = _Pace(robot), Rotation.identity(), [np.zeros(3)]
+    pace, way = _Pace(robot), [np.zeros(3)]
     assert robot.action.rate == 100.0 and robot.limits.linear == 0.5
-    pace.step(way[0], still, 0.01)
     goal = np.array([0.05, 0.0, 0.0])
     # Periods of every length: a busy machine's.
     for seconds in (0.01, 0.002, 0.03, 0.0, *[0.01] * 30):
         before = way[-1]
-        way.append(pace.step(goal, Rotation.from_rotvec([0.0, 0.0, 0.1]), seconds)[0])
+        position, turned = pace.step(goal, Rotation.from_rotvec([0.0, 0.0, 0.1]), seconds)
+        way.append(position)
         assert np.linalg.norm(way[-1] - before) <= 0.5 * min(seconds, 0.02) + 1e-12
-    assert pace.last is not None
-    assert np.allclose(pace.last[0], goal) and np.allclose(pace.last[1].as_rotvec(), [0.0, 0.0, 0.1])
+    assert np.linalg.norm(way[1]) <= 0.004, "from rest"
+    assert np.allclose(position, goal) and np.allclose(turned.as_rotvec(), [0.0, 0.0, 0.1])
     assert max(x for x, _, _ in way) < goal[0] + 0.004
 
 

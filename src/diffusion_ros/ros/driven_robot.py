@@ -235,7 +235,7 @@ class DrivenRobot:
         if isinstance(self.output, JointOutput):
             place = self.output.place()
         if not self.targets.started:
-            self.output.restart()
+            self.output.restart(*place)
         self.targets.start(*place)
 
     def _hold(self, target: Target, elapsed: float, now: float) -> None:

@@ -285,7 +285,7 @@ class LatencyProbe:
         self._start = self._hand[0].copy()
         self.recording.axis = np.eye(3)[axis]
         self._targets.start(*self._hand)
-        self._output.restart()
+        self._output.restart(*self._hand)
         self._since = self._advanced = node.seconds()
         self._phase = "moving"
         timer = node.every(1.0 / self.robot.action.rate, self._tick)

@@ -82,8 +82,8 @@ class RobotOutput(ABC):
         """'' or what is still needed before anything can be sent."""
         return ""
 
-    def restart(self) -> None:  # noqa: B027
-        """The next target has nothing to do with the ones before: it is where the hand is measured."""
+    def restart(self, position: Array, rotation: Rotation) -> None:  # noqa: B027
+        """The next targets begin at this place of the hand, and have nothing to do with those before."""
 
     def renew(self) -> None:  # noqa: B027
         """Another chunk decides from now on."""
@@ -114,38 +114,31 @@ class _Pace:
     def __init__(self, robot: RobotFile) -> None:
         self._limits, self._rate = robot.limits, robot.action.rate
         self._uneven = max(_UNEVEN, robot.limits.linear_acceleration / self._rate**2)
-        self.last: tuple[Array, Rotation] | None = None
-        """The hand, as it was sent; None: the next is the first."""
-        self._velocity = np.zeros(3)
-        """m/s from the one before to it."""
+        self.begin(np.zeros(3), Rotation.identity())
+
+    def begin(self, position: Array, rotation: Rotation) -> None:
+        """At rest at a place of the hand, (3) m."""
+        self._position, self._rotation, self._velocity = position, rotation, np.zeros(3)
 
     def step(self, position: Array, rotation: Rotation, seconds: float) -> tuple[Array, Rotation]:
         """As far towards position (3) m and rotation as may be gone `seconds` after the last."""
-        if self.last is None:
-            self._velocity = np.zeros(3)
-        else:
-            before, turned = self.last
-            period = 1.0 / self._rate
-            seconds = min(seconds, 2.0 * period)
-            step = _at_most(position - before, self._limits.linear * seconds)
-            # One that is late may have waited: it is on its course wherever that went since.
-            went = on_course(step, self._velocity, min(seconds, period), seconds)
-            uneven = self._uneven * min(1.0, seconds / period) ** 2
-            step = went * self._velocity + _at_most(step - went * self._velocity, uneven)
-            if seconds > 0.0:
-                self._velocity = step / went
-            turn = _at_most((rotation * turned.inv()).as_rotvec(), self._limits.angular * seconds)
-            position, rotation = before + step, Rotation.from_rotvec(turn) * turned
-        self.last = position, rotation
-        return position, rotation
+        period = 1.0 / self._rate
+        seconds = min(seconds, 2.0 * period)
+        step = _at_most(position - self._position, self._limits.linear * seconds)
+        # One that is late may have waited: it is on its course wherever that went since.
+        went = on_course(step, self._velocity, min(seconds, period), seconds)
+        uneven = self._uneven * min(1.0, seconds / period) ** 2
+        step = went * self._velocity + _at_most(step - went * self._velocity, uneven)
+        if seconds > 0.0:
+            self._velocity = step / went
+        turn = _at_most((rotation * self._rotation.inv()).as_rotvec(), self._limits.angular * seconds)
+        self._position, self._rotation = self._position + step, Rotation.from_rotvec(turn) * self._rotation
+        return self._position, self._rotation
 
     def behind(self, target: Target) -> bool:
         """Whether what was sent last is not yet where the target is."""
-        if self.last is None:
-            return True
-        position, rotation = self.last
-        off = float((target.rotation * rotation.inv()).magnitude())
-        return off > 1e-6 or float(np.linalg.norm(target.position - position)) > 1e-6
+        off = float((target.rotation * self._rotation.inv()).magnitude())
+        return off > 1e-6 or float(np.linalg.norm(target.position - self._position)) > 1e-6
 
 
 class PoseOutput(RobotOutput):
@@ -158,8 +151,8 @@ class PoseOutput(RobotOutput):
         super().__init__(node, robot, frames)
         self._pace = _Pace(robot)
 
-    def restart(self) -> None:
-        self._pace.last = None
+    def restart(self, position: Array, rotation: Rotation) -> None:
+        self._pace.begin(position, rotation)
 
     def _publish(self, target: Target, seconds: float) -> None:
         """An arm that lags is where it should be if it is sent so much ahead."""
@@ -256,7 +249,7 @@ class JointOutput(RobotOutput):
         position, quaternion = self.frames.hand(*self._arm.forward(self._measured))
         return position, Rotation.from_quat(quaternion)
 
-    def restart(self) -> None:
+    def restart(self, position: Array, rotation: Rotation) -> None:
         self._joints = None
 
     @property
@@ -294,13 +287,11 @@ class JointPositionsOutput(JointOutput):
         super().__init__(node, robot, frames, described)
         self._pace = _Pace(robot)
 
-    def restart(self) -> None:
-        super().restart()
-        self._pace.last = None
+    def restart(self, position: Array, rotation: Rotation) -> None:
+        super().restart(position, rotation)
+        self._pace.begin(position, rotation)
 
     def _paced(self, target: Target, seconds: float) -> Array:
-        if self._pace.last is None:
-            self._pace.last = self.place()
         position, rotation = self._pace.step(target.position, target.rotation, seconds)
         return self._follow(replace(target, position=position, rotation=rotation), seconds)
 
