@@ -212,11 +212,11 @@ def _speed(robot: RobotFile, spec: CheckpointSpec) -> list[Finding]:
     """Limits that the policy would run into most of the time."""
     found = []
     greatest = np.maximum(np.abs(spec.action_low), np.abs(spec.action_high))
-    for name, limit, row, unit in (
-        ("linear", robot.limits.linear, float(greatest[:3].max()), "m/s"),
-        ("angular", robot.limits.angular, float(greatest[3:6].max()), "rad/s"),
+    for name, limit, row, response, unit in (
+        ("linear", robot.limits.linear, float(greatest[:3].max()), spec.response[:2], "m/s"),
+        ("angular", robot.limits.angular, float(greatest[3:6].max()), spec.response[-2:], "rad/s"),
     ):
-        speed = steady_speed(row, spec.period_ns / 1e9, spec.response)
+        speed = steady_speed(row, spec.period_ns / 1e9, response)
         if limit < _FAR_BELOW * speed:
             found.append(
                 note(

@@ -105,8 +105,9 @@ class CheckpointSpec:
     """Where the base of the robot stood that the data are from, in the frame of the actions (7): position [m],
     quaternion xyzw. (): that frame is the base's."""
     response: tuple[float, ...] = ()
-    """How the arm of the data followed its actions (2): stiffness k [1/s^2] and damping ratio d of
-    x'' = k (goal - x) - 2 d sqrt(k) x', where the goal is the action away from where the arm was. (): within a step."""
+    """How the arm of the data followed its actions: stiffness k [1/s^2] and damping ratio d of
+    x'' = k (goal - x) - 2 d sqrt(k) x', where the goal is the action away from where the arm was; of position and of
+    rotation (4), or the same of both (2). (): within a step."""
     sampler: str = ""
     sampler_steps: int = 0
     num_train_timesteps: int = 0
@@ -135,8 +136,8 @@ class CheckpointSpec:
             raise SpecError(
                 f"spec: base_pose {list(self.base_pose)}, a position (3) [m] and a quaternion (4) of length 1 expected"
             )
-        if self.response and (len(self.response) != 2 or not all(0 < x < math.inf for x in self.response)):
-            raise SpecError(f"spec: response {list(self.response)}, a stiffness and a damping ratio above 0 expected")
+        if len(self.response) not in (0, 2, 4) or not all(0 < x < math.inf for x in self.response):
+            raise SpecError(f"spec: response {list(self.response)}, stiffness and damping ratio above 0 expected")
         for name, value in self.typical.items():
             _check_typical(name, value, names)
 

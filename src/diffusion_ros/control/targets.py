@@ -6,9 +6,9 @@ a model. Where nothing is in its way its hand obeys
 
     x'' = k (goal - x) - 2 d sqrt(k) x',      goal = x at the row's beginning + the row    (Khatib 1987, eq. 30-33)
 
-for position and, about the axes of the base, rotation; k [1/s^2] and d are the checkpoint's (spec.response). Without
-them a row is gone through evenly within its step. Either way position and velocity have no jumps, whatever chunks
-follow each other, and the real arm's driver is left nothing to smooth.
+for position and, about the axes of the base, rotation; k [1/s^2] and d of either are the checkpoint's (spec.response).
+Without them a row is gone through evenly within its step. Either way position and velocity have no jumps, whatever
+chunks follow each other, and the real arm's driver is left nothing to smooth.
 
 No ROS here and no clock: time is an argument. All in the driver's base frame, metres, radians, seconds.
 """
@@ -68,7 +68,8 @@ class Target:
 class TargetGenerator:
     """The target of one arm: `start` it where the hand is, then `advance` it in every period of the output.
 
-    row_seconds: a row's control step. response: (k, d), or () for rows that are reached within their steps.
+    row_seconds: a row's control step. response: k and d of position and of rotation (4), or of both (2), or () for rows
+    that are reached within their steps.
     reference 'commanded': each row goes on from the target. 'measured': each chunk, too, but what the hand was away
     from its target when the chunk's observation was made is gone back slowly, so that the target follows a hand that
     cannot follow. leash [m, rad]: the target does not go farther than that from the hand.
@@ -87,13 +88,14 @@ class TargetGenerator:
     ) -> None:
         if row_seconds <= 0:
             raise ValueError(f"row_seconds {row_seconds}, more than 0 expected")
-        if response and (len(response) != 2 or not all(math.isfinite(x) and x > 0 for x in response)):
+        if len(response) not in (0, 2, 4) or not all(math.isfinite(x) and x > 0 for x in response):
             raise ValueError(f"response {list(response)}, stiffness and damping ratio above 0 expected")
         if reference not in ("commanded", "measured"):
             raise ValueError(f"reference {reference!r}, commanded or measured expected")
         self.limits = limits
         self.row_seconds = row_seconds
         self.response = tuple(response)
+        self._of_position, self._of_rotation = self.response[:2], self.response[-2:]
         self.reference = reference
         self.leash = leash
         self.latency = latency
@@ -269,18 +271,14 @@ class TargetGenerator:
         limits = self.limits
         if self._row is None:
             # The same target from now on, as soon as it can be: the model's own damping, or a gentle brake.
-            damping = 2 * self.response[1] * math.sqrt(self.response[0]) if self.response else 0.0
             gentle = 1.0 if self.hard else _GENTLE
-            wanted = _braked(self._velocity, damping, gentle * limits.linear_acceleration, dt)
-            turning = _braked(self._turn_velocity, damping, gentle * limits.angular_acceleration, dt)
+            linear, angular = gentle * limits.linear_acceleration, gentle * limits.angular_acceleration
+            wanted = _braked(self._velocity, _damping(self._of_position), linear, dt)
+            turning = _braked(self._turn_velocity, _damping(self._of_rotation), angular, dt)
             way, turned = 0.5 * dt * (self._velocity + wanted), 0.5 * dt * (self._turn_velocity + turning)
         elif self.response:
-            on = self._transition(dt)
-            error, off = self._position - self._goal, self._turn - self._turn_goal
-            way = on[0, 0] * error + on[0, 1] * self._velocity - error
-            wanted = on[1, 0] * error + on[1, 1] * self._velocity
-            turned = on[0, 0] * off + on[0, 1] * self._turn_velocity - off
-            turning = on[1, 0] * off + on[1, 1] * self._turn_velocity
+            way, wanted = _answered(self._of_position, self._position - self._goal, self._velocity, dt)
+            turned, turning = _answered(self._of_rotation, self._turn - self._turn_goal, self._turn_velocity, dt)
         else:
             wanted, turning = self._row[:3] / self.row_seconds, self._row[3:6] / self.row_seconds
             way, turned = wanted * dt, turning * dt
@@ -300,16 +298,6 @@ class TargetGenerator:
         self._velocity = np.where(boxed == moved, self._velocity, 0.0)
         self._position = boxed
         self._turn = self._turn + _shortened(turned + self._glide_turn(dt), limits.angular * dt)
-
-    def _transition(self, dt: float) -> Array:
-        """(2, 2): what error and velocity are dt later, of the model without limits: the exponential of dt times its
-        matrix A. By Cayley and Hamilton it is exp(s dt) (c I + q (A - s I)), where s is half of A's trace."""
-        stiffness, ratio = self.response
-        s = -ratio * math.sqrt(stiffness)
-        root = math.sqrt(stiffness * abs(ratio**2 - 1.0))
-        c, q = (math.cosh(root * dt), math.sinh(root * dt)) if ratio > 1 else (math.cos(root * dt), math.sin(root * dt))
-        q = q / root if root * dt > 1e-6 else dt
-        return math.exp(s * dt) * np.array([[c - q * s, q], [-q * stiffness, c + q * s]])
 
     def _glide(self, dt: float) -> Array:
         step = _shortened(self._left, _GLIDE * dt)
@@ -333,6 +321,24 @@ def on_course(step: Array, velocity: Array, least: float, most: float) -> float:
 def _shortened(vector: Array, length: float) -> Array:
     norm = float(np.linalg.norm(vector))
     return vector if norm <= length else vector * (length / norm)
+
+
+def _damping(response: Sequence[float]) -> float:
+    """By which the model brakes [1/s]."""
+    return 2.0 * response[1] * math.sqrt(response[0]) if response else 0.0
+
+
+def _answered(response: Sequence[float], error: Array, velocity: Array, dt: float) -> tuple[Array, Array]:
+    """The way that the model goes in dt, and its velocity then, without limits: by the exponential of dt times its
+    matrix A. By Cayley and Hamilton that is exp(s dt) (c I + q (A - s I)), where s is half of A's trace."""
+    stiffness, ratio = response
+    s = -ratio * math.sqrt(stiffness)
+    root = math.sqrt(stiffness * abs(ratio**2 - 1.0))
+    c, q = (math.cosh(root * dt), math.sinh(root * dt)) if ratio > 1 else (math.cos(root * dt), math.sin(root * dt))
+    q = q / root if root * dt > 1e-6 else dt
+    fading = math.exp(s * dt)
+    after = fading * ((c - q * s) * error + q * velocity)
+    return after - error, fading * (-q * stiffness * error + (c + q * s) * velocity)
 
 
 def _braked(velocity: Array, damping: float, gentle: float, dt: float) -> Array:
