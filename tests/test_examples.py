@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 import ros_graph
 
 from diffusion_ros import checkpoint
@@ -52,6 +53,7 @@ def test_fake_robot(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow  # a training from a file is in test_training.py
 def test_train_on_your_data(tmp_path: Path) -> None:
     *_, last = run("train_on_your_data.py", tmp_path, "own", "--iterations", "12")
     assert last.startswith("own/policy.pt: a chunk (9, 7) that leads by [")
