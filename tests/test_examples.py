@@ -37,6 +37,7 @@ def test_ask_for_a_chunk(tmp_path: Path) -> None:
     assert rows[:, 2].sum() < -0.1 and rows[:, 6].max() < -0.9
 
 
+@pytest.mark.slow  # policy and executor on a bus are in test_nodes.py
 def test_fake_robot(tmp_path: Path) -> None:
     with ros_graph.own_domain() as domain:
         lines = run("fake_robot.py", tmp_path, "--seconds", "2.5", "--domain", str(domain))

@@ -95,7 +95,7 @@ GOOD = {
 }
 
 
-SLOW = ("images", "images, sigmoid")
+SLOW = ("images", "images, ddim", "images, sigmoid")
 """Other image models and, with the policies, other noise schedules and both samplers are in make test."""
 
 
