@@ -14,8 +14,10 @@ VIEW ?= frontview
 MODE ?= realtime
 SPEED ?= 1.0
 CHECKPOINT ?= checkpoints/$(TASK)_pixels.pt
-# Tests at a time: more than there are cores, as many of them wait.
+# Tests at a time: more than there are cores, as many of them wait. Neighbours stay together, as they share fixtures and
+# imports, until a worker has nothing left to do.
 JOBS ?= $(shell expr $$(nproc) + 1)
+PYTEST_JOBS := -n $(JOBS) --dist worksteal
 RUN := $(or $(RUN),runs/$(TASK)-$(shell date +%Y%m%d-%H%M%S))
 
 .DEFAULT_GOAL := help
@@ -56,10 +58,10 @@ franka: .venv-franka/.installed
 
 ifeq ($(ROS),jazzy)
 test: setup
-	ROS_PYTHON_CHECK_FIELDS=1 $(PY) -m pytest -n $(JOBS)
+	ROS_PYTHON_CHECK_FIELDS=1 $(PY) -m pytest $(PYTEST_JOBS)
 else ifeq ($(ROS),kilted)
 test: kilted
-	ROS_PYTHON_CHECK_FIELDS=1 $(KILTED) -m pytest -n $(JOBS) $(ROS_TESTS)
+	ROS_PYTHON_CHECK_FIELDS=1 $(KILTED) -m pytest $(PYTEST_JOBS) $(ROS_TESTS)
 else
 test:
 	@echo "ROS=$(ROS): expected jazzy or kilted" >&2; exit 2

@@ -78,8 +78,8 @@ def test_a_folder_that_others_may_have_filled_is_not_used(homeless: Path, trap: 
 
 def test_a_node_and_a_trainer_begin_with_it(homeless: Path) -> None:
     environment = os.environ | {"TMPDIR": str(homeless), "PYTHONPATH": f"{ROOT / 'src'}{os.pathsep}{ROOT}"}
-    bad = ["--ros-args", "-p", "checkpoint:=none.pt"]
-    for module, arguments in (("diffusion_ros.nodes.rl_policy_node", bad), ("training.evaluate", [])):
+    bad = ["--ros-args", "-p", "max_observation_age:=-1"]
+    for module, arguments in (("diffusion_ros.nodes.executor_node", bad), ("training.collect_maze", [])):
         command = [sys.executable, "-m", module, *arguments]
         result = subprocess.run(command, cwd=homeless, env=environment, capture_output=True, text=True)
         assert result.returncode == 2 and "Traceback" not in result.stderr

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 import ros_graph
 
 from diffusion_ros import checkpoint
@@ -36,6 +37,7 @@ def test_ask_for_a_chunk(tmp_path: Path) -> None:
     assert rows[:, 2].sum() < -0.1 and rows[:, 6].max() < -0.9
 
 
+@pytest.mark.slow  # policy and executor on a bus are in test_nodes.py
 def test_fake_robot(tmp_path: Path) -> None:
     with ros_graph.own_domain() as domain:
         lines = run("fake_robot.py", tmp_path, "--seconds", "2.5", "--domain", str(domain))
@@ -52,6 +54,7 @@ def test_fake_robot(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow  # a training from a file is in test_training.py
 def test_train_on_your_data(tmp_path: Path) -> None:
     *_, last = run("train_on_your_data.py", tmp_path, "own", "--iterations", "12")
     assert last.startswith("own/policy.pt: a chunk (9, 7) that leads by [")

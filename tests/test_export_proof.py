@@ -95,7 +95,11 @@ GOOD = {
 }
 
 
-@pytest.mark.parametrize("name", GOOD)
+SLOW = ("images", "images, ddim", "images, sigmoid")
+"""Other image models and, with the policies, other noise schedules and both samplers are in make test."""
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in GOOD])
 def test_what_diffusers_makes_too_is_written(name: str, tmp_path: Path) -> None:
     make, changes = GOOD[name]
     module, spec, options = make(**changes)
@@ -179,11 +183,14 @@ def of_class(kind: type[torch.nn.Module]) -> Any:
 @pytest.mark.parametrize(
     ("name", "fault"),
     [
-        *((name, other_schedule) for name in ("policy", "planner", "images")),
-        *((name, other_prediction) for name in ("policy, inpainting", "planner, noise", "images, self-conditioning")),
+        *((name, other_schedule) for name in ("policy", "planner")),
+        *((name, other_prediction) for name in ("policy, inpainting", "planner, noise")),
         ("policy", other_spacing),
         ("policy", without_clipping),
-        ("images", other_spacing),
+        # The same faults as above, in models that take longest; Dark is theirs.
+        pytest.param("images", other_schedule, marks=pytest.mark.slow),
+        pytest.param("images, self-conditioning", other_prediction, marks=pytest.mark.slow),
+        pytest.param("images", other_spacing, marks=pytest.mark.slow),
         ("policy, inpainting", of_class(Forgetful)),
         ("planner", of_class(Free)),
         ("images", of_class(Dark)),

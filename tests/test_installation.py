@@ -70,10 +70,12 @@ def test_a_users_own_package_called_training_is_left_alone(tmp_path: Path) -> No
             "training.train_ddpm --out x.pt",
             "diffusers, gymnasium, h5py, tqdm: not installed (pip install 'diffusion_ros[train]')",
         ),
-        (
+        # A trainer's is above, a simulator's own word below.
+        pytest.param(
             "robosuite",
             f"training.evaluate --checkpoint {ROOT}/checkpoints/lift_state.pt",
             "robosuite: not installed (pip install --no-deps robosuite==1.5.2)",
+            marks=pytest.mark.slow,
         ),
     ],
 )

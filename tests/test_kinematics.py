@@ -259,7 +259,7 @@ def test_a_few_millimetres_are_tracked_in_a_step(n: int) -> None:
         assert found.position_error < 3e-3
 
 
-@pytest.mark.parametrize("n", [6, 7])
+@pytest.mark.parametrize("n", [pytest.param(6, marks=pytest.mark.slow), 7])  # 6 joints: every other test
 def test_a_long_stream_is_smooth_and_exact(n: int) -> None:
     of = arm(n)
     home, quaternion = of.forward(HOME[n])

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import ast
+import functools
 import itertools
 import os
 import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -175,7 +175,7 @@ print(len(names), *sorted({{name.partition(".")[0] for name in sys.modules}}))
 )
 def test_who_imports_what(library: str, folders: list[str], only_in: list[str]) -> None:
     sources = [path for folder in folders for path in (ROOT / folder).rglob("*.py")]
-    importers = [str(path.relative_to(ROOT)) for path in sources if library in set(_imports(path))]
+    importers = [str(path.relative_to(ROOT)) for path in sources if library in _imports(path)]
     assert sources
     assert importers == only_in
 
@@ -246,13 +246,16 @@ def _python(*arguments: str, env: dict[str, str] | None = None) -> str:
     return result.stdout
 
 
-def _imports(path: Path) -> Iterator[str]:
+@functools.cache
+def _imports(path: Path) -> frozenset[str]:
     """Top-level names of the modules that a source file imports, at any depth."""
+    found: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
-            yield from (alias.name.partition(".")[0] for alias in node.names)
+            found.update(alias.name.partition(".")[0] for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            yield node.module.partition(".")[0]
+            found.add(node.module.partition(".")[0])
+    return frozenset(found)
 
 
 def _project_files() -> list[str]:

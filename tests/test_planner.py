@@ -322,7 +322,9 @@ def options(data: Path, out: Path, **changes: Any) -> Options:
 
 def test_a_tiny_planner_learns_straight_lines(straight_lines: Path, tmp_path: Path) -> None:
     out = tmp_path / "planner.pt"
-    Trainer(options(straight_lines, out, iterations=400, mixed_precision="no", ema_decay=0.98)).run()
+    Trainer(
+        options(straight_lines, out, iterations=200, learning_rate=2e-3, mixed_precision="no", ema_decay=0.98)
+    ).run()
     planner = Planner(checkpoint.load(out, kind="planner", task="umaze"))
     rng = np.random.default_rng(1)
     errors = []

@@ -65,8 +65,8 @@ def test_the_least_loss_reads_as_the_point() -> None:
     pixels = torch.tensor([[[30.0, 41.3], [10.2, 8.0], [6.0, 79.0], [float("nan"), 4.0]]])
     offset = torch.tensor([[2, 5]])
     logits = torch.zeros((1, 5, 19, 19), requires_grad=True)
-    optimizer = torch.optim.Adam([logits], 0.1)
-    for _ in range(1500):
+    optimizer = torch.optim.Adam([logits], 0.2)
+    for _ in range(600):
         optimizer.zero_grad()
         point_loss(logits, pixels, offset, 4).backward()
         optimizer.step()

@@ -5,15 +5,14 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import multiprocessing
-import os
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import workers_that_end
 
 from diffusion_ros import checkpoint
 from training import command_line, train_rainbow
@@ -26,7 +25,7 @@ from training.rl.replay import Minibatches
 from training.rl.side_by_side import of_seed, side_by_side
 from training.train_rainbow import SWITCHES, Options, Trainer, steps_to
 
-pytestmark = pytest.mark.usefixtures("fresh_accelerate")
+pytestmark = pytest.mark.usefixtures("fresh_accelerate", "drawing")
 
 
 def slow_projection(probabilities: np.ndarray, support: np.ndarray, r: float, discount: float) -> np.ndarray:
@@ -351,6 +350,7 @@ def test_bad_options_are_one_line(
     assert not out.exists()
 
 
+@pytest.mark.slow  # two processes with everything to import; one run that goes on is above
 def test_resuming_seeds_goes_on_with_some_and_begins_the_others(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -382,16 +382,9 @@ def test_returns_beyond_the_support_end_the_run(tmp_path: Path) -> None:
         Trainer(small(tmp_path / "p.pt", env_id="Acrobot-v1")).run()
 
 
-def ends_early(number: int) -> int:
-    if number == 1:
-        os._exit(3)
-    time.sleep(30 * number)
-    return number
-
-
 def test_a_worker_that_dies_ends_all_in_one_line() -> None:
     with pytest.raises(RuntimeError, match="numbers: a process ended with status 3 before its run did"):
-        list(side_by_side(ends_early, [1, 2], 2, "numbers"))
+        list(side_by_side(workers_that_end.early, [1, 2], 2, "numbers"))
     assert not multiprocessing.active_children()
 
 

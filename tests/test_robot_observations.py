@@ -331,7 +331,14 @@ def test_a_streams_latency_or_another_clock_is_taken_out_of_its_stamps(graph, tm
     bench.said("tcp/pose: stamped 2.9")
 
 
-@pytest.mark.parametrize("encoding", ["bgr8", "rgba8", "mono8", "yuv422", "yuv422_yuy2", "jpeg", "png"])
+ENCODINGS = ("bgr8", "rgba8", "mono8", "yuv422", "yuv422_yuy2", "jpeg", "png")
+QUICK = ("bgr8", "yuv422_yuy2", "jpeg")
+"""Of the others the messages are in test_messages.py."""
+
+
+@pytest.mark.parametrize(
+    "encoding", [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in ENCODINGS]
+)
 def test_pictures_of_every_encoding_are_cropped_and_scaled_as_in_training(graph, tmp_path, encoding):
     compressed = encoding in ("jpeg", "png")
     topic = "/scene/image_raw/compressed" if compressed else "/scene/image_raw"

@@ -17,6 +17,7 @@ import subprocess
 import sys
 from collections.abc import Collection, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -194,15 +195,19 @@ def test_src_does_not_know_training() -> None:
 OBSERVATIONS = (robot.EEF_POS, robot.EEF_QUAT, robot.GRIPPER_QPOS, robot.OBJECT_POS, robot.OBJECT_QUAT)
 
 
+@functools.cache
+def constants() -> dict[str, list[Any]]:
+    """What stands as a constant in each module of the package."""
+    sources = {name: path.read_text() for name, path in modules().items() if name.startswith(PACKAGE)}
+    trees = {name: ast.walk(ast.parse(source)) for name, source in sources.items()}
+    return {name: [node.value for node in tree if isinstance(node, ast.Constant)] for name, tree in trees.items()}
+
+
 @pytest.mark.parametrize(
     "name", [*robot.FINGERS, *OBSERVATIONS, *robot.ACTION_NAMES[:6], robot.WORLD_FRAME, robot.HAND_FRAME]
 )
 def test_what_a_robot_has_is_named_once(name: str) -> None:
-    found = []
-    for module, path in modules().items():
-        if module.startswith(PACKAGE):
-            constants = (node.value for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Constant))
-            found += [module] * sum(value == name for value in constants)
+    found = [module for module, values in constants().items() for value in values if value == name]
     assert found == [f"{PACKAGE}.robot"]
 
 

@@ -87,9 +87,9 @@ def both(
 def test_every_input_matters_and_every_bit_arrives(tmp_path: Path, run_command: RunCommand) -> None:
     """A made-up policy whose actions depend on every pixel, pose and joint: any difference would show."""
     path = save(tmp_path / "lift.pt", spec(task="lift", environment="Lift"))
-    graph, plain = both(run_command, path, "lift", 2, tmp_path, "--max-steps", 25, view="")
+    graph, plain = both(run_command, path, "lift", 2, tmp_path, "--max-steps", 17, view="")
     assert graph == plain
-    assert graph[0]["steps"] == 25
+    assert graph[0]["steps"] == 17
     assert graph[0]["actions_sha256"] != graph[1]["actions_sha256"]
 
 

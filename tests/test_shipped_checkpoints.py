@@ -127,6 +127,7 @@ def test_the_guard_lets_good_pictures_pass_and_stops_dark_ones() -> None:
     simulation.close()
 
 
+@pytest.mark.slow  # every fault of every camera; what the shipped guards see is above, and what they stop below
 def test_the_guard_s_evaluation_and_what_it_makes_of_a_policy() -> None:
     guard, policy = (next(p for p in CHECKPOINTS if p.name == name) for name in ("guard_can.pt", "can_state.pt"))
     summary = evaluate_guard(guard, 1, 95_000)

@@ -74,7 +74,8 @@ def options(data: Path, out: Path, **changes: object) -> Options:
 
 def test_policy_learns_to_go_to_the_object(demonstrations: Path, tmp_path: Path) -> None:
     out = tmp_path / "policy.pt"
-    Trainer(options(demonstrations, out, iterations=300, batch_size=128, prediction_type="sample")).run()
+    changes: dict[str, object] = {"iterations": 300, "batch_size": 128, "unet_widths": (48,), "learning_rate": 3e-3}
+    Trainer(options(demonstrations, out, **changes, prediction_type="sample")).run()
     policy = Policy(checkpoint.load(out, kind="policy", task="lift"))
     data = load_demonstrations(demonstrations, ())
     errors, scale = [], []

@@ -49,7 +49,13 @@ def inputs(network: Unet2d) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     return x, torch.tensor([0, 250]), 0.5 * x.flip(3)
 
 
-@pytest.mark.parametrize("name", VARIANTS)
+SLOW = ("one level", "twice the output", "self-conditioning")
+"""Of each option one is in make test: patches have self-conditioning as well."""
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in VARIANTS]
+)
 def test_every_option_runs_scripted_alike_and_is_trained_everywhere(name: str) -> None:
     network = unet(**VARIANTS[name])
     x, t, estimate = inputs(network)
