@@ -293,6 +293,8 @@ def test_a_target_that_is_gone_to_at_once_goes_no_farther_than_in_two_periods() 
     pace, way = _Pace(robot), [np.zeros(3)]
     assert robot.action.rate == 100.0 and robot.limits.linear == 0.5
     goal = np.array([0.05, 0.0, 0.0])
+    for _ in range(2):
+        assert not pace.step(goal, Rotation.identity(), 0.01)[0].any(), "it begins at rest"
     # Periods of every length: a busy machine's.
     for seconds in (0.01, 0.002, 0.03, 0.0, *[0.01] * 30):
         before = way[-1]

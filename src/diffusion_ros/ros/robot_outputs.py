@@ -44,6 +44,9 @@ MISSED = 0.005, 0.05
 _UNEVEN = 0.004
 """m that a target may be from where it would be had those before gone on evenly, a period of the output apart; at low
 rates as far as the limit of acceleration says."""
+_RESTS = 2
+"""Targets that rest at the beginning: a soft arm hangs some millimetres beside what its driver was told before. That
+is to be no part of the first step."""
 _FAREWELL_SECONDS = 1.0
 
 
@@ -119,9 +122,13 @@ class _Pace:
     def begin(self, position: Array, rotation: Rotation) -> None:
         """At rest at a place of the hand, (3) m."""
         self._position, self._rotation, self._velocity = position, rotation, np.zeros(3)
+        self._rests = _RESTS
 
     def step(self, position: Array, rotation: Rotation, seconds: float) -> tuple[Array, Rotation]:
         """As far towards position (3) m and rotation as may be gone `seconds` after the last."""
+        if self._rests:
+            self._rests -= 1
+            return self._position, self._rotation
         period = 1.0 / self._rate
         seconds = min(seconds, 2.0 * period)
         step = _at_most(position - self._position, self._limits.linear * seconds)
