@@ -19,7 +19,7 @@ from training.networks.mlp import ActorCritic
 from training.rl.ppo import CLIP, ContinuousPolicy, RewardScaler, RunningStatistics, advantages, clipped_loss
 from training.train_ppo import Options, Trainer
 
-pytestmark = pytest.mark.usefixtures("fresh_accelerate", "drawing")
+pytestmark = pytest.mark.usefixtures("fresh_accelerate")
 
 
 def slow_advantages(

@@ -25,7 +25,7 @@ from training.rl.replay import Minibatches
 from training.rl.side_by_side import of_seed, side_by_side
 from training.train_rainbow import SWITCHES, Options, Trainer, steps_to
 
-pytestmark = pytest.mark.usefixtures("fresh_accelerate", "drawing")
+pytestmark = pytest.mark.usefixtures("fresh_accelerate")
 
 
 def slow_projection(probabilities: np.ndarray, support: np.ndarray, r: float, discount: float) -> np.ndarray:

@@ -23,6 +23,7 @@ COMMANDS = (
     "ablate_rainbow",
     "evaluate",
     "ranges",
+    "response",
     "typical",
 )
 """In the order of the help."""
