@@ -15,6 +15,7 @@ from processes_training import trained_by_two_and_one
 
 from diffusion_ros import checkpoint
 from diffusion_ros.models.policy import Policy
+from diffusion_ros.simulators.tasks import ARM_RESPONSE
 from training.data.demonstrations import load_demonstrations
 from training.diffusion.policy import PolicyLoss
 from training.networks.transformer import DiffusionTransformer
@@ -244,7 +245,7 @@ def test_a_policy_says_what_a_real_robot_must_know_of_its_data(demonstrations: P
         trainer = Trainer(options(demonstrations, tmp_path / "x.pt", observations=observations))
         spec = make_spec(trainer.options, trainer.data)
         assert spec.pictures == pictures
-        assert spec.base_pose == (-0.56, 0.0, 0.912, 0.0, 0.0, 0.0, 1.0) and spec.response == (150.0, 1.0)
+        assert spec.base_pose == (-0.56, 0.0, 0.912, 0.0, 0.0, 0.0, 1.0) and spec.response == ARM_RESPONSE
 
 
 def test_resume_refuses_other_options_and_nothing(demonstrations: Path, tmp_path: Path) -> None:
