@@ -10,6 +10,7 @@ import fake_policy
 import numpy as np
 import pytest
 import ros_graph
+from gantry import JOINTS, gantry
 from geometry_msgs.msg import PoseStamped, Twist, TwistStamped
 from rclpy.node import Node
 from rclpy.parameter import Parameter
@@ -30,7 +31,6 @@ from diffusion_ros.ros.robot_outputs import _Pace
 from diffusion_ros.ros.runner import RunnableNode
 
 PERIOD_NS = 50_000_000
-JOINTS = ("slide_x", "slide_y", "slide_z", "turn_x", "turn_y", "turn_z")
 TYPES: dict[str, Any] = {
     "pose": PoseStamped,
     "twist": TwistStamped,
@@ -40,19 +40,6 @@ TYPES: dict[str, Any] = {
 DRIVERS = {"pose": "crisp", "twist": "servo", "joint_trajectory": "jtc", "joint_positions": "forward"}
 HOME = np.array([0.5, 0.1, 0.3])
 TURN = Rotation.from_euler("xyz", [3.0, 0.1, 0.2])
-
-
-def gantry() -> str:
-    """A URDF whose joints are the tool's position and its rotation about x, y and z: kinematics by eye."""
-    links, text = ["base", *(f"after_{name}" for name in JOINTS[:-1]), "tool"], ""
-    for i, name in enumerate(JOINTS):
-        axis = " ".join("1" if j == i % 3 else "0" for j in range(3))
-        kind, limit = ("prismatic", 2.0) if i < 3 else ("revolute", 4.0)
-        text += (
-            f'<joint name="{name}" type="{kind}"><parent link="{links[i]}"/><child link="{links[i + 1]}"/>'
-            f'<axis xyz="{axis}"/><limit lower="-{limit}" upper="{limit}" velocity="3" effort="100"/></joint>'
-        )
-    return f'<robot name="gantry">{"".join(f"<link name={chr(34)}{x}{chr(34)}/>" for x in links)}{text}</robot>'
 
 
 class Bench:

@@ -18,12 +18,12 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import expm
 from scipy.optimize import minimize
 from scipy.spatial.transform import Rotation
 
 from diffusion_ros import checkpoint
 from diffusion_ros.checkpoint import CheckpointError
+from diffusion_ros.control.targets import answered
 from diffusion_ros.models.policy import Policy
 from diffusion_ros.robot import EEF_POS, EEF_QUAT
 from diffusion_ros.simulators.arm import Simulation
@@ -75,13 +75,11 @@ def fit(motions: Sequence[Motion], seconds: float) -> tuple[tuple[float, ...], t
     end, ended = np.array(ends), Rotation.from_quat(end_turns)
 
     def error(k: float, d: float, rotation: bool) -> float:
-        on = expm(seconds * np.array([[0.0, 1.0], [-k, -2 * d * math.sqrt(k)]]))
         speed = np.array(spins if rotation else velocities)
         at, turned = start, began
         for step in range(STEPS):
             row = told[:, step, 3:] if rotation else told[:, step, :3]
-            way = on[0, 0] * -row + on[0, 1] * speed + row
-            speed = on[1, 0] * -row + on[1, 1] * speed
+            way, speed = answered((k, d), -row, speed, seconds)
             at, turned = (at, Rotation.from_rotvec(way) * turned) if rotation else (at + way, turned)
         off = (ended * turned.inv()).as_rotvec() if rotation else end - at
         away = np.sort(np.linalg.norm(off, axis=1))

@@ -14,6 +14,7 @@ from typing import Any
 
 import fake_policy
 import numpy as np
+from gantry import JOINTS, gantry
 from geometry_msgs.msg import PoseStamped
 from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
@@ -32,7 +33,6 @@ Array = NDArray[np.float64]
 
 OUTPUTS = ("pose", "twist", "joint_trajectory", "joint_positions")
 _DRIVERS = {"pose": "crisp", "twist": "kortex", "joint_trajectory": "jtc", "joint_positions": "forward"}
-JOINTS = ("slide_x", "slide_y", "slide_z", "turn_x", "turn_y", "turn_z")
 HOME = np.array([0.1, 0.2, 0.5])
 TURN = Rotation.from_euler("XYZ", [0.3, -0.2, 0.4])
 SPEED = 0.2
@@ -44,20 +44,6 @@ _AGE = 0.25
 _ROWS = 9
 _STEP = 0.005
 """s of one step of the time: what comes, comes in multiples of it; so fine is what is known of when the arm stood."""
-
-
-def gantry() -> str:
-    """A URDF whose joints are the tool's place and its rotation about x, y and z: kinematics by eye."""
-    links = ["base", *(f"after_{name}" for name in JOINTS[:-1]), "tool"]
-    text = "".join(f'<link name="{link}"/>' for link in links)
-    for i, name in enumerate(JOINTS):
-        axis = " ".join("1" if j == i % 3 else "0" for j in range(3))
-        kind, limit = ("prismatic", 2.0) if i < 3 else ("revolute", 4.0)
-        text += (
-            f'<joint name="{name}" type="{kind}"><parent link="{links[i]}"/><child link="{links[i + 1]}"/>'
-            f'<axis xyz="{axis}"/><limit lower="-{limit}" upper="{limit}" velocity="3" effort="100"/></joint>'
-        )
-    return f'<robot name="gantry">{text}</robot>'
 
 
 class DrivenBench:

@@ -22,14 +22,15 @@ def ros() -> Iterator[None]:
         rclpy.try_shutdown()
 
 
-@pytest.mark.parametrize("output", OUTPUTS)
 @pytest.mark.parametrize(
-    "fault",
-    [pytest.param(one, marks=() if one.name in QUICK else pytest.mark.slow, id=one.name) for one in DRIVEN],
+    ("fault", "output"),
+    [
+        pytest.param(one, output, marks=() if one.name in QUICK else pytest.mark.slow, id=f"{one.name}-{output}")
+        for one in DRIVEN
+        for output in one.only
+    ],
 )
 def test_fault(fault: DrivenFault, output: str, tmp_path: Path) -> None:
-    if output not in fault.only:
-        pytest.skip(f"of {', '.join(fault.only)} only")
     assert fault.check(tmp_path, output).moved == 0.0
 
 

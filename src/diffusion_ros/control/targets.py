@@ -277,8 +277,8 @@ class TargetGenerator:
             turning = _braked(self._turn_velocity, _damping(self._of_rotation), angular, dt)
             way, turned = 0.5 * dt * (self._velocity + wanted), 0.5 * dt * (self._turn_velocity + turning)
         elif self.response:
-            way, wanted = _answered(self._of_position, self._position - self._goal, self._velocity, dt)
-            turned, turning = _answered(self._of_rotation, self._turn - self._turn_goal, self._turn_velocity, dt)
+            way, wanted = answered(self._of_position, self._position - self._goal, self._velocity, dt)
+            turned, turning = answered(self._of_rotation, self._turn - self._turn_goal, self._turn_velocity, dt)
         else:
             wanted, turning = self._row[:3] / self.row_seconds, self._row[3:6] / self.row_seconds
             way, turned = wanted * dt, turning * dt
@@ -291,22 +291,22 @@ class TargetGenerator:
         stop = np.sqrt(limits.linear_acceleration * np.maximum(toward, 0.0))
         slowed = np.clip(self._velocity, -stop, stop)
         way, self._velocity = np.where(slowed == self._velocity, way, slowed * dt), slowed
-        moved = self._position + _shortened(way + self._glide(dt), limits.linear * dt)
+        moved = self._position + shortened(way + self._glide(dt), limits.linear * dt)
         # Inside the box up to its walls, outside only inwards; and no farther from the hand than the leash, but back.
         boxed = np.clip(moved, np.minimum(self._low, self._position), np.maximum(self._high, self._position))
         boxed = _leashed(self._position, boxed, position, self.leash[0])
         self._velocity = np.where(boxed == moved, self._velocity, 0.0)
         self._position = boxed
-        self._turn = self._turn + _shortened(turned + self._glide_turn(dt), limits.angular * dt)
+        self._turn = self._turn + shortened(turned + self._glide_turn(dt), limits.angular * dt)
 
     def _glide(self, dt: float) -> Array:
-        step = _shortened(self._left, _GLIDE * dt)
+        step = shortened(self._left, _GLIDE * dt)
         self._left = self._left - step
         self._goal = self._goal + step
         return step
 
     def _glide_turn(self, dt: float) -> Array:
-        step = _shortened(self._left_turn, _GLIDE_ANGLE * dt)
+        step = shortened(self._left_turn, _GLIDE_ANGLE * dt)
         self._left_turn = self._left_turn - step
         self._turn_goal = self._turn_goal + step
         return step
@@ -318,7 +318,8 @@ def on_course(step: Array, velocity: Array, least: float, most: float) -> float:
     return min(max(float(step @ velocity) / squared, least), most) if squared > 0.0 else most
 
 
-def _shortened(vector: Array, length: float) -> Array:
+def shortened(vector: Array, length: float) -> Array:
+    """A vector, no longer than `length`."""
     norm = float(np.linalg.norm(vector))
     return vector if norm <= length else vector * (length / norm)
 
@@ -328,9 +329,13 @@ def _damping(response: Sequence[float]) -> float:
     return 2.0 * response[1] * math.sqrt(response[0]) if response else 0.0
 
 
-def _answered(response: Sequence[float], error: Array, velocity: Array, dt: float) -> tuple[Array, Array]:
-    """The way that the model goes in dt, and its velocity then, without limits: by the exponential of dt times its
-    matrix A. By Cayley and Hamilton that is exp(s dt) (c I + q (A - s I)), where s is half of A's trace."""
+def answered(response: Sequence[float], error: Array, velocity: Array, dt: float) -> tuple[Array, Array]:
+    """The way that the model of response (2) goes in dt [s], and its velocity then, without limits. error (..., 3) m or
+    rad: from the goal to it; velocity (..., 3).
+
+    By the exponential of dt times its matrix A: by Cayley and Hamilton exp(s dt) (c I + q (A - s I)), where s is half
+    of A's trace.
+    """
     stiffness, ratio = response
     s = -ratio * math.sqrt(stiffness)
     root = math.sqrt(stiffness * abs(ratio**2 - 1.0))
@@ -349,10 +354,10 @@ def _braked(velocity: Array, damping: float, gentle: float, dt: float) -> Array:
 
 def _within(before: Array, wanted: Array, way: Array, speed: float, change: float, dt: float) -> tuple[Array, Array]:
     """The wanted velocity, changed by at most `change` and not faster than `speed`, and the way that it goes in dt."""
-    velocity = _shortened(before + _shortened(_shortened(wanted, speed) - before, change), speed)
+    velocity = shortened(before + shortened(shortened(wanted, speed) - before, change), speed)
     if velocity is wanted or np.array_equal(velocity, wanted):
-        return velocity, _shortened(way, speed * dt)
-    return velocity, _shortened(0.5 * dt * (before + velocity), speed * dt)
+        return velocity, shortened(way, speed * dt)
+    return velocity, shortened(0.5 * dt * (before + velocity), speed * dt)
 
 
 def _leashed(before: Array, moved: Array, hand: Array, length: float) -> Array:

@@ -73,6 +73,7 @@ class DriverSensors:
                 raise RobotFileError(f"{robot.path}: observations.{name}.source: tf, which needs tf2_msgs installed")
         self._node, self._robot, self.streams, self._driver = node, robot, streams, driver
         self._arm, self._simulation = driver.arm, driver.arm.simulation
+        self._joints = list(driver.joints)
         self._size, (self._delay, self._jitter) = size, delay
         self._stamp_of, self._took, self._published = stamp, took, published
         arm = self._arm
@@ -122,7 +123,7 @@ class DriverSensors:
             self._picture_publishers[camera.name] = node.create_publisher(kind, camera.topic, qos)
             self._info_publishers[camera.name] = node.create_publisher(CameraInfo, camera.info_topic, qos)
         if robot.description is not None:
-            text = arm_description(self._arm, list(self._driver.joints), robot.base.frame, robot.tool.frame)
+            text = arm_description(self._arm, self._joints, robot.base.frame, robot.tool.frame)
             self._description_publisher = node.create_publisher(String, robot.description.topic, topics.DESCRIPTION_QOS)
             self._description_publisher.publish(String(data=text))
         self._make_ready()
@@ -208,7 +209,7 @@ class DriverSensors:
         self._send(publisher, msg, at, source.latency)
 
     def _publish_joints(self, positions: Array, velocities: Array, at: int, latency: float) -> None:
-        msg = messages.joint_state_to_msg(list(self._driver.joints), positions, velocities, self._stamp(at, latency))
+        msg = messages.joint_state_to_msg(self._joints, positions, velocities, self._stamp(at, latency))
         self._send(self._joint_publisher, msg, at, latency)
 
     def _publish_fingers(self, at: int) -> None:

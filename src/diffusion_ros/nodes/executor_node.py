@@ -387,8 +387,6 @@ class ExecutorNode(RunnableNode):
             if self._lost and self.parameters.rehearsal:
                 # Drivers that start anew are the next episode, and the person who looks and enables it again.
                 self._enable(True)
-        elif self._robot.unready():
-            self._robot.forget()
         if not held and before is not None and before.acting and (lost := self._robot.astray()):
             self._lost = held = lost
             logic.set_enabled(False)

@@ -167,8 +167,9 @@ class RehearsalNode(simulator_node.SimulatorNode):
         (self._command_topic,) = self.take_commands({action.topic: (kind, callback)}, DRIVER_QOS)
         self._gripper = None
         if robot.gripper is not None:
-            listening = lambda: self.phase in ("waiting", "running")  # noqa: E731
-            self._gripper = DriverGripper(self, robot.driver, robot.gripper, self.arm.gripper, listening, self._refuse)
+            self._gripper = DriverGripper(
+                self, robot.driver, robot.gripper, self.arm.gripper, self._listens, self._refuse
+            )
         if ServoCommandType is not None and robot.driver == "servo":
             name = f"{action.topic.rpartition('/')[0]}/switch_command_type"
             self.create_service(ServoCommandType, name, self._on_command_type)
@@ -315,6 +316,10 @@ class RehearsalNode(simulator_node.SimulatorNode):
     def _several(self) -> str:
         """'' or CRISP's reason: by the graph, as it does."""
         return driver_rules.one_publisher(self._command_topic, self.count_publishers(self._command_topic))
+
+    def _listens(self) -> bool:
+        """Whether the drivers are switched on."""
+        return self.phase in ("waiting", "running")
 
     def _refuse(self, error: Exception) -> None:
         """The gripper's driver does not take something."""

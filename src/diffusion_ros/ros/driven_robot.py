@@ -155,7 +155,7 @@ class DrivenRobot:
     def _joints_conflict(self) -> str:
         return self._joint_listener.conflict() if self._joint_listener is not None else ""
 
-    def unready(self) -> bool:
+    def _unready(self) -> bool:
         """Whether the driver obeys nobody now, and would go to a target that it was told meanwhile: nothing is to be
         sent then, so that an arm that stopped by itself does not move when somebody makes it ready again."""
         return self.output.springs and bool(self.readiness.reason())
@@ -185,7 +185,9 @@ class DrivenRobot:
     def _move_arm(self, logic: ChunkExecutor, command: Command, elapsed: float, now_ns: int) -> Command:
         """By the row that is due, `elapsed` seconds after the last time. Returns what became of it."""
         hand, now = self.hand, self._node.seconds()
-        if not command.acting and hand is not None and self.targets.astray(hand.position, hand.rotation):
+        if self._unready():
+            self.forget()
+        elif not command.acting and hand is not None and self.targets.astray(hand.position, hand.rotation):
             # Whoever has moved the arm meanwhile, or set it somewhere else, does not want it back.
             self.forget()
         if self._forgetting:

@@ -22,7 +22,7 @@ from trajectory_msgs.msg import JointTrajectory
 
 from diffusion_ros.control.frames import RobotFrames
 from diffusion_ros.control.kinematics import Arm
-from diffusion_ros.control.targets import Target, on_course
+from diffusion_ros.control.targets import Target, on_course, shortened
 from diffusion_ros.robot_file import RobotFile
 from diffusion_ros.ros import messages, topics
 from diffusion_ros.ros.hand_source import DescribedArm
@@ -131,14 +131,14 @@ class _Pace:
             return self._position, self._rotation
         period = 1.0 / self._rate
         seconds = min(seconds, 2.0 * period)
-        step = _at_most(position - self._position, self._limits.linear * seconds)
+        step = shortened(position - self._position, self._limits.linear * seconds)
         # One that is late may have waited: it is on its course wherever that went since.
         went = on_course(step, self._velocity, min(seconds, period), seconds)
         uneven = self._uneven * min(1.0, seconds / period) ** 2
-        step = went * self._velocity + _at_most(step - went * self._velocity, uneven)
+        step = went * self._velocity + shortened(step - went * self._velocity, uneven)
         if seconds > 0.0:
             self._velocity = step / went
-        turn = _at_most((rotation * self._rotation.inv()).as_rotvec(), self._limits.angular * seconds)
+        turn = shortened((rotation * self._rotation.inv()).as_rotvec(), self._limits.angular * seconds)
         self._position, self._rotation = self._position + step, Rotation.from_rotvec(turn) * self._rotation
         return self._position, self._rotation
 
@@ -192,7 +192,7 @@ class TwistOutput(RobotOutput):
     def _publish(self, linear: Array, angular: Array, quaternion: Array) -> None:
         limits, action = self.robot.limits, self.robot.action
         linear, angular = self.frames.tool_twist(quaternion, linear, angular)
-        linear, angular = _at_most(linear, limits.linear), _at_most(angular, limits.angular)
+        linear, angular = shortened(linear, limits.linear), shortened(angular, limits.angular)
         if action.axes == "tool":
             _, turned = self.frames.tool(np.zeros(3), quaternion)
             back = Rotation.from_quat(turned).inv()
@@ -381,8 +381,3 @@ def make_output(
     if kind == "joint_positions":
         return JointPositionsOutput(node, robot, frames, described)
     return JointTrajectoryOutput(node, robot, frames, described)
-
-
-def _at_most(vector: Array, length: float) -> Array:
-    norm = float(np.linalg.norm(vector))
-    return vector if norm <= length else vector * (length / norm)

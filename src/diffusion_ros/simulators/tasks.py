@@ -34,8 +34,7 @@ class ArmTask:
 
 ARM_RESPONSE = (88.2, 0.803, 34.2, 0.82)
 """How robosuite's arm follows its operational space controller, stiffness [1/s^2] and damping ratio of position and of
-rotation (see CheckpointSpec.response): measured by training.response. The controller's own are 150 and 1, but the model
-of the Panda has rotors of up to 5 kg m2 and joints with friction."""
+rotation (see CheckpointSpec.response): measured by training.response. The controller's own are 150 and 1."""
 ARM_TASKS = {
     "lift": ArmTask("Lift", "cube_main", 200),
     "can": ArmTask("PickPlaceCan", "Can_main", 400, (-0.5, -0.1, 0.912)),
