@@ -10,6 +10,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -27,6 +28,20 @@ def fresh_accelerate() -> None:
     from accelerate.state import AcceleratorState
 
     AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@pytest.fixture
+def scripted_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trainers script what they train at their start as well, so that it fails then: half a second each, in vain here.
+
+    Each of them has a test that they do, which makes their `checkpoint.script` fail.
+    """
+    from diffusion_ros import checkpoint
+
+    for name in ("train_ddpm", "train_diffuser", "train_diffusion_policy", "train_guard"):
+        if trainer := sys.modules.get(f"training.{name}"):
+            late = SimpleNamespace(**{**vars(checkpoint), "script": lambda module: module})
+            monkeypatch.setattr(trainer, "checkpoint", late)
 
 
 @pytest.fixture

@@ -275,8 +275,6 @@ def test_lockstep_run_writes_its_result(start: Callable[..., subprocess.Popen[st
         "8",
         "--namespace",
         "left",
-        "--view",
-        "",
     ]
     process = start(*arguments)
     output, errors = process.communicate(timeout=200)

@@ -20,6 +20,7 @@ from diffusion_ros import checkpoint
 from diffusion_ros.models.camera_guard import CameraGuard
 from diffusion_ros.models.policy import Policy
 from diffusion_ros.robot import CAMERAS
+from training import train_guard
 from training.diffusion.guard import (
     FAMILIAR,
     PATCH,
@@ -34,7 +35,7 @@ from training.diffusion.noise_schedule import NoiseSchedule
 from training.evaluation.rollout import roll_out
 from training.train_guard import Options, Trainer, expert_frames, policy_frames, train
 
-pytestmark = pytest.mark.usefixtures("fresh_accelerate")
+pytestmark = pytest.mark.usefixtures("fresh_accelerate", "scripted_at_the_end")
 
 CHECKPOINTS = Path(__file__).resolve().parents[1] / "checkpoints"
 POSE = np.array([0.0, 0, 0, 1, 0, 0, 0])
@@ -144,6 +145,17 @@ def test_a_resumed_run_ends_with_the_same_weights_wherever_its_data_lie(demonstr
     with pytest.raises(ValueError, match=r"begun with data of SHA-256 \w{16}, .*there.hdf5 has \w{16} now") as error:
         train(again)
     assert "\n" not in str(error.value) and out.read_bytes() == written
+
+
+def test_what_cannot_be_exported_fails_at_once(
+    demonstrations: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def script(module: torch.nn.Module) -> None:
+        raise RuntimeError("not TorchScript")
+
+    monkeypatch.setattr(train_guard.checkpoint, "script", script)
+    with pytest.raises(RuntimeError, match="not TorchScript"):
+        Trainer(options(demonstrations, tmp_path / "x.pt"))
 
 
 def test_eager_equals_scripted_and_calibration_sets_its_quantiles() -> None:

@@ -255,7 +255,7 @@ def test_transformer_heads_must_divide_the_width() -> None:
         DiffusionTransformer(7, 5, width=30)
 
 
-@pytest.mark.parametrize("name", ["unet", "transformer"])
+@pytest.mark.parametrize("name", ["unet", pytest.param("transformer", marks=pytest.mark.slow)])  # two seconds each
 def test_denoiser_learns_what_the_condition_says(name: str, generator: torch.Generator) -> None:
     """Rows that are all sign(first observation) / 2: after a second of training, samples follow the condition."""
     network: nn.Module

@@ -21,13 +21,14 @@ from diffusion_ros.models.hand_planner import HandPlanner
 from diffusion_ros.models.planner import Plan, PlanError, Planner, obstacle_guides, trailing_timesteps
 from diffusion_ros.simulators.tasks import maze_task
 from diffusion_ros.spec import CheckpointSpec, TensorSpec
+from training import train_diffuser
 from training.data.trajectories import load_trajectories
 from training.diffusion.diffuser import Diffuser, DiffuserLoss, loss_weights
 from training.diffusion.noise_schedule import NoiseSchedule
 from training.diffusion.normalizer import LimitsNormalizer
 from training.train_diffuser import Options, Trainer
 
-pytestmark = pytest.mark.usefixtures("fresh_accelerate")
+pytestmark = pytest.mark.usefixtures("fresh_accelerate", "scripted_at_the_end")
 
 LIMITS = np.array([1.0, 1.0, 5.0, 4.0, 2.0, 2.0])
 START, GOAL = np.array([-3.0, 1.0, 0.0, 0.0]), np.array([2.0, -2.0, 0.0, 0.0])
@@ -335,6 +336,17 @@ def test_a_tiny_planner_learns_straight_lines(straight_lines: Path, tmp_path: Pa
         off = position - a
         errors.append(np.abs(off[:, 0] * along[1] - off[:, 1] * along[0]).mean())
     assert np.mean(errors) < 0.08
+
+
+def test_what_cannot_be_exported_fails_at_once(
+    straight_lines: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def script(module: torch.nn.Module) -> None:
+        raise RuntimeError("not TorchScript")
+
+    monkeypatch.setattr(train_diffuser.checkpoint, "script", script)
+    with pytest.raises(RuntimeError, match="not TorchScript"):
+        Trainer(options(straight_lines, tmp_path / "x.pt"))
 
 
 def test_a_resumed_run_ends_with_the_same_weights(straight_lines: Path, tmp_path: Path) -> None:

@@ -50,30 +50,19 @@ def balanced(checkpoint: Path, task: str, episodes: int, folder: Path, *more: ob
     return [{name: result[name] for name in names} for result in results]
 
 
-def through_graph(
-    checkpoint: Path, task: str, episodes: int, folder: Path, *more: object, view: str = "frontview"
-) -> tuple[object, ...]:
-    """Runs episodes through the graph, with graph.json as the result; returns the words that evaluate takes too.
-
-    view: of the videos, '' for none; they take longer than short episodes.
-    """
+def through_graph(checkpoint: Path, task: str, episodes: int, folder: Path, *more: object) -> tuple[object, ...]:
+    """Runs episodes through the graph, with graph.json as the result; returns the words that evaluate takes too."""
     common = ("--checkpoint", checkpoint, "--episodes", episodes, "--seed", 100_000, *more)
     run("diffusion_ros.bringup", "simulation", "--task", task, "--mode", "lockstep", "--json", folder / "graph.json",
-        *common, "--output-dir", folder / "run", "--view", view)  # fmt: skip
+        *common, "--output-dir", folder / "run")  # fmt: skip
     return common
 
 
 def both(
-    run_command: RunCommand,
-    checkpoint: Path,
-    task: str,
-    episodes: int,
-    folder: Path,
-    *more: object,
-    view: str = "frontview",
+    run_command: RunCommand, checkpoint: Path, task: str, episodes: int, folder: Path, *more: object
 ) -> tuple[list[dict], list[dict]]:
     """Episodes through the graph and without it, reduced to what must be equal."""
-    common = through_graph(checkpoint, task, episodes, folder, *more, view=view)
+    common = through_graph(checkpoint, task, episodes, folder, *more)
     graph, plain = folder / "graph.json", folder / "plain.json"
     status, said = run_command(evaluate.main, "--json", plain, *common)
     assert status == 0, said
@@ -87,7 +76,7 @@ def both(
 def test_every_input_matters_and_every_bit_arrives(tmp_path: Path, run_command: RunCommand) -> None:
     """A made-up policy whose actions depend on every pixel, pose and joint: any difference would show."""
     path = save(tmp_path / "lift.pt", spec(task="lift", environment="Lift"))
-    graph, plain = both(run_command, path, "lift", 2, tmp_path, "--max-steps", 17, view="")
+    graph, plain = both(run_command, path, "lift", 2, tmp_path, "--max-steps", 17)
     assert graph == plain
     assert graph[0]["steps"] == 17
     assert graph[0]["actions_sha256"] != graph[1]["actions_sha256"]

@@ -35,7 +35,7 @@ ENVIRONMENT = {
     "PYTHONPATH": os.pathsep.join(["src", ".", os.environ.get("PYTHONPATH", "")]),
     "OMP_NUM_THREADS": "1",
 }
-pytestmark = pytest.mark.usefixtures("fresh_accelerate")
+pytestmark = pytest.mark.usefixtures("fresh_accelerate", "scripted_at_the_end")
 
 
 @pytest.fixture(scope="module")
@@ -137,6 +137,15 @@ def shown_at_the_end(trainer: Trainer) -> np.ndarray:
     """The images that the figures of its end show."""
     with trainer.ema.applied():
         return trainer.generate(min(6, len(trainer.data.test)), trainer.options.seed + 1)
+
+
+def test_what_cannot_be_exported_fails_at_once(stripes: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def script(module: torch.nn.Module) -> None:
+        raise RuntimeError("not TorchScript")
+
+    monkeypatch.setattr(train_ddpm.checkpoint, "script", script)
+    with pytest.raises(RuntimeError, match="not TorchScript"):
+        Trainer(options(stripes, tmp_path / "x.pt"))
 
 
 def test_figures_at_the_end(stripes: str, tmp_path: Path) -> None:

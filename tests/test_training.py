@@ -16,13 +16,14 @@ from processes_training import trained_by_two_and_one
 from diffusion_ros import checkpoint
 from diffusion_ros.models.policy import Policy
 from diffusion_ros.simulators.tasks import ARM_RESPONSE
+from training import train_diffusion_policy
 from training.data.demonstrations import load_demonstrations
 from training.diffusion.policy import PolicyLoss
 from training.networks.transformer import DiffusionTransformer
 from training.run import ExponentialMovingAverage, load_state, save_state, step_generator, warm_cosine
 from training.train_diffusion_policy import Options, Trainer, make_spec
 
-pytestmark = pytest.mark.usefixtures("fresh_accelerate")
+pytestmark = pytest.mark.usefixtures("fresh_accelerate", "scripted_at_the_end")
 
 
 @pytest.fixture(scope="module")
@@ -222,6 +223,17 @@ def test_resumed_run_has_the_same_weights_wherever_its_data_lie(
     assert first.keys() == second.keys()
     for name, value in first.items():
         assert torch.equal(value, second[name]), name
+
+
+def test_what_cannot_be_exported_fails_at_once(
+    demonstrations: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def script(module: torch.nn.Module) -> None:
+        raise RuntimeError("not TorchScript")
+
+    monkeypatch.setattr(train_diffusion_policy.checkpoint, "script", script)
+    with pytest.raises(RuntimeError, match="not TorchScript"):
+        Trainer(options(demonstrations, tmp_path / "x.pt"))
 
 
 def test_other_data_are_not_gone_on_with(demonstrations: Path, tmp_path: Path) -> None:
