@@ -8,7 +8,7 @@ import re
 import numpy as np
 import pytest
 
-from diffusion_ros.control.gripper import Goal, GripperLogic, GripperMap
+from diffusion_ros.control.gripper import Goal, GripperLogic
 
 TICK = 0.02
 
@@ -80,7 +80,7 @@ def test_goals_keep_their_interval(takes: float) -> None:
 def test_nothing_is_sent_in_a_hold_and_nothing_repeated_after_it() -> None:
     logic = GripperLogic(rows_to_agree=1)
     logic.row(1.0)
-    assert logic.due(0.0, held=True) is None and logic.wish is None
+    assert logic.due(0.0, held=True) is None
     assert logic.due(1.0) is None, "what was asked for before the hold is forgotten"
     logic.row(1.0)
     goal = logic.due(1.1)
@@ -181,52 +181,3 @@ def test_wrong_settings_are_refused(given: dict, line: str) -> None:
 def test_a_row_without_a_number_is_refused() -> None:
     with pytest.raises(ValueError, match="the gripper's value is nan, -1 to 1 expected"):
         GripperLogic().row(math.nan)
-
-
-@pytest.mark.parametrize(
-    ("driver", "positions"),
-    [
-        (GripperMap(open=0.08, closed=0.0), (0.0, 0.02, 0.08)),  # the width
-        (GripperMap(open=0.04, closed=0.0), (0.0, 0.01, 0.04)),  # half of it
-        (GripperMap(open=0.0, closed=0.8), (0.8, 0.6, 0.0)),  # a joint's angle, which closes to larger ones
-        (GripperMap(open=0.85, closed=0.0, width=0.08), (0.0, 0.2125, 0.85)),
-    ],
-)
-def test_widths_become_the_drivers_positions_and_back(driver: GripperMap, positions: tuple[float, ...]) -> None:
-    for width, position in zip((0.0, 0.02, 0.08), positions, strict=True):
-        assert driver.position(width) == pytest.approx(position)
-        assert driver.opening(position) == pytest.approx(width)
-    assert (driver.goal(True), driver.goal(False)) == (driver.closed, driver.open)
-    assert driver.position(-1.0) == driver.closed and driver.position(1.0) == pytest.approx(driver.open)
-
-
-def test_fingers_come_from_one_joint_or_from_one_each() -> None:
-    np.testing.assert_allclose(GripperMap(0.04, 0.0).fingers([0.03, 0.02]), [0.03, -0.02])
-    knuckle = GripperMap(0.0, 0.8, scale=(-0.05, 0.05), offset=(0.04, -0.04))
-    np.testing.assert_allclose(knuckle.fingers(0.0), [0.04, -0.04])
-    np.testing.assert_allclose(knuckle.fingers([0.8]), [0.0, 0.0], atol=1e-15)
-    with pytest.raises(ValueError, match=r"gripper: joints of shape \(3,\), \(2,\) or one expected"):
-        knuckle.fingers([1, 2, 3])
-
-
-@pytest.mark.parametrize(
-    ("given", "line"),
-    [
-        ({"open": 0.04, "closed": 0.04}, "gripper: open and closed are both 0.04, two positions expected"),
-        ({"open": math.nan, "closed": 0.0}, "gripper: open is nan, a finite number expected"),
-        ({"open": 0.04, "closed": math.inf}, "gripper: closed is inf, a finite number expected"),
-        ({"open": 0.04, "closed": 0.0, "width": 0.0}, "gripper: width is 0 m, more than 0 expected"),
-        ({"open": 1.0, "closed": 0.0, "scale": (1.0,)}, "gripper: 1 scale and 2 offset, one of each a finger expected"),
-        ({"open": 1.0, "closed": 0.0, "scale": (1.0, 0.0)}, "gripper: scale [1.0, 0.0], none of them 0 expected"),
-        ({"open": 1.0, "closed": 0.0, "offset": (0.0, math.nan)}, "gripper: scale [1.0, -1.0], offset [0.0, nan], fin"),
-    ],
-)
-def test_wrong_numbers_are_refused(given: dict, line: str) -> None:
-    with pytest.raises(ValueError, match=re.escape(line)) as error:
-        GripperMap(**given)
-    assert str(error.value).startswith(line) and "\n" not in str(error.value)
-
-
-def test_a_width_that_is_no_number_is_refused() -> None:
-    with pytest.raises(ValueError, match=re.escape("gripper: a width of nan m, 0 to 0.08 expected")):
-        GripperMap(0.04, 0.0).position(math.nan)

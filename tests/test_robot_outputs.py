@@ -45,7 +45,16 @@ TURN = Rotation.from_euler("xyz", [3.0, 0.1, 0.2])
 class Bench:
     """An executor with a robot's file, and the driver and policy in one node of the test's."""
 
-    def __init__(self, graph: Graph, folder: Path, output: str, extra: str = "", **parameters: Any) -> None:
+    def __init__(
+        self,
+        graph: Graph,
+        folder: Path,
+        output: str,
+        extra: str = "",
+        action: str = "",
+        low: float = -1.0,
+        **parameters: Any,
+    ) -> None:
         self.graph, self.output = graph, output
         robot = folder / "robot.yaml"
         robot.write_text(
@@ -57,10 +66,10 @@ class Bench:
             "description: {topic: robot_description}\n"
             "observations:\n"
             "  hand: {source: pose, topic: tool_pose}\n"
-            f"action: {{output: {output}, topic: command, rate: 50}}\n"
+            f"action: {{output: {output}, topic: command, rate: 50{action}}}\n"
             "gripper: {output: positions, name: gripper, open: 0.08, closed: 0.0, interval: 0.1}\n"
             "limits: {linear: 0.5, angular: 2.0, linear_acceleration: 10.0, angular_acceleration: 20.0,"
-            " low: [-1.0, -1.0, -1.0], high: [1.0, 1.0, 1.0]}\n" + extra
+            f" low: [-1.0, -1.0, {low}], high: [1.0, 1.0, 1.0]}}\n" + extra
         )
         checkpoint = fake_policy.save(folder / "policy.pt")
         values = {"robot": str(robot), "checkpoint": str(checkpoint), "enabled": True, **parameters}
@@ -72,10 +81,14 @@ class Bench:
         self.received: list[Any] = []
         self.gripper: list[float] = []
         self.node.create_subscription(TYPES[output], "command", self.received.append, 50)
-        self.node.create_subscription(Float64MultiArray, "gripper", lambda msg: self.gripper.append(msg.data[0]), 10)
+        self.fingers = self.node.create_subscription(
+            Float64MultiArray, "gripper", lambda msg: self.gripper.append(msg.data[0]), 10
+        )
         description = self.node.create_publisher(String, "robot_description", topics.DESCRIPTION_QOS)
         description.publish(String(data=gantry()))
         self.place = [HOME.copy(), TURN]
+        self.joint_offset = 0.0
+        """m that the first joint reports too much."""
         self.rows: np.ndarray | None = None
         self.silent = False
         self.node.create_timer(0.01, self._pose)
@@ -93,7 +106,8 @@ class Bench:
         (position, turn), stamp = self.place, self._now()
         self.poses.publish(messages.pose_to_msg(position, turn.as_quat(), stamp, "base"))
         angles = turn.as_euler("XYZ")
-        self.joints.publish(messages.joint_state_to_msg(JOINTS, [*position, *angles], np.zeros(6), stamp))
+        values = [position[0] + self.joint_offset, *position[1:], *angles]
+        self.joints.publish(messages.joint_state_to_msg(JOINTS, values, np.zeros(6), stamp))
 
     def _chunk(self) -> None:
         if self.rows is not None:
@@ -241,7 +255,51 @@ def test_a_second_commander_stops_it(graph: Graph, tmp_path: Path) -> None:
     bench.node.create_timer(
         0.05, lambda: other.publish(messages.pose_to_msg(HOME, TURN.as_quat(), bench._now(), "base"))
     )
-    graph.spin_until(lambda: bench.executor._robot is not None and bench.executor._robot.output.conflict())
+    graph.spin_until(lambda: "publishers on /command" in bench.executor._stop_reason())
+    graph.spin(0.5)
+    bench.received.clear()
+    graph.spin(0.5)
+    assert bench.received and np.allclose([bench.tool(msg) for msg in bench.received], HOME), "it does not answer back"
+
+
+def test_somebody_else_commands_before_its_own_first_word(graph: Graph, tmp_path: Path) -> None:
+    bench = Bench(graph, tmp_path, "joint_positions")
+    other = bench.node.create_publisher(Float64MultiArray, "command", 1)
+    bench.node.create_timer(0.05, lambda: other.publish(Float64MultiArray(data=[0.0] * 6)))
+    graph.spin_until(lambda: "publishers on /command" in bench.executor._stop_reason())
+    bench.act(0.02)
+    graph.spin(0.5)
+    assert bench.received and not any(any(msg.data) for msg in bench.received)
+
+
+def test_joints_that_put_the_hand_elsewhere_are_no_place_to_begin(graph: Graph, tmp_path: Path) -> None:
+    """Such as those of a driver that publishes zeros as it starts."""
+    bench = Bench(graph, tmp_path, "joint_positions")
+    bench.joint_offset = 0.1
+    bench.act(0.02)
+    graph.spin_until(lambda: bench.executor._answered and "the hand is 0.100 m" in bench.executor._answered.reason)
+    assert not bench.received
+    bench.joint_offset = 0.0
+    graph.spin_until(bench.moving)
+
+
+def test_a_pose_that_is_sent_ahead_stays_within_the_box(graph: Graph, tmp_path: Path) -> None:
+    bench = Bench(graph, tmp_path, "pose", action=", lag: 0.3", low=float(HOME[2]) - 0.15)
+    bench.act(0.0, 0.0, -0.05)
+    # The hand is 0.1 m along the tool's z from its frame.
+    hand = lambda msg: bench.tool(msg) + TURN.apply([0.0, 0.0, 0.1])  # noqa: E731
+    low = HOME[2] - 0.15
+    graph.spin_until(lambda: bench.received and hand(bench.received[-1])[2] < low + 0.02)
+    graph.spin(0.3)
+    assert min(hand(msg)[2] for msg in bench.received) >= low - 1e-9
+
+
+def test_a_gripper_that_nobody_drives_is_a_reason_to_hold(graph: Graph, tmp_path: Path) -> None:
+    bench = Bench(graph, tmp_path, "twist")
+    bench.act(0.02)
+    graph.spin_until(bench.moving)
+    bench.node.destroy_subscription(bench.fingers)
+    graph.spin_until(lambda: "gripper: nobody listens" in bench.executor._stop_reason())
 
 
 def test_readiness_and_the_operators_buttons(graph: Graph, tmp_path: Path) -> None:
@@ -277,18 +335,20 @@ def test_readiness_and_the_operators_buttons(graph: Graph, tmp_path: Path) -> No
 
 def test_a_target_that_is_gone_to_at_once_goes_no_farther_than_in_two_periods() -> None:
     robot = robot_file.read(robot_file.find("ur_forward"))
-    pace, way = _Pace(robot), [np.zeros(3)]
+    pace = _Pace(robot)
     assert robot.action.rate == 100.0 and robot.limits.linear == 0.5
-    goal = np.array([0.05, 0.0, 0.0])
+    start = 0.5 * (np.array(robot.limits.low) + robot.limits.high)
+    pace.begin(start, Rotation.identity())
+    way, goal = [start], start + [0.05, 0.0, 0.0]
     for _ in range(2):
-        assert not pace.step(goal, Rotation.identity(), 0.01)[0].any(), "it begins at rest"
+        assert (pace.step(goal, Rotation.identity(), 0.01)[0] == start).all(), "it begins at rest"
     # Periods of every length: a busy machine's.
     for seconds in (0.01, 0.002, 0.03, 0.0, *[0.01] * 30):
         before = way[-1]
         position, turned = pace.step(goal, Rotation.from_rotvec([0.0, 0.0, 0.1]), seconds)
         way.append(position)
         assert np.linalg.norm(way[-1] - before) <= 0.5 * min(seconds, 0.02) + 1e-12
-    assert np.linalg.norm(way[1]) <= 0.004, "from rest"
+    assert np.linalg.norm(way[1] - start) <= 0.004 + 1e-12, "from rest"
     assert np.allclose(position, goal) and np.allclose(turned.as_rotvec(), [0.0, 0.0, 0.1])
     assert max(x for x, _, _ in way) < goal[0] + 0.004
 
@@ -332,9 +392,10 @@ def test_another_one_that_commands_the_gripper_is_a_conflict(graph: Graph, tmp_p
     graph.spin_until(lambda: "publishers on /gripper" in bench.executor._stop_reason())
 
 
-def test_a_driver_that_was_not_ready_finds_no_old_target(graph: Graph, tmp_path: Path) -> None:
+@pytest.mark.parametrize("output", ["pose", "joint_positions"])
+def test_a_driver_that_was_not_ready_finds_no_old_target(graph: Graph, tmp_path: Path, output: str) -> None:
     """An arm that stopped by itself stands beside its target, and would go there once a person has made it ready."""
-    bench = Bench(graph, tmp_path, "pose", "ready: [{topic: running, type: std_msgs/Bool, value: true}]\n")
+    bench = Bench(graph, tmp_path, output, "ready: [{topic: running, type: std_msgs/Bool, value: true}]\n")
     running = bench.node.create_publisher(Bool, "running", 10)
     ready = [True]
     bench.node.create_timer(0.05, lambda: running.publish(Bool(data=ready[0])))
@@ -346,9 +407,11 @@ def test_a_driver_that_was_not_ready_finds_no_old_target(graph: Graph, tmp_path:
     bench.received.clear()
     graph.spin(0.3)
     assert not bench.received
+    jogged = bench.place[0] = HOME + [0.0, 0.08, 0.0]
+    graph.spin(0.2)
     ready[0] = True
     graph.spin_until(lambda: bench.received)
-    assert np.linalg.norm(bench.tool(bench.received[0]) - HOME) < 0.005
+    assert np.linalg.norm(bench.tool(bench.received[0]) - jogged) < 0.005
 
 
 def test_a_hand_that_does_not_follow_is_for_a_person_to_look_at(graph: Graph, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import fake_policy
@@ -77,8 +78,9 @@ class DrivenBench:
         assert driven is not None
         self.driven = driven
         self.driven.output.deaf = lambda: ""  # nobody listens on the bus
-        self.driven.output.publisher.publish = self._hear
-        self.driven.output.publisher.wait_for_all_acked = lambda timeout: True
+        self.driven.output.publisher._publisher = SimpleNamespace(
+            publish=self._hear, wait_for_all_acked=lambda timeout: True
+        )
         self.place, self.turn = HOME.copy(), TURN
         """Of the tool, in the base frame."""
         self.shown = np.zeros(3)
@@ -104,7 +106,7 @@ class DrivenBench:
     # The driver
 
     def _hear(self, msg: Any) -> None:
-        deliver(self.driven.output._heard, msg, b"executor")
+        deliver(self.driven.output.publisher._heard, msg, b"executor")
         if self.output == "pose":
             _, place, quaternion = messages.pose_from_msg(msg)
             self._goes = lambda dt: self._go(place, Rotation.from_quat(quaternion))
@@ -307,7 +309,7 @@ def _other_policy(bench: DrivenBench) -> None:
 
 
 def _other_commander(bench: DrivenBench) -> None:
-    bench.second = lambda: bench.driven.output._heard.take(b"", info(STRANGER))
+    bench.second = lambda: bench.driven.output.publisher._heard.take(b"", info(STRANGER))
 
 
 def _alone(bench: DrivenBench) -> None:

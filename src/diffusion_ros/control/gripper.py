@@ -7,14 +7,8 @@ for one, and some queue or drop what comes meanwhile.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
-
-import numpy as np
-from numpy.typing import ArrayLike, NDArray
-
-Array = NDArray[np.float64]
 
 Outcome = Literal["reached", "stalled", "aborted"]
 """Of a goal. stalled: it stopped on the way, as it does on what it has grasped; aborted: also rejected or cancelled."""
@@ -72,11 +66,6 @@ class GripperLogic:
         measured before it is enabled, so that a policy's first row does not repeat it."""
         self.reason = ""
         """What is wrong with the gripper, in one line; '' where nothing is."""
-
-    @property
-    def wish(self) -> bool | None:
-        """Whether the rows ask to close (True) or open (False); None since a hold."""
-        return self._wish
 
     @property
     def in_flight(self) -> bool:
@@ -143,60 +132,3 @@ class GripperLogic:
             else "it is not sent again until the policy asks for the other"
         )
         self.reason = f"the gripper's goal to {'close' if self._sent.close else 'open'} {why}: {then}"
-
-
-@dataclass(frozen=True)
-class GripperMap:
-    """A driver's numbers for a policy's gripper: of goals from the opening, of fingers from its joints.
-
-    Whatever the driver's position is (a width or half of it [m], a joint's angle [rad]), it is linear between two.
-    """
-
-    open: float
-    """The driver's position when the gripper is open."""
-    closed: float
-    """And when it is closed."""
-    width: float = 0.08
-    """Metres between the fingers, in the policy's convention, when it is open; closed it is 0."""
-    scale: tuple[float, ...] = (1.0, -1.0)
-    """(k) of each of the policy's fingers: finger = scale * joint + offset [m]."""
-    offset: tuple[float, ...] = (0.0, 0.0)
-
-    def __post_init__(self) -> None:
-        """Raises ValueError in one line."""
-        for name in ("open", "closed", "width"):
-            if not math.isfinite(getattr(self, name)):
-                raise ValueError(f"gripper: {name} is {getattr(self, name)}, a finite number expected")
-        if self.open == self.closed:
-            raise ValueError(f"gripper: open and closed are both {self.open:g}, two positions expected")
-        if self.width <= 0:
-            raise ValueError(f"gripper: width is {self.width:g} m, more than 0 expected")
-        if not self.scale or len(self.scale) != len(self.offset):
-            raise ValueError(
-                f"gripper: {len(self.scale)} scale and {len(self.offset)} offset, one of each a finger expected"
-            )
-        if not all(map(math.isfinite, (*self.scale, *self.offset))):
-            raise ValueError(f"gripper: scale {list(self.scale)}, offset {list(self.offset)}, finite numbers expected")
-        if 0 in self.scale:
-            raise ValueError(f"gripper: scale {list(self.scale)}, none of them 0 expected")
-
-    def goal(self, close: bool) -> float:
-        """The driver's position of a goal."""
-        return self.closed if close else self.open
-
-    def position(self, width: float) -> float:
-        """The driver's position for a width between the fingers [m], which is brought within 0 to `width`."""
-        if not math.isfinite(width):
-            raise ValueError(f"gripper: a width of {width} m, 0 to {self.width:g} expected")
-        return self.closed + (self.open - self.closed) * min(max(width / self.width, 0.0), 1.0)
-
-    def opening(self, position: float) -> float:
-        """Metres between the fingers at a driver's position; beyond open or closed it goes on."""
-        return self.width * (position - self.closed) / (self.open - self.closed)
-
-    def fingers(self, joints: Sequence[float] | ArrayLike) -> Array:
-        """The policy's fingers (k) [m] from the driver's joints: (k), or one that moves them all."""
-        value = np.asarray(joints, np.float64)
-        if value.shape not in ((), (1,), (len(self.scale),)):
-            raise ValueError(f"gripper: joints of shape {value.shape}, ({len(self.scale)},) or one expected")
-        return np.asarray(np.asarray(self.scale) * value + np.asarray(self.offset))

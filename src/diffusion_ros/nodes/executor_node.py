@@ -570,9 +570,9 @@ class ExecutorNode(RunnableNode):
             self.diagnostics.report(WARN, f"holding: {self._answered.reason}{refused}")
         elif self._answered is not None:
             clipped = self._answered.clipped
-            limited = self._robot.limited if self._robot is not None else ""
-            if limited:
-                self.diagnostics.report(WARN, f"acting, though the arm cannot go all the way: {limited}")
+            trouble = self._robot.trouble() if self._robot is not None else ""
+            if trouble:
+                self.diagnostics.report(WARN, f"acting, though {trouble}")
             else:
                 self.diagnostics.report(OK, f"acting, clipped to {clipped}" if clipped else "acting")
 

@@ -100,7 +100,7 @@ class DrivenRobot:
         self._forgetting = False
         """Whether the target brakes, to be forgotten when it stands."""
         self._advanced_ns: int | None = None
-        self.limited = ""
+        self._limited = ""
         """Why the arm could not go all the way to its last target."""
 
     def _listen_to_joints(self, output: JointOutput) -> Listener[JointState]:
@@ -117,7 +117,7 @@ class DrivenRobot:
             lambda error, msg: None,
             BEST_EFFORT_QOS,
             max_bytes=MAX_BYTES,
-            concerns=JointFilter(joints),
+            concerns=JointFilter(joints, whole=True),
         )
 
     # What comes in
@@ -145,7 +145,7 @@ class DrivenRobot:
             self.source.conflict()
             or self.output.conflict()
             or self._joints_conflict()
-            or (self.gripper.conflict() if self.gripper is not None else "")
+            or (self.gripper.conflict() or self.gripper.deaf() if self.gripper is not None else "")
             or self.output.missing()
             or self.readiness.reason()
             or self.output.deaf()
@@ -155,15 +155,25 @@ class DrivenRobot:
     def _joints_conflict(self) -> str:
         return self._joint_listener.conflict() if self._joint_listener is not None else ""
 
-    def _unready(self) -> bool:
-        """Whether the driver obeys nobody now, and would go to a target that it was told meanwhile: nothing is to be
-        sent then, so that an arm that stopped by itself does not move when somebody makes it ready again."""
-        return self.output.springs and bool(self.readiness.reason())
+    def _silenced(self) -> bool:
+        """Whether nothing is to be sent.
+
+        Either the driver obeys nobody now and would go to a target that it was told meanwhile: an arm that stopped by
+        itself must not move when somebody makes it ready again. Or somebody else commands it, whom it is not to obey in
+        turns with us.
+        """
+        return bool(self.output.conflict()) or (self.output.goes_back and bool(self.readiness.reason()))
 
     def astray(self) -> str:
         """Why somebody has to look before it moves on, or ''."""
         hand = self.hand
         return "" if hand is None else self.targets.astray(hand.position, hand.rotation)
+
+    def trouble(self) -> str:
+        """What does not go as it should while it acts, or ''."""
+        if self._limited:
+            return f"the arm cannot go all the way: {self._limited}"
+        return self.gripper.logic.reason if self.gripper is not None else ""
 
     # What goes out
 
@@ -185,7 +195,7 @@ class DrivenRobot:
     def _move_arm(self, logic: ChunkExecutor, command: Command, elapsed: float, now_ns: int) -> Command:
         """By the row that is due, `elapsed` seconds after the last time. Returns what became of it."""
         hand, now = self.hand, self._node.seconds()
-        if self._unready():
+        if self._silenced():
             self.forget()
         elif not command.acting and hand is not None and self.targets.astray(hand.position, hand.rotation):
             # Whoever has moved the arm meanwhile, or set it somewhere else, does not want it back.
@@ -199,8 +209,8 @@ class DrivenRobot:
             if hand.stamp_ns < self._still_ns:
                 # It was still moving then: what comes first after a silence may be old.
                 command = logic.hold(now_ns, f"{self.source.name}: the hand was not seen since it stopped")
-            else:
-                self._start(hand)
+            elif apart := self._start(hand):
+                command = logic.hold(now_ns, apart)
         if not self.targets.started:
             return command
         row = self.frames.row(command.row) if command.acting else None
@@ -219,7 +229,7 @@ class DrivenRobot:
             measured = hand.position, hand.rotation
             self.output.send(target, elapsed, measured, self.targets.lagged(), preview)
             short = self.output.fell_short()
-            self.limited = "" if short is None else short[0]
+            self._limited = "" if short is None else short[0]
             if short is not None:
                 # The target waits where the arm has got to: at the edge of its reach, or while its joints are too slow.
                 self.targets.wait_at(short[1], Rotation.from_quat(short[2]))
@@ -227,18 +237,19 @@ class DrivenRobot:
             self._hold(target, elapsed, now)
         return command
 
-    def _start(self, hand: Hand) -> None:
-        """The target anew, from where the hand is."""
+    def _start(self, hand: Hand) -> str:
+        """The target anew, from where the hand is. Returns '' or why not."""
+        place = self.output.place(hand.position, hand.rotation)
+        if apart := why_apart(place, (hand.position, hand.rotation), self.robot, self.source.name):
+            return apart
         self._stood = None
-        place = hand.position, hand.rotation
         if not self.output.springs:
             # Only an arm that hangs in its target as on a spring would jump with it.
             self.targets.stop()
-        if isinstance(self.output, JointOutput):
-            place = self.output.place()
         if not self.targets.started:
             self.output.restart(*place)
         self.targets.start(*place)
+        return ""
 
     def _hold(self, target: Target, elapsed: float, now: float) -> None:
         if target.moving:
@@ -300,6 +311,18 @@ class DrivenRobot:
             still = self.targets.preview(np.zeros((0, 7)), POINT_SECONDS)
             self.output.hold(self.targets.target(), POINT_SECONDS, lambda step: still)
             self.output.close()
+
+
+def why_apart(place: tuple[Array, Rotation], hand: tuple[Array, Rotation], robot: RobotFile, name: str) -> str:
+    """Why the place of the first target cannot be where the hand is that was measured by `name`, or ''."""
+    away = float(np.linalg.norm(place[0] - hand[0]))
+    angle = float((place[1] * hand[1].inv()).magnitude())
+    if away <= robot.action.leash[0] and angle <= robot.action.leash[1]:
+        return ""
+    return (
+        f"{robot.joint_states}: by the joints and the description the hand is {away:.3f} m and {angle:.2f} rad from "
+        f"where {name} has it, at most {robot.action.leash[0]:g} m and {robot.action.leash[1]:g} rad expected (leash)"
+    )
 
 
 def _needs_joints(robot: RobotFile) -> bool:

@@ -11,8 +11,8 @@ from trajectory_msgs.msg import JointTrajectory
 from diffusion_ros.control.gripper import Goal, GripperLogic
 from diffusion_ros.robot_file import RobotFile
 from diffusion_ros.ros import messages, topics
-from diffusion_ros.ros.listener import Listener
 from diffusion_ros.ros.runner import RunnableNode
+from diffusion_ros.ros.sole_publisher import SolePublisher
 
 _POINT_NS = 400_000_000
 """In which a trajectory's one point is to be reached."""
@@ -38,9 +38,7 @@ class GripperOutput:
         self.logic = GripperLogic(interval=self._file.interval, timeout=self._file.timeout)
         self._client: Any = None
         self._type = messages.gripper_action_type(self._file.output)
-        self._publisher: Any = None
-        self._heard: Listener[Any] | None = None
-        """Of a topic: who publishes on it, ourselves among them."""
+        self._publisher: SolePublisher | None = None
         if self._type is not None:
             action = importlib.import_module("rclpy.action")
             self._client = action.ActionClient(node, self._type, self._file.name)
@@ -55,8 +53,7 @@ class GripperOutput:
                     )
                 name = rehearsed_topic(name)
                 node.get_logger().info(f"control_msgs is not installed: the gripper's positions go to {name}")
-        self._publisher = node.create_publisher(kind, name, topics.COMMAND_QOS)
-        self._heard = Listener.of_publishers(node, kind, name, topics.WATCHED_QOS)
+        self._publisher = SolePublisher(node, kind, name)
 
     @property
     def name(self) -> str:
@@ -64,13 +61,13 @@ class GripperOutput:
 
     def conflict(self) -> str:
         """'' or who else commands the gripper."""
-        return self._heard.conflict() if self._heard is not None else ""
+        return self._publisher.conflict() if self._publisher is not None else ""
 
     def deaf(self) -> str:
         """'' or that nobody listens."""
-        if self._client is not None:
-            return "" if self._client.server_is_ready() else f"{self.name}: no action server"
-        return "" if self._publisher.get_subscription_count() > 1 else f"{self.name}: nobody listens"
+        if self._publisher is not None:
+            return self._publisher.deaf()
+        return "" if self._client.server_is_ready() else f"{self.name}: no action server"
 
     def row(self, value: float) -> None:
         """-1 open to +1 closed, once for each row that falls due."""
@@ -82,7 +79,7 @@ class GripperOutput:
         if goal is None:
             return
         position = self._file.closed if goal.close else self._file.open
-        if self._client is not None:
+        if self._publisher is None:
             self._send(goal, position)
             return
         if self._file.output == "joint_trajectory":

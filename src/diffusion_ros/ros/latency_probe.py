@@ -24,6 +24,7 @@ from diffusion_ros.control.small_motion import SmallMotion, sideways
 from diffusion_ros.control.targets import Target, TargetGenerator
 from diffusion_ros.robot_file import HAND, JointsSource, PictureSource, RobotFile
 from diffusion_ros.ros import messages, topics
+from diffusion_ros.ros.driven_robot import why_apart
 from diffusion_ros.ros.gripper_output import GripperOutput
 from diffusion_ros.ros.hand_source import DescribedArm, HandSource
 from diffusion_ros.ros.listener import MAX_BYTES, JointFilter, Listener
@@ -282,10 +283,13 @@ class LatencyProbe:
         assert self._hand is not None
         node = self._node
         self._motion = motion
-        self._start = self._hand[0].copy()
+        place = self._output.place(*self._hand)
+        if apart := why_apart(place, self._hand, self.robot, self._source.name):
+            return apart
+        self._start = place[0].copy()
         self.recording.axis = np.eye(3)[axis]
-        self._targets.start(*self._hand)
-        self._output.restart(*self._hand)
+        self._targets.start(*place)
+        self._output.restart(*place)
         self._since = self._advanced = node.seconds()
         self._phase = "moving"
         timer = node.every(1.0 / self.robot.action.rate, self._tick)

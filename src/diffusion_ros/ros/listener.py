@@ -124,6 +124,6 @@ class Listener(Generic[M]):
         """Hears no more."""
         self._node.destroy_subscription(self._subscription)
 
-    def conflict(self) -> str:
-        """'' or who else publishes here."""
-        return self.monitor.reason()
+    def conflict(self, expected: int = 1) -> str:
+        """'' or who else publishes here. expected: how many may."""
+        return self.monitor.reason(expected)

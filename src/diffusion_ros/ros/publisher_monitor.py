@@ -98,19 +98,20 @@ class PublisherMonitor:
         self._counts[key] = self._counts[key].next(count, now) if before else _Count(count, now)
         return key
 
-    def reason(self) -> str:
-        """'' or what is wrong."""
+    def reason(self, expected: int = 1) -> str:
+        """'' or what is wrong. expected: how many may be heard; 0 on a topic of one's own on which one is silent."""
         now = self._clock()
         if self._anonymous:
             publishers = sum(self._node.count_publishers(topic) for topic in self._topics)
         else:
             publishers = sum(now - t < self.WINDOW_SECONDS for t in self._heard.values())
-        if publishers > 1 and self._counts:
-            publishers = min(publishers, sum(self._node.count_publishers(topic) for topic in self._topics))
-        if publishers < 2:
+        if publishers > expected and self._counts:
+            known = sum(self._node.count_publishers(topic) for topic in self._topics)
+            publishers = min(publishers, known - (1 - expected))
+        if publishers <= expected:
             return ""
         names = self._who(now)
-        found = f"{publishers} publishers on {' and '.join(self._topics)}, one expected"
+        found = f"{publishers + 1 - expected} publishers on {' and '.join(self._topics)}, one expected"
         return f"{found}: {names}" if names else found
 
     def _who(self, now: float) -> str:

@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 from geometry_msgs.msg import PoseStamped, Twist, TwistStamped
 from numpy.typing import NDArray
-from rclpy.duration import Duration
 from scipy.spatial.transform import Rotation
 from std_msgs.msg import Float64MultiArray
 from trajectory_msgs.msg import JointTrajectory
@@ -24,10 +23,10 @@ from diffusion_ros.control.frames import RobotFrames
 from diffusion_ros.control.kinematics import Arm
 from diffusion_ros.control.targets import Target, on_course, shortened
 from diffusion_ros.robot_file import RobotFile
-from diffusion_ros.ros import messages, topics
+from diffusion_ros.ros import messages
 from diffusion_ros.ros.hand_source import DescribedArm
-from diffusion_ros.ros.listener import Listener
 from diffusion_ros.ros.runner import RunnableNode
+from diffusion_ros.ros.sole_publisher import SolePublisher
 
 Array = NDArray[np.float64]
 Preview = Callable[[float], Sequence[Target]]
@@ -35,6 +34,9 @@ Preview = Callable[[float], Sequence[Target]]
 
 POINT_SECONDS = 0.05
 """Between two points of a trajectory."""
+_FIRST_POINT = 2
+"""Of a trajectory. One that arrives 30 ms sooner than the one before it is made up for on the way to this point, which
+may be so far away that the speed stays within limits, with what `smoothed` leaves."""
 MAX_JOINTS_AGE = 0.5
 """s: joints that were heard of so long ago are not where the arm is."""
 JOINT_SPEED = 2.0
@@ -58,32 +60,36 @@ class RobotOutput(ABC):
     goes_on = False
     """Whether a driver may go on with the last word for ever, so that one stop that is lost is too few."""
     smoothed = 1.0
-    """Of the limits of speed, so much for targets: a controller that goes by splines is faster between its points."""
+    """Of the limits of speed, so much for targets: a controller that goes by splines is faster between its points, and
+    one that is told no stamps goes on whenever a message arrives, now earlier and now later."""
     springs = False
     """Whether the driver holds the arm at the target as on a spring, so that it does not quite get there."""
+    goes_back = False
+    """Whether a driver that has not been ready goes to what it was told meanwhile, wherever the arm was moved to."""
 
     def __init__(self, node: RunnableNode, robot: RobotFile, frames: RobotFrames) -> None:
         self.node, self.robot, self.frames = node, robot, frames
         self.topic = robot.action.topic
         self.now_ns = 0
         """The stamp of what goes out: the time that targets are reckoned for."""
-        self.publisher = node.create_publisher(self.kind, self.topic, topics.COMMAND_QOS)
-        # Our own among them: of two that command an arm neither may.
-        self._heard = Listener.of_publishers(node, self.kind, self.topic, topics.WATCHED_QOS)
+        self.publisher = SolePublisher(node, self.kind, self.topic)
 
     def conflict(self) -> str:
         """'' or who else commands the arm."""
-        return self._heard.conflict()
+        return self.publisher.conflict()
 
     def deaf(self) -> str:
         """'' or that nobody listens."""
-        if self.publisher.get_subscription_count() > 1:  # one is ours
-            return ""
-        return f"{topics.shown(self.node, self.topic)}: nobody listens, the driver {self.robot.driver} expected"
+        deaf = self.publisher.deaf()
+        return f"{deaf}, the driver {self.robot.driver} expected" if deaf else ""
 
     def missing(self) -> str:
         """'' or what is still needed before anything can be sent."""
         return ""
+
+    def place(self, position: Array, rotation: Rotation) -> tuple[Array, Rotation]:
+        """Where the first target is to be, of a hand that is measured there (3) m."""
+        return position, rotation
 
     def restart(self, position: Array, rotation: Rotation) -> None:  # noqa: B027
         """The next targets begin at this place of the hand, and have nothing to do with those before."""
@@ -116,6 +122,7 @@ class _Pace:
 
     def __init__(self, robot: RobotFile) -> None:
         self._limits, self._rate = robot.limits, robot.action.rate
+        self._low, self._high = np.array(robot.limits.low), np.array(robot.limits.high)
         self._uneven = max(_UNEVEN, robot.limits.linear_acceleration / self._rate**2)
         self.begin(np.zeros(3), Rotation.identity())
 
@@ -136,6 +143,9 @@ class _Pace:
         went = on_course(step, self._velocity, min(seconds, period), seconds)
         uneven = self._uneven * min(1.0, seconds / period) ** 2
         step = went * self._velocity + shortened(step - went * self._velocity, uneven)
+        # An even course may lead out of the box. From outside it only goes inwards.
+        low, high = np.minimum(self._low, self._position), np.maximum(self._high, self._position)
+        step = np.clip(self._position + step, low, high) - self._position
         if seconds > 0.0:
             self._velocity = step / went
         turn = shortened((rotation * self._rotation.inv()).as_rotvec(), self._limits.angular * seconds)
@@ -152,7 +162,7 @@ class PoseOutput(RobotOutput):
     """Where the tool is to be."""
 
     kind = PoseStamped
-    springs = True
+    springs = goes_back = True
 
     def __init__(self, node: RunnableNode, robot: RobotFile, frames: RobotFrames) -> None:
         super().__init__(node, robot, frames)
@@ -164,7 +174,10 @@ class PoseOutput(RobotOutput):
     def _publish(self, target: Target, seconds: float) -> None:
         """An arm that lags is where it should be if it is sent so much ahead."""
         lag = self.robot.action.lag
-        ahead = target.position + lag * target.velocity
+        # Not out of the box, which what is ahead of the target may leave though the target does not.
+        low = np.minimum(self.robot.limits.low, target.position)
+        high = np.maximum(self.robot.limits.high, target.position)
+        ahead = np.clip(target.position + lag * target.velocity, low, high)
         turned = Rotation.from_rotvec(lag * target.angular_velocity) * target.rotation
         position, rotation = self._pace.step(ahead, turned, seconds)
         at, quaternion = self.frames.tool(position, np.asarray(rotation.as_quat()))
@@ -217,7 +230,7 @@ class TwistOutput(RobotOutput):
 
     def close(self) -> None:
         self._publish(np.zeros(3), np.zeros(3), np.array([0.0, 0.0, 0.0, 1.0]))
-        self.publisher.wait_for_all_acked(Duration(seconds=_FAREWELL_SECONDS))
+        self.publisher.wait_until_heard(_FAREWELL_SECONDS)
 
 
 class JointOutput(RobotOutput):
@@ -249,12 +262,12 @@ class JointOutput(RobotOutput):
     def measured(self, joints: Array) -> None:
         self._measured, self._heard_at = joints, self.node.seconds()
 
-    def place(self) -> tuple[Array, Rotation]:
-        """Where the hand is by the joints and the description, by which it will be sent on. A driver's own pose may
-        be some millimetres beside it."""
+    def place(self, position: Array, rotation: Rotation) -> tuple[Array, Rotation]:
+        """By the joints and the description, by which the arm is sent on: a driver's own pose may be some millimetres
+        beside it."""
         assert self._measured is not None
-        position, quaternion = self.frames.hand(*self._arm.forward(self._measured))
-        return position, Rotation.from_quat(quaternion)
+        at, quaternion = self.frames.hand(*self._arm.forward(self._measured))
+        return at, Rotation.from_quat(quaternion)
 
     def restart(self, position: Array, rotation: Rotation) -> None:
         self._joints = None
@@ -289,6 +302,8 @@ class JointPositionsOutput(JointOutput):
     """Where the joints are to be."""
 
     kind = Float64MultiArray
+    goes_back = True
+    smoothed = 0.9
 
     def __init__(self, node: RunnableNode, robot: RobotFile, frames: RobotFrames, described: DescribedArm) -> None:
         super().__init__(node, robot, frames, described)
@@ -319,7 +334,7 @@ class JointTrajectoryOutput(JointOutput):
     """The whole rest of the chunk and how it ends, anew after each point's time and with each chunk."""
 
     kind = JointTrajectory
-    smoothed = 0.9
+    smoothed = 0.85
 
     def __init__(self, node: RunnableNode, robot: RobotFile, frames: RobotFrames, described: DescribedArm) -> None:
         super().__init__(node, robot, frames, described)
@@ -361,11 +376,13 @@ class JointTrajectoryOutput(JointOutput):
         # Central differences, and at rest in the end.
         speeds = np.zeros_like(places)
         speeds[1:-1] = (places[2:] - places[:-2]) / (2 * POINT_SECONDS)
-        times = [round(i * POINT_SECONDS * 1e9) for i in range(1, len(places))]
-        self.publisher.publish(messages.joint_trajectory_to_msg(self.robot.joints, times, places[1:], speeds[1:]))
+        times = [round(i * POINT_SECONDS * 1e9) for i in range(len(places))]
+        first = min(_FIRST_POINT, len(places) - 1)
+        trajectory = times[first:], places[first:], speeds[first:]
+        self.publisher.publish(messages.joint_trajectory_to_msg(self.robot.joints, *trajectory))
 
     def close(self) -> None:
-        self.publisher.wait_for_all_acked(Duration(seconds=_FAREWELL_SECONDS))
+        self.publisher.wait_until_heard(_FAREWELL_SECONDS)
 
 
 def make_output(
