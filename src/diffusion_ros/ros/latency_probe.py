@@ -38,6 +38,8 @@ _SILENT = 0.3
 """s without a pose, after which nobody knows where the hand is."""
 _STILL_SECONDS, _STILL = 0.5, 0.002
 """A hand that has not moved by so much [m] for so long stands still."""
+_RESTS = 5
+"""Periods in which a target that has braked is said again: on a busy machine what is sent may be behind it."""
 _SETTLE = 1.2
 """s of standing still behind the motion: what is late comes then."""
 _AHEAD = 0.6
@@ -130,6 +132,8 @@ class LatencyProbe:
         self._phase = "idle"
         self._since = self._advanced = 0.0
         self._ticks = 0
+        self._rests = 0
+        """Periods in which the target has stood still."""
         self._goals = 0
         self._fault = self._unreachable = ""
 
@@ -329,7 +333,8 @@ class LatencyProbe:
         target = self._targets.advance(elapsed, None, None, *self._hand)
         self._output.now_ns = self._node.now_ns()
         self._output.hold(target, elapsed, lambda step: self._targets.preview(np.zeros((0, 7)), step))
-        if self._phase == "braking" and not target.moving:
+        self._rests = 0 if target.moving else self._rests + 1
+        if self._phase == "braking" and self._rests > _RESTS:
             self._phase = "over"
         if self._phase == "gripping":
             self._grip(now, node.now_ns())
