@@ -550,7 +550,7 @@ def test_an_arm_that_goes_the_other_way_is_not_measured(
         pytest.param({"silent_after": 0}, {}, "not moved: current_pose: nothing received", id="silent"),
         pytest.param({}, {"limits.low": [0.3, -0.4, 0.4]}, "m, inside the limits [0.3, -0.4, 0.4] to", id="box"),
         pytest.param(
-            {"silent_after": 100}, {}, "the arm holds, nothing was measured: current_pose: silent for 1.", id="falls"
+            {"silent_after": 100}, {}, "the arm holds, nothing was measured: current_pose: silent for ", id="falls"
         ),
         pytest.param(
             {"direction": -1.0},
