@@ -610,6 +610,12 @@ def test_the_hand_by_transforms(monkeypatch, tmp_path):
     assert len(given) == 2, "the arm was heard at 13"
     hear((15, "base", "flange", (0.5, 0.0, 0.3), DOWN))
     assert given[-1][0] == 14
+    many = len(given), len(refused)
+    hear((16, "map", "flange", (float("nan"), 0.0, 0.3), DOWN))
+    hear((17, "flange", "tool0", (0.0, 0.0, 0.2), Rotation.identity()))
+    assert len(given) == many[0] and len(refused) > many[1] and "'flange' in 'base': position [nan" in refused[-1]
+    hear((17, "base", "flange", (0.5, 0.0, 0.3), DOWN))
+    assert given[-1][0] == 17, "good again"
 
 
 @pytest.mark.parametrize(
