@@ -8,6 +8,7 @@ import json
 import math
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -559,7 +560,7 @@ def read_transforms(raw: bytes, kind: Any) -> Any:
 
 @pytest.fixture
 def transforms(drivers: Drivers, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
-    """/tf and /tf_static of `teleop`; they have the wrist's place in it. Gives what publishes on /tf."""
+    """/tf_static has the tool's place in the wrist. Gives what publishes on /tf, by `teleop` or by `driver`."""
     kind = "std_msgs/msg/String"
     monkeypatch.setattr(robot_survey, "TF_KIND", kind)
     known = robot_survey.message_type
@@ -568,10 +569,12 @@ def transforms(drivers: Drivers, monkeypatch: pytest.MonkeyPatch) -> Iterator[Ca
     latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
     node = Node("teleop", context=drivers.context, use_global_arguments=False)
     static = node.create_publisher(String, "/tf_static", latched)
-    moving = node.create_publisher(String, "/tf", 10)
+    moving = {owner.get_name(): owner.create_publisher(String, "/tf", 10) for owner in (node, drivers.node)}
     static.publish(TFMessage.of(messages.transform_to_msg((0.0, 0.0, 0.0), (0.0, 0.0, 0.0, 1.0), 0, "wrist", "tool0")))
-    yield lambda *those: moving.publish(TFMessage.of(*those))
+    yield lambda *those, by="teleop": moving[by].publish(TFMessage.of(*those))
     drivers.set()
+    time.sleep(0.1)  # until the drivers' thread has done with them
+    drivers.node.destroy_publisher(moving["driver"])
     node.destroy_node()
 
 
@@ -587,17 +590,15 @@ def test_the_hand_by_transforms_with_what_others_publish_on_tf(
     drivers: Drivers, transforms: Callable[..., None], checkpoint: Path, tmp_path: Path
 ) -> None:
     """Two broadcasters are right there, and a quaternion of another's that is none is not the hand's."""
-    other = drivers.node.create_publisher(String, "/tf", 10)
 
     def publish(msg: PoseStamped) -> None:
         bad = as_transform(msg, "wheel")
         bad.transform.rotation = Quaternion(x=0.0, y=0.0, z=0.0, w=0.0)
-        other.publish(TFMessage.of(bad))
+        transforms(bad, by="driver")
         transforms(bad, as_transform(msg))
 
     drivers.set(also=publish)
     report = found(tmp_path, checkpoint, TF_HAND)
-    drivers.node.destroy_publisher(other)
     assert [str(finding) for finding in report.findings] == []
     hand = next(row for row in report.inputs if row.name == "hand")
     # Half of the messages on /tf say nothing of the hand.
