@@ -8,7 +8,8 @@ import json
 import math
 import sys
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,22 +21,23 @@ import pytest
 import rclpy
 import ros_graph
 import yaml
-from geometry_msgs.msg import PoseStamped, TwistStamped
+from geometry_msgs.msg import PoseStamped, Quaternion, TransformStamped, TwistStamped
 from rclpy.context import Context
 from rclpy.event_handler import PublisherEventCallbacks
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile
-from rclpy.serialization import serialize_message
+from rclpy.serialization import deserialize_message, serialize_message
 from scipy.spatial.transform import Rotation
 from sensor_msgs.msg import Image, JointState, Joy
 from std_msgs.msg import Bool, Float64MultiArray, String
+from trajectory_msgs.msg import JointTrajectory
 
 from diffusion_ros import bringup, check, robot_check, robot_file
 from diffusion_ros.control.frames import RobotFrames
 from diffusion_ros.control.pictures import fit
 from diffusion_ros.robot_check import compare, problems
-from diffusion_ros.ros import messages, topics
+from diffusion_ros.ros import messages, robot_survey, topics
 from diffusion_ros.ros.robot_survey import RobotSurvey
 from diffusion_ros.ros.runner import RunnableNode
 from diffusion_ros.ros.transforms import Transforms
@@ -194,7 +196,8 @@ class Drivers:
             self.pose.publish(msg)
             self.also(msg)
         names, zeros = [f"joint_{i}" for i in range(6)], np.zeros(6)
-        self.joints.publish(messages.joint_state_to_msg(names, zeros, zeros, now))
+        if self.silent != "joints":
+            self.joints.publish(messages.joint_state_to_msg(names, zeros, zeros, now))
         self.fingers_.publish(messages.joint_state_to_msg(["right", "left"], [self.fingers] * 2, np.zeros(2), now))
         for camera, picture in zip(self.cameras, self.pictures[:: -1 if self.swapped else 1], strict=True):
             if self.silent != "cameras":
@@ -408,11 +411,23 @@ URDF = """<robot name="two"><link name="base"/><link name="upper"/><link name="t
 <axis xyz="0 0 1"/><limit lower="-3" upper="3" velocity="1" effort="1"/></joint></robot>"""
 
 
+@contextmanager
+def descriptions(drivers: Drivers, *texts: str) -> Iterator[None]:
+    """Each by a publisher of its own, in this order."""
+    latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+    publishers = []
+    for text in texts:
+        publishers.append(drivers.node.create_publisher(String, "/robot_description", latched))
+        publishers[-1].publish(String(data=text))
+    try:
+        yield
+    finally:
+        for publisher in publishers:
+            drivers.node.destroy_publisher(publisher)
+
+
 def test_the_hand_by_forward_kinematics(drivers: Drivers, checkpoint: Path, tmp_path: Path) -> None:
     drivers.set()
-    latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
-    publisher = drivers.node.create_publisher(String, "/robot_description", latched)
-    publisher.publish(String(data=URDF))
     changes: dict[str, Any] = {
         "joints": ["joint_0", "joint_1"],
         "description": {"topic": "/robot_description"},
@@ -420,13 +435,219 @@ def test_the_hand_by_forward_kinematics(drivers: Drivers, checkpoint: Path, tmp_
         # With both joints at 0 the tool is as the base is; the hand points down, in the axes of the base in training.
         "tool": {"frame": "tool0", "rpy": [math.pi, 0.0, math.pi]},
     }
-    report = found(tmp_path, checkpoint, changes)
+    with descriptions(drivers, URDF):
+        report = found(tmp_path, checkpoint, changes)
+        assert problems(report.findings) == []
+        assert next(row.what for row in report.inputs if row.name == "hand") == "JointState 2 joints"
+        changes["joints"] = ["joint_0", "joint_2"]
+        (line,) = problems(found(tmp_path, checkpoint, changes).findings)
+        assert str(line).startswith("description: /robot_description: joint 'joint_2'")
+        changes["joints"] = ["joint_0", "joint_1"]
+    with descriptions(drivers, URDF.replace('lower="-3"', 'lower="0.5"', 1)):
+        (line,) = problems(found(tmp_path, checkpoint, changes).findings)
+        assert str(line) == "hand: /joint_states: joint 'joint_0' is at 0, 0.4 to 3.1 expected"
+
+
+JOINTS_OUT: dict[str, Any] = {
+    "driver": "jtc",
+    "joints": ["joint_0", "joint_1"],
+    "description": {"topic": "/robot_description"},
+    "action": {"output": "joint_trajectory", "topic": "/jtc/joint_trajectory", "rate": 50},
+}
+"""The hand's pose is a driver's own."""
+GRIPPER = '<robot name="gripper"><link name="palm"/></robot>'
+
+
+@pytest.fixture
+def controller(drivers: Drivers) -> Iterator[None]:
+    """Takes trajectories."""
+    drivers.set()
+    taken = drivers.node.create_subscription(JointTrajectory, "/jtc/joint_trajectory", drivers.commands_append, 10)
+    yield
+    drivers.node.destroy_subscription(taken)
+
+
+@pytest.mark.parametrize(
+    ("urdf", "changes", "expected"),
+    [
+        pytest.param(URDF, {}, [], id="good"),
+        pytest.param(
+            URDF,
+            {"joints": ["joint_0", "joint_9"]},
+            [
+                "description: /robot_description: joint 'joint_9': the robot has joint_0, joint_1",
+                "arm joints: /joint_states has no joint joint_9, it has joint_0, joint_1,",
+            ],
+            id="joint",
+        ),
+        pytest.param(
+            URDF,
+            {"joint_states": "/joint_statse"},
+            ["arm joints: /joint_statse: nobody publishes it (there is /joint_states)"],
+            id="topic",
+        ),
+        pytest.param(
+            URDF.replace("joint_1", "left"),
+            {"joints": ["joint_0", "left"]},
+            ["arm joints: /joint_states: no message has all of joint_0, left, one driver for all of them expected"],
+            id="in parts",
+        ),
+        pytest.param(URDF, {"tool.frame": "tool"}, ["description: /robot_description: link 'tool': "], id="tool"),
+        pytest.param(
+            "", {}, ["description: /robot_description: nobody publishes it: is the driver running"], id="no URDF"
+        ),
+    ],
+)
+def test_a_joint_output_needs_joints_and_a_description_that_fits(
+    urdf: str,
+    changes: dict[str, Any],
+    expected: list[str],
+    drivers: Drivers,
+    controller: None,
+    checkpoint: Path,
+    tmp_path: Path,
+) -> None:
+    with descriptions(drivers, *([urdf] if urdf else [])):
+        report = found(tmp_path, checkpoint, {**JOINTS_OUT, **changes})
+    lines = [str(finding) for finding in problems(report.findings)]
+    assert len(lines) == len(expected), lines
+    assert all(line.startswith(start) for line, start in zip(lines, expected, strict=True)), lines
+    assert "arm joints" in [row.name for row in report.inputs]
+
+
+def test_a_joint_output_needs_mujoco_and_an_arm_that_is_heard(
+    drivers: Drivers, controller: None, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "mujoco", None)
+    drivers.set(silent="joints")
+    file = tmp_path / "arm.urdf"
+    file.write_text(URDF)
+    lines = [
+        str(finding)
+        for finding in problems(
+            found(tmp_path, checkpoint, {**JOINTS_OUT, "description": {"file": "arm.urdf"}}).findings
+        )
+    ]
+    assert len(lines) == 2 and lines[0].startswith(f"description: {file}: ") and "mujoco" in lines[0], lines
+    assert lines[1].startswith("arm joints: /joint_states has no joint joint_0, joint_1, it has left, right"), lines
+
+
+@pytest.mark.parametrize("texts", [(GRIPPER, URDF), (URDF, GRIPPER)], ids=["last", "first"])
+def test_of_two_descriptions_the_one_that_fits_counts(
+    texts: tuple[str, str], drivers: Drivers, controller: None, checkpoint: Path, tmp_path: Path
+) -> None:
+    with descriptions(drivers, *texts):
+        report = found(tmp_path, checkpoint, JOINTS_OUT)
     assert problems(report.findings) == []
-    assert next(row.what for row in report.inputs if row.name == "hand") == "JointState 2 joints"
-    changes["joints"] = ["joint_0", "joint_2"]
-    (line,) = problems(found(tmp_path, checkpoint, changes).findings)
-    assert str(line).startswith("hand: description: joint 'joint_2'")
-    drivers.node.destroy_publisher(publisher)
+    (line,) = [str(finding) for finding in report.findings if finding.level == "warning"]
+    assert line.startswith("description: /robot_description: another one does not fit: joint 'joint_0'"), line
+
+
+class TFMessage(String):
+    """tf2_msgs is not on every machine: its transforms go as a text."""
+
+    @classmethod
+    def of(cls, *transforms: TransformStamped) -> String:
+        return String(data=" ".join(serialize_message(one).hex() for one in transforms))
+
+
+def read_transforms(raw: bytes, kind: Any) -> Any:
+    if kind is not TFMessage:
+        return deserialize_message(raw, kind)
+    words = deserialize_message(raw, String).data.split()
+    return SimpleNamespace(transforms=[deserialize_message(bytes.fromhex(word), TransformStamped) for word in words])
+
+
+@pytest.fixture
+def transforms(drivers: Drivers, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
+    """/tf_static has the tool's place in the wrist. Gives what publishes on /tf, by `teleop` or by `driver`."""
+    kind = "std_msgs/msg/String"
+    monkeypatch.setattr(robot_survey, "TF_KIND", kind)
+    known = robot_survey.message_type
+    monkeypatch.setattr(robot_survey, "message_type", lambda name: TFMessage if name == kind else known(name))
+    monkeypatch.setattr(robot_survey, "deserialize_message", read_transforms)
+    latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+    node = Node("teleop", context=drivers.context, use_global_arguments=False)
+    static = node.create_publisher(String, "/tf_static", latched)
+    moving = {owner.get_name(): owner.create_publisher(String, "/tf", 10) for owner in (node, drivers.node)}
+    static.publish(TFMessage.of(messages.transform_to_msg((0.0, 0.0, 0.0), (0.0, 0.0, 0.0, 1.0), 0, "wrist", "tool0")))
+    yield lambda *those, by="teleop": moving[by].publish(TFMessage.of(*those))
+    drivers.set()
+    time.sleep(0.1)  # until the drivers' thread has done with them
+    drivers.node.destroy_publisher(moving["driver"])
+    node.destroy_node()
+
+
+TF_HAND: dict[str, Any] = {"observations.hand": {"source": "tf", "parent": "base", "child": "tool0"}}
+
+
+def as_transform(msg: PoseStamped, child: str = "wrist") -> TransformStamped:
+    stamp, position, quaternion = messages.pose_from_msg(msg)
+    return messages.transform_to_msg(position, quaternion, stamp, msg.header.frame_id, child)
+
+
+def test_the_hand_by_transforms_with_what_others_publish_on_tf(
+    drivers: Drivers, transforms: Callable[..., None], checkpoint: Path, tmp_path: Path
+) -> None:
+    """Two broadcasters are right there, and a quaternion of another's that is none is not the hand's."""
+
+    def publish(msg: PoseStamped) -> None:
+        bad = as_transform(msg, "wheel")
+        bad.transform.rotation = Quaternion(x=0.0, y=0.0, z=0.0, w=0.0)
+        transforms(bad, by="driver")
+        transforms(bad, as_transform(msg))
+
+    drivers.set(also=publish)
+    report = found(tmp_path, checkpoint, TF_HAND)
+    assert [str(finding) for finding in report.findings] == []
+    hand = next(row for row in report.inputs if row.name == "hand")
+    # Half of the messages on /tf say nothing of the hand.
+    assert hand.rate is not None and 15 < hand.rate < 60 and hand.age is not None and 0 <= hand.age < 0.5
+    assert {one.node for one in hand.publishers} == {"/driver", "/teleop"}
+
+
+def spoilt(msg: PoseStamped) -> list[TransformStamped]:
+    bad = as_transform(msg)
+    bad.transform.rotation.w = math.nan
+    return [bad]
+
+
+@pytest.mark.parametrize(
+    ("sent", "expected"),
+    [
+        pytest.param(
+            lambda msg, count: [as_transform(msg, "wheel")],
+            "'tool0' in 'base': the two are not connected",
+            id="of others only",
+        ),
+        pytest.param(lambda msg, count: [], "'tool0' in 'base': no frame 'base'", id="empty"),
+        pytest.param(
+            lambda msg, count: [as_transform(msg) if count == 20 else as_transform(msg, "wheel")],
+            "1 message, about 20 a second expected",
+            id="once",
+        ),
+        pytest.param(lambda msg, count: spoilt(msg), "'wrist' in 'base': quaternion [", id="spoilt"),
+    ],
+)
+def test_a_hand_that_tf_does_not_give_is_no_hand(
+    sent: Callable[[PoseStamped, int], list[TransformStamped]],
+    expected: str,
+    drivers: Drivers,
+    transforms: Callable[..., None],
+    checkpoint: Path,
+    tmp_path: Path,
+) -> None:
+    heard = 0
+    """Messages since somebody listens."""
+
+    def publish(msg: PoseStamped) -> None:
+        nonlocal heard
+        heard += drivers.node.count_subscribers("/tf")
+        transforms(*sent(msg, heard))
+
+    drivers.set(also=publish)
+    (line,) = problems(found(tmp_path, checkpoint, TF_HAND).findings)
+    assert str(line).startswith("hand: /tf: ") and expected in str(line)
 
 
 # Without drivers

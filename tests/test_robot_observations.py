@@ -33,9 +33,10 @@ from diffusion_ros.control.frames import RobotFrames
 from diffusion_ros.control.observation import Frame
 from diffusion_ros.nodes.policy_node import PolicyNode
 from diffusion_ros.robot import EEF_POS, EEF_QUAT, GRIPPER_QPOS, OBJECT_POS, OBJECT_QUAT
-from diffusion_ros.ros import messages, topics
-from diffusion_ros.ros.hand_source import HandSource
+from diffusion_ros.ros import hand_source, messages, topics
+from diffusion_ros.ros.hand_source import DescribedArm, HandSource
 from diffusion_ros.ros.messages.fields import header_to_msg
+from diffusion_ros.ros.runner import RunnableNode
 from diffusion_ros.spec import FITTED, TensorSpec
 
 MS = 1_000_000
@@ -458,7 +459,56 @@ def test_the_object_and_a_robot_without_cameras(graph, tmp_path):
         assert frame.values[OBJECT_QUAT][3] > 0
 
 
-def test_the_hand_by_forward_kinematics_as_soon_as_the_description_has_come(graph, tmp_path):
+def by_joints(folder: Path) -> robot_file.RobotFile:
+    """A robot that needs the description of test_kinematics' arm of 7 joints."""
+    content = robot_yaml(
+        base={"frame": "base"},
+        tool={"frame": "tool"},
+        joints=test_kinematics.NAMES[7],
+        description={"topic": "/robot_description"},
+        observations__hand={"source": "fk", "topic": "/joint_states"},
+    )
+    return robot_file.read(written(folder, content)[1])
+
+
+OTHERS = '<robot name="gripper"><link name="palm"/></robot>'
+
+
+def test_of_descriptions_that_were_there_before_the_one_that_fits_counts(graph, tmp_path):
+    """Whichever comes last: they wait in the queue together."""
+    drivers = graph.add(Drivers())
+    kept = []
+    for text in (OTHERS, OTHERS, test_kinematics.TEXTS[7], OTHERS, OTHERS):
+        kept.append(drivers.create_publisher(String, "/robot_description", topics.DESCRIPTION_QOS))
+        kept[-1].publish(String(data=text))
+    heard: list[str] = []
+    node = graph.add(RunnableNode("executor"))
+    described = DescribedArm(node, by_joints(tmp_path))
+    take = described._take
+    described._take = lambda text: (heard.append(text), take(text))
+    time.sleep(1.0)
+    graph.spin_until(lambda: len(heard) == 5)
+    assert described.arm is not None and described.missing() == ""
+
+
+def test_a_description_that_does_not_fit_holds_the_arm_and_does_not_take_it_away(monkeypatch, graph, tmp_path):
+    monkeypatch.setattr(hand_source, "_SETTLING", 0.0)
+    described = DescribedArm(graph.add(RunnableNode("executor")), by_joints(tmp_path))
+    assert described.missing() == "robot_description: no robot description received"
+    described._take(OTHERS)
+    assert described.missing().startswith("robot_description: joint 'joint1'") and described.arm is None
+    described._take(test_kinematics.TEXTS[7])
+    arm = described.arm
+    assert arm is not None and described.missing() == ""
+    described._take(OTHERS)
+    assert described.arm is arm
+    assert described.missing().startswith("robot_description: another came, which does not fit: joint 'joint1'")
+    described._take(test_kinematics.TEXTS[7])
+    assert described.arm is not None and described.missing() == ""
+
+
+def test_the_hand_by_forward_kinematics_as_soon_as_the_description_has_come(monkeypatch, graph, tmp_path):
+    monkeypatch.setattr(hand_source, "_SETTLING", 0.0)
     names = test_kinematics.NAMES[7]
     content = robot_yaml(
         base={"frame": "base"},
@@ -494,6 +544,10 @@ def test_the_hand_by_forward_kinematics_as_soon_as_the_description_has_come(grap
         np.testing.assert_allclose(frame.values[EEF_POS], position + BASE_POSE[:3], atol=6e-4)
         turn = Rotation.from_quat(frame.values[EEF_QUAT]) * Rotation.from_quat(quaternion).inv()
         assert turn.magnitude() < 3e-3
+    description.publish(String(data=OTHERS))
+    bench.said("joint_states (hand): robot_description: another came, which does not fit: ")
+    description.publish(String(data=test_kinematics.TEXTS[7]))
+    bench.said("publishing chunks")
     odd[0] = 5.0
     bench.said("joint_states (hand): joint 'joint1' is at ")
 
@@ -545,11 +599,23 @@ def test_the_hand_by_transforms(monkeypatch, tmp_path):
     assert given[-1][0] == 12 and given[-1][1][0] == 0.5
     hear((13, "base", "flange", (float("nan"), 0.0, 0.3), DOWN))
     assert len(given) == 2 and len(refused) == 1 and "position [nan, 0.0, 0.3]" in refused[0]
+    # What of others is wrong is not the hand's, whatever else is in the message.
+    nowhere = messages.transform_to_msg((0.0, 0.0, 0.0), (0.0, 0.0, 0.0, 1.0), 13, "odom", "wheel")
+    nowhere.transform.rotation.w = 0.0
+    arm = messages.transform_to_msg((0.6, 0.0, 0.3), DOWN.as_quat(), 13, "base", "flange")
+    bus.take["/tf"](SimpleNamespace(transforms=[nowhere, arm]))
+    assert given.pop()[1][0] == 0.6 and len(given) == 2 and len(refused) == 1
     # A hand is as old as the oldest part of its way: a wrist that moves on tells nothing of an arm that is silent.
     hear((14, "flange", "tool0", (0.0, 0.0, 0.2), Rotation.identity()))
-    assert len(given) == 2, "the arm was heard at 12"
+    assert len(given) == 2, "the arm was heard at 13"
     hear((15, "base", "flange", (0.5, 0.0, 0.3), DOWN))
     assert given[-1][0] == 14
+    many = len(given), len(refused)
+    hear((16, "map", "flange", (float("nan"), 0.0, 0.3), DOWN))
+    hear((17, "flange", "tool0", (0.0, 0.0, 0.2), Rotation.identity()))
+    assert len(given) == many[0] and len(refused) > many[1] and "'flange' in 'base': position [nan" in refused[-1]
+    hear((17, "base", "flange", (0.5, 0.0, 0.3), DOWN))
+    assert given[-1][0] == 17, "good again"
 
 
 @pytest.mark.parametrize(

@@ -24,8 +24,10 @@ from diffusion_ros.models.camera_guard import GUARD_KIND
 from diffusion_ros.robot_check import Finding, note, problem, problems, warning
 from diffusion_ros.robot_file import HAND, OBJECT, RobotFile
 from diffusion_ros.ros import messages
+from diffusion_ros.ros.hand_source import JOINT_SLACK, read_arm
 from diffusion_ros.ros.readiness import wrong as not_ready
-from diffusion_ros.ros.robot_survey import Endpoint, RobotSurvey, Stream
+from diffusion_ros.ros.robot_outputs import MAX_JOINTS_AGE
+from diffusion_ros.ros.robot_survey import ARM_JOINTS, Endpoint, RobotSurvey, Stream
 from diffusion_ros.spec import IMAGE_SUFFIX, CheckpointSpec
 from diffusion_ros.systems.startup import UsageError, check_writable
 
@@ -265,10 +267,12 @@ class _Judge:
         self.guard = request.guard
         self.survey, self.report = survey, report
         self._pictures: dict[str, Any] = {}
-        self._description = ""
+        self._arm: Arm | None = None
+        """By the description; None where nothing needs it, or what is wrong with it has been said."""
 
     def all(self) -> None:
         self._read_description()
+        self._arm_joints()
         for name in (*self.robot.poses, *self.robot.numbers, *(f"{c}{IMAGE_SUFFIX}" for c in self.robot.pictures)):
             self._input(name)
         self.report.findings += robot_check.check_cameras(self.spec, self._pictures)
@@ -355,6 +359,8 @@ class _Judge:
             hint = f" (there is {near[0]})" if near and near[0] != stream.topic else ""
             return [problem(f"{where}: nobody publishes it{hint}", "is the driver running, the topic's name right?")]
         who = stream.publishers[0]
+        if stream.transforms is not None and stream.others:
+            return [problem(f"{where}: {self._no_pose(stream)}")]
         if stream.reliable and not who.reliable:
             return [problem(f"{where}: {who.node} publishes best effort", "qos: best_effort expected, not reliable")]
         if stream.latched and not who.transient:
@@ -362,9 +368,29 @@ class _Judge:
         return [problem(f"{where}: nothing received", f"{who.node} publishes it, but is silent")]
 
     @staticmethod
+    def _no_pose(stream: Stream) -> str:
+        """Why what came on /tf did not say where the frame is."""
+        assert stream.transforms is not None
+        try:
+            stream.transforms.pose(*stream.frames)
+        except ValueError as error:
+            return str(error)
+        parent, child = stream.frames
+        return f"nothing of {child!r} in {parent!r} has a stamp, a transform that moves with the arm expected"
+
+    @staticmethod
     def _other_joints(stream: Stream, have: Sequence[str], missing: Sequence[str]) -> Finding:
         shown = ", ".join(have[:10]) + (" ..." if len(have) > 10 else "")
         return problem(f"{stream.name}: {stream.topic} has no joint {', '.join(missing)}", f"it has {shown}")
+
+    def _missing_joints(self, stream: Stream) -> list[Finding]:
+        missing = [name for name in stream.joints if name not in stream.newest]
+        if missing:
+            return [self._other_joints(stream, sorted(stream.newest), missing)]
+        if not stream.whole:
+            rule = "one driver for all of them expected"
+            return [problem(f"{stream.name}: {stream.topic}: no message has all of {', '.join(stream.joints)}", rule)]
+        return []
 
     def _timing(self, stream: Stream) -> list[Finding]:
         found = []
@@ -391,14 +417,19 @@ class _Judge:
                         "synchronised clocks, or a negative latency, expected",
                     )
                 )
-        here = stream.last
-        newest = max((other.last for other in self.survey.streams.values()), default=here)
-        if newest - here > _SILENT:
-            found.append(problem(f"{where}: silent for the last {newest - here:.1f} s", "it was heard before"))
+        return found + self._flow(stream, LEAST_RATE * self.spec.rate, self.spec.rate)
+
+    def _flow(self, stream: Stream, least: float, usual: float) -> list[Finding]:
+        """What is wrong with how often it comes, whatever its stamps; `least` and `usual` in Hz."""
+        found = []
+        where = f"{stream.name}: {stream.topic}"
+        newest = max(other.last for other in self.survey.streams.values())
+        if newest - stream.last > _SILENT:
+            found.append(problem(f"{where}: silent for the last {newest - stream.last:.1f} s", "it was heard before"))
         elif stream.rate is None:
-            found.append(problem(f"{where}: {stream.count} messages", f"about {self.spec.rate:g} a second expected"))
-        elif stream.rate < LEAST_RATE * self.spec.rate:
-            least = LEAST_RATE * self.spec.rate
+            many = f"{stream.count} message{'' if stream.count == 1 else 's'}"
+            found.append(problem(f"{where}: {many}", f"about {usual:g} a second expected"))
+        elif stream.rate < least:
             found.append(problem(f"{where}: comes at {stream.rate:.1f} Hz", f"at least {least:g} Hz expected"))
         if stream.conflict:
             found.append(problem(f"{stream.name}: {stream.conflict}"))
@@ -428,22 +459,24 @@ class _Judge:
             _, position, quaternion = messages.pose_from_msg(msg)
         elif source.source == "tf":
             said = f"{source.child} in {source.parent}"
+            assert stream.transforms is not None
             try:
-                _, position, quaternion = self.survey.transforms.pose(source.parent, source.child)
+                _, position, quaternion = stream.transforms.pose(source.parent, source.child)
             except ValueError as error:
                 return said, [problem(f"{stream.name}: {stream.topic}: {error}")]
         else:
             said = f"{len(self.robot.joints)} joints"
-            missing = [name for name in self.robot.joints if name not in stream.newest]
-            if missing:
-                return said, [self._other_joints(stream, sorted(stream.newest), missing)]
-            if not self._description:
+            if wrong := self._missing_joints(stream):
+                return said, wrong
+            if self._arm is None:
                 return said, []  # which has been said
+            joints = [stream.newest[name] for name in self.robot.joints]
             try:
-                arm = Arm.from_urdf(self._description, self.robot.joints, base, self.robot.tool.frame)
-                position, quaternion = arm.forward([stream.newest[name] for name in self.robot.joints])
-            except (ValueError, ModuleNotFoundError) as error:
-                return said, [problem(f"{stream.name}: description: {error}")]
+                position, quaternion = self._arm.forward(joints)
+            except ValueError as error:
+                return said, [problem(f"{stream.name}: {stream.topic}: {error}")]
+            if beyond := self._arm.outside(joints, JOINT_SLACK):
+                return said, [problem(f"{stream.name}: {stream.topic}: {beyond}")]
         if stream.name != HAND:
             return said, []
         return said, robot_check.check_hand(self.robot, self.spec, position, quaternion)
@@ -451,9 +484,8 @@ class _Judge:
     def _joints(self, stream: Stream) -> tuple[str, list[Finding]]:
         joints = stream.joints
         said = f"of {', '.join(dict.fromkeys(joints))}"
-        missing = [name for name in joints if name not in stream.newest]
-        if missing:
-            return said, [self._other_joints(stream, sorted(stream.newest), missing)]
+        if wrong := self._missing_joints(stream):
+            return said, wrong
         positions = np.array([stream.newest[name] for name in joints])
         if not np.all(np.isfinite(positions)):
             return said, [problem(f"{stream.name}: {stream.topic}: {positions.tolist()}", "finite numbers expected")]
@@ -483,19 +515,54 @@ class _Judge:
         where = self.robot.description
         if where is None:
             return
-        if where.file:
-            self._description = Path(where.file).read_text(errors="replace")
-            return
-        stream = self.survey.streams["description"]
-        wrong = self._silence(stream)
         needed = self.robot.action.output.startswith("joint_") or any(
             pose.source == "fk" for pose in self.robot.poses.values()
         )
+        if where.file:
+            try:
+                texts = [Path(where.file).read_text()] if needed else []
+            except (OSError, UnicodeDecodeError) as error:
+                self._say(problem(f"description: {where.file}: {error}"))
+                return
+            self._fit(where.file, texts)
+            return
+        stream = self.survey.streams["description"]
+        wrong = self._silence(stream)
         self._say(*(wrong if needed else [note(str(finding), "and nothing needs it") for finding in wrong]))
+        # Once each, and the newest first, as that is the one which the executor takes of those that fit.
+        texts = list(dict.fromkeys(str(msg.data) for msg in reversed(stream.kept)))
+        if needed and not wrong:
+            self._fit(stream.topic, texts)
+        self.report.inputs.append(self._row(stream, f"{len(texts[0])} characters" if texts else "String"))
+
+    def _fit(self, name: str, texts: Sequence[str]) -> None:
+        """Takes the first of the descriptions that fits the file, as the executor does however many have come."""
+        faults = []
+        for text in texts:
+            try:
+                arm = read_arm(self.robot, text)
+            except ValueError as error:
+                faults.append(str(error))
+            else:
+                self._arm = self._arm or arm
+        if self._arm is None and faults:
+            self._say(problem(f"description: {name}: {faults[0]}"))
+        elif faults:
+            rule = "the arm's alone expected: it holds the robot if it comes while that moves"
+            self._say(warning(f"description: {name}: another one does not fit: {faults[0]}", rule))
+
+    def _arm_joints(self) -> None:
+        """Of a joint output: where the arm is, by which it is moved on. Nobody asks for their stamps."""
+        stream = self.survey.streams.get(ARM_JOINTS)
+        if stream is None:
+            return
+        wrong = self._silence(stream) or self._missing_joints(stream)
         if not wrong:
-            self._description = str(stream.kept[-1].data)
-        what = f"{len(self._description)} characters" if self._description else "String"
-        self.report.inputs.append(self._row(stream, what))
+            positions = [stream.newest[name] for name in stream.joints]
+            if not np.all(np.isfinite(positions)):
+                wrong = [problem(f"{stream.name}: {stream.topic}: {positions}", "finite numbers expected")]
+        self._say(*(wrong or self._flow(stream, 1.0 / MAX_JOINTS_AGE, self.spec.rate)))
+        self.report.inputs.append(self._row(stream, f"JointState {len(stream.joints)} joints"))
 
     def _ready(self, i: int) -> None:
         condition, stream = self.robot.ready[i], self.survey.streams[f"ready[{i}]"]

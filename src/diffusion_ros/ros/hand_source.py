@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 from geometry_msgs.msg import PoseStamped
 from numpy.typing import NDArray
+from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import JointState
 from std_msgs.msg import String
 
@@ -23,16 +25,35 @@ from diffusion_ros.ros.transforms import Transforms
 Array = NDArray[np.float64]
 Moved = Callable[[int, Array, Array], object]
 
-_SLACK = 0.1
+JOINT_SLACK = 0.1
 """rad or m that a joint may be measured beyond its limit."""
-_TRANSFORMS = 64
-"""Of a message, so many are read."""
+LATCHED_QOS = QoSProfile(
+    history=HistoryPolicy.KEEP_LAST,
+    depth=100,
+    reliability=ReliabilityPolicy.RELIABLE,
+    durability=DurabilityPolicy.TRANSIENT_LOCAL,
+)
+"""Descriptions and transforms that never change: published once, and by several, so that with a queue of one the last
+would hide the others."""
+_SETTLING = 5.0
+"""s of the wall's time after the first description that fits. Those that come within them were there before, in any
+order; those that do not fit are of another robot."""
+
+
+def read_arm(robot: RobotFile, text: str) -> kinematics.Arm:
+    """The arm of a robot's file by its URDF. Raises ValueError, one line, where they do not fit, or without MuJoCo."""
+    try:
+        return kinematics.Arm.from_urdf(text, robot.joints, robot.base.frame, robot.tool.frame)
+    except (ValueError, ModuleNotFoundError) as error:
+        raise ValueError(messages.printable(str(error))) from None
 
 
 class DescribedArm:
-    """The arm's kinematics, as soon as its description has come.
+    """The arm's kinematics, as soon as its description has come, and from then on.
 
-    Raises ValueError where the description is a file that cannot be used.
+    A gripper may publish a description of its own on the same topic. One that does not fit never takes the arm away;
+    after the start it is a reason to hold, until one comes that fits. Raises ValueError where the description is a file
+    that cannot be used.
     """
 
     def __init__(self, node: RunnableNode, robot: RobotFile) -> None:
@@ -40,8 +61,8 @@ class DescribedArm:
         self.arm: kinematics.Arm | None = None
         self.fault = ""
         """Why a description that came cannot be used."""
-        self.changed: Callable[[], object] = lambda: None
-        """Called when it has come."""
+        self._settled = float("inf")
+        """When the start is over [s]."""
         where = robot.description
         assert where is not None  # robot_file sees to that
         self._where: Description = where
@@ -54,27 +75,31 @@ class DescribedArm:
             if self.fault:
                 raise ValueError(f"{where.file}: {self.fault}")
         else:
-            node.create_subscription(String, where.topic, self._on_description, topics.DESCRIPTION_QOS)
+            node.create_subscription(String, where.topic, self._on_description, LATCHED_QOS)
 
     def missing(self) -> str:
-        """'' or why nothing is known of the arm."""
-        if self.arm is not None:
+        """'' or why the arm must not move by what is known of it."""
+        if self.arm is not None and not self.fault:
             return ""
         name = topics.shown(self._node, self._where.topic)
+        if self.arm is not None:
+            return f"{name}: another came, which does not fit: {self.fault}"
         return f"{name}: {self.fault}" if self.fault else f"{name}: no robot description received"
 
     def _on_description(self, msg: String) -> None:
         self._take(msg.data)
 
     def _take(self, text: str) -> None:
-        robot = self._robot
+        now = time.monotonic()
         try:
-            self.arm = kinematics.Arm.from_urdf(text, robot.joints, robot.base.frame, robot.tool.frame)
-            self.fault = ""
-        except (ValueError, ModuleNotFoundError) as error:
-            self.arm, self.fault = None, messages.printable(str(error))
+            arm = read_arm(self._robot, text)
+        except ValueError as error:
+            if self.arm is None or now > self._settled:
+                self.fault = str(error)
             return
-        self.changed()
+        if self.arm is None:
+            self._settled = now + _SETTLING
+        self.arm, self.fault = arm, ""
 
 
 class HandSource:
@@ -121,7 +146,7 @@ class HandSource:
         else:
             if messages.TFMessage is None:
                 raise ValueError(f"{robot.path}: observations.hand.source: tf needs tf2_msgs, which is not installed")
-            for topic, quality in ((self.source.topic, qos), (f"{self.source.topic}_static", topics.DESCRIPTION_QOS)):
+            for topic, quality in ((self.source.topic, qos), (f"{self.source.topic}_static", LATCHED_QOS)):
                 node.create_subscription(
                     messages.TFMessage, topic, partial(self._on_transforms, refused, topic), quality, raw=False
                 )
@@ -165,19 +190,18 @@ class HandSource:
         arm = self._described.arm
         if arm is None:
             return
+        if wrong := self._described.missing():
+            raise messages.MessageError(wrong)
         stamp_ns, positions, _ = messages.joint_state_from_msg(msg, self._robot.joints)
-        if wrong := arm.outside(positions, _SLACK):
+        if wrong := arm.outside(positions, JOINT_SLACK):
             raise messages.MessageError(wrong)
         self.joints = positions
         if self._wanted(stamp_ns):
             self._give(stamp_ns, *arm.forward(positions))
 
     def _on_transforms(self, refused: Callable[[messages.MessageError], object], topic: str, msg: Any) -> None:
+        self._transforms.take(msg.transforms, always=topic != self.source.topic)
         try:
-            for one in msg.transforms[:_TRANSFORMS]:
-                stamp_ns, parent, child, position, quaternion = messages.transform_from_msg(one)
-                always = topic != self.source.topic
-                self._transforms.put(0 if always else stamp_ns, parent, child, position, quaternion)
             self._take_transforms()
         except messages.MessageError as error:
             refused(error)
@@ -186,6 +210,8 @@ class HandSource:
         """What is missing yet is waited for; most of what is on /tf is none of the hand's."""
         try:
             stamp_ns, position, quaternion = self._transforms.pose(self.source.parent, self.source.child)
+        except messages.MessageError:
+            raise
         except ValueError:
             return
         if stamp_ns and stamp_ns != self._given_ns and self._wanted(stamp_ns):

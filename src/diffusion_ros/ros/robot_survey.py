@@ -16,7 +16,8 @@ from rclpy.serialization import deserialize_message
 from sensor_msgs.msg import CompressedImage, Image, JointState, Joy
 from std_msgs.msg import String
 
-from diffusion_ros.robot_file import PictureSource, ReadyCondition, RobotFile
+from diffusion_ros.robot_file import HAND, PictureSource, ReadyCondition, RobotFile
+from diffusion_ros.ros.hand_source import LATCHED_QOS
 from diffusion_ros.ros.listener import MAX_BYTES
 from diffusion_ros.ros.messages import MessageError, message_type, printable
 from diffusion_ros.ros.publisher_monitor import PublisherMonitor
@@ -24,6 +25,9 @@ from diffusion_ros.ros.runner import RunnableNode
 from diffusion_ros.ros.transforms import Transforms
 from diffusion_ros.spec import IMAGE_SUFFIX
 
+ARM_JOINTS = "arm joints"
+"""Stream of the joints that a joint output needs, where the hand does not come from them."""
+TF_KIND = "tf2_msgs/msg/TFMessage"
 _KEEP_SECONDS = 0.1
 """Between two messages that are kept whole; of all others only the stamp is read."""
 _KEEP_PICTURE_SECONDS = 0.5
@@ -71,6 +75,16 @@ class Stream:
     """Of joint_states: the newest position of every joint."""
     foreign: set[str] = field(default_factory=set)
     """Joints in messages that have none of those that count."""
+    whole: int = 0
+    """Messages that have all of the joints that count."""
+    transforms: Transforms | None = None
+    """What came on /tf and /tf_static, where that is listened to."""
+    frames: tuple[str, str] = ("", "")
+    """Parent and child on /tf: what makes the pose between them no newer does not count."""
+    stamp_ns: int = 0
+    """Of the newest such pose."""
+    others: int = 0
+    """Messages on /tf that made it no newer."""
     faults: dict[str, int] = field(default_factory=dict)
     """Why messages could not be read, and how many."""
     conflict: str = ""
@@ -94,8 +108,7 @@ class RobotSurvey:
     def __init__(self, node: RunnableNode, robot: RobotFile, now: Callable[[], int] | None = None) -> None:
         self._node, self._now = node, now
         self.streams: dict[str, Stream] = {}
-        """By name: observations as in the file, and 'description', 'buttons', 'ready[i]'."""
-        self.transforms = Transforms()
+        """By name: observations as in the file, and ARM_JOINTS, 'description', 'buttons', 'ready[i]'."""
         self._monitors: dict[str, PublisherMonitor] = {}
         self._to: dict[str, list[Stream]] = {}
         for stream in _streams(robot):
@@ -117,7 +130,7 @@ class RobotSurvey:
         stamped = "header" in cls.get_fields_and_field_types()
         qos = QoSProfile(
             history=HistoryPolicy.KEEP_LAST,
-            depth=10,
+            depth=LATCHED_QOS.depth if stream.latched else 10,
             reliability=ReliabilityPolicy.RELIABLE
             if stream.reliable or stream.latched
             else ReliabilityPolicy.BEST_EFFORT,
@@ -143,11 +156,10 @@ class RobotSurvey:
         raw = bytes(received)
         age = (now - _stamp_ns(raw)) / 1e9 if stamped and len(raw) >= 12 else None
         msg: Any = None
-        transforms = cls.__name__ == "TFMessage"
         for stream in streams:
             due = not stream.kept or here - stream.last_kept >= stream.keep_every
-            if msg is None and (due or stream.joints or transforms):
-                limit = MAX_BYTES if cls is JointState or transforms else None
+            if msg is None and (due or stream.joints or stream.transforms is not None):
+                limit = MAX_BYTES if cls is JointState else None
                 try:
                     if limit is not None and len(raw) > limit:
                         raise MessageError(f"{len(raw)} bytes, at most {limit} expected")
@@ -158,9 +170,13 @@ class RobotSurvey:
                     continue
             if stream.joints and not self._concerns(stream, msg):
                 continue
-            if transforms:
-                age = self._put_transforms(msg, now)
-            self._monitors[stream.name].heard(info, stream.topic)
+            if stream.transforms is None:
+                self._monitors[stream.name].heard(info, stream.topic)
+            elif self._renews(stream.transforms, stream, msg):  # and of /tf there are many publishers by right
+                age = (now - stream.stamp_ns) / 1e9
+            else:
+                stream.others += 1
+                continue
             stream.first = stream.first or here
             stream.last = here
             stream.count += 1
@@ -170,16 +186,18 @@ class RobotSurvey:
                 stream.last_kept = here
                 stream.kept.append(msg)
 
-    def _put_transforms(self, msg: Any, now: int) -> float | None:
-        """Returns the age of the newest of them [s]."""
-        ages = []
-        for one in msg.transforms:
-            t, q = one.transform.translation, one.transform.rotation
-            stamp_ns = one.header.stamp.sec * 1_000_000_000 + one.header.stamp.nanosec
-            pose = (t.x, t.y, t.z), (q.x, q.y, q.z, q.w)
-            self.transforms.put(stamp_ns, one.header.frame_id, one.child_frame_id, *pose)
-            ages.append((now - stamp_ns) / 1e9)
-        return min(ages, default=None)
+    @staticmethod
+    def _renews(transforms: Transforms, stream: Stream, msg: Any) -> bool:
+        """Whether a message on /tf gives the pose a stamp that it did not have."""
+        transforms.take(msg.transforms, always=stream.latched)
+        try:
+            stamp_ns = transforms.pose(*stream.frames)[0]
+        except ValueError:
+            return False
+        if not stamp_ns or stamp_ns == stream.stamp_ns:
+            return False
+        stream.stamp_ns = stamp_ns
+        return True
 
     @staticmethod
     def _concerns(stream: Stream, msg: JointState) -> bool:
@@ -187,6 +205,7 @@ class RobotSurvey:
         if not set(names) & set(stream.joints):
             stream.foreign.update(printable(name, 60) for name in names[:32])
             return False
+        stream.whole += set(stream.joints) <= set(names)
         stream.newest.update(zip(names, msg.position, strict=False))
         return True
 
@@ -247,17 +266,23 @@ class RobotSurvey:
 def _streams(robot: RobotFile) -> list[Stream]:
     found = []
     for name, pose in robot.poses.items():
-        kind = {"pose": _kind(PoseStamped), "tf": "tf2_msgs/msg/TFMessage", "fk": _kind(JointState)}[pose.source]
+        kind = {"pose": _kind(PoseStamped), "tf": TF_KIND, "fk": _kind(JointState)}[pose.source]
         joints = robot.joints if pose.source == "fk" else ()
-        found.append(Stream(name, pose.topic, kind, pose.reliable, joints=joints))
+        stream = Stream(name, pose.topic, kind, pose.reliable, joints=joints)
+        found.append(stream)
         if pose.source == "tf":
-            found.append(Stream(f"{name}: static", f"{pose.topic}_static", kind, latched=True))
+            stream.transforms, stream.frames = Transforms(), (pose.parent, pose.child)
+            static = Stream(f"{name}: static", f"{pose.topic}_static", kind, latched=True)
+            static.transforms, static.frames = stream.transforms, stream.frames
+            found.append(static)
+    if robot.action.output.startswith("joint_") and robot.poses[HAND].source != "fk":
+        found.append(Stream(ARM_JOINTS, robot.joint_states, _kind(JointState), joints=robot.joints))
     for name, source in robot.numbers.items():
         found.append(Stream(name, source.topic, _kind(JointState), source.reliable, joints=source.joints))
     for camera, picture in robot.pictures.items():
         found.append(_picture_stream(camera, picture))
     if robot.description is not None and robot.description.topic:
-        found.append(Stream("description", robot.description.topic, _kind(String), latched=True))
+        found.append(Stream("description", robot.description.topic, _kind(String), latched=True, keep_every=0.0))
     for i, condition in enumerate(robot.ready):
         found.append(_ready_stream(i, condition))
     if robot.buttons is not None:
