@@ -397,7 +397,7 @@ class Franka:
             self._block(f"the arm cannot move: {error}")
             return
         with self._lock:
-            self._moving = True  # and a brake since the target came stays one
+            self._moving = True  # a stop since the target came has asked to brake: that stays
             if self._target is not None and not self.blocked:
                 self._connection.move_to(*self._target)
 
@@ -590,9 +590,10 @@ class Hand:
         with self._condition:
             self._closing = True
             self._condition.notify_all()
+        end = time.monotonic() + _HAND_SECONDS
         for thread in self._threads:
             if thread.is_alive():
-                thread.join(_HAND_SECONDS)
+                thread.join(max(0.0, end - time.monotonic()))
 
     def _work(self) -> None:
         while True:
