@@ -14,22 +14,30 @@ DOWN = np.array([1.0, 0.0, 0.0, 0.0])
 
 
 class FakeHand:
-    """Fingers that take until `release` is set to come to their goal."""
+    """Fingers that take as long as they are `held` to come to their goal, or until they are told to stop."""
 
     def __init__(self) -> None:
         self.at = 0.08
         self.calls: list[tuple[str, float]] = []
         self.held = False
+        self.late = False
+        """Whether a goal is still on its way to the hand: a stop that comes before it has no effect on it."""
         self.fails = ""
+        self._stops = 0
 
     def width(self) -> float:
         time.sleep(0.005)
         return self.at
 
     def _go(self, name: str, width: float) -> bool:
+        while self.late:
+            time.sleep(0.002)
+        stops = self._stops
         self.calls.append((name, width))
         while self.held:
             time.sleep(0.002)
+            if self._stops != stops:
+                return False
         if self.fails:
             raise ArmError(self.fails)
         self.at = width
@@ -43,6 +51,7 @@ class FakeHand:
 
     def stop(self) -> bool:
         self.calls.append(("stop", self.at))
+        self._stops += 1
         return True
 
 

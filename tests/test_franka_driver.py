@@ -4,8 +4,11 @@ fault until a person says so. tests/test_franka.py has the real protocol."""
 from __future__ import annotations
 
 import math
+import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
@@ -23,7 +26,8 @@ from sensor_msgs.msg import JointState
 from std_msgs.msg import Bool, Float64MultiArray
 from std_srvs.srv import Trigger
 
-from diffusion_ros.franka_arm import Hand, HandLimits
+from diffusion_ros import franka_arm
+from diffusion_ros.franka_arm import Franka, Hand, HandLimits
 from diffusion_ros.nodes.franka_driver_node import FrankaDriverNode
 from diffusion_ros.ros import messages, topics
 from diffusion_ros.ros.diagnostics import ERROR, OK, WARN
@@ -346,6 +350,253 @@ def test_a_hand_that_fails_is_tried_again_when_asked_again() -> None:
         assert fingers.at == 0.0
     finally:
         hand.close()
+
+
+@contextmanager
+def franka(arm: FakeFranka, **options: Any) -> Iterator[Franka]:
+    """Without ROS, connected."""
+    made = Franka(arm.connect, **options)
+    made.start()
+    try:
+        until(lambda: made.ready)
+        yield made
+    finally:
+        made.close()
+
+
+@contextmanager
+def hand(fingers: FakeHand) -> Iterator[Hand]:
+    """Likewise, the hand."""
+    made = Hand(lambda: fingers, HandLimits())
+    made.start()
+    try:
+        until(lambda: made.state is not None)
+        yield made
+    finally:
+        fingers.held = fingers.late = False
+        made.close()
+
+
+def until(condition: Callable[[], Any]) -> None:
+    end = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.002)
+
+
+class Held:
+    """A call that waits to be let go."""
+
+    def __init__(self, call: Callable[[], Any]) -> None:
+        self._call, self.begun, self.let_go = call, threading.Event(), threading.Event()
+
+    def __call__(self) -> Any:
+        self.begun.set()
+        assert self.let_go.wait(30)
+        return self._call()
+
+
+@pytest.mark.parametrize("held", ["connect", "recover"])
+def test_a_recovery_that_was_given_up_lifts_nothing_later(held: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether it still waited for the connection, or the arm was about it."""
+    monkeypatch.setattr(franka_arm, "_REQUEST_SECONDS", 0.2)
+    monkeypatch.setattr(franka_arm, "_RETRY_SECONDS", 0.01)
+    arm = FakeFranka()
+    call = Held(getattr(arm, held))
+    made = Franka(lambda: arm.connect())
+    made.start()
+    try:
+        until(lambda: made.ready)
+        monkeypatch.setattr(arm, held, call)
+        if held == "connect":
+            arm.gone = "the cable is out"
+            assert call.begun.wait(30)
+            arm.gone = ""
+        else:
+            arm.reflex("cartesian_reflex")
+            until(lambda: made.blocked)
+        blocked = made.blocked
+        assert made.recover() == "no answer from the arm within 0.2 s; nothing is lifted"
+        assert call.begun.is_set()
+        call.let_go.set()
+        until(lambda: made.state is not None and made.state.mode == "idle" and not made.problem)
+        came = made.state.time
+        until(lambda: made.state.time > came + 0.1)
+        assert made.blocked == blocked and not made.ready
+        made.target(HOME, DOWN)
+        assert made.recover() == "" and made.ready
+        assert arm.begun == 0
+    finally:
+        call.let_go.set()
+        made.close()
+
+
+def test_a_stop_outlasts_a_recovery_that_is_under_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    arm = FakeFranka()
+    call = Held(arm.recover)
+    monkeypatch.setattr(arm, "recover", call)
+    with franka(arm) as made, ThreadPoolExecutor(1) as person:
+        arm.reflex("cartesian_reflex")
+        until(lambda: made.blocked)
+        answer = person.submit(made.recover)
+        assert call.begun.wait(30)
+        made.stop("stopped by somebody else")
+        assert answer.result(30) == "not recovered: stopped by somebody else"
+        call.let_go.set()
+        until(lambda: made.state.mode == "idle")
+        came = made.state.time
+        until(lambda: made.state.time > came + 0.1)
+        assert made.blocked and not made.ready
+
+
+def test_a_stop_while_a_motion_begins_brakes_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    arm = FakeFranka()
+    with franka(arm, silence=60.0) as made:
+        call = Held(arm.begin)
+        monkeypatch.setattr(arm, "begin", call)
+        made.target(HOME + [0, 0.05, 0], DOWN)
+        assert call.begun.wait(30)
+        made.stop("stopped by a test")
+        call.let_go.set()
+        until(lambda: arm.ended == 1 and not made.moving)
+        assert [position.tolist() for position, _ in arm.moves] == [HOME.tolist()], "it braked where it was"
+
+
+@pytest.mark.parametrize("stop", [False, True])
+def test_a_target_while_a_motion_ends_is_for_the_next(stop: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """franka-rs goes to the last target before it ends, and a stop could not keep it from that."""
+    arm = FakeFranka()
+    with franka(arm, silence=0.1) as made:
+        call = Held(arm.end)
+        monkeypatch.setattr(arm, "end", call)
+        made.target(HOME + [0, 0.01, 0], DOWN)
+        assert call.begun.wait(30)
+        moves = len(arm.moves)
+        until(lambda: made.ready)
+        made.target(HOME + [0, 0.1, 0], DOWN)
+        assert len(arm.moves) == moves
+        if stop:
+            made.stop("stopped by a test")
+        call.let_go.set()
+        until(lambda: arm.ended == 1)
+        if stop:
+            came = arm.now.time
+            until(lambda: arm.now.time > came + 0.1)
+            assert len(arm.moves) == moves and arm.begun == 1
+        else:
+            until(lambda: arm.begun == 2 and len(arm.moves) > moves)
+            np.testing.assert_allclose(arm.moves[-1][0], HOME + [0, 0.1, 0])
+
+
+def test_stop_drops_the_width_that_waits_and_stops_the_fingers(bench: Bench) -> None:
+    fingers = bench.arm.fingers
+    bench.ros.spin_until(lambda: bench.widths.get_subscription_count() and bench.driver.hand.state is not None)
+    fingers.held = True
+    bench.widths.publish(messages.gripper_width_to_msg(0.0))
+    bench.ros.spin_until(lambda: fingers.calls == [("grasp", 0.0)])
+    bench.widths.publish(messages.gripper_width_to_msg(0.05))
+    bench.ros.spin_until(lambda: bench.driver.hand._goal == 0.05)
+    assert bench.call("stop").success
+    bench.ros.spin_until(lambda: not bench.driver.hand.busy)
+    assert fingers.held and fingers.at == 0.08, "they did not wait for the end of the way"
+    assert bench.driver.hand.result == "stopped by ~/stop"
+    fingers.held = False
+    assert bench.call("recover").success
+    bench.ros.spin(0.1)
+    assert [name for name, _ in fingers.calls if name != "stop"] == ["grasp"]
+    # The same width, asked for again, is a new goal.
+    bench.widths.publish(messages.gripper_width_to_msg(0.0))
+    bench.ros.spin_until(lambda: fingers.at == 0.0)
+
+
+@pytest.mark.parametrize("recovered", [False, True])
+def test_a_width_that_waits_is_not_for_after_a_reflex(bench: Bench, recovered: bool) -> None:
+    """The fingers come to the end of their way, and that is all."""
+    driver, fingers = bench.driver, bench.arm.fingers
+    bench.ros.spin_until(lambda: driver.hand.state is not None)
+    fingers.held = True
+    driver.hand.move(0.03)
+    until(lambda: fingers.calls == [("move", 0.03)])
+    verdicts: list[str] = []
+    goal = SimpleNamespace(
+        request=SimpleNamespace(command=SimpleNamespace(position=0.025, max_effort=20.0)),
+        is_cancel_requested=False,
+        execute=lambda: verdicts.append("executed"),
+        succeed=lambda: verdicts.append("yes"),
+        abort=lambda: verdicts.append("no"),
+    )
+    driver._on_accepted(goal)
+    bench.arm.reflex("cartesian_reflex")
+    bench.ros.spin_until(lambda: driver.franka.blocked)
+    if recovered:
+        assert bench.call("recover").success
+    fingers.held = False
+    bench.ros.spin_until(lambda: verdicts)
+    assert fingers.calls == [("move", 0.03)] and fingers.at == 0.03
+    driver._action = SimpleNamespace(_action_type=SimpleNamespace(Result=SimpleNamespace))
+    assert not driver._finish(goal).reached_goal and verdicts == ["executed", "no"]
+    assert "reflex" in driver.hand.result
+
+
+def test_a_stop_that_overtakes_a_goal_on_its_way_to_the_hand() -> None:
+    fingers = FakeHand()
+    with hand(fingers) as made:
+        fingers.late = fingers.held = True
+        made.move(0.03)
+        until(lambda: made._busy)
+        made.stop("stopped by a test")
+        until(lambda: ("stop", 0.08) in fingers.calls)
+        fingers.late = False
+        until(lambda: not made.busy)
+        assert fingers.at == 0.08 and made.result == "stopped"
+
+
+def test_a_hand_that_holds_something_is_not_told_to_stop(bench: Bench) -> None:
+    """It would let go."""
+    fingers = bench.arm.fingers
+    bench.ros.spin_until(lambda: bench.driver.hand.state is not None)
+    bench.driver.hand.move(0.0)
+    bench.ros.spin_until(lambda: fingers.at == 0.0 and not bench.driver.hand.busy)
+    assert bench.call("stop").success
+    bench.ros.spin(0.1)
+    assert fingers.calls == [("grasp", 0.0)]
+
+
+def test_a_connection_to_the_hand_may_go_at_any_moment() -> None:
+    """It is another thread that takes it away: here, each time it has been looked at."""
+
+    class Flickering(Hand):
+        @property
+        def _connection(self) -> Any:
+            connection, self._kept = self._kept, None
+            return connection
+
+        @_connection.setter
+        def _connection(self, connection: Any) -> None:
+            self._kept = connection
+
+    fingers = FakeHand()
+    made = Flickering(lambda: fingers, HandLimits())
+    made._connection = fingers
+    assert made._command(lambda connection: connection.move(0.03, 0.1)) == ""
+    assert fingers.at == 0.03
+    assert made._command(lambda connection: connection.move(0.05, 0.1)).startswith("no connection to the hand")
+
+
+def test_the_arm_stands_before_the_fingers_are_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    with graph() as ros:
+        bench = Bench(ros)
+        ended: list[int] = []
+        close = bench.driver.hand.close
+
+        def close_hand() -> None:
+            ended.append(bench.arm.ended)
+            close()
+
+        monkeypatch.setattr(bench.driver.hand, "close", close_hand)
+        bench.send(bench.target((0, 0.05, 0)), bench.at((0, 0.05, 0)))
+        ros.remove(bench.driver)
+        assert ended == [1]
 
 
 def test_parameters_are_needed() -> None:

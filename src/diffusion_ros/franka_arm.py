@@ -12,7 +12,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from types import ModuleType
 from typing import Any, Protocol
@@ -40,6 +40,7 @@ _REQUEST_SECONDS = 15.0
 _POLL_SECONDS = 0.002
 _BRAKE_SECONDS = 1.0
 _HAND_SECONDS = 2.0
+_HALT_SECONDS = 0.02
 _SHORT_SECONDS = 1e-3
 _SAME_WIDTH = 1e-3
 _STILL = 0.02
@@ -225,6 +226,16 @@ def library() -> ModuleType:
     return module
 
 
+@dataclass(eq=False)
+class _Recovery:
+    """A person's call of `recover`. Whoever answers first decides, under the lock: the arm, the end of the wait for it,
+    or a stop. Once answered, it has no effect any more."""
+
+    answer: str | None = None
+    """'' or why the arm was not recovered."""
+    answered: threading.Event = field(default_factory=threading.Event)
+
+
 class Franka:
     """Keeps the connection, tells states, and moves the arm as long as nothing speaks against it.
 
@@ -254,7 +265,8 @@ class Franka:
         self._target_came = 0.0
         self._moving = False
         self._brake = False
-        self._requests: list[tuple[Callable[[], str], threading.Event, list[str]]] = []
+        self._recoveries: list[_Recovery] = []
+        """Those without an answer."""
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._run, name="franka", daemon=True)
 
@@ -297,10 +309,20 @@ class Franka:
                 self.blocked = reason
             self._target = None
             self._brake = True
+            for recovery in list(self._recoveries):
+                self._answer(recovery, f"not recovered: {reason}")
 
     def recover(self) -> str:
-        """A person says that the arm may move again: lifts a reflex. Returns '' or why it cannot; waits for the arm."""
-        return self._ask(self._recover)
+        """A person says that the arm may move again: lifts a reflex. Returns '' or why it cannot; waits for the arm.
+        What has not answered by then lifts nothing afterwards."""
+        recovery = _Recovery()
+        with self._lock:
+            self._recoveries.append(recovery)
+        if not recovery.answered.wait(_REQUEST_SECONDS):
+            with self._lock:
+                self._answer(recovery, f"no answer from the arm within {_REQUEST_SECONDS:g} s; nothing is lifted")
+        assert recovery.answer is not None
+        return recovery.answer
 
     def hand(self) -> HandConnection:
         """Raises ArmError."""
@@ -316,13 +338,14 @@ class Franka:
         if self._thread.is_alive():
             self._thread.join(_REQUEST_SECONDS)
 
-    def _ask(self, work: Callable[[], str]) -> str:
-        done, answer = threading.Event(), list[str]()
-        with self._lock:
-            self._requests.append((work, done, answer))
-        if not done.wait(_REQUEST_SECONDS):
-            return f"no answer from the arm within {_REQUEST_SECONDS:g} s"
-        return answer[0]
+    def _answer(self, recovery: _Recovery, answer: str) -> bool:
+        """Whether this is the answer, and not another one that was there before. To be called with the lock."""
+        if recovery.answer is not None:
+            return False
+        recovery.answer = answer
+        self._recoveries.remove(recovery)
+        recovery.answered.set()
+        return True
 
     # The thread
 
@@ -336,10 +359,10 @@ class Franka:
                 state = self._step()
             except (ArmError, ModuleNotFoundError) as error:
                 self._lost(str(error))
-                self._answer()
+                self._recover()
                 self._closing.wait(_RETRY_SECONDS)
                 continue
-            self._answer()
+            self._recover()
             if state.time >= due or state.time < due - 2 * PERIOD:  # its clock begins anew with a new connection
                 due = max(due + PERIOD, state.time + PERIOD / 2) if due else state.time + PERIOD
                 self._told(state)
@@ -374,7 +397,7 @@ class Franka:
             self._block(f"the arm cannot move: {error}")
             return
         with self._lock:
-            self._moving, self._brake = True, False
+            self._moving = True  # a stop since the target came has asked to brake: that stays
             if self._target is not None and not self.blocked:
                 self._connection.move_to(*self._target)
 
@@ -398,7 +421,8 @@ class Franka:
         """Ends a motion where the arm is: the last target may be some way ahead of it."""
         assert self._connection is not None
         with self._lock:
-            self._target = None
+            # What comes from here on is for the next motion: `end` would go to it, whatever is said meanwhile.
+            self._target, self._moving = None, False
             brake, self._brake = self._brake, False
             if brake and self.state is not None:
                 self._connection.move_to(self.state.position, self.state.quaternion)
@@ -411,8 +435,6 @@ class Franka:
             self._connection.end()
         except ArmError as error:
             self._ended(f"the arm has stopped: {error}")
-            return
-        self._moving = False
 
     def _notice(self, state: ArmState) -> None:
         if self.state is None or state.time != self.state.time:
@@ -434,20 +456,25 @@ class Franka:
     def _lost(self, reason: str) -> None:
         if self._connection is not None:  # it was there: who knows what has happened meanwhile
             self._block(f"the connection was lost: {reason}")
-        self._connection, self.state, self._moving = None, None, False
-        self.problem = reason
+        with self._lock:  # `target` may be using the connection
+            self._connection, self.state, self._moving = None, None, False
+            self.problem = reason
 
-    def _answer(self) -> None:
+    def _recover(self) -> None:
+        """Does what persons have asked for."""
         with self._lock:
-            requests, self._requests = self._requests, []
-        for work, done, answer in requests:
+            recoveries = list(self._recoveries)
+        for recovery in recoveries:
+            if recovery.answer is not None:
+                continue
             try:
-                answer.append(work())
+                problem = self._lift(recovery)
             except ArmError as error:
-                answer.append(str(error))
-            done.set()
+                problem = str(error)
+            with self._lock:
+                self._answer(recovery, problem)
 
-    def _recover(self) -> str:
+    def _lift(self, recovery: _Recovery) -> str:
         if self._connection is None:
             return f"no connection: {self.problem}"
         if self._moving:
@@ -458,7 +485,8 @@ class Franka:
         if state.mode not in MOVABLE:
             return f"{said(state.mode, state.errors)}; not lifted"
         with self._lock:
-            self.state, self.blocked, self._target, self._brake = state, "", None, False
+            if self._answer(recovery, ""):
+                self.state, self.blocked, self._target, self._brake = state, "", None, False
         return ""
 
 
@@ -491,11 +519,17 @@ class HandState:
 
 
 class Hand:
-    """The hand's fingers: one goal at a time, and their width meanwhile. Two threads: a command waits for its end."""
+    """The hand's fingers: one goal at a time, and their width meanwhile. Three threads: a command waits for its end,
+    and a stop must not wait for either."""
 
-    def __init__(self, connect: Callable[[], HandConnection], limits: HandLimits) -> None:
-        """connect: to the hand, or raises ArmError."""
-        self._connect, self._limits = connect, limits
+    def __init__(
+        self,
+        connect: Callable[[], HandConnection],
+        limits: HandLimits,
+        blocked: Callable[[], str] = lambda: "",
+    ) -> None:
+        """connect: to the hand, or raises ArmError; blocked: '' or why no goal may begin."""
+        self._connect, self._limits, self._blocked = connect, limits, blocked
         self.state: HandState | None = None
         """The newest, None while there is no connection."""
         self.problem = "not connected yet"
@@ -503,13 +537,20 @@ class Hand:
         self.result = ""
         """'' or why the last goal was not reached."""
         self._connection: HandConnection | None = None
-        self._condition = threading.Condition()
+        self._condition = threading.Condition()  # its lock is one that a thread can take twice
         self._goal: float | None = None
         self._last: float | None = None
         self._busy = False
+        self._dropped = ""
+        """Why the goal after the one that the fingers are busy with never begins: it was the last."""
+        self._stopping = False
+        """Whether the goal that the fingers are busy with is to end."""
+        self._halting = False
+        """Whether the hand is just being told to stop: it would stop the next goal, too."""
         self._closing = False
         self._threads = [
-            threading.Thread(target=work, name="franka hand", daemon=True) for work in (self._watch, self._work)
+            threading.Thread(target=work, name="franka hand", daemon=True)
+            for work in (self._watch, self._work, self._halt)
         ]
 
     def start(self) -> None:
@@ -527,37 +568,70 @@ class Hand:
         with self._condition:
             same = self._last is not None and abs(width - self._last) < _SAME_WIDTH
             self._goal = None if same else width
-            self._condition.notify()
+            self._condition.notify_all()
 
-    def stop(self) -> str:
-        """Drops the goal and stops the fingers; returns '' or why that failed."""
+    def drop(self, reason: str) -> None:
+        """A goal that has not begun never does."""
         with self._condition:
-            self._goal = self._last = None
-        return self._command(lambda hand: hand.stop())
+            if self._goal is not None:
+                self._goal, self.result, self._dropped = None, reason, reason if self._busy else ""
+
+    def stop(self, reason: str) -> None:
+        """Drops the goal that waits, and stops the fingers on their way to another; returns at once.
+
+        Fingers that have come to their end are left alone: told to stop, they would let go of what they hold."""
+        with self._condition:
+            self.drop(reason)
+            if self._busy:
+                self._stopping, self._last = True, None
+                self._condition.notify_all()
 
     def close(self) -> None:
         with self._condition:
             self._closing = True
-            self._condition.notify()
+            self._condition.notify_all()
+        end = time.monotonic() + _HAND_SECONDS
         for thread in self._threads:
             if thread.is_alive():
-                thread.join(_HAND_SECONDS)
+                thread.join(max(0.0, end - time.monotonic()))
 
     def _work(self) -> None:
         while True:
             with self._condition:
-                while self._goal is None and not self._closing:
+                while (self._goal is None or self._halting) and not self._closing:
                     self._condition.wait()
                 if self._closing:
                     return
                 assert self._goal is not None
+                if reason := self._blocked():
+                    self.drop(reason)
+                    continue
                 goal = self._last = self._goal
                 self._goal, self._busy = None, True
             problem = self._command(partial(self._go, goal))
             with self._condition:
-                self._busy, self.result = False, problem
+                if self._stopping:
+                    problem = "stopped"
                 if problem:
                     self._last = None  # asked for again, it is tried again
+                self.result, self._dropped = self._dropped or problem, ""
+                self._busy = self._stopping = False
+
+    def _halt(self) -> None:
+        """Tells the hand to stop until the goal has ended: it may have been on its way to the hand, still."""
+        while True:
+            with self._condition:
+                while not self._stopping and not self._closing:
+                    self._condition.wait()
+                if self._closing:
+                    return
+                self._halting = True
+            self._command(lambda hand: hand.stop())
+            with self._condition:
+                self._halting = False
+                self._condition.notify_all()
+                if self._stopping:
+                    self._condition.wait(_HALT_SECONDS)
 
     def _go(self, width: float, hand: HandConnection) -> bool:
         p, state = self._limits, self.state
@@ -566,10 +640,11 @@ class Hand:
         return hand.move(width, p.speed)
 
     def _command(self, call: Callable[[HandConnection], bool]) -> str:
-        if self._connection is None:
+        connection = self._connection  # the other threads' too: `_watch` may take it away
+        if connection is None:
             return f"no connection to the hand: {self.problem}"
         try:
-            return "" if call(self._connection) else "the hand did not reach its goal"
+            return "" if call(connection) else "the hand did not reach its goal"
         except ArmError as error:
             return str(error)
 

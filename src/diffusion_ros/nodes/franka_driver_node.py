@@ -123,7 +123,9 @@ class FrankaDriverNode(RunnableNode):
         self.franka = Franka(connect or (lambda: FrankaConnection(p.host, p.realtime, p.motion)), self._tell, p.silence)
         self.hand: Hand | None = None
         if p.gripper:
-            self.hand = Hand(self.franka.hand, HandLimits(p.gripper_speed, p.gripper_force))
+            self.hand = Hand(
+                self.franka.hand, HandLimits(p.gripper_speed, p.gripper_force), lambda: self.franka.blocked
+            )
         self._targets = Listener(
             self,
             PoseStamped,
@@ -151,9 +153,9 @@ class FrankaDriverNode(RunnableNode):
         self._look()
 
     def close(self) -> None:
+        self.franka.close()  # first: fingers that are busy hold up the other
         if self.hand is not None:
             self.hand.close()
-        self.franka.close()
 
     # From the arm, on its thread
 
@@ -213,6 +215,8 @@ class FrankaDriverNode(RunnableNode):
     def _on_stop(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         """Brakes and stands. Nothing moves until `recover`."""
         self.franka.stop("stopped by ~/stop")
+        if self.hand is not None:
+            self.hand.stop("stopped by ~/stop")
         self._look()
         response.success, response.message = True, "stopping; ~/recover lifts it"
         return response
@@ -220,6 +224,8 @@ class FrankaDriverNode(RunnableNode):
     def _on_recover(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         """For a person: lifts what a reflex, a fault or `stop` has locked. The next target then moves the arm."""
         blocked = self.franka.blocked
+        if blocked and self.hand is not None:
+            self.hand.drop(blocked)  # as an old target, it is not taken up again
         problem = self.franka.recover()
         if not problem:
             self._refusal = ""
@@ -263,7 +269,7 @@ class FrankaDriverNode(RunnableNode):
 
     def _on_cancel(self, goal: Any) -> CancelResponse:
         assert self.hand is not None
-        self.hand.stop()
+        self.hand.stop("canceled")
         return CancelResponse.ACCEPT
 
     def _finish(self, goal: Any) -> Any:
