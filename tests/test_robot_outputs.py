@@ -53,8 +53,8 @@ class Bench:
             "base: {frame: base, rpy: [0.0, 0.0, 3.141592653589793]}\n"
             "tool: {frame: tool, xyz: [0.0, 0.0, 0.1]}\n"
             f"joints: [{', '.join(JOINTS)}]\n"
-            "joint_states: joint_states\n"
-            "description: {topic: robot_description}\n"
+            + ("joint_states: joint_states\n" if output.startswith("joint_") else "")
+            + "description: {topic: robot_description}\n"
             "observations:\n"
             "  hand: {source: pose, topic: tool_pose}\n"
             f"action: {{output: {output}, topic: command, rate: 50}}\n"
