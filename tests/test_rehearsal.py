@@ -528,7 +528,7 @@ def test_a_grippers_goal_ends_when_it_is_there_stopped_or_replaced() -> None:
             "width: {topic: /fingers, joints: [a]}\n  robot0_gripper_qpos:",
             "observations.width: only robot0_gripper_qpos expected",
         ),
-        ("scale: [1.0, -1.0]", "scale: [1.0, 0.0]", "scales other than 0, expected in rehearsal"),
+        ("scale: [1.0, -1.0]", "scale: [1.0, 0.0]", "scale: [1.0, 0.0], other numbers than 0 expected"),
         (
             "agentview_image: {",
             "above_image: {topic: /above}\n  agentview_image: {",

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import yaml
+from rclpy.validate_topic_name import validate_topic_name
 
 from diffusion_ros import robot_file
 from diffusion_ros.robot_file import RobotFileError
@@ -194,13 +195,24 @@ TF = {"source": "tf", "parent": "map", "child": "tool0"}
         ("description", GONE, "description: missing, a topic or a file with the URDF expected as observations.hand"),
         ("description", {"topic": "/d", "file": "x"}, "description: one of topic and file expected"),
         ("description", {"file": "none.urdf"}, "none.urdf: no such file"),
+        ("joint_states", "/joint_states", "joint_states: nothing reads it, a joint output and a hand whose source is"),
         # Observations
         ("observations.hand", GONE, "observations.hand: missing: where the hand is has to be known"),
         ("observations.hand.source", "joints", "observations.hand.source: 'joints', one of pose, tf, fk expected"),
         ("observations.hand.topic", GONE, "observations.hand.topic: missing, a string expected"),
         ("observations.hand.topic", "/a b", "observations.hand.topic: '/a b', the name of a topic expected"),
         ("observations.hand.topic", "/a//b", "observations.hand.topic: '/a//b', the name of a topic expected"),
+        *[
+            ("observations.hand.topic", name, f"observations.hand.topic: {name!r}, the name of a topic expected")
+            for name in ("/2f85/pose", "2cam", "/a/2b", "a~b", "~a", "/~/a", "/a/")
+        ],
+        ("observations.hand.topic", "a" * 300, "observations.hand.topic: 300 characters, at most 200 expected"),
         ("observations.hand", TF, "observations.hand.parent: 'map', the base frame 'base' expected"),
+        (
+            "observations.hand",
+            TF | {"parent": "base", "child": "flange"},
+            "hand.child: 'flange', the tool's frame 'tool0'",
+        ),
         (
             "observations.hand",
             {"source": "tf", "parent": "base"},
@@ -210,6 +222,8 @@ TF = {"source": "tf", "parent": "map", "child": "tool0"}
         ("observations.hand.qos", "sensor", "observations.hand.qos: 'sensor', one of best_effort, reliable expected"),
         ("observations.robot0_gripper_qpos.joints", GONE, "qpos.joints: missing, a list of names expected"),
         ("observations.robot0_gripper_qpos.scale", [1.0], "qpos.scale: [1.0], 2 numbers expected"),
+        ("observations.robot0_gripper_qpos.scale", 0, "qpos.scale: 0, 2 numbers expected"),
+        ("observations.robot0_gripper_qpos.scale", [0.0, 0.0], "qpos.scale: [0.0, 0.0], other numbers than 0 expected"),
         ("observations.robot0_gripper_qpos.offset", "0", "qpos.offset: '0', 2 numbers expected"),
         ("observations.robot0_gripper_qpos.source", "topic", "qpos.source: 'topic', one of joints expected"),
         ("observations.agentview_image.camera", "zed", "agentview_image.camera: 'zed', one of realsense, usb_cam"),
@@ -233,6 +247,11 @@ TF = {"source": "tf", "parent": "map", "child": "tool0"}
         ("action.reference", "goal", "action.reference: 'goal', one of commanded, measured expected"),
         ("action.leash", [50, 0.3], "action.leash: 50, at least 0.005 and at most 1.5 expected"),
         ("action.latency", -0.1, "action.latency: -0.1, at least 0 and at most 0.5 s expected"),
+        (
+            "action",
+            GOOD["action"] | {"gain": 4.0, "latency": 0.3},
+            "action.gain: 4 1/s, with latency 0.3 s it makes 1.2, at most 1 expected",
+        ),
         # Gripper
         ("gripper.output", "action", "gripper.output: 'action', one of gripper_command"),
         ("gripper.output", "joint_trajectory", "gripper.joints: missing, a list of names expected"),
@@ -240,6 +259,16 @@ TF = {"source": "tf", "parent": "map", "child": "tool0"}
         ("gripper.name", GONE, "gripper.name: missing"),
         ("gripper.closed", 0.04, "gripper.closed: 0.04, another value than open's expected"),
         ("gripper.open", 85, "gripper.open: 85, at least -10 and at most 10 expected"),
+        ("gripper.name", "/2f85/gripper_cmd", "gripper.name: '/2f85/gripper_cmd', the name of a topic expected"),
+        *[
+            ("gripper", GOOD["gripper"] | {"output": "positions", name: 5.0}, f"gripper.{name}: not known to positions")
+            for name in ("effort", "timeout")
+        ],
+        (
+            "gripper",
+            GOOD["gripper"] | {"output": "joint_trajectory", "joints": ["a"], "effort": 5.0},
+            "gripper.effort: not known to joint_trajectory, only to gripper_command and parallel_gripper_command",
+        ),
         ("gripper.effort", -1, "gripper.effort: -1, at least 0 and at most 1000 N expected"),
         # Limits: none has a default
         *[
@@ -248,6 +277,7 @@ TF = {"source": "tf", "parent": "map", "child": "tool0"}
         ],
         ("limits", GONE, "limits: missing, keys below it expected"),
         ("limits.linear", 300, "limits.linear: 300, more than 0 and at most 2 m/s expected"),
+        ("limits.linear", 10**400, "limits.linear: too large, a finite number of m/s expected"),
         ("limits.linear", 0, "limits.linear: 0, more than 0 and at most 2 m/s expected"),
         ("limits.angular", "fast", "limits.angular: 'fast', a finite number of rad/s expected"),
         ("limits.linear_acceleration", 14, "limits.linear_acceleration: 14, more than 0 and at most 13 m/s^2 expected"),
@@ -255,6 +285,8 @@ TF = {"source": "tf", "parent": "map", "child": "tool0"}
         ("limits.low", [0.3, 0.4, 0.0], "limits.low: [0.3, 0.4, 0.0], below high [0.7, 0.3, 0.5] in every component"),
         # Readiness
         ("ready", {"topic": "/running"}, "ready: {'topic': '/running'}, a list expected"),
+        ("ready", None, "ready: empty, a list expected"),
+        ("ready.0", GOOD["ready"][0] | {"latched": True, "max_age": 1.0}, "ready[0].max_age: 1 s, none expected with"),
         ("ready.0.type", "std_msgs/String", "ready[0].type: 'std_msgs/String', one of std_msgs/Bool"),
         ("ready.0.value", GONE, "ready[0].value: missing, true or false expected"),
         ("ready.0.value", "yes", "ready[0].value: 'yes', true or false expected"),
@@ -275,6 +307,30 @@ def test_a_mistake_is_one_line_with_the_key_the_value_and_the_rule(
     line = refusal(written(tmp_path, changed(key, value)))
     assert expected in line
     assert key.split(".")[0].rstrip("s") in line
+
+
+def test_names_that_are_taken_are_names_to_ros(tmp_path: Path) -> None:
+    for name in ("/a", "a", "a_2/b2", "_a", "~/a/b"):
+        robot = robot_file.read(written(tmp_path, changed("observations.hand.topic", name)))
+        assert robot.poses["hand"].topic == name
+        validate_topic_name(name)
+
+
+def test_kortex_takes_twists_without_a_stamp_in_the_tools_axes(tmp_path: Path) -> None:
+    short = KINOVA.replace(" type: Twist,", "").replace(", axes: tool", "")
+    action = robot_file.read(written(tmp_path, short)).action
+    assert (action.type, action.axes) == ("Twist", "tool")
+    for key, value, right in (("type", "TwistStamped", "Twist"), ("axes", "base", "tool")):
+        line = refusal(written(tmp_path, short.replace("rate: 40", f"rate: 40, {key}: {value}")))
+        assert line == f"action.{key}: {value}, {right} expected: the driver kortex takes nothing else"
+
+
+def test_joint_states_are_for_joint_outputs_whose_hand_is_told_otherwise(tmp_path: Path) -> None:
+    content = changed("action", {"output": "joint_positions", "topic": "/commands", "rate": 100})
+    content |= {"driver": "forward", "joint_states": "/arm/joint_states"}
+    assert refusal(written(tmp_path, content)).startswith("joint_states: nothing reads it")
+    content["observations"]["hand"] = {"source": "pose", "topic": "/pose"}
+    assert robot_file.read(written(tmp_path, content)).joint_states == "/arm/joint_states"
 
 
 def test_a_misspelt_key_is_named_with_the_one_that_is_missing(tmp_path: Path) -> None:

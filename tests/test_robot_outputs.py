@@ -62,8 +62,8 @@ class Bench:
             "base: {frame: base, rpy: [0.0, 0.0, 3.141592653589793]}\n"
             "tool: {frame: tool, xyz: [0.0, 0.0, 0.1]}\n"
             f"joints: [{', '.join(JOINTS)}]\n"
-            "joint_states: joint_states\n"
-            "description: {topic: robot_description}\n"
+            + ("joint_states: joint_states\n" if output.startswith("joint_") else "")
+            + "description: {topic: robot_description}\n"
             "observations:\n"
             "  hand: {source: pose, topic: tool_pose}\n"
             f"action: {{output: {output}, topic: command, rate: 50{action}}}\n"
@@ -374,6 +374,57 @@ def test_of_two_joysticks_each_may_stop_and_none_may_enable(graph: Graph, tmp_pa
     graph.spin(0.2)
     pressed[0] = [1, 0]
     graph.spin_until(lambda: logic.enabled)
+
+
+STOP = "buttons: {topic: joy, enable: 0, stop: 1}\n"
+
+
+def test_a_stop_that_is_down_in_the_first_message_stops_and_holds_while_it_is_down(
+    graph: Graph, tmp_path: Path
+) -> None:
+    bench = Bench(graph, tmp_path, "pose", STOP)
+    logic = bench.executor.executor_logic
+    joy, pressed = bench.node.create_publisher(Joy, "joy", 10), [1, 1]
+    bench.node.create_timer(0.05, lambda: joy.publish(Joy(buttons=pressed)))
+    bench.act(0.02)
+    graph.spin_until(lambda: logic.estop_reason)
+    graph.call(bench.node, Trigger, "/executor/estop_reset", Trigger.Request())
+    graph.call(bench.node, SetBool, "/executor/set_enabled", SetBool.Request(data=True))
+    graph.spin(0.5)
+    assert logic.enabled and not bench.moving()
+    assert bench.executor._stop_reason() == "joy: button 1, to stop, is pressed"
+    pressed[1] = 0
+    graph.spin_until(bench.moving)
+
+
+def test_nothing_moves_before_the_button_to_stop_was_heard_of(graph: Graph, tmp_path: Path) -> None:
+    bench = Bench(graph, tmp_path, "pose", STOP)
+    joy = bench.node.create_publisher(Joy, "joy", 10)
+    bench.act(0.02)
+    graph.spin_until(lambda: "joy: nothing received, the button to stop" in bench.executor._stop_reason())
+    graph.spin_until(joy.get_subscription_count)
+    joy.publish(Joy(buttons=[0]))
+    graph.spin_until(lambda: bench.executor._stop_reason() == "joy: 1 buttons, a button 1 expected")
+    assert not bench.received
+    joy.publish(Joy(buttons=[0, 0]))
+    graph.spin_until(bench.moving)
+    graph.spin(0.7)  # a joystick that nobody touches may be silent
+    assert not bench.executor._stop_reason()
+    joy.publish(Joy(buttons=[0]))
+    graph.spin_until(lambda: bench.executor._stop_reason())
+    joy.publish(Joy(buttons=[0, 1]))  # after a message that said nothing of it
+    graph.spin_until(lambda: bench.executor.executor_logic.estop_reason)
+
+
+@pytest.mark.parametrize("hold", ["", ", hold: 2"])
+def test_a_rehearsal_needs_no_joystick_and_obeys_one(hold: str, graph: Graph, tmp_path: Path) -> None:
+    bench = Bench(graph, tmp_path, "pose", STOP.replace("}", f"{hold}}}"), rehearsal=True)
+    bench.act(0.02)
+    graph.spin_until(bench.moving)
+    joy = bench.node.create_publisher(Joy, "joy", 10)
+    graph.spin_until(joy.get_subscription_count)
+    joy.publish(Joy(buttons=[0, 1, 0]))
+    graph.spin_until(lambda: bench.executor.executor_logic.estop_reason)
 
 
 def test_another_one_that_commands_the_gripper_is_a_conflict(graph: Graph, tmp_path: Path) -> None:

@@ -38,6 +38,10 @@ _DRIVERS_OF = {
     "joint_trajectory": ("jtc",),
     "joint_positions": ("forward",),
 }
+_KORTEX = {"type": "Twist", "axes": "tool"}
+"""What ros2_kortex's twist controller takes, and nothing else."""
+_MAX_LOOP_GAIN = 1.0
+"""gain * latency of a twist output. The loop that makes up for what is missing swings up by itself beyond pi/2."""
 _TYPES_OF = {
     "pose": ("PoseStamped",),
     "twist": ("TwistStamped", "Twist"),
@@ -47,7 +51,8 @@ _TYPES_OF = {
 HAND, OBJECT = "hand", "object"
 """Observations that are poses; each gives two of a checkpoint's inputs, position and orientation."""
 READY_TYPES = ("std_msgs/Bool", "std_msgs/Float64", "std_msgs/Int32", "moveit_msgs/ServoStatus")
-GRIPPER_OUTPUTS = ("gripper_command", "parallel_gripper_command", "joint_trajectory", "positions")
+_GRIPPER_ACTIONS = ("gripper_command", "parallel_gripper_command")
+GRIPPER_OUTPUTS = (*_GRIPPER_ACTIONS, "joint_trajectory", "positions")
 
 
 @dataclass(frozen=True)
@@ -218,7 +223,7 @@ class Buttons:
     enable: int | None = None
     """Pressed: the robot may move."""
     stop: int | None = None
-    """Pressed: emergency stop, latched."""
+    """Pressed: emergency stop, latched. Nothing moves before it was heard of."""
     hold: int | None = None
     """The robot moves only while it is pressed."""
 
@@ -243,7 +248,7 @@ class RobotFile:
     """Where the policy's hand is, in the tool that the driver speaks of."""
     joints: tuple[str, ...]
     joint_states: str
-    """The topic of their positions, for joint outputs."""
+    """The topic of their positions, for joint outputs whose hand is not told by them already."""
     description: Description | None
     poses: Mapping[str, PoseSource]
     """hand, and perhaps object."""
@@ -292,7 +297,7 @@ def read(path: Path) -> RobotFile:
         base=_placement(top.section("base")),
         tool=_placement(top.section("tool")),
         joints=joints,
-        joint_states=top.topic("joint_states", "/joint_states"),
+        joint_states=_joint_states(top, action, poses[HAND]),
         description=description,
         poses=poses,
         numbers=numbers,
@@ -321,6 +326,8 @@ def _check(robot: RobotFile, top: Section) -> None:
     source = robot.poses[HAND]
     if source.source == "tf" and source.parent != robot.base.frame:
         raise top.error("observations.hand.parent", f"{source.parent!r}, the base frame {robot.base.frame!r} expected")
+    if source.source == "tf" and source.child != robot.tool.frame:
+        raise top.error("observations.hand.child", f"{source.child!r}, the tool's frame {robot.tool.frame!r} expected")
     topics = [(f"{name}{IMAGE_SUFFIX}", picture.topic) for name, picture in robot.pictures.items()]
     for i, (name, topic) in enumerate(topics):
         twin = next((other for other, known in topics[:i] if known == topic), None)
@@ -328,6 +335,13 @@ def _check(robot: RobotFile, top: Section) -> None:
             raise top.error(
                 f"observations.{name}.topic", f"{topic}, which is {twin}'s as well: one camera each expected"
             )
+
+
+def _joint_states(top: Section, action: ActionOutput, hand: PoseSource) -> str:
+    if "joint_states" in top and (not action.output.startswith("joint_") or hand.source == "fk"):
+        used = "a joint output and a hand whose source is not fk"
+        raise top.error("joint_states", f"nothing reads it, {used} expected beside it")
+    return top.topic("joint_states", "/joint_states")
 
 
 def _placement(section: Section) -> Placement:
@@ -399,10 +413,13 @@ def _joints(section: Section) -> JointsSource:
     section.choice("source", ("joints",), "joints")
     joints = section.texts("joints")
     many = len(joints)
+    scale = section.numbers("scale", many, (1.0,) * many)
+    if not all(scale):
+        raise section.error("scale", f"{list(scale)}, other numbers than 0 expected")
     return JointsSource(
         topic=section.topic("topic"),
         joints=joints,
-        scale=section.numbers("scale", many, (1.0,) * many),
+        scale=scale,
         offset=section.numbers("offset", many, (0.0,) * many),
         latency=_latency(section),
         reliable=_reliable(section),
@@ -448,9 +465,10 @@ def _action(section: Section, driver: str) -> ActionOutput:
             "output", f"{output}, which the driver {driver} does not take: {' or '.join(fits)} expected"
         )
     leash = section.numbers("leash", 2, (0.05, 0.3), 0.005, 1.5)
+    own = _KORTEX if driver == "kortex" else {}
     action = ActionOutput(
         output=output,
-        type=section.choice("type", _TYPES_OF[output], _TYPES_OF[output][0]),
+        type=section.choice("type", _TYPES_OF[output], own.get("type", _TYPES_OF[output][0])),
         topic=section.topic("topic"),
         rate=section.number("rate", low=20.0, high=100.0, unit="Hz"),
         reference=section.choice("reference", ("commanded", "measured"), "commanded"),
@@ -460,13 +478,23 @@ def _action(section: Section, driver: str) -> ActionOutput:
     if output == "twist":
         action = replace(
             action,
-            axes=section.choice("axes", ("base", "tool"), "base"),
+            axes=section.choice("axes", ("base", "tool"), own.get("axes", "base")),
             gain=section.number("gain", 2.0, low=0.0, high=10.0, unit="1/s"),
         )
+        if action.gain * action.latency > _MAX_LOOP_GAIN:
+            product = (
+                f"{action.gain:g} 1/s, with latency {action.latency:g} s it makes {action.gain * action.latency:g}"
+            )
+            raise section.error("gain", f"{product}, at most {_MAX_LOOP_GAIN:g} expected: the arm would swing")
     if output == "pose":
         action = replace(action, lag=section.number("lag", 0.0, low=0.0, high=0.3, unit="s"))
     if action.type == "Twist" and driver == "servo":
         raise section.error("type", "Twist, TwistStamped expected: Servo drops what has no stamp")
+    for name, value in own.items():
+        if getattr(action, name) != value:
+            raise section.error(
+                name, f"{getattr(action, name)}, {value} expected: the driver kortex takes nothing else"
+            )
     section.done()
     return action
 
@@ -474,6 +502,9 @@ def _action(section: Section, driver: str) -> ActionOutput:
 def _gripper(section: Section) -> GripperOutput:
     output = section.choice("output", GRIPPER_OUTPUTS)
     names_joints = output in ("joint_trajectory", "parallel_gripper_command")
+    for name in ("effort", "timeout") if output not in _GRIPPER_ACTIONS else ():
+        if name in section:
+            raise section.error(name, f"not known to {output}, only to {' and '.join(_GRIPPER_ACTIONS)}")
     gripper = GripperOutput(
         output=output,
         name=section.topic("name"),
@@ -540,6 +571,10 @@ def _ready(section: Section) -> ReadyCondition:
         max_age=section.number("max_age", 0.0, low=0.0, high=60.0, unit="s"),
         optional=section.boolean("optional", False),
     )
+    if condition.latched and condition.max_age:
+        raise section.error(
+            "max_age", f"{condition.max_age:g} s, none expected with latched: it is published only once"
+        )
     section.done()
     return condition
 

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import difflib
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-_TOPIC_CHARACTERS = set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_/~")
+_TOPIC = re.compile(r"(~/|/)?[A-Za-z_][A-Za-z0-9_]*(/[A-Za-z_][A-Za-z0-9_]*)*")
+"""What ROS takes as the name of a topic or an action."""
+_TOPIC_LENGTH = 200
+"""Characters at most; ROS takes about 250, with the namespace and what an action adds."""
 KEYS = frozenset(
     (
         *("driver", "base", "tool", "joints", "description", "observations", "action", "gripper", "limits", "ready"),
@@ -66,10 +70,10 @@ class Section:
 
     def sections(self, name: str) -> list[Section]:
         content = self._take(name, False, "")
-        if content is None:
+        if name not in self._content:
             return []
         if not isinstance(content, list):
-            raise self.error(name, f"{content!r}, a list expected")
+            raise self.error(name, f"{'empty' if content is None else repr(content)}, a list expected")
         return [Section(self._path, one, f"{name}[{i}]") for i, one in enumerate(content)]
 
     def text(self, name: str, default: str | None = None) -> str:
@@ -82,8 +86,11 @@ class Section:
 
     def topic(self, name: str, default: str | None = None) -> str:
         text = self.text(name, default)
-        if text and (set(text) - _TOPIC_CHARACTERS or "//" in text or text.endswith("/")):
-            raise self.error(name, f"{text!r}, the name of a topic expected")
+        if text and not _TOPIC.fullmatch(text):
+            rule = "letters, digits and _ between slashes, and no digit first"
+            raise self.error(name, f"{text!r}, the name of a topic expected: {rule}")
+        if len(text) > _TOPIC_LENGTH:
+            raise self.error(name, f"{len(text)} characters, at most {_TOPIC_LENGTH} expected")
         return text
 
     def texts(self, name: str, default: tuple[str, ...] | None = None) -> tuple[str, ...]:
@@ -128,8 +135,9 @@ class Section:
     def _number(
         self, name: str, value: Any, low: float | None, high: float | None, above: float | None, unit: str
     ) -> float:
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-            raise self.error(name, f"{value!r}, a finite number{f' of {unit}' if unit else ''} expected")
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not _is_finite(value):
+            said = "too large" if isinstance(value, int) and not isinstance(value, bool) else repr(value)
+            raise self.error(name, f"{said}, a finite number{f' of {unit}' if unit else ''} expected")
         wrong = (
             (low is not None and value < low)
             or (high is not None and value > high)
@@ -165,3 +173,11 @@ class Section:
                 meant = difflib.get_close_matches(name, self._read, 1)
                 known = f"{meant[0]!r}" if meant else f"one of {', '.join(sorted(self._read))}"
                 raise self.error(name, f"unknown key, {known} expected")
+
+
+def _is_finite(value: float) -> bool:
+    """Whether it is a number that a float can hold; whole ones may be too large."""
+    try:
+        return math.isfinite(value)
+    except OverflowError:
+        return False

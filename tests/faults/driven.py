@@ -33,7 +33,7 @@ from .kinds import GRACE, NAN, STRANGER, _call, _moved, _set
 Array = NDArray[np.float64]
 
 OUTPUTS = ("pose", "twist", "joint_trajectory", "joint_positions")
-_DRIVERS = {"pose": "crisp", "twist": "kortex", "joint_trajectory": "jtc", "joint_positions": "forward"}
+_DRIVERS = {"pose": "crisp", "twist": "servo", "joint_trajectory": "jtc", "joint_positions": "forward"}
 HOME = np.array([0.1, 0.2, 0.5])
 TURN = Rotation.from_euler("XYZ", [0.3, -0.2, 0.4])
 SPEED = 0.2

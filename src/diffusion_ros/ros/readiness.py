@@ -67,10 +67,11 @@ def wrong(condition: ReadyCondition, msg: Any) -> str:
 
 
 class OperatorButtons:
-    """Calls back when a button goes down; `reason` while the one that must be held is not.
+    """Calls back when a button goes down; `reason` while `stop` is down or unknown, or `hold` is not held.
 
     Whoever publishes joy may stop the robot. Enable it, or keep it going, may one alone: of two nobody can tell whose
-    button it is that is down.
+    button it is that is down. Silence after the first message is no reason by itself, but for `hold`: some drivers of
+    joysticks publish only what changes.
     """
 
     def __init__(
@@ -78,6 +79,8 @@ class OperatorButtons:
     ) -> None:
         self._node, self._buttons = node, buttons
         self._stop, self._enable = stop, enable
+        self.awaited = True
+        """Whether nothing may move before the buttons were heard of; a rehearsal does without a joystick."""
         self._pressed: list[bool] | None = None
         self._held: float | None = None
         """When the button that must be held was seen pressed last."""
@@ -94,25 +97,39 @@ class OperatorButtons:
     def _on_joy(self, msg: Joy) -> None:
         before, now = self._pressed, messages.buttons_from_msg(msg)
         self._pressed = now
-        hold = self._buttons.hold
-        self._held = self._node.seconds() if hold is not None and hold < len(now) and now[hold] else None
-        if before is None:
-            return  # a button that is stuck is not one that was pressed
-
-        def went_down(number: int | None) -> bool:
-            return number is not None and number < min(len(now), len(before)) and now[number] and not before[number]
-
-        if went_down(self._buttons.stop):
+        self._held = self._node.seconds() if _is_down(now, self._buttons.hold) else None
+        # What nothing was known of before may have gone down unheard: enough for a stop, not for moving on.
+        if _is_down(now, self._buttons.stop) and not (before and _is_down(before, self._buttons.stop)):
             self._stop()
-        if went_down(self._buttons.enable) and not self._listener.conflict():
+        enable = self._buttons.enable
+        if _is_down(now, enable) and before and _is_up(before, enable) and not self._listener.conflict():
             self._enable()
 
     def reason(self) -> str:
         """Why the robot may not move, or ''."""
-        if self._buttons.hold is None:
+        if self._pressed is None and not self.awaited:
+            return ""
+        buttons, name = self._buttons, topics.shown(self._node, self._buttons.topic)
+        if buttons.stop is not None:
+            needed = max(buttons.stop, buttons.enable or 0)
+            if self._pressed is None:
+                return f"{name}: nothing received, the button to stop expected"
+            if needed >= len(self._pressed):
+                return f"{name}: {len(self._pressed)} buttons, a button {needed} expected"
+            if self._pressed[buttons.stop]:
+                return f"{name}: button {buttons.stop}, to stop, is pressed"
+        if buttons.hold is None:
             return ""
         if conflict := self._listener.conflict():
             return conflict
         if self._held is None or self._node.seconds() - self._held > _HELD_SECONDS:
-            return f"{topics.shown(self._node, self._buttons.topic)}: button {self._buttons.hold} is not held"
+            return f"{name}: button {buttons.hold} is not held"
         return ""
+
+
+def _is_down(pressed: list[bool], number: int | None) -> bool:
+    return number is not None and number < len(pressed) and pressed[number]
+
+
+def _is_up(pressed: list[bool], number: int | None) -> bool:
+    return number is not None and number < len(pressed) and not pressed[number]

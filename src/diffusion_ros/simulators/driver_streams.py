@@ -110,8 +110,8 @@ def streams(robot: RobotFile, cameras: Sequence[str], encoding: str, width: int,
         if name != GRIPPER_QPOS:
             raise error(f"observations.{name}", f"only {GRIPPER_QPOS} expected in rehearsal: nothing else is simulated")
     fingers = robot.numbers.get(GRIPPER_QPOS)
-    if fingers is not None and (len(fingers.joints) != 2 or not all(fingers.scale)):
-        raise error(f"observations.{GRIPPER_QPOS}", "two joints, and scales other than 0, expected in rehearsal")
+    if fingers is not None and len(fingers.joints) != 2:
+        raise error(f"observations.{GRIPPER_QPOS}", f"{len(fingers.joints)} joints, two expected in rehearsal")
     hand = robot.poses[HAND]
     joints_topic = ""
     if robot.joints:
