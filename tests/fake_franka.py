@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from diffusion_ros.franka_arm import ArmError, ArmState, Array
+from diffusion_ros.franka_connection import ArmError, ArmState, Array
 
 HOME = np.array([0.45, 0.0, 0.3])
 DOWN = np.array([1.0, 0.0, 0.0, 0.0])

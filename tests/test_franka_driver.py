@@ -27,7 +27,8 @@ from std_msgs.msg import Bool, Float64MultiArray
 from std_srvs.srv import Trigger
 
 from diffusion_ros import franka_arm
-from diffusion_ros.franka_arm import Franka, Hand, HandLimits
+from diffusion_ros.franka_arm import Franka
+from diffusion_ros.franka_hand import Hand, HandLimits
 from diffusion_ros.nodes.franka_driver_node import FrankaDriverNode
 from diffusion_ros.ros import messages, topics
 from diffusion_ros.ros.diagnostics import ERROR, OK, WARN

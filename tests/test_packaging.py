@@ -170,7 +170,7 @@ print(len(names), *sorted({{name.partition(".")[0] for name in sys.modules}}))
         ("training", ["src"], []),
         ("robosuite", ["src", "training"], ["src/diffusion_ros/simulators/arm.py"]),
         ("diffusers", ["src"], []),
-        ("franka", ["src", "training"], ["src/diffusion_ros/franka_arm.py"]),
+        ("franka", ["src", "training"], ["src/diffusion_ros/franka_connection.py"]),
     ],
 )
 def test_who_imports_what(library: str, folders: list[str], only_in: list[str]) -> None:

@@ -1,7 +1,8 @@
 """Who may import whom: no circles, and each room knows only those before it. Read from the sources, with what is
 imported for type checking only.
 
-    robot, installation, cache_folders, ranges, atomic_file, yaml_file, resources, picture_transport, franka_arm
+    robot, installation, cache_folders, ranges, atomic_file, yaml_file, resources, picture_transport, franka_connection
+    franka_arm, franka_hand;
     spec; robot_file; models; checkpoint; control; robot_check; simulators; ros; nodes; systems
 
 What a policy or a planner learnt and how it is asked is models'; how a robot is driven by it is control's, which asks
@@ -36,7 +37,9 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "yaml_edit": ("yaml_file",),
     "resources": (),
     "picture_transport": (),
-    "franka_arm": ("installation",),
+    "franka_connection": ("installation",),
+    "franka_arm": ("franka_connection",),
+    "franka_hand": ("franka_connection",),
     "spec": ("robot", "ranges"),
     "models": ("robot", "ranges", "spec", "simulators.tasks"),
     "checkpoint": ("spec", "models", "atomic_file"),
@@ -61,7 +64,9 @@ ROOMS: dict[str, tuple[str, ...]] = {
         "robot",
         "ranges",
         "atomic_file",
+        "franka_connection",
         "franka_arm",
+        "franka_hand",
         "resources",
         "picture_transport",
         "spec",
@@ -76,6 +81,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
 """Of src, and what each may import beside itself. Nobody imports those that are not here: they start things."""
 WITHOUT: dict[str, tuple[str, ...]] = {
     "robot": ("rclpy", "torch", "cv2", "mujoco", "robosuite", "gymnasium"),
+    "franka_connection": ("rclpy", "torch", "cv2", "mujoco", "robosuite", "gymnasium"),
     "franka_arm": ("rclpy", "torch", "cv2", "mujoco", "robosuite", "gymnasium"),
     "spec": ("rclpy", "torch", "cv2", "mujoco", "robosuite", "gymnasium"),
     "checkpoint": ("rclpy", "cv2", "mujoco", "robosuite", "gymnasium"),

@@ -22,18 +22,17 @@ from sensor_msgs.msg import JointState
 from std_msgs.msg import Bool, Float64MultiArray
 from std_srvs.srv import Trigger
 
-from diffusion_ros.franka_arm import (
+from diffusion_ros.franka_arm import Franka
+from diffusion_ros.franka_connection import (
     JOINTS,
     MAX_WIDTH,
     ArmState,
     Connection,
-    Franka,
     FrankaConnection,
-    Hand,
-    HandLimits,
     MotionLimits,
     library,
 )
+from diffusion_ros.franka_hand import Hand, HandLimits
 from diffusion_ros.ros import messages, topics
 from diffusion_ros.ros.diagnostics import ERROR, OK, WARN, Diagnostics
 from diffusion_ros.ros.listener import Listener
