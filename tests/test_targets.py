@@ -96,7 +96,7 @@ def test_never_faster_than_the_limits_nor_out_of_the_box(reference: str, respons
         if i % 97 == 50:
             generator.start(*follower.poses[0])
         if i % 60 == 0:
-            generator.anchor(*follower.poses[0], 0.1)
+            generator.anchor(*follower.poses[0], 0.1, rng.uniform(-0.05, 0.05, (3, 7)))
         command = None if rng.random() < 0.1 else rng.uniform(-1, 1, 7) * ([0.05] * 3 + [0.5] * 3 + [1])
         target = follower.go(command, i // 3)
         step = np.linalg.norm(target.position - last.position)
@@ -180,11 +180,36 @@ def test_measured_takes_a_standing_offset_back_and_commanded_does_not() -> None:
         low = HOME - [0, 0, 0.01]
         for i in range(100):
             if i % 20 == 0 and i < 40:
-                generator.anchor(low, Rotation.identity(), 0.0)
+                generator.anchor(low, Rotation.identity(), 0.0, row()[None])
             target = generator.advance(0.02, row(), i // 3, low, Rotation.identity())
         ends[reference] = target.position[2]
     assert ends["commanded"] == pytest.approx(1.0)
     assert ends["measured"] < 0.992
+
+
+@pytest.mark.parametrize("response", [(), (K, 1.0), (88.2, 0.8, 34.2, 0.82)])
+def test_a_late_chunk_ends_where_it_would_have_ended_in_time(response: tuple[float, ...]) -> None:
+    """A chunk goes the other way than the one before, and decides 0.12 s after its observation."""
+
+    def end(late: int, anchored: bool) -> Target:
+        generator = TargetGenerator(WIDE, 0.05, response)
+        follower = Follower(generator, 0.01)
+        before, after = row(0.03, 0.01, 0, 0.05, 0, 0.02), row(-0.02, 0.03, 0.01, 0, -0.03, 0.02)
+        for i in range(50 + late):
+            follower.go(before, ("before", i // 5))
+        if anchored:
+            generator.anchor(*follower.poses[0], 0.01 * late, np.tile(after, (late // 5 + 1, 1)))
+        for i in range(late, 40):
+            follower.go(after, ("after", i // 5))
+        for i in range(60):
+            follower.go(row(), ("rest", i // 5))
+        return follower.targets[-1]
+
+    in_time, alone, anchored = end(0, False), end(12, False), end(12, True)
+    beside = [np.linalg.norm(one.position - in_time.position) for one in (alone, anchored)]
+    turned = [(one.rotation * in_time.rotation.inv()).magnitude() for one in (alone, anchored)]
+    assert beside[0] > 0.012 and beside[1] < 0.1 * beside[0]
+    assert turned[0] > 0.015 and turned[1] < 0.15 * turned[0]
 
 
 def test_a_preview_is_what_comes() -> None:

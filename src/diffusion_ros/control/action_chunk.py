@@ -411,6 +411,15 @@ class ChunkExecutor:
         rows = chunk.rows[chunk.index_at(t_ns) : self.max_rows]
         return np.clip(rows, self._low, self._high)
 
+    def begun(self, t_ns: int) -> NDArray[np.float64]:
+        """Rows (N, 7) of the chunk that decides at t_ns, up to the one that is due, within the limits of a step; none
+        where none is due."""
+        due = self._due(t_ns)
+        if due is None:
+            return np.zeros((0, ACTION_SIZE))
+        chunk = self._chunks[due]
+        return np.clip(chunk.rows[: chunk.index_at(t_ns) + 1], self._low, self._high)
+
     def sent(self, command: Command) -> None:
         """A command went out, and there may be another one before the next observation."""
         self._since = self._since + command.row[:3]

@@ -19,7 +19,7 @@ import copy
 import math
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,6 +36,8 @@ _GLIDE = 0.05
 """m/s by which a target goes over to where the hand is measured."""
 _GLIDE_ANGLE = 0.25
 """rad/s, likewise."""
+_REJOIN_ROWS = 5
+"""In so many rows a target makes up for what a chunk's own rows would have led it elsewhere since its observation."""
 _MAX_PREVIEW = 1000
 LOST = 2.0
 """Times the leash: a hand that is farther from its target is not following it."""
@@ -72,7 +74,8 @@ class TargetGenerator:
     that are reached within their steps.
     reference 'commanded': each row goes on from the target. 'measured': each chunk, too, but what the hand was away
     from its target when the chunk's observation was made is gone back slowly, so that the target follows a hand that
-    cannot follow. leash [m, rad]: the target does not go farther than that from the hand.
+    cannot follow. Either way a chunk that begins some time after its observation ends where it would have ended had it
+    begun there (`anchor`). leash [m, rad]: the target does not go farther than that from the hand.
     latency [s]: what the arm's driver lags behind; the measured hand is compared with the target of so long before,
     so that a hand which only lags is not one that does not follow.
     """
@@ -114,7 +117,11 @@ class TargetGenerator:
         self._left = np.zeros(3)
         """What is still to be gone back to the measured hand [m], and turned back [rad]."""
         self._left_turn = np.zeros(3)
-        self._trace: deque[tuple[float, Array, Rotation]] = deque()
+        self._gain, self._coasts = _answers(self._of_position, row_seconds)
+        self._turn_gain, self._turn_coasts = _answers(self._of_rotation, row_seconds)
+        self._more, self._more_rows, self._more_waits = np.zeros(6), 0, False
+        """What is added to so many rows that come; and whether the first of them is over too soon for it."""
+        self._trace: deque[tuple[float, Target]] = deque()
         self._time = 0.0
         self.hard = False
         """Whether a hold brakes as hard as the limits allow: an emergency stop does."""
@@ -134,6 +141,7 @@ class TargetGenerator:
         self._velocity, self._turn_velocity = np.zeros(3), np.zeros(3)
         self._turn = np.zeros(3)
         self._left, self._left_turn = np.zeros(3), np.zeros(3)
+        self._more_rows = 0
         self._position, self._from = np.array(position, np.float64), rotation
         if before is not None:
             left = self._position - before.position
@@ -159,22 +167,52 @@ class TargetGenerator:
         """Why the measured hand is not following the target, or ''."""
         if not self._started:
             return ""
-        was, turned = self._lagged(0.0)
-        away = float(np.linalg.norm(position - was))
-        angle = float((rotation * turned.inv()).magnitude())
+        was = self._lagged(0.0)
+        away = float(np.linalg.norm(position - was.position))
+        angle = float((rotation * was.rotation.inv()).magnitude())
         if away > LOST * self.leash[0]:
             return f"the hand is {away:.3f} m from its target, at most {LOST * self.leash[0]:g} m expected (leash)"
         if angle > LOST * self.leash[1]:
             return f"the hand is {angle:.2f} rad from its target, at most {LOST * self.leash[1]:g} rad expected (leash)"
         return ""
 
-    def anchor(self, position: Array, rotation: Rotation, seconds_ago: float) -> None:
-        """A chunk begins that answers an observation of the hand there (3), so long ago."""
-        if not self._started or self.reference == "commanded":
+    def anchor(self, position: Array, rotation: Rotation, seconds_ago: float, rows: Array) -> None:
+        """A chunk begins that answers an observation of the hand there (3), so long before the target of now.
+
+        rows (N, 7): the chunk's, from its first one to the one that is due. They are motions and no places, and since
+        the observation the arm has gone by those of the chunk before: the rest alone would lead it as far beside its
+        aim as the two chunks differ in what is over. The rows that come make up for that.
+        """
+        if not self._started or not self._trace:
             return
-        was, turned = self._lagged(seconds_ago)
-        self._left = position - was
-        self._left_turn = (rotation * turned.inv()).as_rotvec()
+        was, now = self._lagged(seconds_ago), self.target()
+        there = self._followed(was, rows, seconds_ago + self.latency)
+        # And how far either would go on by its speed.
+        missing = there.position - now.position + self._coasts * (there.velocity - now.velocity)
+        turn = (there.rotation * now.rotation.inv()).as_rotvec()
+        turn = turn + self._turn_coasts * (there.angular_velocity - now.angular_velocity)
+        self._more = np.concatenate((missing / self._gain, turn / self._turn_gain)) / _REJOIN_ROWS
+        self._more_rows = _REJOIN_ROWS
+        self._more_waits = (seconds_ago + self.latency) % self.row_seconds > 0.1 * self.row_seconds
+        if self.reference == "measured":
+            self._left = position - was.position
+            self._left_turn = (rotation * was.rotation.inv()).as_rotvec()
+
+    def _followed(self, start: Target, rows: Array, seconds: float) -> Target:
+        """The target that rows (N, 7) lead to in so many seconds [s] from one of before."""
+        ghost = copy.copy(self)
+        ghost._trace, ghost.latency = deque(), 0.0
+        ghost._position, ghost._velocity = start.position, start.velocity
+        ghost._from, ghost._turn, ghost._turn_velocity = start.rotation, np.zeros(3), start.angular_velocity
+        ghost._left, ghost._left_turn, ghost._more_rows = np.zeros(3), np.zeros(3), 0
+        ghost._row, target = None, start
+        for number, row in enumerate(rows):
+            part = min(self.row_seconds, seconds)
+            if part <= 1e-6:
+                break
+            seconds -= part
+            target = ghost.advance(part, row, number, target.position, target.rotation)
+        return target
 
     def advance(self, seconds: float, row: Array | None, key: object, position: Array, rotation: Rotation) -> Target:
         """The target `seconds` after the last one.
@@ -187,12 +225,13 @@ class TargetGenerator:
         if row is None:
             self._row, self._row_key = None, None
             self._left, self._left_turn = np.zeros(3), np.zeros(3)
+            self._more_rows = 0
         elif self._row is None or key != self._row_key:
             self._begin(row, key)
         # Where the hand will be when it has come to the target of now, if it goes on following as it does.
-        was, turned = self._lagged(0.0)
-        position = position + self._position - was
-        rotation = Rotation.from_rotvec(self._turn) * self._from * turned.inv() * rotation
+        was = self._lagged(0.0)
+        position = position + self._position - was.position
+        rotation = Rotation.from_rotvec(self._turn) * self._from * was.rotation.inv() * rotation
         turn = self._turn
         before = (Rotation.from_rotvec(turn) * self._from * rotation.inv()).magnitude()
         parts = math.ceil(seconds / _SUBSTEP - 1e-6)
@@ -204,26 +243,22 @@ class TargetGenerator:
         if away > self.leash[1] and away > before:
             self._turn, self._turn_velocity = turn, np.zeros(3)
             target = self.target()
-        self._trace.append((self._time, target.position, target.rotation))
+        self._trace.append((self._time, target))
         while self._trace[0][0] < self._time - _HISTORY_SECONDS:
             self._trace.popleft()
         return target
 
-    def _lagged(self, seconds_ago: float) -> tuple[Array, Rotation]:
+    def _lagged(self, seconds_ago: float) -> Target:
         """The target that the hand, as it was seen so long ago, was answering: of `latency` before."""
         then = self._time - seconds_ago - self.latency
-        for time, position, rotation in reversed(self._trace):
+        for time, target in reversed(self._trace):
             if time <= then + 1e-9:
-                return position, rotation
-        if self._trace:
-            return self._trace[0][1:]
-        target = self.target()
-        return target.position, target.rotation
+                return target
+        return self._trace[0][1] if self._trace else self.target()
 
     def lagged(self) -> Target:
         """What the hand, as it is measured now, answers: the target of `latency` ago, moving as it does now."""
-        position, rotation = self._lagged(0.0)
-        return Target(position, rotation, self._velocity.copy(), self._turn_velocity.copy())
+        return replace(self._lagged(0.0), velocity=self._velocity.copy(), angular_velocity=self._turn_velocity.copy())
 
     def target(self) -> Target:
         return Target(
@@ -263,6 +298,11 @@ class TargetGenerator:
 
     def _begin(self, row: Array, key: object) -> None:
         self._row, self._row_key = np.array(row, np.float64), key
+        if self._more_waits:
+            self._more_waits = False
+        elif self._more_rows:
+            self._row[:6] += self._more
+            self._more_rows -= 1
         self._from, self._turn = Rotation.from_rotvec(self._turn) * self._from, np.zeros(3)
         self._goal = self._position + self._row[:3]
         self._turn_goal = self._row[3:6].copy()
@@ -344,6 +384,16 @@ def answered(response: Sequence[float], error: Array, velocity: Array, dt: float
     fading = math.exp(s * dt)
     after = fading * ((c - q * s) * error + q * velocity)
     return after - error, fading * (-q * stiffness * error + (c + q * s) * velocity)
+
+
+def _answers(response: Sequence[float], seconds: float) -> tuple[float, float]:
+    """How far the model goes in all for a row of 1, and for a speed of 1/s in rows of nothing [s]."""
+    if not response:
+        return 1.0, 0.0
+    way, speed = answered(response, np.array(-1.0), np.array(0.0), seconds)
+    further, slower = answered(response, np.array(0.0), np.array(1.0), seconds)
+    coasts = float(further / (1.0 - slower))
+    return float(way + speed * coasts), coasts
 
 
 def _braked(velocity: Array, damping: float, gentle: float, dt: float) -> Array:

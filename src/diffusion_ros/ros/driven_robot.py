@@ -217,7 +217,7 @@ class DrivenRobot:
         if command.key is not None and command.key[0] != self._chunk_ns:
             self._chunk_ns = command.key[0]
             self.output.renew()
-            self._anchor(now_ns)
+            self._anchor(logic, now_ns - round(elapsed * 1e9))
         target = self.targets.advance(elapsed, row, command.key, hand.position, hand.rotation)
         if command.acting:
             self._stood = None
@@ -280,11 +280,12 @@ class DrivenRobot:
     def _has_stood(self, now: float) -> bool:
         return self._stood is not None and now - self._stood >= _STOOD_SECONDS
 
-    def _anchor(self, now_ns: int) -> None:
-        """A chunk begins to decide, which was made from the hand as it was at its stamp."""
+    def _anchor(self, logic: ChunkExecutor, then_ns: int) -> None:
+        """A chunk begins to decide, which was made from the hand as it was at its stamp. then_ns: the target's time."""
         near = min(self._hands, key=lambda hand: abs(hand.stamp_ns - self._chunk_ns), default=None)
         if near is not None:
-            self.targets.anchor(near.position, near.rotation, (now_ns - near.stamp_ns) / 1e9)
+            rows = np.array([self.frames.row(row) for row in logic.begun(self._row_ns(then_ns))])
+            self.targets.anchor(near.position, near.rotation, (then_ns - self._chunk_ns) / 1e9, rows)
 
     def _move_gripper(self, logic: ChunkExecutor, command: Command, now_ns: int) -> None:
         """By the row that is due now, which is not the arm's: its fingers have another latency."""
