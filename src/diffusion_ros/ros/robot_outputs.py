@@ -303,7 +303,7 @@ class JointPositionsOutput(JointOutput):
 
     kind = Float64MultiArray
     goes_back = True
-    smoothed = 0.9
+    smoothed = 0.8
 
     def __init__(self, node: RunnableNode, robot: RobotFile, frames: RobotFrames, described: DescribedArm) -> None:
         super().__init__(node, robot, frames, described)
