@@ -286,8 +286,11 @@ def test_joints_that_put_the_hand_elsewhere_are_no_place_to_begin(graph: Graph, 
 def test_a_pose_that_is_sent_ahead_stays_within_the_box(graph: Graph, tmp_path: Path) -> None:
     bench = Bench(graph, tmp_path, "pose", action=", lag: 0.3", low=float(HOME[2]) - 0.15)
     bench.act(0.0, 0.0, -0.05)
-    # The hand is 0.1 m along the tool's z from its frame.
-    hand = lambda msg: bench.tool(msg) + TURN.apply([0.0, 0.0, 0.1])  # noqa: E731
+
+    def hand(msg: PoseStamped) -> np.ndarray:
+        """It is 0.1 m along the tool's z from the tool's frame."""
+        return bench.tool(msg) + TURN.apply([0.0, 0.0, 0.1])
+
     low = HOME[2] - 0.15
     graph.spin_until(lambda: bench.received and hand(bench.received[-1])[2] < low + 0.02)
     graph.spin(0.3)

@@ -262,6 +262,11 @@ class RobotFile:
     ready: tuple[ReadyCondition, ...]
     buttons: Buttons | None
 
+    @property
+    def needs_kinematics(self) -> bool:
+        """Whether the output or a pose goes by the arm's description."""
+        return self.action.output.startswith("joint_") or any(pose.source == "fk" for pose in self.poses.values())
+
 
 def shipped(resources: Path | None = None) -> dict[str, Path]:
     """The robots that come with the package, by name."""

@@ -404,21 +404,14 @@ class ChunkExecutor:
     def rest(self, t_ns: int) -> NDArray[np.float64]:
         """Rows (N, 7) of the chunk that decides at t_ns, from the one that is due on, within the limits of a step; none
         where none is due."""
-        due = self._due(t_ns)
-        if due is None:
-            return np.zeros((0, ACTION_SIZE))
-        chunk = self._chunks[due]
-        rows = chunk.rows[chunk.index_at(t_ns) : self.max_rows]
-        return np.clip(rows, self._low, self._high)
+        rows, due = self._deciding(t_ns)
+        return rows[due:]
 
     def begun(self, t_ns: int) -> NDArray[np.float64]:
         """Rows (N, 7) of the chunk that decides at t_ns, up to the one that is due, within the limits of a step; none
         where none is due."""
-        due = self._due(t_ns)
-        if due is None:
-            return np.zeros((0, ACTION_SIZE))
-        chunk = self._chunks[due]
-        return np.clip(chunk.rows[: chunk.index_at(t_ns) + 1], self._low, self._high)
+        rows, due = self._deciding(t_ns)
+        return rows[: due + 1]
 
     def sent(self, command: Command) -> None:
         """A command went out, and there may be another one before the next observation."""
@@ -435,6 +428,14 @@ class ChunkExecutor:
             if 0 <= chunk.index_at(t_ns) < rows:
                 return k
         return None
+
+    def _deciding(self, t_ns: int) -> tuple[NDArray[np.float64], int]:
+        """Rows (N, 7) of the chunk that decides at t_ns, within the limits of a step, and which of them is due."""
+        k = self._due(t_ns)
+        if k is None:
+            return np.zeros((0, ACTION_SIZE)), 0
+        chunk = self._chunks[k]
+        return np.clip(chunk.rows[: self.max_rows], self._low, self._high), chunk.index_at(t_ns)
 
     def _blended(self, k: int, t_ns: int) -> NDArray[np.float64]:
         chunk = self._chunks[k]

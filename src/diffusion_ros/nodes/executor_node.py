@@ -217,7 +217,7 @@ class ExecutorNode(RunnableNode):
         robot = robot_file.read(robot_file.find(p.robot))
         for name, value in {"robot": p.robot, "output": f"{robot.action.output} on {robot.action.topic}"}.items():
             self._said[name] = value
-        driven = DrivenRobot(
+        return DrivenRobot(
             self,
             robot,
             self._spec,
@@ -227,9 +227,6 @@ class ExecutorNode(RunnableNode):
             stop=lambda: self._stop("the operator's button"),
             rehearsal=p.rehearsal,
         )
-        if driven.buttons is not None:
-            driven.buttons.awaited = not p.rehearsal
-        return driven
 
     def _complete(self, p: ExecutorParameters) -> ExecutorParameters:
         """What was given, and the checkpoint's where nothing was."""

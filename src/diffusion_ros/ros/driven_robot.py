@@ -67,7 +67,7 @@ class DrivenRobot:
         self._node, self.robot = node, robot
         self.frames = RobotFrames(robot, spec.base_pose)
         self._moved = moved
-        described = DescribedArm(node, robot) if robot.description is not None and _needs_joints(robot) else None
+        described = DescribedArm(node, robot) if robot.description is not None and robot.needs_kinematics else None
         self._described = described
         self._hands: deque[Hand] = deque()
         self.source = HandSource(node, robot, self.frames, self._on_hand, refused, described)
@@ -77,7 +77,11 @@ class DrivenRobot:
             self._joint_listener = self._listen_to_joints(self.output)
         self.gripper = GripperOutput(node, robot, rehearsal) if robot.gripper is not None else None
         self.readiness = Readiness(node, robot)
-        self.buttons = OperatorButtons(node, robot.buttons, enable, stop) if robot.buttons is not None else None
+        self.buttons = (
+            OperatorButtons(node, robot.buttons, enable, stop, awaited=not rehearsal)
+            if robot.buttons is not None
+            else None
+        )
         limits, smoothed = robot.limits, self.output.smoothed
         self.targets = TargetGenerator(
             replace(limits, linear=smoothed * limits.linear, angular=smoothed * limits.angular),
@@ -324,7 +328,3 @@ def why_apart(place: tuple[Array, Rotation], hand: tuple[Array, Rotation], robot
         f"{robot.joint_states}: by the joints and the description the hand is {away:.3f} m and {angle:.2f} rad from "
         f"where {name} has it, at most {robot.action.leash[0]:g} m and {robot.action.leash[1]:g} rad expected (leash)"
     )
-
-
-def _needs_joints(robot: RobotFile) -> bool:
-    return robot.action.output.startswith("joint_") or any(source.source == "fk" for source in robot.poses.values())

@@ -102,8 +102,7 @@ class LatencyProbe:
         self._came = 0.0
         self._recent: list[tuple[float, Array]] = []
         self._frames = RobotFrames(robot)
-        needs_joints = robot.action.output.startswith("joint_") or robot.poses[HAND].source == "fk"
-        described = DescribedArm(node, robot) if robot.description is not None and needs_joints else None
+        described = DescribedArm(node, robot) if robot.description is not None and robot.needs_kinematics else None
         refused = lambda error: setattr(self.recording.hand, "refused", str(error))  # noqa: E731
         self._source = HandSource(
             node, robot, self._frames, self._on_hand, refused, described, min_gap_ns=_MIN_POSE_GAP_NS

@@ -75,12 +75,17 @@ class OperatorButtons:
     """
 
     def __init__(
-        self, node: RunnableNode, buttons: Buttons, enable: Callable[[], object], stop: Callable[[], object]
+        self,
+        node: RunnableNode,
+        buttons: Buttons,
+        enable: Callable[[], object],
+        stop: Callable[[], object],
+        awaited: bool = True,
     ) -> None:
+        """awaited: whether nothing may move before the buttons were heard of; a rehearsal does without a joystick."""
         self._node, self._buttons = node, buttons
         self._stop, self._enable = stop, enable
-        self.awaited = True
-        """Whether nothing may move before the buttons were heard of; a rehearsal does without a joystick."""
+        self._awaited = awaited
         self._pressed: list[bool] | None = None
         self._held: float | None = None
         """When the button that must be held was seen pressed last."""
@@ -107,7 +112,7 @@ class OperatorButtons:
 
     def reason(self) -> str:
         """Why the robot may not move, or ''."""
-        if self._pressed is None and not self.awaited:
+        if self._pressed is None and not self._awaited:
             return ""
         buttons, name = self._buttons, topics.shown(self._node, self._buttons.topic)
         if buttons.stop is not None:

@@ -352,9 +352,7 @@ class Judge:
         where = self.robot.description
         if where is None:
             return
-        needed = self.robot.action.output.startswith("joint_") or any(
-            pose.source == "fk" for pose in self.robot.poses.values()
-        )
+        needed = self.robot.needs_kinematics
         if where.file:
             try:
                 texts = [Path(where.file).read_text()] if needed else []

@@ -35,8 +35,8 @@ Preview = Callable[[float], Sequence[Target]]
 POINT_SECONDS = 0.05
 """Between two points of a trajectory."""
 _FIRST_POINT = 2
-"""Of a trajectory. One that arrives 30 ms sooner than the one before it is made up for on the way to this point, which
-may be so far away that the speed stays within limits, with what `smoothed` leaves."""
+"""Of a trajectory. Where it comes sooner than the one before it did, the controller is behind, and makes up for that on
+the way to this point: the farther it is, the less speed that takes."""
 MAX_JOINTS_AGE = 0.5
 """s: joints that were heard of so long ago are not where the arm is."""
 JOINT_SPEED = 2.0
