@@ -78,19 +78,35 @@ def test_sideways_is_across_the_way_to_the_hand_where_the_box_has_room() -> None
 # -- estimates --------------------------------------------------------------------------------------------------------
 
 
-def arm(dead: float, lag: float, gain: float = 0.9, noise: float = 2e-4, seed: int = 0) -> np.ndarray[Any, Any]:
+def arm(
+    dead: float, lag: float, inertia: float = 0.0, gain: float = 0.9, noise: float = 2e-4, seed: int = 0
+) -> np.ndarray[Any, Any]:
     """The hand at HAND_TIMES, of an arm that is so late; it drifts by a millimetre meanwhile."""
-    late = np.interp(HAND_TIMES - dead, FINE, lagging(MOTION.positions(FINE), lag, 0.001))
+    late = np.interp(HAND_TIMES - dead, FINE, lagging(MOTION.positions(FINE), lag, 0.001, inertia))
     drift = 0.001 * HAND_TIMES / HAND_TIMES[-1]
     return gain * late + drift + np.random.default_rng(seed).normal(0.0, noise, len(HAND_TIMES))
 
 
-@pytest.mark.parametrize(("dead", "lag"), [(0.03, 0.15), (0.1, 0.05), (0.2, 0.1), (0.02, 0.25), (0.08, 0.0)])
-def test_dead_time_and_lag_are_told_apart(dead: float, lag: float) -> None:
-    for seed in range(3):
-        found = arm_response(COMMAND_TIMES, MOTION.positions(COMMAND_TIMES), HAND_TIMES, arm(dead, lag), 0.5, 0.3)
-        assert found.dead == pytest.approx(dead, rel=0.15, abs=0.004), seed
-        assert found.lag == pytest.approx(lag, rel=0.15, abs=0.004)
+@pytest.mark.parametrize(
+    ("dead", "lag", "inertia"),
+    [
+        (0.03, 0.15, 0.0),
+        (0.1, 0.05, 0.0),
+        (0.2, 0.1, 0.0),
+        (0.02, 0.25, 0.0),
+        (0.08, 0.0, 0.0),
+        (0.02, 0.11, 0.075),
+        (0.08, 0.1, 0.1),
+    ],
+)
+def test_dead_time_lag_and_inertia_are_told_apart(dead: float, lag: float, inertia: float) -> None:
+    told = MOTION.positions(COMMAND_TIMES)
+    for seed in range(2):
+        hand = arm(dead, lag, inertia, seed=seed)
+        found = arm_response(COMMAND_TIMES, told, HAND_TIMES, hand, 0.5, 0.3, 0.2)
+        assert found.dead == pytest.approx(dead, rel=0.15, abs=0.01), seed
+        assert found.lag == pytest.approx(lag, rel=0.15, abs=0.006)
+        assert found.inertia == pytest.approx(inertia, rel=0.1)
         assert found.gain == pytest.approx(0.9, abs=0.02) and found.correlation > 0.995
 
 
@@ -120,6 +136,15 @@ def test_a_lag_is_that_of_its_equation() -> None:
     assert step[201] == pytest.approx(1 - math.exp(-1), abs=0.002)
     times = np.arange(0.0, 3.0, 0.01)
     assert (times - lagging(times, 0.2, 0.01))[-1] == pytest.approx(0.2, abs=1e-4)
+
+
+def test_an_inertia_is_that_of_its_equation() -> None:
+    """A step overshoots by exp(-pi d / sqrt(1 - d^2)) of damping ratio d = lag / (2 inertia); a ramp stays behind by
+    the lag alone."""
+    step = lagging(np.concatenate([np.zeros(1), np.ones(2000)]), 0.1, 0.001, 0.1)
+    assert step.max() == pytest.approx(1 + math.exp(-math.pi * 0.5 / math.sqrt(0.75)), abs=0.001)
+    times = np.arange(0.0, 3.0, 0.01)
+    assert (times - lagging(times, 0.1, 0.01, 0.1))[-1] == pytest.approx(0.1, abs=1e-4)
 
 
 def steps_seen(latency_: float, noise: float, seed: int) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
@@ -275,7 +300,7 @@ def test_every_latency_of_every_shipped_robot_can_be_set(name: str, tmp_path: Pa
     robot = robot_file.read(path)
     names = [robot_file.HAND, *robot.numbers, *(f"{camera}_image" for camera in robot.pictures)]
     keys = [("action", "latency"), ("gripper", "latency"), *(("observations", name, "latency") for name in names)]
-    keys += [("action", "lag")] if robot.action.output == "pose" else []
+    keys += [("action", "lag"), ("action", "inertia")] if robot.action.output == "pose" else []
     rows = [latency.Row(key, 0.0, 0.011 + 0.01 * i, 1.0, "") for i, key in enumerate(keys)]
     before = path.read_text()
     said = latency.write(robot, rows)

@@ -47,8 +47,8 @@ _WAIT, _LONGEST_WAIT = 10.0, 40.0
 """s of the robot's time, and of the wall's, in which it must be heard and ready."""
 _DISCOVERY = 1.5
 """s of the wall's time after which ROS has told who is there."""
-_MAX_DEAD, _MAX_LAG = 0.5, 0.3
-"""s that action.latency and action.lag may be."""
+_MAX_DEAD, _MAX_LAG, _MAX_INERTIA = 0.5, 0.3, 0.2
+"""s that action.latency, action.lag and action.inertia may be."""
 
 
 @dataclass(frozen=True)
@@ -297,11 +297,12 @@ def _action(robot: RobotFile, recording: Recording, hand_times: Array, hand: Arr
     if action.output != "pose":
         # What an arm is late by, to whoever only sends its rows earlier.
         return [_arm_row(key, action.latency, whole.seconds, whole.correlation, way, _MAX_DEAD)]
-    found = latency.arm_response(sent, told, hand_times, hand, _MAX_DEAD, _MAX_LAG)
+    found = latency.arm_response(sent, told, hand_times, hand, _MAX_DEAD, _MAX_LAG, _MAX_INERTIA)
     note = f"{way}; {1000 * whole.seconds:.0f} ms behind on the whole"
     return [
         _arm_row(key, action.latency, found.dead, found.correlation, note, _MAX_DEAD),
         _arm_row(("action", "lag"), action.lag, found.lag, found.correlation, "", _MAX_LAG),
+        _arm_row(("action", "inertia"), action.inertia, found.inertia, found.correlation, "", _MAX_INERTIA),
     ]
 
 

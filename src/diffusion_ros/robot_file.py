@@ -134,6 +134,8 @@ class ActionOutput:
     """s from a command to the arm's answer: rows are sent so much earlier."""
     lag: float = 0.0
     """pose: s that a moving arm stays behind its target; it is sent so much ahead along its velocity."""
+    inertia: float = 0.0
+    """pose: s, the square root of the arm's mass over its stiffness; its square times the acceleration is sent, too."""
     axes: str = "base"
     """twist: base or tool, whose axes it is in."""
     gain: float = 2.0
@@ -492,7 +494,11 @@ def _action(section: Section, driver: str) -> ActionOutput:
             )
             raise section.error("gain", f"{product}, at most {_MAX_LOOP_GAIN:g} expected: the arm would swing")
     if output == "pose":
-        action = replace(action, lag=section.number("lag", 0.0, low=0.0, high=0.3, unit="s"))
+        action = replace(
+            action,
+            lag=section.number("lag", 0.0, low=0.0, high=0.3, unit="s"),
+            inertia=section.number("inertia", 0.0, low=0.0, high=0.2, unit="s"),
+        )
     if action.type == "Twist" and driver == "servo":
         raise section.error("type", "Twist, TwistStamped expected: Servo drops what has no stamp")
     for name, value in own.items():

@@ -6,13 +6,14 @@ motion, in m. A delay is found where the normalised cross-correlation is greates
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.signal import lfilter
+from scipy.signal import cont2discrete, lfilter
 
 Array = NDArray[np.float64]
 
@@ -33,6 +34,10 @@ _COMPONENTS = 3
 _GAP = 0.25
 """s between two pictures, beyond which what moved meanwhile is not known."""
 _LEAST_STEPS = 30
+_STIFFEST = 1.7
+"""Times its lag, an arm's inertia at most: with more it would swing, its damping ratio less than 0.3."""
+_EXPLAINS = 0.7
+"""Of what is unexplained, what an inertia leaves of it where there is one."""
 
 
 @dataclass(frozen=True)
@@ -46,12 +51,14 @@ class Delay:
 
 @dataclass(frozen=True)
 class Response:
-    """An arm's: nothing for `dead`, then lag * x' = target - x."""
+    """An arm's: nothing for `dead`, then inertia^2 x'' + lag x' = target - x."""
 
     dead: float
     """s"""
     lag: float
-    """s"""
+    """s: the damping over the stiffness."""
+    inertia: float
+    """s: the square root of the mass over the stiffness, which is 1 over the natural frequency in rad/s."""
     gain: float
     """m of the hand for a m of the command."""
     correlation: float
@@ -72,37 +79,49 @@ def arm_response(
     hand: ArrayLike,
     max_dead: float,
     max_lag: float,
+    max_inertia: float = 0.0,
 ) -> Response:
-    """Dead time and lag [s], of 0 to max_dead and 0 to max_lag, that explain the hand (M) best by the commands (N).
+    """Dead time, lag and inertia [s], each of 0 to its greatest, that explain the hand (M) best by the commands (N).
 
-    What tells the two apart is that a lag delays and weakens a faster motion in another measure than a slower one: the
-    commands need two frequencies at least.
+    What tells them apart is what becomes of fast and of slow: a lag delays and weakens a faster motion in another
+    measure than a slower one, an inertia strengthens it. The commands need several frequencies. An inertia is found
+    only where nearly nothing is explained without one.
     """
     sent, told = np.asarray(command_times, np.float64), np.asarray(commands, np.float64)
     times, seen = _resampled(hand_times, hand)
     grid = np.arange(sent[0], max(sent[-1], times[-1]) + _FILTER, _FILTER)
     even = np.interp(grid, sent, told)
 
-    def answer(dead: float, lag: float) -> Array:
-        return np.interp(times - dead, grid, lagging(even, lag, _FILTER))
+    def answer(dead: float, lag: float, inertia: float) -> Array:
+        return np.interp(times - dead, grid, lagging(even, lag, _FILTER, inertia))
 
-    dead, lag, best = 0.0, 0.0, -math.inf
-    wide = 0.5 * max_dead, 0.5 * max_lag
-    centre = wide
-    for _ in range(7):
-        # The best of a grid, and then of a finer one around it.
-        for try_lag in _around(centre[1], wide[1], max_lag):
-            filtered = lagging(even, try_lag, _FILTER)
-            for try_dead in _around(centre[0], wide[0], max_dead):
-                found = _correlation(np.interp(times - try_dead, grid, filtered), seen)
-                if found > best:
-                    dead, lag, best = try_dead, try_lag, found
-        centre = dead, lag
-        wide = 0.4 * wide[0], 0.4 * wide[1]
-    model = _detrended(answer(dead, lag))
+    def fit(most: tuple[float, float, float]) -> tuple[tuple[float, float, float], float]:
+        found, best = (0.0, 0.0, 0.0), -math.inf
+        centre = wide = (0.5 * most[0], 0.5 * most[1], 0.5 * most[2])
+        for _ in range(8):
+            # The best of a grid, and then of a finer one around it.
+            deads, lags, inertias = (_around(*of) for of in zip(centre, wide, most, strict=True))
+            for lag, inertia in itertools.product(lags, inertias):
+                if inertia > _STIFFEST * lag:
+                    continue
+                filtered = lagging(even, lag, _FILTER, inertia)
+                for dead in deads:
+                    correlation = _correlation(np.interp(times - dead, grid, filtered), seen)
+                    if correlation > best:
+                        found, best = (dead, lag, inertia), correlation
+            centre = found
+            wide = (0.5 * wide[0], 0.5 * wide[1], 0.5 * wide[2])
+        return found, best
+
+    found, best = fit((max_dead, max_lag, 0.0))
+    if max_inertia > 0:
+        swinging, better = fit((max_dead, max_lag, max_inertia))
+        if 1 - better < _EXPLAINS * (1 - best):
+            found, best = swinging, better
+    model = _detrended(answer(*found))
     power = float(model @ model)
     gain = float(model @ _detrended(seen)) / power if power > 0 else 0.0
-    return Response(dead, lag, gain, best)
+    return Response(*found, gain, best)
 
 
 def stream_delay(times: ArrayLike, steps: ArrayLike, hand_times: ArrayLike, hand: ArrayLike) -> Delay | None:
@@ -160,21 +179,18 @@ def onset(sent: float, times: ArrayLike, values: ArrayLike, least: float) -> flo
     return max(0.0, crossed[0] - 0.5 * (crossed[1] - crossed[0]) - sent)
 
 
-def lagging(values: Array, lag: float, step: float) -> Array:
-    """What lag * x' = value - x makes of values (N) that are `step` s apart and straight lines between, from rest.
-
-    lag 0: the values.
-    """
+def lagging(values: Array, lag: float, step: float, inertia: float = 0.0) -> Array:
+    """What inertia^2 x'' + lag x' = value - x makes of values (N) that are `step` s apart and straight lines between,
+    from rest. lag [s] 0: the values; inertia [s]: none where it is less than a step."""
     if lag <= 0:
         return values
-    a = math.exp(-step / lag)
-    share = lag * (1 - a) / step
-    rest: Array = values - values[0]
-    return np.asarray(lfilter([1 - share, share - a], [1, -a], rest) + values[0], np.float64)
+    system = ([1.0], [inertia**2, lag, 1.0] if inertia > step else [lag, 1.0])
+    numerator, denominator, _ = cont2discrete(system, step, method="foh")
+    return np.asarray(lfilter(np.ravel(numerator), denominator, values - values[0]) + values[0], np.float64)
 
 
 def _around(centre: float, wide: float, high: float) -> list[float]:
-    return sorted({float(x) for x in np.clip(np.linspace(centre - wide, centre + wide, 11), 0.0, high)})
+    return sorted({float(x) for x in np.clip(np.linspace(centre - wide, centre + wide, 9), 0.0, high)})
 
 
 def _resampled(times: ArrayLike, values: ArrayLike) -> tuple[Array, Array]:

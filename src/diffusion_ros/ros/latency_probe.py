@@ -96,7 +96,7 @@ class LatencyProbe:
     def __init__(self, node: RunnableNode, robot: RobotFile, gripper: bool) -> None:
         self._node = node
         # What is sent is the target itself: nothing is put ahead, and nothing made up for.
-        self.robot = replace(robot, action=replace(robot.action, lag=0.0, gain=0.0, latency=0.0))
+        self.robot = replace(robot, action=replace(robot.action, lag=0.0, inertia=0.0, gain=0.0, latency=0.0))
         self.recording = Recording()
         self._hand: tuple[Array, Rotation] | None = None
         self._came = 0.0

@@ -7,6 +7,7 @@ tool. Stamps are now.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -49,6 +50,8 @@ rates as far as the limit of acceleration says."""
 _RESTS = 2
 """Targets that rest at the beginning: a soft arm hangs some millimetres beside what its driver was told before. That
 is to be no part of the first step."""
+_ACCELERATION_SECONDS = 0.02
+"""s over which a target's acceleration is averaged."""
 _FAREWELL_SECONDS = 1.0
 
 
@@ -118,10 +121,13 @@ class RobotOutput(ABC):
 
 class _Pace:
     """Of targets that a driver goes to at once: none is farther from the last than the limits allow in two periods of
-    the output, also where the last is older, and none leaves an even course by much."""
+    the output (one where they have no stamps), also where the last is older, and none leaves an even course by much."""
 
-    def __init__(self, robot: RobotFile) -> None:
+    def __init__(self, robot: RobotFile, stamped: bool = True) -> None:
+        """stamped: whether a driver knows when a target was made. Where it only sees that it came, one that is late
+        goes no farther than another: the next may come sooner for it."""
         self._limits, self._rate = robot.limits, robot.action.rate
+        self._most = (2.0 if stamped else 1.0) / robot.action.rate
         self._low, self._high = np.array(robot.limits.low), np.array(robot.limits.high)
         self._uneven = max(_UNEVEN, robot.limits.linear_acceleration / self._rate**2)
         self.begin(np.zeros(3), Rotation.identity())
@@ -137,7 +143,7 @@ class _Pace:
             self._rests -= 1
             return self._position, self._rotation
         period = 1.0 / self._rate
-        seconds = min(seconds, 2.0 * period)
+        seconds = min(seconds, self._most)
         step = shortened(position - self._position, self._limits.linear * seconds)
         # One that is late may have waited: it is on its course wherever that went since.
         went = on_course(step, self._velocity, min(seconds, period), seconds)
@@ -158,6 +164,31 @@ class _Pace:
         return off > 1e-6 or float(np.linalg.norm(target.position - self._position)) > 1e-6
 
 
+class _Lead:
+    """Where an arm on a spring must be sent that obeys inertia^2 x'' + lag x' = sent - x, so that x is the target."""
+
+    def __init__(self, lag: float, inertia: float) -> None:
+        """lag, inertia: s"""
+        self._lag, self._mass = lag, inertia**2
+        self.begin()
+
+    def begin(self) -> None:
+        """The target rests."""
+        self._velocity = np.zeros(6)
+        self._acceleration = np.zeros(6)
+
+    def ahead(self, target: Target, seconds: float) -> tuple[Array, Rotation]:
+        """Position (3) m and rotation to be sent for a target, `seconds` after the last."""
+        velocity = np.concatenate((target.velocity, target.angular_velocity))
+        if seconds > 0.0:
+            # A target's acceleration jumps with each row.
+            share = 1.0 - math.exp(-seconds / _ACCELERATION_SECONDS)
+            self._acceleration += share * ((velocity - self._velocity) / seconds - self._acceleration)
+            self._velocity = velocity
+        way = self._lag * velocity + self._mass * self._acceleration
+        return target.position + way[:3], Rotation.from_rotvec(way[3:]) * target.rotation
+
+
 class PoseOutput(RobotOutput):
     """Where the tool is to be."""
 
@@ -167,19 +198,18 @@ class PoseOutput(RobotOutput):
     def __init__(self, node: RunnableNode, robot: RobotFile, frames: RobotFrames) -> None:
         super().__init__(node, robot, frames)
         self._pace = _Pace(robot)
+        self._lead = _Lead(robot.action.lag, robot.action.inertia)
 
     def restart(self, position: Array, rotation: Rotation) -> None:
         self._pace.begin(position, rotation)
+        self._lead.begin()
 
     def _publish(self, target: Target, seconds: float) -> None:
-        """An arm that lags is where it should be if it is sent so much ahead."""
-        lag = self.robot.action.lag
+        ahead, turned = self._lead.ahead(target, seconds)
         # Not out of the box, which what is ahead of the target may leave though the target does not.
         low = np.minimum(self.robot.limits.low, target.position)
         high = np.maximum(self.robot.limits.high, target.position)
-        ahead = np.clip(target.position + lag * target.velocity, low, high)
-        turned = Rotation.from_rotvec(lag * target.angular_velocity) * target.rotation
-        position, rotation = self._pace.step(ahead, turned, seconds)
+        position, rotation = self._pace.step(np.clip(ahead, low, high), turned, seconds)
         at, quaternion = self.frames.tool(position, np.asarray(rotation.as_quat()))
         frame = self.robot.base.frame
         self.publisher.publish(messages.pose_to_msg(at, quaternion, self.now_ns, frame))
@@ -307,7 +337,7 @@ class JointPositionsOutput(JointOutput):
 
     def __init__(self, node: RunnableNode, robot: RobotFile, frames: RobotFrames, described: DescribedArm) -> None:
         super().__init__(node, robot, frames, described)
-        self._pace = _Pace(robot)
+        self._pace = _Pace(robot, stamped=False)
 
     def restart(self, position: Array, rotation: Rotation) -> None:
         super().restart(position, rotation)
