@@ -7,7 +7,6 @@ import math
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from types import SimpleNamespace
@@ -397,6 +396,32 @@ class Held:
         return self._call()
 
 
+def recovered(made: Franka) -> str:
+    """What becomes of a person's wish."""
+    asked = made.ask_to_recover()
+    until(lambda: made.answer_to(asked) is not None)
+    return str(made.answer_to(asked))
+
+
+def test_a_stop_is_heard_while_the_arm_recovers(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    call = Held(bench.arm.recover)
+    monkeypatch.setattr(bench.arm, "recover", call)
+    bench.arm.reflex("cartesian_reflex")
+    bench.ros.spin_until(lambda: bench.driver.franka.blocked)
+    person = bench.client.create_client(Trigger, "franka_driver/recover")
+    bench.ros.spin_until(person.service_is_ready)
+    answer = person.call_async(Trigger.Request())
+    bench.ros.spin_until(call.begun.is_set)
+    try:
+        assert bench.call("stop").success and not call.let_go.is_set()
+        bench.ros.spin_until(answer.done)
+        assert answer.result().message == "not recovered: stopped by ~/stop"
+    finally:
+        call.let_go.set()
+    bench.ros.spin_until(lambda: bench.driver.franka.state.mode == "idle")
+    assert bench.driver.franka.blocked and not bench.driver.franka.ready
+
+
 @pytest.mark.parametrize("held", ["connect", "recover"])
 def test_a_recovery_that_was_given_up_lifts_nothing_later(held: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whether it still waited for the connection, or the arm was about it."""
@@ -417,7 +442,7 @@ def test_a_recovery_that_was_given_up_lifts_nothing_later(held: str, monkeypatch
             arm.reflex("cartesian_reflex")
             until(lambda: made.blocked)
         blocked = made.blocked
-        assert made.recover() == "no answer from the arm within 0.2 s; nothing is lifted"
+        assert recovered(made) == "no answer from the arm within 0.2 s; nothing is lifted"
         assert call.begun.is_set()
         call.let_go.set()
         until(lambda: made.state is not None and made.state.mode == "idle" and not made.problem)
@@ -425,7 +450,7 @@ def test_a_recovery_that_was_given_up_lifts_nothing_later(held: str, monkeypatch
         until(lambda: made.state.time > came + 0.1)
         assert made.blocked == blocked and not made.ready
         made.target(HOME, DOWN)
-        assert made.recover() == "" and made.ready
+        assert recovered(made) == "" and made.ready
         assert arm.begun == 0
     finally:
         call.let_go.set()
@@ -436,13 +461,13 @@ def test_a_stop_outlasts_a_recovery_that_is_under_way(monkeypatch: pytest.Monkey
     arm = FakeFranka()
     call = Held(arm.recover)
     monkeypatch.setattr(arm, "recover", call)
-    with franka(arm) as made, ThreadPoolExecutor(1) as person:
+    with franka(arm) as made:
         arm.reflex("cartesian_reflex")
         until(lambda: made.blocked)
-        answer = person.submit(made.recover)
+        asked = made.ask_to_recover()
         assert call.begun.wait(30)
         made.stop("stopped by somebody else")
-        assert answer.result(30) == "not recovered: stopped by somebody else"
+        assert made.answer_to(asked) == "not recovered: stopped by somebody else"
         call.let_go.set()
         until(lambda: made.state.mode == "idle")
         came = made.state.time

@@ -30,20 +30,20 @@ _STILL = 0.02
 
 
 @dataclass(eq=False)
-class _Recovery:
-    """A person's call of `recover`. Whoever answers first decides, under the lock: the arm, the end of the wait for it,
+class Recovery:
+    """What a person has asked for. Whoever answers first decides, under the lock: the arm, the end of the wait for it,
     or a stop. Once answered, it has no effect any more."""
 
     answer: str | None = None
     """'' or why the arm was not recovered."""
-    answered: threading.Event = field(default_factory=threading.Event)
+    asked: float = field(default_factory=time.monotonic)
 
 
 class Franka:
     """Keeps the connection, tells states, and moves the arm as long as nothing speaks against it.
 
-    All talk with the arm is a thread's, started by `start`. `blocked` says why the arm must not move; it stays until
-    `recover`, which is for a person to call.
+    All talk with the arm is a thread's, started by `start`: nothing here waits for the arm, but `close`. `blocked` says
+    why the arm must not move; it stays until a person asks to recover.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class Franka:
         self._target_came = 0.0
         self._moving = False
         self._brake = False
-        self._recoveries: list[_Recovery] = []
+        self._recoveries: list[Recovery] = []
         """Those without an answer."""
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._run, name="franka", daemon=True)
@@ -106,7 +106,7 @@ class Franka:
                     pass  # the thread will find out why
 
     def stop(self, reason: str) -> None:
-        """Brakes and stands; nothing moves until `recover`."""
+        """Brakes and stands; nothing moves until a person asks to recover."""
         with self._lock:
             if not self.blocked:
                 self.blocked = reason
@@ -115,16 +115,19 @@ class Franka:
             for recovery in list(self._recoveries):
                 self._answer(recovery, f"not recovered: {reason}")
 
-    def recover(self) -> str:
-        """A person says that the arm may move again: lifts a reflex. Returns '' or why it cannot; waits for the arm.
-        What has not answered by then lifts nothing afterwards."""
-        recovery = _Recovery()
+    def ask_to_recover(self) -> Recovery:
+        """A person says that the arm may move again: lifts a reflex."""
+        recovery = Recovery()
         with self._lock:
             self._recoveries.append(recovery)
-        if not recovery.answered.wait(_REQUEST_SECONDS):
+        return recovery
+
+    def answer_to(self, recovery: Recovery) -> str | None:
+        """'' or why the arm was not recovered; None while it is not known yet. What has not answered in time lifts
+        nothing afterwards."""
+        if time.monotonic() - recovery.asked > _REQUEST_SECONDS:
             with self._lock:
                 self._answer(recovery, f"no answer from the arm within {_REQUEST_SECONDS:g} s; nothing is lifted")
-        assert recovery.answer is not None
         return recovery.answer
 
     def hand(self) -> HandConnection:
@@ -141,13 +144,12 @@ class Franka:
         if self._thread.is_alive():
             self._thread.join(_REQUEST_SECONDS)
 
-    def _answer(self, recovery: _Recovery, answer: str) -> bool:
+    def _answer(self, recovery: Recovery, answer: str) -> bool:
         """Whether this is the answer, and not another one that was there before. To be called with the lock."""
         if recovery.answer is not None:
             return False
         recovery.answer = answer
         self._recoveries.remove(recovery)
-        recovery.answered.set()
         return True
 
     # The thread
@@ -277,7 +279,7 @@ class Franka:
             with self._lock:
                 self._answer(recovery, problem)
 
-    def _lift(self, recovery: _Recovery) -> str:
+    def _lift(self, recovery: Recovery) -> str:
         if self._connection is None:
             return f"no connection: {self.problem}"
         if self._moving:

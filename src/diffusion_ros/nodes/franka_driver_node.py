@@ -14,15 +14,17 @@ from typing import Any
 import numpy as np
 from geometry_msgs.msg import PoseStamped
 from rclpy.action.server import ActionServer, CancelResponse, GoalResponse
+from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 from rclpy.clock import Clock
 from rclpy.clock_type import ClockType
 from rclpy.parameter import Parameter
+from rclpy.task import Future
 from scipy.spatial.transform import Rotation
 from sensor_msgs.msg import JointState
 from std_msgs.msg import Bool, Float64MultiArray
 from std_srvs.srv import Trigger
 
-from diffusion_ros.franka_arm import Franka
+from diffusion_ros.franka_arm import Franka, Recovery
 from diffusion_ros.franka_connection import (
     JOINTS,
     MAX_WIDTH,
@@ -115,6 +117,8 @@ class FrankaDriverNode(RunnableNode):
         self._refusal = ""
         self._shown_ready: bool | None = None
         self._goal: Any = None
+        self._recoveries: list[tuple[Recovery, Future]] = []
+        """What persons have asked for, and what they wait for."""
         self._poses = self.create_publisher(PoseStamped, topics.CURRENT_POSE, topics.SENSOR_QOS)
         self._states = self.create_publisher(JointState, topics.JOINT_STATES, topics.SENSOR_QOS)
         self._ready = self.create_publisher(Bool, topics.DRIVER_READY, topics.DESCRIPTION_QOS)
@@ -142,7 +146,9 @@ class FrankaDriverNode(RunnableNode):
             topics.WATCHED_QOS,
             max_bytes=4096,
         )
-        self.create_service(Trigger, "~/recover", self._on_recover)
+        # In a group of its own, so that all else is heard while the arm is about it: above all a stop.
+        alone = MutuallyExclusiveCallbackGroup()
+        self.create_service(Trigger, "~/recover", self._on_recover, callback_group=alone)
         self.create_service(Trigger, "~/stop", self._on_stop)
         self._action = self._gripper_action()
         self._timer = self.create_timer(_LOOK_SECONDS, self._look, clock=Clock(clock_type=ClockType.STEADY_TIME))
@@ -220,12 +226,14 @@ class FrankaDriverNode(RunnableNode):
         response.success, response.message = True, "stopping; ~/recover lifts it"
         return response
 
-    def _on_recover(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+    async def _on_recover(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         """For a person: lifts what a reflex, a fault or `stop` has locked. The next target then moves the arm."""
         blocked = self.franka.blocked
         if blocked and self.hand is not None:
             self.hand.drop(blocked)  # as an old target, it is not taken up again
-        problem = self.franka.recover()
+        answer: Future = Future()
+        self._recoveries.append((self.franka.ask_to_recover(), answer))
+        problem = await answer
         if not problem:
             self._refusal = ""
             self.get_logger().info(f"recovered; it was: {blocked or 'nothing'}")
@@ -290,6 +298,10 @@ class FrankaDriverNode(RunnableNode):
     # Every 50 ms, and once a second
 
     def _look(self) -> None:
+        for recovery, future in list(self._recoveries):
+            if (answer := self.franka.answer_to(recovery)) is not None:
+                self._recoveries.remove((recovery, future))
+                future.set_result(answer)
         if self._goal is not None and self.hand is not None and not self.hand.busy:
             goal, self._goal = self._goal, None
             goal.execute()
