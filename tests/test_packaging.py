@@ -214,8 +214,11 @@ def test_wheel_installs_what_ros_looks_for(tmp_path: Path) -> None:
 
     share = prefix / "share/diffusion_ros"
     for folder, pattern in (("launch", "*.launch.py"), ("config", "*"), ("checkpoints", "*.pt")):
-        names = {path.name for path in (source / folder).glob(pattern)}
-        assert {path.name for path in (share / folder).glob("*") if path.is_file()} == names
+        wanted, installed = (
+            {path.relative_to(root / folder) for path in (root / folder).rglob(of) if path.is_file()}
+            for root, of in ((source, pattern), (share, pattern))
+        )
+        assert installed == wanted
     assert (prefix / "bin/diffusion_ros").exists()
     assert "from training.__main__ import main" in (prefix / "bin/diffusion_ros_training").read_text()
     (site,) = prefix.glob("lib/python3*/site-packages")
