@@ -263,33 +263,6 @@ def wait_for(condition: Callable[[], Any], timeout: float = 60.0) -> Any:
     return value
 
 
-def test_lockstep_run_writes_its_result(start: Callable[..., subprocess.Popen[str]], tmp_path: Path) -> None:
-    arguments = [
-        "--mode",
-        "lockstep",
-        "--episodes",
-        "2",
-        "--seed",
-        "100003",
-        "--max-steps",
-        "8",
-        "--namespace",
-        "left",
-    ]
-    process = start(*arguments)
-    output, errors = process.communicate(timeout=200)
-    assert process.returncode == 0, errors
-    assert output == f"lift: 0 of 2 succeeded; {tmp_path}/result.json\n"
-    result = json.loads((tmp_path / "result.json").read_text())
-    assert (result["task"], result["episodes"], result["seed"], result["mode"]) == ("lift", 2, 100003, "lockstep")
-    assert (result["success_rate"], result["missed"], result["held"], result["restarted"]) == (0.0, 0, 0, {})
-    assert result["checkpoint_sha256"] == bringup.file_sha256(tmp_path / "policy.pt")
-    assert [(r["index"], r["seed"], r["steps"]) for r in result["results"]] == [(0, 100003, 8), (1, 100004, 8)]
-    assert all(len(r["actions_sha256"]) == len(r["state_sha256"]) == 64 for r in result["results"])
-    logs = {path.name for path in (tmp_path / "run").iterdir()}
-    assert {f"{name}.log" for name in ("simulation", "policy", "executor")} <= logs
-
-
 @pytest.mark.slow  # each node on a slower clock is in test_robot_time.py and test_simulation_node.py
 def test_a_graph_at_half_speed_does_in_simulated_time_what_it_does_in_real_time(
     start: Callable[..., subprocess.Popen[str]], tmp_path: Path
@@ -324,6 +297,7 @@ def test_maze_run_writes_its_result(start: Callable[..., subprocess.Popen[str]],
     assert result["reached"] == episode["reached"]
 
 
+@pytest.mark.slow  # the supervisor that starts it again is tested below, a policy that comes back in test_nodes.py
 def test_policy_that_is_killed_while_balancing_is_started_again(
     start: Callable[..., subprocess.Popen[str]], tmp_path: Path
 ) -> None:

@@ -17,7 +17,7 @@ from fake_policy import LOW_DIM, OBJECT, save, spec
 from gym_rollouts import gym_rollouts
 from ros_graph import own_domain
 
-from diffusion_ros import checkpoint
+from diffusion_ros import bringup, checkpoint
 from diffusion_ros.models.policy import Policy
 from diffusion_ros.simulators.arm import Simulation
 from training import evaluate
@@ -29,7 +29,8 @@ RunCommand = Callable[..., tuple[object, str]]
 COMPARED = ("index", "seed", "success", "steps", "actions_sha256", "state_sha256")
 
 
-def run(module: str, *words: object) -> None:
+def run(module: str, *words: object) -> str:
+    """What it prints."""
     with own_domain():
         environment = {
             **os.environ,
@@ -39,6 +40,7 @@ def run(module: str, *words: object) -> None:
         command = [sys.executable, "-m", module, *map(str, words)]
         result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr[-3000:]
+    return result.stdout
 
 
 def balanced(checkpoint: Path, task: str, episodes: int, folder: Path, *more: object) -> list[dict]:
@@ -53,8 +55,9 @@ def balanced(checkpoint: Path, task: str, episodes: int, folder: Path, *more: ob
 def through_graph(checkpoint: Path, task: str, episodes: int, folder: Path, *more: object) -> tuple[object, ...]:
     """Runs episodes through the graph, with graph.json as the result; returns the words that evaluate takes too."""
     common = ("--checkpoint", checkpoint, "--episodes", episodes, "--seed", 100_000, *more)
-    run("diffusion_ros.bringup", "simulation", "--task", task, "--mode", "lockstep", "--json", folder / "graph.json",
-        *common, "--output-dir", folder / "run")  # fmt: skip
+    said = run("diffusion_ros.bringup", "simulation", "--task", task, "--mode", "lockstep", "--namespace", "left",
+        "--json", folder / "graph.json", *common, "--output-dir", folder / "run")  # fmt: skip
+    assert said.startswith(f"{task}: ") and said.endswith(f" of {episodes} succeeded; {folder}/graph.json\n")
     return common
 
 
@@ -79,6 +82,11 @@ def test_every_input_matters_and_every_bit_arrives(tmp_path: Path, run_command: 
     graph, plain = both(run_command, path, "lift", 2, tmp_path, "--max-steps", 17)
     assert graph == plain
     assert graph[0]["steps"] == 17
+    summary = json.loads((tmp_path / "graph.json").read_text())
+    assert (summary["mode"], summary["missed"], summary["held"], summary["restarted"]) == ("lockstep", 0, 0, {})
+    assert summary["checkpoint_sha256"] == bringup.file_sha256(path)
+    logs = {log.name for log in (tmp_path / "run").iterdir()}
+    assert {f"{name}.log" for name in ("simulation", "policy", "executor")} <= logs
     assert graph[0]["actions_sha256"] != graph[1]["actions_sha256"]
 
 
