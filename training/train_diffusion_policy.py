@@ -17,7 +17,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from einops import rearrange, repeat
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from diffusion_ros import checkpoint
@@ -25,9 +24,11 @@ from diffusion_ros.models.policy import Policy
 from diffusion_ros.robot import ACTION_SCALE, CAMERAS, IMAGE_SIZE, RATE
 from diffusion_ros.simulators.arm import Simulation
 from diffusion_ros.simulators.tasks import ARM_RESPONSE, arm_task
-from diffusion_ros.spec import FITTED, CheckpointSpec, TensorSpec
+from diffusion_ros.spec import FITTED, IMAGE_SUFFIX, CheckpointSpec, TensorSpec
 from training import command_line
+from training.captured_step import adamw
 from training.data.demonstrations import Demonstrations, Windows, load_demonstrations, make_windows, split_episodes
+from training.data.resident import Resident, ResidentWindows, steps_of
 from training.diffusion.export_proof import export
 from training.diffusion.noise_schedule import NoiseSchedule
 from training.diffusion.normalizer import LimitsNormalizer
@@ -42,7 +43,7 @@ from training.diffusion.policy import (
 )
 from training.diffusion.pose_points import camera_views, point_loss, project
 from training.evaluation.rollout import roll_out
-from training.networks.encoders import SmallConvEncoder, crop, random_offset
+from training.networks.encoders import SmallConvEncoder, centre_offset, crop, random_offset
 from training.networks.transformer import DiffusionTransformer
 from training.ranges import with_ranges
 from training.run import (
@@ -52,6 +53,7 @@ from training.run import (
     Run,
     SamplerOptions,
     current_options,
+    generator_on,
     git_commit,
     options_json,
     step_generator,
@@ -322,69 +324,60 @@ class Trainer:
         window = (options.n_obs_steps, options.rows, options.action_steps_only)
         self.train = make_windows(self.data, train, *window)
         self.held = make_windows(self.data, held, *window)
-        self.actions = torch.from_numpy(self.data.actions)
-        self.low_dim = {n: torch.from_numpy(v) for n, v in self.data.observations.items() if v.dtype != np.uint8}
+        self.resident = Resident(self.data, self.device)
+        self.pictures = tuple(f"{camera}{IMAGE_SUFFIX}" for camera in options.cameras)
         self.policy = build_policy(options, Limits.of(self.data)).to(self.device)
         checkpoint.script(self.policy)  # what cannot be exported must fail now, not after hours
-        self.views = camera_views(self.data.task, options.cameras, IMAGE_SIZE) if options.pose_points else []
+        views = camera_views(self.data.task, options.cameras, IMAGE_SIZE) if options.pose_points else []
+        self.views = [view.to(self.device) for view in views]
+        weight = torch.ones(POSE_DIM)
+        weight[3:9] = options.rotation_weight
+        self.pose_weight = weight.to(self.device)
         self.features: Tensor | None = None
         """(crops, N, F) of every step, where the encoder no longer changes."""
 
     # -- batches ----------------------------------------------------------------------------------------------------
 
-    def frames(self, steps: NDArray[np.int64] | Tensor) -> dict[str, Tensor]:
-        """Observations of the steps, name -> (n, ...)."""
-        index = np.asarray(steps)
-        frames = {name: value[index].to(self.device) for name, value in self.low_dim.items()}
-        for camera in self.options.cameras:
-            name = f"{camera}_image"
-            frames[name] = torch.from_numpy(self.data.observations[name][index]).to(self.device)
-        return frames
+    def frames(self, steps: Tensor) -> dict[str, Tensor]:
+        """Observations of the steps (n,), name -> (n, ...)."""
+        return self.resident.frames(steps, self.pictures)
 
-    def poses(self, steps: Tensor) -> dict[str, Tensor]:
-        """What of the observations is not an image."""
-        return {name: value[steps] for name, value in self.low_dim.items()}
-
-    def draw(self, windows: Windows, generator: torch.Generator, size: int) -> dict[str, Tensor]:
-        """A random batch of windows: what the loss needs but the features."""
-        options = self.options
-        chosen = torch.randint(0, len(windows), (size,), generator=generator).numpy()
-        acted = windows.acted[chosen]
+    def draw(self, windows: Windows, generator: torch.Generator, size: int, crops: bool) -> dict[str, Tensor]:
+        """All that is random in a batch of windows. crops: random ones too."""
+        options, device = self.options, self.device
+        generator = generator_on(device, generator)
         draws = options.noise_draws
-        return {
-            "observed": torch.from_numpy(acted if self.policy.inpainting else windows.observed[chosen]),
-            "actions": self.actions[acted].to(self.device),
-            "valid": torch.from_numpy(windows.valid[chosen]).to(self.device),
-            "noise": torch.randn((draws, size, options.rows, self.policy.width), generator=generator).to(self.device),
-            "t": torch.randint(0, options.num_train_timesteps, (draws, size), generator=generator).to(self.device),
+        of = {"generator": generator, "device": device}
+        batch = {
+            "chosen": torch.randint(0, len(windows), (size,), **of),
+            "noise": torch.randn((draws, size, options.rows, self.policy.width), **of),
+            "t": torch.randint(0, options.num_train_timesteps, (draws, size), **of),
         }
+        encoder = self.policy.encoder
+        if crops and self.features is not None:
+            batch["crops"] = torch.randint(0, len(self.features), (size, 1), **of)
+        elif crops:
+            batch["crops"] = random_offset(size, encoder.image_size, encoder.crop_size, generator)
+        return batch
 
-    def window_features(self, observed: Tensor, generator: torch.Generator | None) -> Tensor:
-        """Features (B, T, F) of observed (B, T) steps; crops are random with a generator, else centred."""
+    def window_features(self, observed: Tensor, crops: Tensor | None) -> Tensor:
+        """Features (B, T, F) of observed (B, T) steps. crops: which of the computed ones (B, 1), or the offsets (B, 2)
+        of those to be cut; None: centred ones."""
         n, length = observed.shape
         if self.features is not None:
-            if generator is None:
-                return self.features[0][observed]
-            variants = len(self.features)
-            which = torch.randint(0, variants, (n, 1), generator=generator)
-            return self.features[which, observed]
+            return self.features[0][observed] if crops is None else self.features[crops, observed]
         encoder = self.policy.encoder
-        if generator is None:
-            offset = torch.full((n, 2), (encoder.image_size - encoder.crop_size) // 2)
-        else:
-            offset = random_offset(n, encoder.image_size, encoder.crop_size, generator)
+        if crops is None:
+            crops = centre_offset(n, encoder.image_size, encoder.crop_size, self.device)
         frames = self.frames(rearrange(observed, "b t -> (b t)"))
-        features: Tensor = encoder(frames, repeat(offset, "b xy -> (b t) xy", t=length))
+        features: Tensor = encoder(frames, repeat(crops, "b xy -> (b t) xy", t=length))
         return rearrange(features, "(b t) f -> b t f", t=length)
 
     def pose_loss(self, features: Tensor, observed: Tensor) -> Tensor:
         """Smooth L1 between the estimated and the true pose of the object, both normalised; a scalar."""
-        frames = self.poses(observed)
-        truth = self.policy.encoder.object_limits.normalize(object_vector(frames).to(self.device))
+        truth = self.policy.encoder.object_limits.normalize(object_vector(self.resident.numbers(observed)))
         loss = F.smooth_l1_loss(features[..., -POSE_DIM:].float(), truth, beta=0.02, reduction="none")
-        weight = torch.ones(POSE_DIM, device=self.device)
-        weight[3:9] = self.options.rotation_weight
-        return (loss * weight).mean()
+        return (loss * self.pose_weight).mean()
 
     # -- phases -----------------------------------------------------------------------------------------------------
 
@@ -414,10 +407,11 @@ class Trainer:
         encoder.load_state_dict({name: theirs[name] for name in mine}, strict=False)
 
     def _initialise_vision(self) -> None:
-        steps = np.random.default_rng(self.options.seed).choice(len(self.data), min(64, len(self.data)), replace=False)
+        chosen = np.random.default_rng(self.options.seed).choice(len(self.data), min(64, len(self.data)), replace=False)
+        steps = torch.from_numpy(np.sort(chosen)).to(self.device)
         encoder = self.policy.encoder
-        frames = self.frames(np.sort(steps))
-        offset = torch.zeros((len(steps), 2), dtype=torch.int64)
+        frames = self.frames(steps)
+        offset = torch.zeros((len(steps), 2), dtype=torch.int64, device=self.device)
         for camera, vision in zip(encoder.cameras, encoder.vision, strict=True):
             if isinstance(vision, SmallConvEncoder):
                 image = crop(frames[f"{camera}_image"].permute(0, 3, 1, 2), offset, encoder.crop_size)
@@ -426,19 +420,23 @@ class Trainer:
     def _train_encoder(self, state: dict[str, Any] | None) -> None:
         """First phase: encoders and pose head on single frames."""
         options, encoder = self.options, self.policy.encoder
-        steps = torch.from_numpy(np.unique(self.train.observed))
+        steps = steps_of(self.train, self.device)
         size = options.batch_size * options.n_obs_steps
 
-        def draw(generator: torch.Generator) -> tuple[Tensor, Tensor]:
-            chosen = steps[torch.randint(0, len(steps), (size,), generator=generator)]
-            return chosen, random_offset(size, encoder.image_size, encoder.crop_size, generator)
+        def draw(generator: torch.Generator) -> tuple[dict[str, Tensor]]:
+            generator = generator_on(self.device, generator)
+            chosen = torch.randint(0, len(steps), (size,), generator=generator, device=self.device)
+            offset = random_offset(size, encoder.image_size, encoder.crop_size, generator)
+            return ({"steps": steps[chosen], "offset": offset},)
 
         rate = options.encoder_learning_rate
         phase = Phase(
             name="encoder",
             tag="encoder",
             objective=_PoseObjective(self),
-            optimizer=torch.optim.AdamW(encoder.parameters(), rate, options.betas, weight_decay=0),
+            optimizer=adamw(
+                [{"params": list(encoder.parameters()), "weight_decay": 0}], rate, options.betas, self.device
+            ),
             draw=draw,
             stream=1,
             iterations=options.encoder_iterations,
@@ -446,11 +444,12 @@ class Trainer:
             warm_up=min(500, options.encoder_iterations // 10),
             save_every=options.save_every,
             counter="encoder_iteration",
+            steady=self.resident.whole,
             state=lambda: {"policy": self.policy.state_dict(), "iteration": 0},
         )
         self.bookkeeping.fit(phase, state)
         if self.bookkeeping.main:
-            error = self._pose_error(torch.from_numpy(np.unique(self.held.observed)))
+            error = self._pose_error(steps_of(self.held, self.device))
             print(f"pose error on held-out frames: {error * 1000:.1f} mm")
             self.bookkeeping.record("encoder/held_out_mm", error * 1000, phase.iteration)
 
@@ -477,30 +476,38 @@ class Trainer:
         encoder = self.policy.encoder.eval()
         crops = options.cameras and encoder.crop_size < encoder.image_size
         variants = 1 + options.cached_crops if crops else 1
-        steps = torch.arange(len(self.data))
-        self.features = torch.empty((variants, len(steps), encoder.out_dim))
+        steps = torch.arange(len(self.data), device=self.device)
+        starts = torch.from_numpy(self.data.starts).to(self.device)
+        episode = torch.searchsorted(starts, steps, right=True) - 1
+        self.features = torch.empty((variants, len(steps), encoder.out_dim), device=self.device)
         bar = self.bookkeeping.bar("features", 0, variants * len(steps))
         for variant in range(variants):
-            offset = torch.full((self.data.episodes, 2), (encoder.image_size - encoder.crop_size) // 2)
+            offset = centre_offset(self.data.episodes, encoder.image_size, encoder.crop_size, self.device)
             if variant:
-                generator = step_generator(options.seed, 2, variant)
+                generator = generator_on(self.device, step_generator(options.seed, 2, variant))
                 offset = random_offset(self.data.episodes, encoder.image_size, encoder.crop_size, generator)
-            episode = torch.from_numpy(np.searchsorted(self.data.starts, steps.numpy(), side="right") - 1)
             for part in steps.split(256):
                 with self.accelerator.autocast():
                     features = encoder(self.frames(part), offset[episode[part]])
-                self.features[variant, part] = features.float().cpu()
+                self.features[variant, part] = features.float()
                 bar.update(len(part))
         bar.close()
         encoder.train()
 
     def _train_denoiser(self, state: dict[str, Any] | None) -> ExponentialMovingAverage:
         """Second phase, or the only one; returns the average of all weights."""
-        options, policy = self.options, self.policy
+        options = self.options
         if options.encoder_iterations or not options.cameras:
-            policy.encoder.requires_grad_(False)
+            self.policy.encoder.requires_grad_(False)
             if state is None or state["iteration"] < options.iterations:
                 self._cache_features()
+        phase, ema = self.denoiser_phase()
+        self.bookkeeping.fit(phase, state)
+        return ema
+
+    def denoiser_phase(self) -> tuple[Phase, ExponentialMovingAverage]:
+        """The loop that trains what is not frozen, and the average of all weights."""
+        options, policy = self.options, self.policy
         groups = (
             policy.denoiser.optimizer_groups(options.weight_decay)
             if isinstance(policy.denoiser, DiffusionTransformer)
@@ -515,31 +522,31 @@ class Trainer:
         ema = ExponentialMovingAverage(policy, maximum=options.ema_decay)
         phase = Phase(
             name="denoiser",
-            objective=_Objective(self),
-            optimizer=torch.optim.AdamW(groups, options.learning_rate, options.betas),
+            objective=_Objective(self, self.train),
+            optimizer=adamw(groups, options.learning_rate, options.betas, self.device),
             draw=self._draw_to_learn,
             stream=3,
             iterations=options.iterations,
             rates=rates,
             warm_up=min(500, options.iterations // 10),
             ema=ema,
+            steady=self.resident.whole,
             held_out=self._held_out_loss,
             held_out_draws=8,
             validate_every=options.validate_every,
             save_every=options.save_every,
             state=lambda: {"policy": policy.state_dict(), "encoder_iteration": options.encoder_iterations},
         )
-        self.bookkeeping.fit(phase, state)
-        return ema
+        return phase, ema
 
-    def _draw_to_learn(self, generator: torch.Generator) -> tuple[dict[str, Tensor], torch.Generator]:
+    def _draw_to_learn(self, generator: torch.Generator) -> tuple[dict[str, Tensor]]:
         # Dropout draws from torch's own generator: seeded by the step too, a resumed run repeats it.
         torch.manual_seed(int(torch.randint(0, 2**62, (1,), generator=generator)))
-        return self.draw(self.train, generator, self.options.batch_size), generator
+        return (self.draw(self.train, generator, self.options.batch_size, crops=True),)
 
     def _held_out_loss(self, generator: torch.Generator) -> Tensor:
         self.policy.eval()
-        loss: Tensor = _Objective(self)(self.draw(self.held, generator, 256), None)
+        loss: Tensor = _Objective(self, self.held)(self.draw(self.held, generator, 256, crops=False))
         self.policy.train()
         return loss
 
@@ -580,30 +587,34 @@ class _PoseObjective(nn.Module):
         self.encoder = trainer.policy.encoder
         self._trainer = [trainer]  # in a list: not a submodule
 
-    def forward(self, steps: Tensor, offset: Tensor) -> Tensor:
-        trainer = self._trainer[0]
+    def forward(self, batch: dict[str, Tensor]) -> Tensor:
+        trainer, steps, offset = self._trainer[0], batch["steps"], batch["offset"]
         features, maps = self.encoder.see(trainer.frames(steps), offset)
         loss = trainer.pose_loss(features, steps)
         for view, logits in zip(trainer.views, maps, strict=True):
-            pixels = project(trainer.poses(steps), view).to(trainer.device)
-            loss = loss + POINT_WEIGHT * point_loss(logits, pixels, offset.to(trainer.device), SmallConvEncoder.STRIDE)
+            pixels = project(trainer.resident.numbers(steps), view)
+            loss = loss + POINT_WEIGHT * point_loss(logits, pixels, offset, SmallConvEncoder.STRIDE)
         return loss
 
 
 class _Objective(nn.Module):
     """From a batch of windows to the loss, features included: what several processes share the gradient of."""
 
-    def __init__(self, trainer: Trainer) -> None:
+    def __init__(self, trainer: Trainer, windows: Windows) -> None:
         super().__init__()
         self.loss = PolicyLoss(trainer.policy)
+        self._windows = ResidentWindows.of(windows, trainer.device)
         self._trainer = [trainer]  # in a list: not a submodule
 
-    def forward(self, batch: dict[str, Tensor], generator: torch.Generator | None) -> Tensor:
-        trainer = self._trainer[0]
-        features = trainer.window_features(batch["observed"], generator).to(trainer.device)
-        loss: Tensor = self.loss(features, batch["actions"], batch["valid"], batch["noise"], batch["t"])
+    def forward(self, batch: dict[str, Tensor]) -> Tensor:
+        trainer, windows, chosen = self._trainer[0], self._windows, batch["chosen"]
+        acted = windows.acted[chosen]
+        observed = acted if trainer.policy.inpainting else windows.observed[chosen]
+        features = trainer.window_features(observed, batch.get("crops"))
+        actions = trainer.resident.actions[acted]
+        loss: Tensor = self.loss(features, actions, windows.valid[chosen], batch["noise"], batch["t"])
         if trainer.features is None and trainer.policy.encoder.has_pose_head:
-            loss = loss + trainer.pose_loss(features, batch["observed"])
+            loss = loss + trainer.pose_loss(features, observed)
         return loss
 
 
