@@ -117,7 +117,7 @@ def losses_on_the_host(options: Options) -> list[float]:
 def compare(observations: str, precision: str, batch: int, data: Path) -> bool:
     """Prints a line; returns whether all is the same."""
     common: dict[str, Any] = {
-        "data": data,
+        "data": (data,),
         "out": data.with_name("x.pt"),
         "observations": observations,
         "mixed_precision": precision,

@@ -15,6 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from training import run
 from training.captured_step import adamw, unchanged
 from training.data.demonstrations import Demonstrations
+from training.data.recorded_with import RecordedWith
 from training.data.resident import Resident, ResidentWindows
 from training.diffusion.pose_points import CameraView, point_loss, project
 from training.run import ExponentialMovingAverage, set_rates
@@ -64,7 +65,7 @@ def demonstrations(pictures: bool = True) -> Demonstrations:
     for camera in ("agentview", "robot0_eye_in_hand") if pictures else ():
         observations[f"{camera}_image"] = rng.integers(0, 256, (steps, 84, 84, 3), np.uint8)
     actions = rng.uniform(-0.05, 0.05, (steps, 7)).astype(np.float32)
-    return Demonstrations("lift", observations, actions, np.array([0, 8, 16, 24]), "0" * 64)
+    return Demonstrations("lift", observations, actions, np.array([0, 8, 16, 24]), "0" * 64, RecordedWith("Lift"))
 
 
 def to_meta(batch: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -85,13 +86,13 @@ def test_a_step_leaves_nothing_on_the_host(
     variant: str, gpu: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     changes = {"batch_size": 2, "num_train_timesteps": 10, **VARIANTS[variant]}
-    options = Options(data=tmp_path / "x", out=tmp_path / "x.pt", **changes)
-    monkeypatch.setattr("training.train_diffusion_policy.load_demonstrations", lambda *given: demonstrations())
+    options = Options(data=(tmp_path / "x",), out=tmp_path / "x.pt", **changes)
+    monkeypatch.setattr("training.train_diffusion_policy.load_files", lambda *given: [demonstrations()])
     trainer = Trainer(options)
     # Drawn by a generator of the host, as the meta device has none.
     host = SimpleNamespace(device=torch.device("cpu"))
     drawn = Trainer.draw(
-        SimpleNamespace(options=options, policy=trainer.policy, features=None, **vars(host)),  # type: ignore[arg-type]
+        SimpleNamespace(options=options, policy=trainer.policy, features=None, train=None, **vars(host)),  # type: ignore[arg-type]
         trainer.train,
         torch.Generator().manual_seed(0),
         2,
@@ -120,8 +121,8 @@ def test_a_step_leaves_nothing_on_the_host(
 def test_what_is_left_on_the_host_is_found(
     left: str, gpu: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("training.train_diffusion_policy.load_demonstrations", lambda *given: demonstrations())
-    trainer = Trainer(Options(data=tmp_path / "x", out=tmp_path / "x.pt", vision="small", denoiser="unet"))
+    monkeypatch.setattr("training.train_diffusion_policy.load_files", lambda *given: [demonstrations()])
+    trainer = Trainer(Options(data=(tmp_path / "x",), out=tmp_path / "x.pt", vision="small", denoiser="unet"))
     objective = _Objective(trainer, trainer.train)
     batch = to_meta(
         {

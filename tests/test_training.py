@@ -71,7 +71,7 @@ def options(data: Path, out: Path, **changes: object) -> Options:
         "save_every": 20,
         "vision": "small",
     }
-    return Options(data=data, out=out, **{**small, **changes})
+    return Options(data=(data,), out=out, **{**small, **changes})
 
 
 def test_policy_learns_to_go_to_the_object(demonstrations: Path, tmp_path: Path) -> None:

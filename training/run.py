@@ -434,7 +434,8 @@ class Run:
         """By what they contain: they may lie elsewhere now."""
         if not self._data_hash:
             return
-        now = options_json(self._options)["data"]
+        given = options_json(self._options)["data"]
+        now = ", ".join(given) if isinstance(given, list) else given
         # In 0.1 only runs of images and guards had one; a guard's did not take in all that it does now.
         begun_with = state.get("data_sha256", state.get("data_hash"))
         if begun_with is not None:
@@ -446,7 +447,7 @@ class Run:
             return
         # What was fitted to the data, and is not trained, tells most others.
         then = json.loads(state["options"]).get("data")
-        if then != now:
+        if then not in (given, now):  # where there may be several files now, there was one
             raise ValueError(
                 f"{self._state_path}: was begun with data {then} and without their hash, now {now}: where they were"
                 " then is where they must be"

@@ -9,6 +9,7 @@ crops of every image.
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -21,13 +22,13 @@ from torch import Tensor, nn
 
 from diffusion_ros import checkpoint
 from diffusion_ros.models.policy import Policy
-from diffusion_ros.robot import ACTION_SCALE, CAMERAS, IMAGE_SIZE, RATE
+from diffusion_ros.robot import CAMERAS, IMAGE_SIZE
 from diffusion_ros.simulators.arm import Simulation
 from diffusion_ros.simulators.tasks import ARM_RESPONSE, arm_task
 from diffusion_ros.spec import FITTED, IMAGE_SUFFIX, CheckpointSpec, TensorSpec
 from training import command_line
 from training.captured_step import adamw
-from training.data.demonstrations import Demonstrations, Windows, load_demonstrations, make_windows, split_episodes
+from training.data.demonstrations import Demonstrations, Windows, joined, load_files, make_windows, split_files
 from training.data.resident import Resident, ResidentWindows, steps_of
 from training.diffusion.export_proof import export
 from training.diffusion.noise_schedule import NoiseSchedule
@@ -74,8 +75,13 @@ ENCODER_WEIGHT_DECAY = 1e-6
 class Options(SamplerOptions):
     """Trains a diffusion policy and exports it as a checkpoint."""
 
-    data: Path
-    """Demonstrations in robomimic's HDF5 format."""
+    data: tuple[Path, ...]
+    """Demonstrations in robomimic's HDF5 format, one file or several."""
+    data_weights: tuple[float, ...] = ()
+    """How often each file is drawn from, in relation to the others; none given: all steps alike."""
+    filter_key: str = ""
+    """Only the demonstrations that this list below `mask` in the file names. Without it mask/train and mask/valid
+    decide, where a file has them."""
     observations: Literal["state", "pixels", "both"] = "pixels"
     """What the policy sees beside the hand. state: the object's pose; pixels: the two cameras; both: all."""
     denoiser: Literal["transformer", "unet"] = "transformer"
@@ -146,6 +152,10 @@ class Options(SamplerOptions):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.check_at_least(1, "noise_draws", "cached_crops")
+        if self.data_weights and len(self.data_weights) != len(self.data):
+            raise ValueError(f"data_weights: {len(self.data_weights)} of them for {len(self.data)} files of data")
+        if any(not 0 < weight < math.inf for weight in self.data_weights):
+            raise ValueError(f"data_weights {list(self.data_weights)}: must be above 0")
         if self.n_action_steps > self.horizon - self.n_obs_steps + 1:
             raise ValueError(
                 f"n_action_steps {self.n_action_steps}: at most horizon - n_obs_steps + 1 ="
@@ -202,7 +212,7 @@ class Limits:
             pose = LimitsNormalizer.from_data(object_vector(low_dim).numpy(), min_range=1e-2)
         low, high = data.actions.min(axis=0).astype(np.float64), data.actions.max(axis=0).astype(np.float64)
         # An axis that is not used varies by a numerical trace: it must not be blown up to [-1, 1].
-        floor = 0.05 * ACTION_SCALE
+        floor = 0.05 * np.array(data.recorded.scale)
         return Limits(
             LimitsNormalizer.from_data(hand_vector(low_dim).numpy(), min_range=1e-2),
             pose,
@@ -258,7 +268,7 @@ def build_policy(options: Options, limits: Limits) -> DiffusionPolicy:
 def restore_policy(path: Path) -> DiffusionPolicy:
     """The eager module of an exported checkpoint, for comparisons and for training on. Raises CheckpointError."""
     spec = checkpoint.read_spec(path)
-    values = current_options(Options, spec.training)
+    values = current_options(Options, spec.training) | {"data": (), "data_weights": ()}
     for name in ("unet_widths", "betas"):
         values[name] = tuple(values[name])
     known = {field.name for field in dataclasses.fields(Options)}
@@ -284,23 +294,25 @@ def make_spec(options: Options, data: Demonstrations) -> CheckpointSpec:
         inputs.append(TensorSpec("object_quat", (4,), "float32", "1", frame))
     visited = data.observations["robot0_eef_pos"]
     horizon = options.n_obs_steps - 1 + options.rows if options.action_steps_only else options.horizon
+    scale, own = data.recorded.scale, data.recorded.own
     return CheckpointSpec(
         kind="policy",
         task=data.task,
         environment=arm_task(data.task).environment,
         inputs=with_ranges(tuple(inputs), data.observations),
         outputs=(TensorSpec("action", (7,), "float32", "m, rad per control step; gripper", frame),),
-        rate=RATE,
+        rate=data.recorded.rate,
         horizon=horizon,
         n_obs_steps=options.n_obs_steps,
         n_action_steps=options.n_action_steps,
-        action_low=tuple((-ACTION_SCALE).tolist()),
-        action_high=tuple(ACTION_SCALE.tolist()),
+        action_low=tuple(-value for value in scale),
+        action_high=scale,
         workspace_low=tuple((visited.min(axis=0).astype(float) - WORKSPACE_MARGIN).tolist()),
         workspace_high=tuple((visited.max(axis=0).astype(float) + WORKSPACE_MARGIN).tolist()),
         pictures=FITTED if options.cameras else {},
-        base_pose=arm_task(data.task).base_pose,
-        response=ARM_RESPONSE,
+        # Of another robot nobody has told where it stood, or measured how it followed.
+        base_pose=arm_task(data.task).base_pose if own else (),
+        response=ARM_RESPONSE if own else (),
         sampler=options.sampler,
         sampler_steps=options.steps,
         num_train_timesteps=options.num_train_timesteps,
@@ -317,13 +329,25 @@ class Trainer:
     def __init__(self, options: Options) -> None:
         self.options = options
         needs_pose = options.use_object or options.pose_head
-        self.data = load_demonstrations(options.data, options.cameras, needs_pose)
+        files = load_files(options.data, options.cameras, needs_pose, options.filter_key)
+        self.data = joined(files)
+        if options.rollouts and not self.data.recorded.own:
+            raise ValueError(
+                f"rollouts {options.rollouts}: the simulator is no {self.data.recorded}, as the data are of; 0 expected"
+            )
         self.bookkeeping = Run(options, self.data.data_hash)
         self.accelerator, self.device = self.bookkeeping.accelerator, self.bookkeeping.device
-        train, held = split_episodes(self.data.episodes, options.validation, options.seed)
+        train, held = split_files(files, options.validation, options.seed)
         window = (options.n_obs_steps, options.rows, options.action_steps_only)
         self.train = make_windows(self.data, train, *window)
         self.held = make_windows(self.data, held, *window)
+        self.weights: Tensor | None = None
+        """(n) of the windows to learn from."""
+        if options.data_weights:
+            ends = np.cumsum([len(file) for file in files])
+            of = np.searchsorted(ends, self.train.observed[:, -1], side="right")
+            share = np.array(options.data_weights) / np.maximum(np.bincount(of, minlength=len(files)), 1)
+            self.weights = torch.from_numpy(share[of].astype(np.float32)).to(self.device)
         self.resident = Resident(self.data, self.device)
         self.pictures = tuple(f"{camera}{IMAGE_SUFFIX}" for camera in options.cameras)
         self.policy = build_policy(options, Limits.of(self.data)).to(self.device)
@@ -348,8 +372,12 @@ class Trainer:
         generator = generator_on(device, generator)
         draws = options.noise_draws
         of = {"generator": generator, "device": device}
+        if windows is self.train and self.weights is not None:
+            chosen = torch.multinomial(self.weights, size, replacement=True, generator=generator)
+        else:
+            chosen = torch.randint(0, len(windows), (size,), **of)
         batch = {
-            "chosen": torch.randint(0, len(windows), (size,), **of),
+            "chosen": chosen,
             "noise": torch.randn((draws, size, options.rows, self.policy.width), **of),
             "t": torch.randint(0, options.num_train_timesteps, (draws, size), **of),
         }
