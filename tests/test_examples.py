@@ -59,4 +59,4 @@ def test_train_on_your_data(tmp_path: Path) -> None:
     *_, last = run("train_on_your_data.py", tmp_path, "own", "--iterations", "12")
     assert last.startswith("own/policy.pt: a chunk (9, 7) that leads by [")
     spec = checkpoint.read_spec(tmp_path / "own/policy.pt")
-    assert spec.task == "lift" and spec.training["data"] == "own/recordings.hdf5"
+    assert spec.task == "lift" and spec.training["data"] == ["own/recordings.hdf5"]

@@ -19,6 +19,7 @@ from training.networks.encoders import (
     SpatialSoftmax,
     centre_offset,
     crop,
+    gathered,
     random_offset,
 )
 from training.networks.transformer import DecoderLayer, DiffusionTransformer
@@ -298,6 +299,13 @@ def test_crop_takes_the_named_pixels(memory_format: torch.memory_format) -> None
     assert pieces[:, 2, 7, 7].tolist() == [12 * 11 + 8, 12 * 7 + 10]
 
 
+def test_crop_on_a_gpu_is_the_same(generator: torch.Generator) -> None:
+    images = torch.randint(0, 256, (5, 20, 24, 3), generator=generator, dtype=torch.uint8).permute(0, 3, 1, 2)
+    offset = torch.stack([torch.tensor([0, 8, 3, 5, 1]), torch.tensor([4, 0, 2, 1, 3])], dim=1)
+    pieces, expected = gathered(images, offset, 16), crop(images, offset, 16)
+    assert torch.equal(pieces, expected) and pieces.stride() == expected.stride()
+
+
 @pytest.mark.parametrize("offset", [[5, 0], [0, 5], [-1, 0]])
 def test_crop_outside_the_image(offset: list[int]) -> None:
     with pytest.raises(ValueError, match="leaves the image"):
@@ -307,7 +315,7 @@ def test_crop_outside_the_image(offset: list[int]) -> None:
 def test_offsets(generator: torch.Generator) -> None:
     offsets = random_offset(2000, 84, 76, generator)
     assert offsets.shape == (2000, 2) and set(offsets.flatten().tolist()) == set(range(9))
-    assert centre_offset(2, 84, 76).tolist() == [[4, 4], [4, 4]]
+    assert centre_offset(2, 84, 76, torch.device("cpu")).tolist() == [[4, 4], [4, 4]]
 
 
 def test_spatial_softmax_known_answer() -> None:
@@ -400,7 +408,7 @@ def test_unit_variance_refuses_equal_images() -> None:
 def test_crop_scripts(generator: torch.Generator) -> None:
     class Cropper(nn.Module):
         def forward(self, images: Tensor) -> Tensor:
-            return crop(images, centre_offset(images.shape[0], 84, 76), 76)
+            return crop(images, centre_offset(images.shape[0], 84, 76, images.device), 76)
 
     images = torch.rand(2, 3, 84, 84, generator=generator)
     assert torch.equal(script(Cropper())(images), images[:, :, 4:80, 4:80])

@@ -71,7 +71,7 @@ def options(data: Path, out: Path, **changes: object) -> Options:
         "save_every": 20,
         "vision": "small",
     }
-    return Options(data=data, out=out, **{**small, **changes})
+    return Options(data=(data,), out=out, **{**small, **changes})
 
 
 def test_policy_learns_to_go_to_the_object(demonstrations: Path, tmp_path: Path) -> None:
@@ -155,13 +155,16 @@ def test_every_option_trains_exports_and_loads(variant: str, demonstrations: Pat
         changes.get("observations", "state") != "pixels"
     )
     # The loss: 0 for a network that answers what it is to predict, and knows what is observed.
-    batch = trainer.draw(trainer.train, torch.Generator().manual_seed(0), 4)
-    features = trainer.window_features(batch["observed"], None).detach()
-    actions = policy.action_limits.normalize(batch["actions"])
+    batch = trainer.draw(trainer.train, torch.Generator().manual_seed(0), 4, crops=False)
+    acted = torch.from_numpy(trainer.train.acted)[batch["chosen"]]
+    observed = acted if policy.inpainting else torch.from_numpy(trainer.train.observed)[batch["chosen"]]
+    features = trainer.window_features(observed, None).detach()
+    rows, valid = trainer.resident.actions[acted], torch.from_numpy(trainer.train.valid)[batch["chosen"]]
+    actions = policy.action_limits.normalize(rows)
     clean = torch.cat([actions, features], dim=2) if policy.inpainting else actions
     answer = clean.repeat(len(batch["noise"]), 1, 1) if "prediction_type" in changes else batch["noise"].flatten(0, 1)
     denoiser, policy.denoiser = policy.denoiser, Knows(answer, features)
-    arguments = (features, batch["actions"], batch["valid"], batch["noise"], batch["t"])
+    arguments = (features, rows, valid, batch["noise"], batch["t"])
     assert PolicyLoss(policy)(*arguments) == 0
     policy.denoiser.answer = answer + 1.0
     assert PolicyLoss(policy)(*arguments).item() == pytest.approx(1.0, abs=1e-5)

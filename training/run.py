@@ -22,6 +22,7 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from diffusion_ros.atomic_file import atomic_write
+from training.captured_step import CapturedStep
 
 STATE_FILE = "state.pt"
 """In a run's folder: what --resume goes on from."""
@@ -89,6 +90,15 @@ def step_generator(seed: int, *indices: int) -> torch.Generator:
         value = (value * 6364136223846793005 + 1442695040888963407 + index) % 2**63
     generator.manual_seed(value)
     return generator
+
+
+def generator_on(device: torch.device, generator: torch.Generator) -> torch.Generator:
+    """A generator of the CPU where that is the device, else one there that it seeds."""
+    if device.type == "cpu":
+        return generator
+    there = torch.Generator(device)
+    there.manual_seed(int(torch.randint(0, 2**62, (1,), generator=generator)))
+    return there
 
 
 class ExponentialMovingAverage:
@@ -319,6 +329,9 @@ class Phase:
     """What is saved beside the optimiser, the average and the curves."""
     counter: str = "iteration"
     """What its iterations are called in what is saved."""
+    steady: bool = False
+    """Whether a batch is a tuple of dicts of tensors whose shapes never change, all is on the device, and a step asks
+    for nothing back: then it can be captured (training/captured_step.py)."""
     iteration: int = 0
     """How many are done."""
     train_curve: list[tuple[float, float]] = field(default_factory=list)
@@ -340,7 +353,10 @@ class Phase:
     def restore(self, state: dict[str, Any]) -> None:
         """The opposite of :meth:`saved`, but for what is in `state`."""
         self.iteration = int(state[self.counter])
+        rates = [group["lr"] for group in self.optimizer.param_groups]
         self.optimizer.load_state_dict(state["optimizer"])
+        for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate  # on this device; it is set anew in each step
         if self.ema is not None:
             self.ema.restore(state["ema"])
         for name in ("train_curve", "validation_curve"):
@@ -418,7 +434,8 @@ class Run:
         """By what they contain: they may lie elsewhere now."""
         if not self._data_hash:
             return
-        now = options_json(self._options)["data"]
+        given = options_json(self._options)["data"]
+        now = ", ".join(given) if isinstance(given, list) else given
         # In 0.1 only runs of images and guards had one; a guard's did not take in all that it does now.
         begun_with = state.get("data_sha256", state.get("data_hash"))
         if begun_with is not None:
@@ -430,7 +447,7 @@ class Run:
             return
         # What was fitted to the data, and is not trained, tells most others.
         then = json.loads(state["options"]).get("data")
-        if then != now:
+        if then not in (given, now):  # where there may be several files now, there was one
             raise ValueError(
                 f"{self._state_path}: was begun with data {then} and without their hash, now {now}: where they were"
                 " then is where they must be"
@@ -460,12 +477,12 @@ class Run:
         """Takes the steps that are missing; `state` is what :meth:`saved` gave."""
         if state is not None:
             phase.restore(state)
-        objective, phase.optimizer = self.accelerator.prepare(phase.objective, phase.optimizer)
+        step = self.stepper(phase)
         bar = self.bar(phase.name, phase.iteration, phase.iterations)
-        recent: list[float] = []
+        recent: list[Tensor] = []  # on the device: nothing waits for it
 
         def log() -> None:
-            phase.train_curve.append((float(phase.iteration), float(np.mean(recent))))
+            phase.train_curve.append((float(phase.iteration), float(torch.stack(recent).double().mean())))
             recent.clear()
             self.record(f"{phase.tag}/loss", phase.train_curve[-1][1], phase.iteration)
             shown = {"loss": phase.train_curve, "held_out": phase.validation_curve}
@@ -481,14 +498,10 @@ class Run:
                     self._options.seed, phase.stream, phase.iteration, self.accelerator.process_index
                 )
                 set_rates(phase.optimizer, phase.rates, warm_cosine(phase.iteration, phase.iterations, phase.warm_up))
-                batch = phase.draw(generator)
-                with self.accelerator.autocast():
-                    loss = objective(*batch)
-                self.update(loss, phase.optimizer, phase.max_grad_norm)
+                recent.append(step(phase.draw(generator)))
                 if phase.ema is not None:
                     phase.ema.update()
                 phase.iteration += 1
-                recent.append(loss.item())
                 bar.update()
                 if due(LOG_EVERY):
                     log()
@@ -498,6 +511,32 @@ class Run:
                     phase.hook(phase.iteration)
                 if due(phase.save_every):
                     self.save(**phase.saved())
+
+    def stepper(self, phase: Phase) -> Callable[[tuple[Any, ...]], Tensor]:
+        """What takes a step with a batch and returns its loss (), on the device."""
+        alone = self.accelerator.num_processes == 1 and self.accelerator.scaler is None
+        if phase.steady and alone and self.device.type == "cuda":
+            captured: list[CapturedStep] = []
+
+            def replayed(batch: tuple[Any, ...]) -> Tensor:
+                if not captured:
+                    captured.append(
+                        CapturedStep(
+                            phase.objective, phase.optimizer, batch, self.accelerator.autocast, phase.max_grad_norm
+                        )
+                    )
+                return captured[0](batch).clone()
+
+            return replayed
+        objective, phase.optimizer = self.accelerator.prepare(phase.objective, phase.optimizer)
+
+        def taken(batch: tuple[Any, ...]) -> Tensor:
+            with self.accelerator.autocast():
+                loss: Tensor = objective(*batch)
+            self.update(loss, phase.optimizer, phase.max_grad_norm)
+            return loss.detach()
+
+        return taken
 
     @torch.no_grad()
     def _validate(self, phase: Phase) -> None:
@@ -567,7 +606,10 @@ def train_timed(make: Callable[[T], Trainer], options: T) -> None:
 def set_rates(optimizer: Any, rates: Collection[float], factor: float) -> None:
     """Learning rates of the optimiser's groups: `rates` times `factor`."""
     for group, rate in zip(optimizer.param_groups, rates, strict=True):
-        group["lr"] = rate * factor
+        if isinstance(group["lr"], Tensor):
+            group["lr"].fill_(rate * factor)
+        else:
+            group["lr"] = rate * factor
 
 
 def git_commit() -> str:

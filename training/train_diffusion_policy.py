@@ -9,6 +9,7 @@ crops of every image.
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -17,17 +18,18 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from einops import rearrange, repeat
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from diffusion_ros import checkpoint
 from diffusion_ros.models.policy import Policy
-from diffusion_ros.robot import ACTION_SCALE, CAMERAS, IMAGE_SIZE, RATE
+from diffusion_ros.robot import CAMERAS, IMAGE_SIZE
 from diffusion_ros.simulators.arm import Simulation
 from diffusion_ros.simulators.tasks import ARM_RESPONSE, arm_task
-from diffusion_ros.spec import FITTED, CheckpointSpec, TensorSpec
+from diffusion_ros.spec import FITTED, IMAGE_SUFFIX, CheckpointSpec, TensorSpec
 from training import command_line
-from training.data.demonstrations import Demonstrations, Windows, load_demonstrations, make_windows, split_episodes
+from training.captured_step import adamw
+from training.data.demonstrations import Demonstrations, Windows, joined, load_files, make_windows, split_files
+from training.data.resident import Resident, ResidentWindows, steps_of
 from training.diffusion.export_proof import export
 from training.diffusion.noise_schedule import NoiseSchedule
 from training.diffusion.normalizer import LimitsNormalizer
@@ -42,7 +44,7 @@ from training.diffusion.policy import (
 )
 from training.diffusion.pose_points import camera_views, point_loss, project
 from training.evaluation.rollout import roll_out
-from training.networks.encoders import SmallConvEncoder, crop, random_offset
+from training.networks.encoders import SmallConvEncoder, centre_offset, crop, random_offset
 from training.networks.transformer import DiffusionTransformer
 from training.ranges import with_ranges
 from training.run import (
@@ -52,6 +54,7 @@ from training.run import (
     Run,
     SamplerOptions,
     current_options,
+    generator_on,
     git_commit,
     options_json,
     step_generator,
@@ -72,8 +75,13 @@ ENCODER_WEIGHT_DECAY = 1e-6
 class Options(SamplerOptions):
     """Trains a diffusion policy and exports it as a checkpoint."""
 
-    data: Path
-    """Demonstrations in robomimic's HDF5 format."""
+    data: tuple[Path, ...]
+    """Demonstrations in robomimic's HDF5 format, one file or several."""
+    data_weights: tuple[float, ...] = ()
+    """How often each file is drawn from, in relation to the others; none given: all steps alike."""
+    filter_key: str = ""
+    """Only the demonstrations that this list below `mask` in the file names. Without it mask/train and mask/valid
+    decide, where a file has them."""
     observations: Literal["state", "pixels", "both"] = "pixels"
     """What the policy sees beside the hand. state: the object's pose; pixels: the two cameras; both: all."""
     denoiser: Literal["transformer", "unet"] = "transformer"
@@ -144,6 +152,10 @@ class Options(SamplerOptions):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.check_at_least(1, "noise_draws", "cached_crops")
+        if self.data_weights and len(self.data_weights) != len(self.data):
+            raise ValueError(f"data_weights: {len(self.data_weights)} of them for {len(self.data)} files of data")
+        if any(not 0 < weight < math.inf for weight in self.data_weights):
+            raise ValueError(f"data_weights {list(self.data_weights)}: must be above 0")
         if self.n_action_steps > self.horizon - self.n_obs_steps + 1:
             raise ValueError(
                 f"n_action_steps {self.n_action_steps}: at most horizon - n_obs_steps + 1 ="
@@ -200,7 +212,7 @@ class Limits:
             pose = LimitsNormalizer.from_data(object_vector(low_dim).numpy(), min_range=1e-2)
         low, high = data.actions.min(axis=0).astype(np.float64), data.actions.max(axis=0).astype(np.float64)
         # An axis that is not used varies by a numerical trace: it must not be blown up to [-1, 1].
-        floor = 0.05 * ACTION_SCALE
+        floor = 0.05 * np.array(data.recorded.scale)
         return Limits(
             LimitsNormalizer.from_data(hand_vector(low_dim).numpy(), min_range=1e-2),
             pose,
@@ -256,7 +268,7 @@ def build_policy(options: Options, limits: Limits) -> DiffusionPolicy:
 def restore_policy(path: Path) -> DiffusionPolicy:
     """The eager module of an exported checkpoint, for comparisons and for training on. Raises CheckpointError."""
     spec = checkpoint.read_spec(path)
-    values = current_options(Options, spec.training)
+    values = current_options(Options, spec.training) | {"data": (), "data_weights": ()}
     for name in ("unet_widths", "betas"):
         values[name] = tuple(values[name])
     known = {field.name for field in dataclasses.fields(Options)}
@@ -282,23 +294,25 @@ def make_spec(options: Options, data: Demonstrations) -> CheckpointSpec:
         inputs.append(TensorSpec("object_quat", (4,), "float32", "1", frame))
     visited = data.observations["robot0_eef_pos"]
     horizon = options.n_obs_steps - 1 + options.rows if options.action_steps_only else options.horizon
+    scale, own = data.recorded.scale, data.recorded.own
     return CheckpointSpec(
         kind="policy",
         task=data.task,
         environment=arm_task(data.task).environment,
         inputs=with_ranges(tuple(inputs), data.observations),
         outputs=(TensorSpec("action", (7,), "float32", "m, rad per control step; gripper", frame),),
-        rate=RATE,
+        rate=data.recorded.rate,
         horizon=horizon,
         n_obs_steps=options.n_obs_steps,
         n_action_steps=options.n_action_steps,
-        action_low=tuple((-ACTION_SCALE).tolist()),
-        action_high=tuple(ACTION_SCALE.tolist()),
+        action_low=tuple(-value for value in scale),
+        action_high=scale,
         workspace_low=tuple((visited.min(axis=0).astype(float) - WORKSPACE_MARGIN).tolist()),
         workspace_high=tuple((visited.max(axis=0).astype(float) + WORKSPACE_MARGIN).tolist()),
         pictures=FITTED if options.cameras else {},
-        base_pose=arm_task(data.task).base_pose,
-        response=ARM_RESPONSE,
+        # Of another robot nobody has told where it stood, or measured how it followed.
+        base_pose=arm_task(data.task).base_pose if own else (),
+        response=ARM_RESPONSE if own else (),
         sampler=options.sampler,
         sampler_steps=options.steps,
         num_train_timesteps=options.num_train_timesteps,
@@ -315,76 +329,83 @@ class Trainer:
     def __init__(self, options: Options) -> None:
         self.options = options
         needs_pose = options.use_object or options.pose_head
-        self.data = load_demonstrations(options.data, options.cameras, needs_pose)
+        files = load_files(options.data, options.cameras, needs_pose, options.filter_key)
+        self.data = joined(files)
+        if options.rollouts and not self.data.recorded.own:
+            raise ValueError(
+                f"rollouts {options.rollouts}: the simulator is no {self.data.recorded}, as the data are of; 0 expected"
+            )
         self.bookkeeping = Run(options, self.data.data_hash)
         self.accelerator, self.device = self.bookkeeping.accelerator, self.bookkeeping.device
-        train, held = split_episodes(self.data.episodes, options.validation, options.seed)
+        train, held = split_files(files, options.validation, options.seed)
         window = (options.n_obs_steps, options.rows, options.action_steps_only)
         self.train = make_windows(self.data, train, *window)
         self.held = make_windows(self.data, held, *window)
-        self.actions = torch.from_numpy(self.data.actions)
-        self.low_dim = {n: torch.from_numpy(v) for n, v in self.data.observations.items() if v.dtype != np.uint8}
+        self.weights: Tensor | None = None
+        """(n) of the windows to learn from."""
+        if options.data_weights:
+            ends = np.cumsum([len(file) for file in files])
+            of = np.searchsorted(ends, self.train.observed[:, -1], side="right")
+            share = np.array(options.data_weights) / np.maximum(np.bincount(of, minlength=len(files)), 1)
+            self.weights = torch.from_numpy(share[of].astype(np.float32)).to(self.device)
+        self.resident = Resident(self.data, self.device)
+        self.pictures = tuple(f"{camera}{IMAGE_SUFFIX}" for camera in options.cameras)
         self.policy = build_policy(options, Limits.of(self.data)).to(self.device)
         checkpoint.script(self.policy)  # what cannot be exported must fail now, not after hours
-        self.views = camera_views(self.data.task, options.cameras, IMAGE_SIZE) if options.pose_points else []
+        views = camera_views(self.data.task, options.cameras, IMAGE_SIZE) if options.pose_points else []
+        self.views = [view.to(self.device) for view in views]
+        weight = torch.ones(POSE_DIM)
+        weight[3:9] = options.rotation_weight
+        self.pose_weight = weight.to(self.device)
         self.features: Tensor | None = None
         """(crops, N, F) of every step, where the encoder no longer changes."""
 
     # -- batches ----------------------------------------------------------------------------------------------------
 
-    def frames(self, steps: NDArray[np.int64] | Tensor) -> dict[str, Tensor]:
-        """Observations of the steps, name -> (n, ...)."""
-        index = np.asarray(steps)
-        frames = {name: value[index].to(self.device) for name, value in self.low_dim.items()}
-        for camera in self.options.cameras:
-            name = f"{camera}_image"
-            frames[name] = torch.from_numpy(self.data.observations[name][index]).to(self.device)
-        return frames
+    def frames(self, steps: Tensor) -> dict[str, Tensor]:
+        """Observations of the steps (n,), name -> (n, ...)."""
+        return self.resident.frames(steps, self.pictures)
 
-    def poses(self, steps: Tensor) -> dict[str, Tensor]:
-        """What of the observations is not an image."""
-        return {name: value[steps] for name, value in self.low_dim.items()}
-
-    def draw(self, windows: Windows, generator: torch.Generator, size: int) -> dict[str, Tensor]:
-        """A random batch of windows: what the loss needs but the features."""
-        options = self.options
-        chosen = torch.randint(0, len(windows), (size,), generator=generator).numpy()
-        acted = windows.acted[chosen]
+    def draw(self, windows: Windows, generator: torch.Generator, size: int, crops: bool) -> dict[str, Tensor]:
+        """All that is random in a batch of windows. crops: random ones too."""
+        options, device = self.options, self.device
+        generator = generator_on(device, generator)
         draws = options.noise_draws
-        return {
-            "observed": torch.from_numpy(acted if self.policy.inpainting else windows.observed[chosen]),
-            "actions": self.actions[acted].to(self.device),
-            "valid": torch.from_numpy(windows.valid[chosen]).to(self.device),
-            "noise": torch.randn((draws, size, options.rows, self.policy.width), generator=generator).to(self.device),
-            "t": torch.randint(0, options.num_train_timesteps, (draws, size), generator=generator).to(self.device),
+        of = {"generator": generator, "device": device}
+        if windows is self.train and self.weights is not None:
+            chosen = torch.multinomial(self.weights, size, replacement=True, generator=generator)
+        else:
+            chosen = torch.randint(0, len(windows), (size,), **of)
+        batch = {
+            "chosen": chosen,
+            "noise": torch.randn((draws, size, options.rows, self.policy.width), **of),
+            "t": torch.randint(0, options.num_train_timesteps, (draws, size), **of),
         }
+        encoder = self.policy.encoder
+        if crops and self.features is not None:
+            batch["crops"] = torch.randint(0, len(self.features), (size, 1), **of)
+        elif crops:
+            batch["crops"] = random_offset(size, encoder.image_size, encoder.crop_size, generator)
+        return batch
 
-    def window_features(self, observed: Tensor, generator: torch.Generator | None) -> Tensor:
-        """Features (B, T, F) of observed (B, T) steps; crops are random with a generator, else centred."""
+    def window_features(self, observed: Tensor, crops: Tensor | None) -> Tensor:
+        """Features (B, T, F) of observed (B, T) steps. crops: which of the computed ones (B, 1), or the offsets (B, 2)
+        of those to be cut; None: centred ones."""
         n, length = observed.shape
         if self.features is not None:
-            if generator is None:
-                return self.features[0][observed]
-            variants = len(self.features)
-            which = torch.randint(0, variants, (n, 1), generator=generator)
-            return self.features[which, observed]
+            return self.features[0][observed] if crops is None else self.features[crops, observed]
         encoder = self.policy.encoder
-        if generator is None:
-            offset = torch.full((n, 2), (encoder.image_size - encoder.crop_size) // 2)
-        else:
-            offset = random_offset(n, encoder.image_size, encoder.crop_size, generator)
+        if crops is None:
+            crops = centre_offset(n, encoder.image_size, encoder.crop_size, self.device)
         frames = self.frames(rearrange(observed, "b t -> (b t)"))
-        features: Tensor = encoder(frames, repeat(offset, "b xy -> (b t) xy", t=length))
+        features: Tensor = encoder(frames, repeat(crops, "b xy -> (b t) xy", t=length))
         return rearrange(features, "(b t) f -> b t f", t=length)
 
     def pose_loss(self, features: Tensor, observed: Tensor) -> Tensor:
         """Smooth L1 between the estimated and the true pose of the object, both normalised; a scalar."""
-        frames = self.poses(observed)
-        truth = self.policy.encoder.object_limits.normalize(object_vector(frames).to(self.device))
+        truth = self.policy.encoder.object_limits.normalize(object_vector(self.resident.numbers(observed)))
         loss = F.smooth_l1_loss(features[..., -POSE_DIM:].float(), truth, beta=0.02, reduction="none")
-        weight = torch.ones(POSE_DIM, device=self.device)
-        weight[3:9] = self.options.rotation_weight
-        return (loss * weight).mean()
+        return (loss * self.pose_weight).mean()
 
     # -- phases -----------------------------------------------------------------------------------------------------
 
@@ -414,10 +435,11 @@ class Trainer:
         encoder.load_state_dict({name: theirs[name] for name in mine}, strict=False)
 
     def _initialise_vision(self) -> None:
-        steps = np.random.default_rng(self.options.seed).choice(len(self.data), min(64, len(self.data)), replace=False)
+        chosen = np.random.default_rng(self.options.seed).choice(len(self.data), min(64, len(self.data)), replace=False)
+        steps = torch.from_numpy(np.sort(chosen)).to(self.device)
         encoder = self.policy.encoder
-        frames = self.frames(np.sort(steps))
-        offset = torch.zeros((len(steps), 2), dtype=torch.int64)
+        frames = self.frames(steps)
+        offset = torch.zeros((len(steps), 2), dtype=torch.int64, device=self.device)
         for camera, vision in zip(encoder.cameras, encoder.vision, strict=True):
             if isinstance(vision, SmallConvEncoder):
                 image = crop(frames[f"{camera}_image"].permute(0, 3, 1, 2), offset, encoder.crop_size)
@@ -426,19 +448,23 @@ class Trainer:
     def _train_encoder(self, state: dict[str, Any] | None) -> None:
         """First phase: encoders and pose head on single frames."""
         options, encoder = self.options, self.policy.encoder
-        steps = torch.from_numpy(np.unique(self.train.observed))
+        steps = steps_of(self.train, self.device)
         size = options.batch_size * options.n_obs_steps
 
-        def draw(generator: torch.Generator) -> tuple[Tensor, Tensor]:
-            chosen = steps[torch.randint(0, len(steps), (size,), generator=generator)]
-            return chosen, random_offset(size, encoder.image_size, encoder.crop_size, generator)
+        def draw(generator: torch.Generator) -> tuple[dict[str, Tensor]]:
+            generator = generator_on(self.device, generator)
+            chosen = torch.randint(0, len(steps), (size,), generator=generator, device=self.device)
+            offset = random_offset(size, encoder.image_size, encoder.crop_size, generator)
+            return ({"steps": steps[chosen], "offset": offset},)
 
         rate = options.encoder_learning_rate
         phase = Phase(
             name="encoder",
             tag="encoder",
             objective=_PoseObjective(self),
-            optimizer=torch.optim.AdamW(encoder.parameters(), rate, options.betas, weight_decay=0),
+            optimizer=adamw(
+                [{"params": list(encoder.parameters()), "weight_decay": 0}], rate, options.betas, self.device
+            ),
             draw=draw,
             stream=1,
             iterations=options.encoder_iterations,
@@ -446,11 +472,12 @@ class Trainer:
             warm_up=min(500, options.encoder_iterations // 10),
             save_every=options.save_every,
             counter="encoder_iteration",
+            steady=self.resident.whole,
             state=lambda: {"policy": self.policy.state_dict(), "iteration": 0},
         )
         self.bookkeeping.fit(phase, state)
         if self.bookkeeping.main:
-            error = self._pose_error(torch.from_numpy(np.unique(self.held.observed)))
+            error = self._pose_error(steps_of(self.held, self.device))
             print(f"pose error on held-out frames: {error * 1000:.1f} mm")
             self.bookkeeping.record("encoder/held_out_mm", error * 1000, phase.iteration)
 
@@ -477,30 +504,38 @@ class Trainer:
         encoder = self.policy.encoder.eval()
         crops = options.cameras and encoder.crop_size < encoder.image_size
         variants = 1 + options.cached_crops if crops else 1
-        steps = torch.arange(len(self.data))
-        self.features = torch.empty((variants, len(steps), encoder.out_dim))
+        steps = torch.arange(len(self.data), device=self.device)
+        starts = torch.from_numpy(self.data.starts).to(self.device)
+        episode = torch.searchsorted(starts, steps, right=True) - 1
+        self.features = torch.empty((variants, len(steps), encoder.out_dim), device=self.device)
         bar = self.bookkeeping.bar("features", 0, variants * len(steps))
         for variant in range(variants):
-            offset = torch.full((self.data.episodes, 2), (encoder.image_size - encoder.crop_size) // 2)
+            offset = centre_offset(self.data.episodes, encoder.image_size, encoder.crop_size, self.device)
             if variant:
-                generator = step_generator(options.seed, 2, variant)
+                generator = generator_on(self.device, step_generator(options.seed, 2, variant))
                 offset = random_offset(self.data.episodes, encoder.image_size, encoder.crop_size, generator)
-            episode = torch.from_numpy(np.searchsorted(self.data.starts, steps.numpy(), side="right") - 1)
             for part in steps.split(256):
                 with self.accelerator.autocast():
                     features = encoder(self.frames(part), offset[episode[part]])
-                self.features[variant, part] = features.float().cpu()
+                self.features[variant, part] = features.float()
                 bar.update(len(part))
         bar.close()
         encoder.train()
 
     def _train_denoiser(self, state: dict[str, Any] | None) -> ExponentialMovingAverage:
         """Second phase, or the only one; returns the average of all weights."""
-        options, policy = self.options, self.policy
+        options = self.options
         if options.encoder_iterations or not options.cameras:
-            policy.encoder.requires_grad_(False)
+            self.policy.encoder.requires_grad_(False)
             if state is None or state["iteration"] < options.iterations:
                 self._cache_features()
+        phase, ema = self.denoiser_phase()
+        self.bookkeeping.fit(phase, state)
+        return ema
+
+    def denoiser_phase(self) -> tuple[Phase, ExponentialMovingAverage]:
+        """The loop that trains what is not frozen, and the average of all weights."""
+        options, policy = self.options, self.policy
         groups = (
             policy.denoiser.optimizer_groups(options.weight_decay)
             if isinstance(policy.denoiser, DiffusionTransformer)
@@ -515,31 +550,31 @@ class Trainer:
         ema = ExponentialMovingAverage(policy, maximum=options.ema_decay)
         phase = Phase(
             name="denoiser",
-            objective=_Objective(self),
-            optimizer=torch.optim.AdamW(groups, options.learning_rate, options.betas),
+            objective=_Objective(self, self.train),
+            optimizer=adamw(groups, options.learning_rate, options.betas, self.device),
             draw=self._draw_to_learn,
             stream=3,
             iterations=options.iterations,
             rates=rates,
             warm_up=min(500, options.iterations // 10),
             ema=ema,
+            steady=self.resident.whole,
             held_out=self._held_out_loss,
             held_out_draws=8,
             validate_every=options.validate_every,
             save_every=options.save_every,
             state=lambda: {"policy": policy.state_dict(), "encoder_iteration": options.encoder_iterations},
         )
-        self.bookkeeping.fit(phase, state)
-        return ema
+        return phase, ema
 
-    def _draw_to_learn(self, generator: torch.Generator) -> tuple[dict[str, Tensor], torch.Generator]:
+    def _draw_to_learn(self, generator: torch.Generator) -> tuple[dict[str, Tensor]]:
         # Dropout draws from torch's own generator: seeded by the step too, a resumed run repeats it.
         torch.manual_seed(int(torch.randint(0, 2**62, (1,), generator=generator)))
-        return self.draw(self.train, generator, self.options.batch_size), generator
+        return (self.draw(self.train, generator, self.options.batch_size, crops=True),)
 
     def _held_out_loss(self, generator: torch.Generator) -> Tensor:
         self.policy.eval()
-        loss: Tensor = _Objective(self)(self.draw(self.held, generator, 256), None)
+        loss: Tensor = _Objective(self, self.held)(self.draw(self.held, generator, 256, crops=False))
         self.policy.train()
         return loss
 
@@ -580,30 +615,34 @@ class _PoseObjective(nn.Module):
         self.encoder = trainer.policy.encoder
         self._trainer = [trainer]  # in a list: not a submodule
 
-    def forward(self, steps: Tensor, offset: Tensor) -> Tensor:
-        trainer = self._trainer[0]
+    def forward(self, batch: dict[str, Tensor]) -> Tensor:
+        trainer, steps, offset = self._trainer[0], batch["steps"], batch["offset"]
         features, maps = self.encoder.see(trainer.frames(steps), offset)
         loss = trainer.pose_loss(features, steps)
         for view, logits in zip(trainer.views, maps, strict=True):
-            pixels = project(trainer.poses(steps), view).to(trainer.device)
-            loss = loss + POINT_WEIGHT * point_loss(logits, pixels, offset.to(trainer.device), SmallConvEncoder.STRIDE)
+            pixels = project(trainer.resident.numbers(steps), view)
+            loss = loss + POINT_WEIGHT * point_loss(logits, pixels, offset, SmallConvEncoder.STRIDE)
         return loss
 
 
 class _Objective(nn.Module):
     """From a batch of windows to the loss, features included: what several processes share the gradient of."""
 
-    def __init__(self, trainer: Trainer) -> None:
+    def __init__(self, trainer: Trainer, windows: Windows) -> None:
         super().__init__()
         self.loss = PolicyLoss(trainer.policy)
+        self._windows = ResidentWindows.of(windows, trainer.device)
         self._trainer = [trainer]  # in a list: not a submodule
 
-    def forward(self, batch: dict[str, Tensor], generator: torch.Generator | None) -> Tensor:
-        trainer = self._trainer[0]
-        features = trainer.window_features(batch["observed"], generator).to(trainer.device)
-        loss: Tensor = self.loss(features, batch["actions"], batch["valid"], batch["noise"], batch["t"])
+    def forward(self, batch: dict[str, Tensor]) -> Tensor:
+        trainer, windows, chosen = self._trainer[0], self._windows, batch["chosen"]
+        acted = windows.acted[chosen]
+        observed = acted if trainer.policy.inpainting else windows.observed[chosen]
+        features = trainer.window_features(observed, batch.get("crops"))
+        actions = trainer.resident.actions[acted]
+        loss: Tensor = self.loss(features, actions, windows.valid[chosen], batch["noise"], batch["t"])
         if trainer.features is None and trainer.policy.encoder.has_pose_head:
-            loss = loss + trainer.pose_loss(features, batch["observed"])
+            loss = loss + trainer.pose_loss(features, observed)
         return loss
 
 

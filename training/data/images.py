@@ -21,6 +21,8 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from training.data.hdf5_file import opened
+
 Images = NDArray[np.uint8]
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".ppm", ".pgm", ".webp", ".tif", ".tiff")
 SOURCES = "digits, fashion-mnist:DIR, cifar10:DIR, folder:DIR or demos:FILE:CAMERA"
@@ -235,43 +237,38 @@ def read_demonstrations(
     A part's frames are shuffled, so that the first so many of them are from all of its episodes.
     """
     key = f"{camera}_image"
-    try:
-        with h5py.File(path, "r") as file:
-            if "data" not in file:
-                raise ValueError(f"{path}: not robomimic's format: no group 'data'")
-            names = sorted((n for n in file["data"] if n.startswith("demo_")), key=lambda n: int(n[5:]))
-            if len(names) < 3:
-                raise ValueError(f"{path}: {len(names)} demonstrations, at least 3 expected: one for each part")
-            frames = []
-            expected: tuple[int, ...] = ()
-            for name in names:
-                observed = file["data"][name].get("obs", {})
-                if key not in observed:
-                    raise ValueError(f"{path}: {name} has no obs/{key}; it has {', '.join(sorted(observed))}")
-                shape, dtype = observed[key].shape, observed[key].dtype
-                expected = expected or shape[1:]
-                if len(shape) != 4 or shape[3] not in (1, 3) or dtype != np.uint8 or shape[1:] != expected:
-                    wanted = ", ".join(map(str, expected)) if len(expected) == 3 else "H, W, 3"
-                    raise ValueError(f"{path}: {name}/obs/{key} is {dtype} {shape}, uint8 (N, {wanted}) expected")
-                frames.append(shape[0])
-            ends = np.cumsum(frames)
-            total = int(ends[-1])
-            chosen_frames = np.arange(total) if limit is None or limit >= total else _evenly(total, limit)
-            parts: list[Images] = []
-            for chosen in _shares(len(names), seed):
-                part = []
-                for i in np.sort(chosen):
-                    first = ends[i] - frames[i]
-                    mine = chosen_frames[(chosen_frames >= first) & (chosen_frames < ends[i])] - first
-                    part.append(file["data"][names[i]]["obs"][key][mine])
-                order = np.random.default_rng([seed, len(parts)]).permutation(sum(map(len, part)))
-                if not len(order):
-                    raise ValueError(f"{path}: limit {limit}: leaves none for one of the three parts of the episodes")
-                parts.append(_resize(np.concatenate(part)[order], size))
-    except FileNotFoundError:
-        raise ValueError(f"{path}: no such file") from None
-    except (OSError, RuntimeError) as error:
-        raise ValueError(f"{path}: damaged or cut short, or not HDF5 ({str(error).splitlines()[0]})") from None
+    with opened(path) as file:
+        if not isinstance(file.get("data"), h5py.Group):
+            raise ValueError(f"{path}: not robomimic's format: no group 'data'")
+        names = sorted((n for n in file["data"] if n.startswith("demo_")), key=lambda n: int(n[5:]))
+        if len(names) < 3:
+            raise ValueError(f"{path}: {len(names)} demonstrations, at least 3 expected: one for each part")
+        frames = []
+        expected: tuple[int, ...] = ()
+        for name in names:
+            observed = file["data"][name].get("obs", {})
+            if key not in observed:
+                raise ValueError(f"{path}: {name} has no obs/{key}; it has {', '.join(sorted(observed))}")
+            shape, dtype = observed[key].shape, observed[key].dtype
+            expected = expected or shape[1:]
+            if len(shape) != 4 or shape[3] not in (1, 3) or dtype != np.uint8 or shape[1:] != expected:
+                wanted = ", ".join(map(str, expected)) if len(expected) == 3 else "H, W, 3"
+                raise ValueError(f"{path}: {name}/obs/{key} is {dtype} {shape}, uint8 (N, {wanted}) expected")
+            frames.append(shape[0])
+        ends = np.cumsum(frames)
+        total = int(ends[-1])
+        chosen_frames = np.arange(total) if limit is None or limit >= total else _evenly(total, limit)
+        parts: list[Images] = []
+        for chosen in _shares(len(names), seed):
+            part = []
+            for i in np.sort(chosen):
+                first = ends[i] - frames[i]
+                mine = chosen_frames[(chosen_frames >= first) & (chosen_frames < ends[i])] - first
+                part.append(file["data"][names[i]]["obs"][key][mine])
+            order = np.random.default_rng([seed, len(parts)]).permutation(sum(map(len, part)))
+            if not len(order):
+                raise ValueError(f"{path}: limit {limit}: leaves none for one of the three parts of the episodes")
+            parts.append(_resize(np.concatenate(part)[order], size))
     return parts[0], parts[1], parts[2]
 
 

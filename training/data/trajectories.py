@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -19,6 +18,7 @@ from diffusion_ros.simulators.maze import GOAL_RADIUS
 from diffusion_ros.simulators.tasks import ARM_TASKS, maze_task
 from diffusion_ros.spec import TensorSpec
 from training.data.demonstrations import LOW_DIM_SHAPES, load_demonstrations
+from training.data.hdf5_file import check_memory, dataset, opened
 from training.diffusion.policy import rotation_6d
 
 START_STEPS = 10
@@ -134,18 +134,15 @@ class Trajectories:
 
 def load_maze(path: Path) -> Trajectories:
     """A maze's stream from an HDF5 file in D4RL's format. Raises ValueError, in one line, for what does not fit."""
-    try:
-        with h5py.File(path, "r") as file:
-            missing = [n for n in ("observations", "actions", "infos/goal", "timeouts", "terminals") if n not in file]
-            if missing:
-                raise ValueError(f"{path}: has no {', '.join(missing)}, expected D4RL's maze format")
-            task = str(file.attrs.get("maze", ""))
-            states, actions, goals = (
-                np.asarray(file[name], dtype=np.float32) for name in ("observations", "actions", "infos/goal")
-            )
-            breaks = np.asarray(file["timeouts"]) | np.asarray(file["terminals"])
-    except OSError as error:
-        raise ValueError(f"{path}: {error}") from None
+    with opened(path) as file:
+        names = ("observations", "actions", "infos/goal", "timeouts", "terminals")
+        if missing := [name for name in names if name not in file]:
+            raise ValueError(f"{path}: has no {', '.join(missing)}, expected D4RL's maze format")
+        arrays = [dataset(file, name, str(path)) for name in names]
+        check_memory(path, sum(4 * array.size for array in arrays))
+        task = str(file.attrs.get("maze", ""))
+        states, actions, goals = (np.asarray(array, dtype=np.float32) for array in arrays[:3])
+        breaks = np.logical_or(*(np.asarray(array) != 0 for array in arrays[3:]))
     maze_task(task)  # a file of another origin ends here
     for name, value, width in (("observations", states, 4), ("actions", actions, 2)):
         if value.ndim != 2 or value.shape != (len(states), width) or not np.isfinite(value).all():
@@ -240,11 +237,6 @@ def load_trajectories(paths: Sequence[Path]) -> Trajectories:
 
 
 def _load(path: Path) -> Trajectories:
-    try:
-        with h5py.File(path, "r") as file:
-            arm = "data" in file
-    except FileNotFoundError:
-        raise ValueError(f"{path}: no such file") from None
-    except OSError as error:
-        raise ValueError(f"{path}: {error}") from None
+    with opened(path) as file:
+        arm = "data" in file
     return load_arm(path) if arm else load_maze(path)

@@ -218,8 +218,9 @@ class DiffusionPolicy(nn.Module):
     @exported
     def encode(self, obs: dict[str, Tensor]) -> Tensor:
         """Features (B, F) of single frames: obs name -> (B, ...), images (B, H, W, 3) uint8."""
-        n = obs["robot0_eef_pos"].shape[0]
-        features: Tensor = self.encoder(obs, centre_offset(n, self.encoder.image_size, self.encoder.crop_size))
+        hand = obs["robot0_eef_pos"]
+        offset = centre_offset(hand.shape[0], self.encoder.image_size, self.encoder.crop_size, hand.device)
+        features: Tensor = self.encoder(obs, offset)
         return features
 
     @exported

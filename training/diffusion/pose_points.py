@@ -34,6 +34,10 @@ class CameraView:
     rotation: Tensor
     """(3, 3), optical frame to the world or the hand's frame."""
 
+    def to(self, device: torch.device) -> CameraView:
+        """The same on another device."""
+        return CameraView(self.in_hand, self.matrix.to(device), self.position.to(device), self.rotation.to(device))
+
 
 def camera_views(task: str, cameras: tuple[str, ...], image_size: int) -> list[CameraView]:
     """The simulator's cameras. One that keeps its place when the hand moves is fixed in the world."""
@@ -66,7 +70,8 @@ def _matrix(quaternion: Tensor) -> Tensor:
 
 def project(frames: dict[str, Tensor], view: CameraView) -> Tensor:
     """Pixels (B, POSE_POINTS, 2) of the object's frame in a camera; NaN behind it."""
-    offsets = torch.cat([torch.zeros(1, 3), AXIS * torch.eye(3)])[:POSE_POINTS]
+    device = view.matrix.device
+    offsets = torch.cat([torch.zeros(1, 3, device=device), AXIS * torch.eye(3, device=device)])[:POSE_POINTS]
     world = frames["object_pos"][:, None] + offsets @ _matrix(frames["object_quat"]).transpose(1, 2)
     position, rotation = view.position, view.rotation
     if view.in_hand:
@@ -92,10 +97,11 @@ def point_loss(logits: Tensor, pixels: Tensor, offset: Tensor, stride: int) -> T
     rows, columns = logits.shape[2], logits.shape[3]
     log_p = logits[:, :POSE_POINTS].flatten(2).log_softmax(dim=2)
     cells = (pixels - offset[:, None]) / stride
-    last = torch.tensor([columns - 1, rows - 1], dtype=cells.dtype)
-    shown = ((cells >= 0) & (cells <= last)).all(dim=-1)  # False for NaN
+    x, y = cells.unbind(-1)
+    shown = (x >= 0) & (x <= columns - 1) & (y >= 0) & (y <= rows - 1)  # False for NaN
     cells = torch.where(shown[..., None], cells, torch.zeros_like(cells))
-    corner = torch.minimum(cells.floor(), last - 1)
+    corner = cells.floor()
+    corner = torch.stack([corner[..., 0].clamp(max=columns - 2), corner[..., 1].clamp(max=rows - 2)], dim=-1)
     part = cells - corner
     likelihood = torch.zeros_like(log_p[..., 0])
     for i in (0, 1):
