@@ -36,7 +36,7 @@ class CapturedStep:
         def step() -> Tensor:
             with autocast():
                 loss: Tensor = objective(*self._batch)
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             if max_grad_norm is not None:
                 weights = [weight for group in optimizer.param_groups for weight in group["params"]]
                 nn.utils.clip_grad_norm_(weights, max_grad_norm, foreach=True)

@@ -57,7 +57,7 @@ def read(text: object) -> RecordedWith:
     return RecordedWith(arguments["env_name"], str(names[0]), float(rate), _scale(settings.get("controller_configs")))
 
 
-def _scale(controller: object) -> tuple[float, ...]:
+def _scale(controller: Any) -> tuple[float, ...]:
     """(7) of robosuite's controller; None: its default."""
     if controller is None:
         return tuple(ACTION_SCALE.tolist())

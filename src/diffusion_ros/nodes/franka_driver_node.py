@@ -117,7 +117,7 @@ class FrankaDriverNode(RunnableNode):
         self._refusal = ""
         self._shown_ready: bool | None = None
         self._goal: Any = None
-        self._recoveries: list[tuple[Recovery, Future]] = []
+        self._recoveries: list[tuple[Recovery, Future[str]]] = []
         """What persons have asked for, and what they wait for."""
         self._poses = self.create_publisher(PoseStamped, topics.CURRENT_POSE, topics.SENSOR_QOS)
         self._states = self.create_publisher(JointState, topics.JOINT_STATES, topics.SENSOR_QOS)
@@ -231,7 +231,7 @@ class FrankaDriverNode(RunnableNode):
         blocked = self.franka.blocked
         if blocked and self.hand is not None:
             self.hand.drop(blocked)  # as an old target, it is not taken up again
-        answer: Future = Future()
+        answer: Future[str] = Future()
         self._recoveries.append((self.franka.ask_to_recover(), answer))
         problem = await answer
         if not problem:
