@@ -17,8 +17,8 @@ BASE = ("numpy", "scipy", "torch", "cv2", "yaml")
 EXTRAS = {
     "sim": ("mujoco", "gymnasium", "gymnasium_robotics", "imageio_ffmpeg", "numba", "PIL", "termcolor", "tqdm"),
     "train": (
-        *("accelerate", "diffusers", "einops", "gymnasium", "h5py", "matplotlib", "PIL", "sklearn", "tensorboard"),
-        *("tqdm", "tyro"),
+        *("accelerate", "diffusers", "einops", "gymnasium", "h5py", "matplotlib", "PIL", "psutil", "sklearn"),
+        *("tensorboard", "tqdm", "tyro"),
     ),
     "franka": ("franka",),
 }
