@@ -206,7 +206,7 @@ def _other_images(path: Path, shape: tuple[int, ...], dtype: type, rule: str) ->
 def without_images(path: Path) -> str:
     with h5py.File(path, "r+") as file:
         del file["data/demo_1/obs/agentview_image"]
-    return "demo_1 has no obs/agentview_image"
+    return "demo_1/obs has no agentview_image"
 
 
 def with_nan(path: Path) -> str:

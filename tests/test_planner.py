@@ -387,7 +387,7 @@ def test_resume_goes_on_with_the_same_data_wherever_they_lie(straight_lines: Pat
             values[7] = ~values[7] if values.dtype == bool else values[7] + 0.125
             file[name][:] = values
         with pytest.raises(
-            ValueError, match=r"begun with data of SHA-256 \w{16}, .*there.hdf5'\] has \w{16} now"
+            ValueError, match=r"begun with data of SHA-256 \w{16}, .*there.hdf5 has \w{16} now"
         ) as error:
             Trainer(options(there, out, iterations=2, resume=True)).run()
         assert "\n" not in str(error.value) and out.read_bytes() == written

@@ -289,6 +289,7 @@ def test_a_run_of_the_version_before_is_gone_on_with(demonstrations: Path, tmp_p
     del state["data_sha256"]
     saved = json.loads(state["options"])
     saved["prediction"], saved["ema_max_decay"] = saved.pop("prediction_type"), saved.pop("ema_decay")
+    saved["data"] = saved["data"][0]  # there was one file
     saved |= {"embedding_dropout": 0.0, "pose_weight": 1.0, "encoder_weight_decay": 1e-6, "demonstrations": None}
     state["options"] = json.dumps(saved)
     save_state(whole.options.run_folder / "state.pt", state)
@@ -312,7 +313,7 @@ def test_a_run_of_the_version_before_is_gone_on_with(demonstrations: Path, tmp_p
 
 def test_two_processes_train_one_policy(demonstrations: Path, tmp_path: Path) -> None:
     words = "observations='state', denoiser='unet', iterations=3, rollouts=0, batch_size=8"
-    words += f", data=Path({str(demonstrations)!r})"
+    words += f", data=(Path({str(demonstrations)!r}),)"
     two, one = trained_by_two_and_one("train_diffusion_policy", "policy", "_export", words, tmp_path)
     assert len(two) == 2 and two[0] == two[1] != one[0]
     checkpoint.load(tmp_path / "x.pt")
