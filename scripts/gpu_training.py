@@ -1,4 +1,4 @@
-"""Proves and times training on a GPU, in under 8 minutes: `python scripts/gpu_training.py` from the repository's root.
+"""Proves and times training on a GPU: `PYTHONPATH=src:. python scripts/gpu_training.py` from the repository's root.
 
 For the published policy from state and from pixels, on made-up demonstrations: the losses of the first steps on the GPU
 are those on the CPU; steps captured as a CUDA graph give the weights that steps one by one give; and how many of each
@@ -21,11 +21,9 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 
-sys.path[:0] = [str(Path(__file__).resolve().parents[1] / part) for part in ("src", ".")]
-
-from training import run  # noqa: E402
-from training.run import set_rates, step_generator  # noqa: E402
-from training.train_diffusion_policy import Options, Trainer  # noqa: E402
+from training import run
+from training.run import set_rates, step_generator
+from training.train_diffusion_policy import Options, Trainer
 
 COMPARED = 5
 """Steps, whose losses and weights are compared."""
@@ -33,6 +31,7 @@ LOSS_MAY_DIFFER = {"no": 2e-3, "bf16": 5e-2}
 WEIGHTS_MAY_DIFFER = 1e-3
 """Ten times the learning rate: Adam goes by as much as that in a step, whichever way rounding points."""
 WARM_UP, SECONDS = 5, 15.0
+"""Steps before, and for how long the steps of each kind are timed."""
 
 
 def demonstrations(path: Path, episodes: int = 40, steps: int = 100) -> None:

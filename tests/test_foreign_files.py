@@ -89,6 +89,12 @@ def test_rate_and_scale_are_the_datas(controller: dict[str, Any], tmp_path: Path
         Trainer(Options(data=(path,), out=tmp_path / "x.pt", observations="state"))
 
 
+def test_a_planner_is_for_the_simulators_robot(tmp_path: Path) -> None:
+    path = write(tmp_path / "sawyer.hdf5", env={"robots": "Sawyer"})
+    with pytest.raises(ValueError, match=r"sawyer.hdf5: by Sawyer at 20 Hz.*, expected the simulator's robot"):
+        load_trajectories((path,))
+
+
 def test_without_settings_it_is_the_simulators_robot(tmp_path: Path) -> None:
     data = load_demonstrations(write(tmp_path / "x.hdf5"), ())
     assert data.recorded.own and data.recorded.scale == tuple(ACTION_SCALE)

@@ -92,7 +92,7 @@ def test_a_step_leaves_nothing_on_the_host(
     # Drawn by a generator of the host, as the meta device has none.
     host = SimpleNamespace(device=torch.device("cpu"))
     drawn = Trainer.draw(
-        SimpleNamespace(options=options, policy=trainer.policy, features=None, train=None, **vars(host)),  # type: ignore[arg-type]
+        SimpleNamespace(options=options, policy=trainer.policy, features=None, train=None, **vars(host)),
         trainer.train,
         torch.Generator().manual_seed(0),
         2,
@@ -138,7 +138,7 @@ def test_what_is_left_on_the_host_is_found(
         trainer.resident.actions = torch.from_numpy(trainer.data.actions)
     else:
         batch["crops"] = torch.zeros(2, 2, dtype=torch.int64)
-    with pytest.raises((RuntimeError, NotImplementedError)), OneDevice():
+    with pytest.raises((RuntimeError, NotImplementedError), match=r"(?i)\bmeta\b"), OneDevice():
         objective(batch)
 
 

@@ -164,15 +164,19 @@ def split_files(
     return np.concatenate(train), np.concatenate(held)
 
 
-def _names(file: h5py.File, path: Path, filter_key: str) -> tuple[list[str], set[str] | None]:
-    """The demonstrations to be read, in order, and those of them to validate on, None where the file does not say."""
-    present = [name for name in file["data"] if name.startswith("demo_")]
+def demonstration_names(data: h5py.Group) -> list[str]:
+    """By their numbers, whatever stands behind them; those without one last."""
 
     def number(name: str) -> tuple[int, str]:
         digits = re.match("[0-9]*", name[5:])
         return (int(digits[0]) if digits and digits[0] else sys.maxsize, name)
 
-    names = sorted(present, key=number)
+    return sorted((name for name in data if name.startswith("demo_")), key=number)
+
+
+def _names(file: h5py.File, path: Path, filter_key: str) -> tuple[list[str], set[str] | None]:
+    """The demonstrations to be read, in order, and those of them to validate on, None where the file does not say."""
+    names = demonstration_names(file["data"])
     if not names:
         raise ValueError(f"{path}: has no demonstrations")
     masks = file.get("mask")

@@ -21,6 +21,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from training.data.demonstrations import demonstration_names
 from training.data.hdf5_file import opened
 
 Images = NDArray[np.uint8]
@@ -240,7 +241,7 @@ def read_demonstrations(
     with opened(path) as file:
         if not isinstance(file.get("data"), h5py.Group):
             raise ValueError(f"{path}: not robomimic's format: no group 'data'")
-        names = sorted((n for n in file["data"] if n.startswith("demo_")), key=lambda n: int(n[5:]))
+        names = demonstration_names(file["data"])
         if len(names) < 3:
             raise ValueError(f"{path}: {len(names)} demonstrations, at least 3 expected: one for each part")
         frames = []

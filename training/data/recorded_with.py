@@ -36,10 +36,10 @@ class RecordedWith:
         return f"{self.robot} at {self.rate:g} Hz, {self.scale[0]:g} m and {self.scale[3]:g} rad a step"
 
 
-def read(text: object) -> RecordedWith:
+def read(text: Any) -> RecordedWith:
     """Of env_args, JSON as str or bytes. ValueError, in one line, for what is not understood or not supported."""
     try:
-        arguments = json.loads(text if isinstance(text, (str, bytes)) else bytes(text))  # type: ignore[call-overload]
+        arguments = json.loads(text)
     except (TypeError, ValueError) as error:
         raise ValueError(f"env_args: not JSON: {error}") from None
     if not isinstance(arguments, Mapping) or not isinstance(arguments.get("env_name"), str):

@@ -181,6 +181,10 @@ def load_arm(path: Path) -> Trajectories:
     The state is the hand's position, its rotation as the first two columns of the matrix, and the gripper's opening.
     """
     data = load_demonstrations(path, (), use_object=False)
+    if not data.recorded.own:
+        raise ValueError(
+            f"{path}: by {data.recorded}, expected the simulator's robot: a planner's rate and scale are its"
+        )
     observed = {name: torch.from_numpy(data.observations[name]) for name in LOW_DIM_SHAPES}
     fingers = observed["robot0_gripper_qpos"]
     opening = fingers[:, :1] - fingers[:, 1:]

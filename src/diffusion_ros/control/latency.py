@@ -34,10 +34,10 @@ _COMPONENTS = 3
 _GAP = 0.25
 """s between two pictures, beyond which what moved meanwhile is not known."""
 _LEAST_STEPS = 30
-_STIFFEST = 1.7
+_MOST_INERTIA = 1.7
 """Times its lag, an arm's inertia at most: with more it would swing, its damping ratio less than 0.3."""
 _EXPLAINS = 0.7
-"""Of what is unexplained, what an inertia leaves of it where there is one."""
+"""Of what a lag alone leaves unexplained, what an inertia leaves at most where it is taken for one."""
 
 
 @dataclass(frozen=True)
@@ -84,8 +84,8 @@ def arm_response(
     """Dead time, lag and inertia [s], each of 0 to its greatest, that explain the hand (M) best by the commands (N).
 
     What tells them apart is what becomes of fast and of slow: a lag delays and weakens a faster motion in another
-    measure than a slower one, an inertia strengthens it. The commands need several frequencies. An inertia is found
-    only where nearly nothing is explained without one.
+    measure than a slower one, an inertia strengthens it. The commands need several frequencies. An inertia is
+    found only where it explains much of what a lag alone leaves unexplained.
     """
     sent, told = np.asarray(command_times, np.float64), np.asarray(commands, np.float64)
     times, seen = _resampled(hand_times, hand)
@@ -102,7 +102,7 @@ def arm_response(
             # The best of a grid, and then of a finer one around it.
             deads, lags, inertias = (_around(*of) for of in zip(centre, wide, most, strict=True))
             for lag, inertia in itertools.product(lags, inertias):
-                if inertia > _STIFFEST * lag:
+                if inertia > _MOST_INERTIA * lag:
                     continue
                 filtered = lagging(even, lag, _FILTER, inertia)
                 for dead in deads:
