@@ -1,0 +1,53 @@
+"""Episodes on their way from one format to another: bag, robomimic's HDF5, LeRobot."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from diffusion_ros.action_kinds import ActionFormat
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What holds for all episodes of a data set."""
+
+    environment: str
+    """What robosuite calls its environment (PickPlaceCan), or what the task is in one's own words."""
+    robot: str
+    rate: float
+    """Control steps a second [Hz]."""
+    actions: ActionFormat
+    scale: tuple[float, ...]
+    """(7) what a full delta means: m, rad, and 1 of the gripper; of other kinds the most that one control step goes."""
+    numbers: Mapping[str, int]
+    """Name of an observation, in robomimic's names where there is one (robot0_eef_pos) -> how many numbers."""
+    pictures: Mapping[str, tuple[int, int]]
+    """Name, which ends with _image -> height and width [px]."""
+
+
+@dataclass(frozen=True)
+class Episode:
+    """One episode of N control steps."""
+
+    numbers: Mapping[str, NDArray[np.float64]]
+    """Name -> (N, n), in metres, radians, quaternions xyzw."""
+    pictures: Mapping[str, Callable[[], Iterable[NDArray[np.uint8]]]]
+    """Name -> a call that gives N pictures (H, W, 3) rgb one after the other: all together may be more than memory."""
+    actions: NDArray[np.float64]
+    """(N, width) in the units of the layout's format."""
+    stamps: NDArray[np.int64]
+    """(N) ns, of the observations."""
+    success: bool | None = None
+    """None: nobody has said."""
+    person: NDArray[np.bool_] | None = None
+    """(N) whether a person acted, and not a policy; None: nothing is known."""
+    extras: Mapping[str, Any] = field(default_factory=dict)
+    """What a format has beside that, by its own names (robomimic's states, rewards): kept where the other has it."""
+
+    def __len__(self) -> int:
+        return len(self.actions)
