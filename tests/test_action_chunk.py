@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy.spatial.transform import Rotation
 
 from diffusion_ros.control.action_chunk import ActionChunk, ChunkExecutor, ExecutorLimits, hold_chunk
 
@@ -359,3 +360,91 @@ def test_limits_that_make_no_sense_are_refused(change, message):
 def test_an_executor_that_makes_no_sense_is_refused(change):
     with pytest.raises(ValueError, match="expected"):
         executor(**change)
+
+
+# Rows that are no motions in the frame's axes
+
+DOWN = np.array([1.0, 0.0, 0.0, 0.0])
+"""A hand that points down, xyzw."""
+
+
+def poses(*positions: tuple[float, float, float], turn: float = 0.0) -> np.ndarray:
+    """Rows of poses, the hand down and turned about the vertical [rad]."""
+    rotation = (Rotation.from_euler("z", turn) * Rotation.from_quat(DOWN)).as_rotvec()
+    return np.array([[*position, *rotation, 1.0] for position in positions])
+
+
+def test_a_pose_is_the_way_there_from_where_the_hand_was_seen():
+    made = executor()
+    made.add_chunk(ActionChunk(START, poses((0.02, 0, 1), (0.04, 0, 1), turn=0.1), PERIOD, "pose"))
+    made.observe(START, CENTRE, DOWN)
+    command = made.command(START)
+    np.testing.assert_allclose(command.row, [0.02, 0, 0, 0, 0, 0.1, 1], atol=1e-9)
+    np.testing.assert_allclose(command.pose[:3], [0.02, 0, 1])
+    # An arm that has lagged behind is told more, not the same again.
+    made.observe(at(1), np.array([0.005, 0.0, 1.0]), DOWN)
+    assert made.command(at(1)).row[0] == pytest.approx(0.035)
+
+
+def test_a_pose_is_held_to_a_steps_limits_and_to_the_box():
+    made = executor()
+    made.observe(START, CENTRE, DOWN)
+    made.add_chunk(ActionChunk(START, poses((0.1, 0, 1), (0.3, 0, 1)), PERIOD, "pose"))
+    command = made.command(START)
+    assert command.row[0] == pytest.approx(0.05)
+    assert command.clipped == "limits"
+    made.observe(at(1), np.array([0.19, 0.0, 1.0]), DOWN)
+    command = made.command(at(1))
+    assert command.row[0] == pytest.approx(0.01)
+    assert command.clipped == "limits and workspace"
+
+
+def test_a_pose_far_from_the_hand_is_no_command():
+    made = executor()
+    made.observe(START, CENTRE, DOWN)
+    assert made.add_chunk(ActionChunk(START, poses((0.5, 0, 1), (0.5, 0, 1)), PERIOD, "pose")) == ""
+    command = made.command(START)
+    assert not command.acting
+    assert command.reason == "the row that is due is 0.5 away in eef_x, at most 0.25 expected"
+
+
+def test_poses_that_jump_from_row_to_row_are_refused():
+    made = executor()
+    chunk = ActionChunk(START, poses((0, 0, 1), (0, 0, 1000)), PERIOD, "pose")
+    assert made.add_chunk(chunk) == "chunk refused: eef_z of row 1 changes by 999, at most 0.25 expected"
+
+
+def test_a_pose_of_zeros_is_a_place_and_no_hold():
+    assert not ActionChunk(START, np.zeros((1, 7)), PERIOD, "pose").is_hold
+    assert hold_chunk(START, PERIOD).is_hold
+
+
+def test_motions_of_the_tool_are_turned_as_the_hand_is():
+    made = executor()
+    made.observe(START, CENTRE, DOWN)
+    made.add_chunk(ActionChunk(START, np.array([[0, 0.02, 0.03, 0, 0, 0.2, -1.0]]), PERIOD, "tool_delta"))
+    np.testing.assert_allclose(made.command(START).row, [0, -0.02, -0.03, 0, 0, -0.2, -1], atol=1e-12)
+    np.testing.assert_allclose(made.rest(START), [[0, -0.02, -0.03, 0, 0, -0.2, -1]], atol=1e-12)
+
+
+@pytest.mark.parametrize("kind", ["pose", "tool_delta"])
+def test_without_knowing_how_the_hand_is_turned_it_holds(kind: str):
+    made = executor()
+    made.add_chunk(ActionChunk(START, poses((0.02, 0, 1)) if kind == "pose" else rows(), PERIOD, kind))
+    command = made.command(START)
+    assert not command.acting
+    assert "how the hand is turned" in command.reason
+
+
+def test_poses_of_two_chunks_are_blended_along_the_shortest_turn():
+    made = executor(join="blend", blend_rows=1)
+    made.observe(START, CENTRE, DOWN)
+    made.add_chunk(ActionChunk(START, np.repeat(poses((0.02, 0, 1)), 4, axis=0), PERIOD, "pose"))
+    made.add_chunk(ActionChunk(at(1), np.repeat(poses((0.04, 0, 1), turn=0.2), 4, axis=0), PERIOD, "pose"))
+    made.observe(at(1), CENTRE, DOWN)
+    np.testing.assert_allclose(made.command(at(1)).row, [0.03, 0, 0, 0, 0, 0.1, 1], atol=1e-9)
+
+
+def test_a_kind_that_is_none_is_refused():
+    with pytest.raises(ValueError, match="kind 'speed'"):
+        ActionChunk(START, rows(), PERIOD, "speed")

@@ -421,3 +421,18 @@ def test_transforms_carry_pose_and_frames():
     message = wire(messages.transform_to_msg((1, 2, 3), (0, 0, 0, 1), STAMP, "world", "camera"))
     assert (message.header.frame_id, message.child_frame_id) == ("world", "camera")
     assert (message.transform.translation.y, message.transform.rotation.w) == (2.0, 1.0)
+
+
+@pytest.mark.parametrize("kind", ["delta", "tool_delta", "pose"])
+def test_the_columns_names_say_what_a_chunks_rows_are(kind: str) -> None:
+    rows = np.random.default_rng(0).normal(size=(3, 7))
+    chunk = ActionChunk(5_000_000_000, rows, 50_000_000, kind)
+    msg = messages.chunk_to_msg(chunk, "world")
+    read = messages.chunk_from_msg(msg)
+    assert read.kind == kind
+    np.testing.assert_array_equal(read.rows, rows)
+    if kind != "delta":
+        # The simulator and drivers of its kind understand motions alone.
+        msg.points = msg.points[:1]
+        with pytest.raises(messages.MessageError, match="eef_dx"):
+            messages.command_from_msg(msg)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy.linalg import expm
 from scipy.spatial.transform import Rotation
 
-from diffusion_ros.control.targets import LOST, Target, TargetGenerator
+from diffusion_ros.control.targets import LOST, Goal, Target, TargetGenerator
 from diffusion_ros.robot_file import Limits
 
 Array = NDArray[np.float64]
@@ -274,3 +274,52 @@ def test_bad_settings_are_refused(change: dict[str, object], rule: str) -> None:
     settings: dict[str, object] = {"limits": replace(TIGHT), "row_seconds": 0.05, **change}
     with pytest.raises(ValueError, match=rule):
         TargetGenerator(**settings)  # type: ignore[arg-type]
+
+
+def place(*values: float, turn: float = 0.0) -> Goal:
+    return Goal(HOME + np.array([*values, *[0.0] * (3 - len(values))]), Rotation.from_euler("z", turn))
+
+
+def test_a_place_is_reached_within_its_step_without_a_response() -> None:
+    follower = Follower(TargetGenerator(WIDE, 0.05), 0.01)
+    for _ in range(5):
+        follower.go(place(0.01, turn=0.02), 0)
+    for _ in range(5):
+        target = follower.go(place(0.03, turn=0.06), 1)
+    np.testing.assert_allclose(target.position - HOME, [0.03, 0, 0], atol=2e-3)
+    assert target.rotation.as_rotvec()[2] == pytest.approx(0.06, abs=4e-3)
+    for i in range(10):
+        target = follower.go(place(0.03, turn=0.06), 2 + i // 5)
+    np.testing.assert_allclose(target.position - HOME, [0.03, 0, 0], atol=1e-9)
+
+
+def test_a_place_pulls_as_the_spring_of_training_does() -> None:
+    """The same as a row of motion from the same rest; but the next row's is the place, not the place and more."""
+    spring = (K, 1.0)
+    moved, placed = (Follower(TargetGenerator(WIDE, 0.05, spring), 0.01) for _ in range(2))
+    for _ in range(5):
+        np.testing.assert_allclose(
+            moved.go(row(0.05, 0, 0, 0, 0, 0.3), 0).position, placed.go(place(0.05, turn=0.3), 0).position, atol=1e-12
+        )
+    for i in range(300):
+        target = placed.go(place(0.05, turn=0.3), 1 + i // 5)
+    np.testing.assert_allclose(target.position - HOME, [0.05, 0, 0], atol=1e-6)
+    assert target.rotation.as_rotvec()[2] == pytest.approx(0.3, abs=1e-6)
+
+
+def test_a_place_far_away_is_gone_to_within_the_limits() -> None:
+    follower = Follower(TargetGenerator(TIGHT, 0.05, leash=(1.0, 3.0)))
+    speeds = [np.linalg.norm(follower.go(place(0.15), i).velocity) for i in range(100)]
+    assert max(speeds) <= TIGHT.linear + 1e-9
+    assert max(np.abs(np.diff(speeds))) <= TIGHT.linear_acceleration * 0.02 + 1e-9
+
+
+def test_a_preview_of_places_is_what_comes() -> None:
+    generator = TargetGenerator(WIDE, 0.05, (K, 1.0))
+    follower = Follower(generator, 0.025)
+    goals = [place(0.02), place(0.04), place(0.05)]
+    follower.go(goals[0], 0)
+    ahead = generator.preview(goals, 0.025, 0.025)
+    come = [follower.go(goal, i) for i, goal in enumerate(goals) for _ in range(1 if i == 0 else 2)]
+    for expected, target in zip(come, ahead, strict=False):
+        np.testing.assert_allclose(target.position, expected.position, atol=1e-9)

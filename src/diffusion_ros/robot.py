@@ -7,6 +7,10 @@ import numpy as np
 
 ACTION_NAMES = ("eef_dx", "eef_dy", "eef_dz", "eef_drx", "eef_dry", "eef_drz", "gripper")
 ACTION_SIZE = len(ACTION_NAMES)
+TOOL_ACTION_NAMES = ("tool_dx", "tool_dy", "tool_dz", "tool_drx", "tool_dry", "tool_drz", "gripper")
+"""Of rows whose motion is along the hand's own axes."""
+POSE_NAMES = ("eef_x", "eef_y", "eef_z", "eef_rx", "eef_ry", "eef_rz", "gripper")
+"""Of rows that say where the hand is to be."""
 RATE = 20.0
 """Control steps a second [Hz]."""
 CAMERAS = ("agentview", "robot0_eye_in_hand")

@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from diffusion_ros.action_kinds import ActionFormat
+
 IMAGE_SUFFIX = "_image"
 TYPICAL_SIZE = 8
 """Pixels, height and width, of a mean picture in `typical`."""
@@ -98,6 +100,8 @@ class CheckpointSpec:
     workspace_low: tuple[float, ...] = ()
     """Corner of the box that the end effector stays in (3) [m], in the frame of eef_pose."""
     workspace_high: tuple[float, ...] = ()
+    actions: dict[str, Any] = field(default_factory=dict)
+    """What a policy's rows say (action_kinds.ActionFormat); {}: motions in the axes of the policy's frame."""
     pictures: dict[str, Any] = field(default_factory=dict)
     """How pictures of another size are brought to the inputs': `FITTED`. {}: the policy learnt from pictures that were
     made in their size, and nobody has tried others."""
@@ -140,10 +144,19 @@ class CheckpointSpec:
             raise SpecError(f"spec: response {list(self.response)}, stiffness and damping ratio above 0 expected")
         for name, value in self.typical.items():
             _check_typical(name, value, names)
+        try:
+            ActionFormat.from_json(self.actions)
+        except ValueError as error:
+            raise SpecError(f"spec: {error}") from None
 
     @property
     def input_names(self) -> tuple[str, ...]:
         return tuple(tensor.name for tensor in self.inputs)
+
+    @property
+    def action_format(self) -> ActionFormat:
+        """Of a policy's rows."""
+        return ActionFormat.from_json(self.actions)
 
     @property
     def frame(self) -> str:
@@ -210,7 +223,7 @@ class CheckpointSpec:
         for name in ("horizon", "n_obs_steps", "n_action_steps", "sampler_steps", "num_train_timesteps", "stride"):
             if isinstance(values.get(name, 1), bool) or not isinstance(values.get(name, 1), int):
                 raise SpecError(f"spec: {name} {values[name]!r}, an integer expected")
-        for name in ("training", "scores", "pictures", "typical"):
+        for name in ("training", "scores", "pictures", "typical", "actions"):
             if not isinstance(values.get(name, {}), dict):
                 raise SpecError(f"spec: {name} {values[name]!r}, an object expected")
         return CheckpointSpec(**values)

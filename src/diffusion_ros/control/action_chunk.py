@@ -10,12 +10,16 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.spatial.transform import Rotation
 
+from diffusion_ros.action_kinds import delta_to
 from diffusion_ros.ranges import outside
-from diffusion_ros.robot import ACTION_NAMES, ACTION_SIZE
+from diffusion_ros.robot import ACTION_NAMES, ACTION_SIZE, POSE_NAMES, TOOL_ACTION_NAMES
 
 GROSS = 5.0
 """A value beyond this many times its limit is a fault of whoever made the chunk, not something to clip."""
+ROW_NAMES = {"delta": ACTION_NAMES, "tool_delta": TOOL_ACTION_NAMES, "pose": POSE_NAMES}
+"""Kind of a chunk -> what its columns are called."""
 MAX_ROWS = 256
 """Rows of a chunk that is read at all."""
 _KEPT_CHUNKS = 3
@@ -31,20 +35,31 @@ class ActionChunk:
 
     rows (N, 7) float64: dx dy dz [m per control step], drx dry drz [rad per control step, a rotation vector], both in
     the axes of eef_pose's frame, and the gripper, -1 open to +1 closed, 0 as it is.
+
+    kind 'tool_delta': the same in the hand's own axes. 'pose': where the hand is to be at the end of the step, x y z
+    [m] and a rotation vector, in eef_pose's frame.
     """
 
     stamp_ns: int
     """Stamp of the newest observation that the chunk was made from: row 0 answers it."""
     rows: NDArray[np.float64]
     period_ns: int
+    kind: str = "delta"
 
     def __post_init__(self) -> None:
         rows = np.asarray(self.rows, np.float64)
+        if self.kind not in ROW_NAMES:
+            raise ValueError(f"chunk of kind {self.kind!r}, one of {', '.join(ROW_NAMES)} expected")
         if rows.ndim != 2 or rows.shape[0] < 1 or rows.shape[1] != ACTION_SIZE:
             raise ValueError(f"chunk of shape {rows.shape}, (N, {ACTION_SIZE}) with N at least 1 expected")
         if self.period_ns < 1:
             raise ValueError(f"chunk with a period of {self.period_ns} ns, more than 0 expected")
         object.__setattr__(self, "rows", rows)
+
+    @property
+    def is_hold(self) -> bool:
+        """Whether its sender asks for a hold: motions that are all zero."""
+        return self.kind != "pose" and not np.any(self.rows)
 
     def index_at(self, t_ns: int) -> int:
         """The row whose due time is nearest to t_ns, whether the chunk has it or not; a tie goes to the later one.
@@ -63,12 +78,19 @@ class ActionChunk:
         return row
 
 
-def chunk_positions(eef_pos: NDArray[np.float64], rows: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Where a chunk leads: positions (N + 1, 3), metres, from `eef_pos` (3) and the rows' (N, 7) translations.
+def chunk_positions(
+    eef_pos: NDArray[np.float64], rows: NDArray[np.float64], kind: str = "delta", rotation: Rotation | None = None
+) -> NDArray[np.float64]:
+    """Where a chunk leads: positions (N + 1, 3), metres, from `eef_pos` (3) and the rows (N, 7) of a kind.
 
-    The sum of the commands, that is what the policy asks for: an arm that lags behind ends short of it.
+    Of motions the sum of the commands, that is what the policy asks for: an arm that lags behind ends short of it.
+    rotation: the hand's, for motions in its own axes; None: nobody knows where they lead.
     """
     deltas = np.asarray(rows, dtype=np.float64)[:, :3]
+    if kind == "pose":
+        return np.vstack([np.asarray(eef_pos, dtype=np.float64), deltas])
+    if kind == "tool_delta":
+        deltas = np.zeros((0, 3)) if rotation is None else rotation.apply(deltas.reshape(-1, 3))
     ways = np.vstack([np.zeros(3), np.cumsum(deltas, axis=0)])
     return np.asarray(np.asarray(eef_pos, dtype=np.float64) + ways)
 
@@ -118,6 +140,8 @@ class Command:
     """Why it holds; '' when acting."""
     clipped: str = ""
     """What was taken back: 'limits', 'workspace', 'limits and workspace', or ''."""
+    pose: NDArray[np.float64] | None = None
+    """(7) where the hand is to be, of a chunk of poses; `row` then is the way there from where it was seen."""
     key: tuple[int, int] | None = None
     """Which row it is, when acting: its chunk's stamp and its place there."""
 
@@ -136,8 +160,11 @@ class ChunkExecutor:
     max_speed: on a running clock, a pose that moved faster since the last one [m/s] is a fault; None: not looked at.
     position_range: least and greatest position (3 each) [m] of the hand that can be true; None: not looked at.
 
-    If all rows of a chunk are zero, its sender asks for a hold: nothing that it sent before is executed. The same
-    happens when a chunk is refused for its values: a sender that cannot be trusted now was not to be trusted before.
+    Rows of motions in the hand's axes and of poses become motions in the frame's axes when they are due, from where
+    the hand was seen last; the limits of a step apply to those.
+
+    If all rows of a chunk of motions are zero, its sender asks for a hold: nothing that it sent before is executed. The
+    same happens when a chunk is refused for its values: whom one cannot trust now was not to be trusted before.
     """
 
     def __init__(
@@ -189,6 +216,7 @@ class ChunkExecutor:
         self._joined: dict[int, int] = {}
         self._observed_ns: int | None = None
         self._position = np.zeros(3)
+        self._rotation: Rotation | None = None
         self._since = np.zeros(3)
         """What was commanded since the last observation (3) [m]."""
         self._observation_fault = "no observation yet"
@@ -203,7 +231,7 @@ class ChunkExecutor:
         if reason:
             self.clear()
             return reason
-        if self.max_ahead_ns is not None and not np.any(chunk.rows):
+        if self.max_ahead_ns is not None and chunk.is_hold:
             # However old the observation is that it answers: who asks for a hold means now.
             self._keep(chunk)
             return ""
@@ -217,7 +245,7 @@ class ChunkExecutor:
         return ""
 
     def _keep(self, chunk: ActionChunk) -> None:
-        if not np.any(chunk.rows):
+        if chunk.is_hold:
             self._chunks = [chunk]
         elif self._chunks and chunk.stamp_ns == self._chunks[-1].stamp_ns:
             self._chunks[-1] = chunk
@@ -236,13 +264,8 @@ class ChunkExecutor:
             return f"chunk refused: {len(chunk.rows)} rows, at most {self.max_chunk_rows} expected"
         if not np.all(np.isfinite(chunk.rows)):
             return "chunk refused: NaN or infinite values"
-        excess = np.abs(chunk.rows) > self._gross
-        if np.any(excess):
-            i, j = (int(k) for k in np.argwhere(excess)[0])
-            return (
-                f"chunk refused: {ACTION_NAMES[j]} of row {i} is {chunk.rows[i, j]:.4g},"
-                f" at most {self._gross[j]:.4g} expected"
-            )
+        if wrong := self._too_large(chunk):
+            return f"chunk refused: {wrong}"
         if self.max_ahead_ns is not None:
             if self._observed_ns is None:
                 return "chunk refused: there is no eef_pose yet to tell its time by"
@@ -254,6 +277,26 @@ class ChunkExecutor:
                 )
         return ""
 
+    def _too_large(self, chunk: ActionChunk) -> str:
+        """What of a chunk's rows nothing that is sound would say, or ''."""
+        names = ROW_NAMES[chunk.kind]
+        values = chunk.rows
+        if chunk.kind == "pose":
+            # From row to row: whether the first is near the hand is seen when it is due.
+            turns = Rotation.from_rotvec(values[:, 3:6])
+            steps = np.zeros_like(values)
+            steps[1:, :3] = np.diff(values[:, :3], axis=0)
+            if len(values) > 1:
+                steps[1:, 3:6] = (turns[1:] * turns[:-1].inv()).as_rotvec()
+            steps[:, 6] = values[:, 6]
+            values = steps
+        excess = np.abs(values) > self._gross
+        if not np.any(excess):
+            return ""
+        i, j = (int(k) for k in np.argwhere(excess)[0])
+        how = "changes by" if chunk.kind == "pose" and j < 6 else "is"
+        return f"{names[j]} of row {i} {how} {values[i, j]:.4g}, at most {self._gross[j]:.4g} expected"
+
     def _late(self, chunk: ActionChunk) -> str:
         """Why a chunk comes too late to be of use, or ''."""
         if self._chunks and chunk.stamp_ns < self._chunks[-1].stamp_ns:
@@ -264,8 +307,10 @@ class ChunkExecutor:
             return f"chunk refused: all rows late, made from an observation {late:.3f} s old"
         return ""
 
-    def observe(self, stamp_ns: int, eef_pos: NDArray[np.float64]) -> str:
+    def observe(self, stamp_ns: int, eef_pos: NDArray[np.float64], eef_quat: NDArray[np.float64] | None = None) -> str:
         """The end effector was at eef_pos (3) [m]. Returns '' or why that is refused (then commands hold).
+
+        eef_quat (4) xyzw: how it was turned, which motions in its own axes and poses need.
 
         A stamp before the last one, or in lockstep the same with another position, means that another run began: the
         chunks are dropped.
@@ -281,6 +326,7 @@ class ChunkExecutor:
             self._notice_jump(stamp_ns, position)
         self._observed_ns = stamp_ns
         self._position = position
+        self._rotation = None if eef_quat is None else Rotation.from_quat(eef_quat)
         self._since = np.zeros(3)
         for chunk in [chunk for chunk in self._chunks if self._is_far(chunk)]:
             # It came before the first observation, when nobody could tell.
@@ -380,9 +426,19 @@ class ChunkExecutor:
         due = self._due(t_ns)
         if due is None:
             return self.hold(t_ns, self._why_not_covered(t_ns))
-        if not np.any(self._chunks[due].rows):
+        chunk = self._chunks[due]
+        if chunk.is_hold:
             return self.hold(t_ns, "action_chunk's sender asks for it")
         row = self._blended(due, t_ns)
+        pose = row if chunk.kind == "pose" else None
+        if chunk.kind != "delta":
+            if self._rotation is None:
+                return self.hold(t_ns, f"nobody says how the hand is turned, which a chunk of {chunk.kind}s needs")
+            row = self._as_delta(chunk.kind, row)
+            if pose is not None and np.any(np.abs(row) > self._gross):
+                j = int(np.argmax(np.abs(row) > self._gross))
+                away = f"the row that is due is {row[j]:.4g} away in {POSE_NAMES[j]}"
+                return self.hold(t_ns, f"{away}, at most {self._gross[j]:.4g} expected")
         clipped = []
         limited = np.clip(row, self._low, self._high)
         if not np.array_equal(limited, row):
@@ -397,19 +453,24 @@ class ChunkExecutor:
         )
         if not np.array_equal(boxed, limited):
             clipped.append("workspace")
-        chunk = self._chunks[due]
         key = chunk.stamp_ns, chunk.index_at(t_ns)
-        return Command(t_ns, boxed, True, clipped=" and ".join(clipped), key=key)
+        return Command(t_ns, boxed, True, clipped=" and ".join(clipped), pose=pose, key=key)
+
+    def _as_delta(self, kind: str, row: NDArray[np.float64]) -> NDArray[np.float64]:
+        """A row (7) of a kind as a motion in the frame's axes, from where the hand was seen last."""
+        assert self._rotation is not None
+        if kind == "pose":
+            return delta_to(row, self._position + self._since, self._rotation)
+        return np.concatenate((self._rotation.apply(row[:3]), self._rotation.apply(row[3:6]), row[6:]))
 
     def rest(self, t_ns: int) -> NDArray[np.float64]:
-        """Rows (N, 7) of the chunk that decides at t_ns, from the one that is due on, within the limits of a step; none
-        where none is due."""
+        """Rows (N, 7) of the chunk that decides at t_ns, from the one that is due on: motions in the frame's axes,
+        within the limits of a step, or poses (Command.pose). None where none is due."""
         rows, due = self._deciding(t_ns)
         return rows[due:]
 
     def begun(self, t_ns: int) -> NDArray[np.float64]:
-        """Rows (N, 7) of the chunk that decides at t_ns, up to the one that is due, within the limits of a step; none
-        where none is due."""
+        """The same up to the one that is due."""
         rows, due = self._deciding(t_ns)
         return rows[: due + 1]
 
@@ -435,7 +496,12 @@ class ChunkExecutor:
         if k is None:
             return np.zeros((0, ACTION_SIZE)), 0
         chunk = self._chunks[k]
-        return np.clip(chunk.rows[: self.max_rows], self._low, self._high), chunk.index_at(t_ns)
+        rows = chunk.rows[: self.max_rows]
+        if chunk.kind == "pose" or (chunk.kind != "delta" and self._rotation is None):
+            return rows, chunk.index_at(t_ns)
+        if chunk.kind == "tool_delta":
+            rows = np.array([self._as_delta(chunk.kind, row) for row in rows])
+        return np.clip(rows, self._low, self._high), chunk.index_at(t_ns)
 
     def _blended(self, k: int, t_ns: int) -> NDArray[np.float64]:
         chunk = self._chunks[k]
@@ -445,10 +511,15 @@ class ChunkExecutor:
         first = min(self._joined.get(chunk.stamp_ns, t_ns), t_ns)
         self._joined[chunk.stamp_ns] = first
         used = chunk.index_at(t_ns) - chunk.index_at(first)
-        before = self._chunks[k - 1].row(t_ns) if k > 0 else None
+        before = self._chunks[k - 1].row(t_ns) if k > 0 and self._chunks[k - 1].kind == chunk.kind else None
         if before is None or used >= self.blend_rows:
             return row
         weight = (used + 1) / (self.blend_rows + 1)
+        if chunk.kind == "pose":
+            old, new = Rotation.from_rotvec(before[3:6]), Rotation.from_rotvec(row[3:6])
+            row[:3] = (1.0 - weight) * before[:3] + weight * row[:3]
+            row[3:6] = (Rotation.from_rotvec(weight * (new * old.inv()).as_rotvec()) * old).as_rotvec()
+            return row
         row[:6] = (1.0 - weight) * before[:6] + weight * row[:6]
         return row
 
@@ -456,7 +527,7 @@ class ChunkExecutor:
         if not self._chunks:
             return "no chunk yet"
         newest = self._chunks[-1]
-        if not np.any(newest.rows):
+        if newest.is_hold:
             return f"action_chunk's sender asked for it {(t_ns - newest.stamp_ns) / 1e9:.3f} s ago"
         if newest.index_at(t_ns) < 0:
             return f"the newest chunk begins in {(newest.stamp_ns - t_ns) / 1e9:.3f} s"

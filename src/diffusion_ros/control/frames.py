@@ -73,3 +73,8 @@ class RobotFrames:
     def row(self, row: Array) -> Array:
         """A row (7) of motion in the policy's axes, in the base's."""
         return np.concatenate([self.turn.apply(row[:3]), self.turn.apply(row[3:6]), row[6:]])
+
+    def place(self, pose: Array) -> tuple[Array, Rotation]:
+        """Where a row (7) of a pose in the policy's frame has the hand, in the base's: (3) m, and how it is turned."""
+        turn = self.turn * Rotation.from_rotvec(pose[3:6])
+        return self.turn.apply(pose[:3]) + self.origin, turn

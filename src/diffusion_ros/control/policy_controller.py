@@ -102,7 +102,8 @@ class PolicyController:
             [item.features for item in observed if item.features is not None],
             chunk_seed(self.policy_seed, stamp_ns),
         )
-        self.last_chunk = ActionChunk(stamp_ns, rows, self.policy.spec.period_ns)
+        rows = self.policy.executable(rows, observed[-1].values)
+        self.last_chunk = ActionChunk(stamp_ns, rows, self.policy.spec.period_ns, self.policy.row_kind)
         return self.last_chunk
 
     def hold(self, stamp_ns: int) -> ActionChunk:

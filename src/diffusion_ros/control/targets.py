@@ -67,6 +67,15 @@ class Target:
         return bool(np.any(self.velocity) or np.any(self.angular_velocity))
 
 
+@dataclass(frozen=True)
+class Goal:
+    """A row that says where the hand is to be at its end, not how it moves."""
+
+    position: Array
+    """(3) m."""
+    rotation: Rotation
+
+
 class TargetGenerator:
     """The target of one arm: `start` it where the hand is, then `advance` it in every period of the output.
 
@@ -104,8 +113,10 @@ class TargetGenerator:
         self.latency = latency
         self._low, self._high = np.array(limits.low), np.array(limits.high)
         self._started = False
-        self._row: Array | None = None
+        self._row: Array | Goal | None = None
         self._row_key: object = None
+        self._pace = np.zeros(6)
+        """m/s, rad/s of the row, gone through evenly."""
         self._goal = np.zeros(3)
         self._turn_goal = np.zeros(3)
         self._position = np.zeros(3)
@@ -214,7 +225,9 @@ class TargetGenerator:
             target = ghost.advance(part, row, number, target.position, target.rotation)
         return target
 
-    def advance(self, seconds: float, row: Array | None, key: object, position: Array, rotation: Rotation) -> Target:
+    def advance(
+        self, seconds: float, row: Array | Goal | None, key: object, position: Array, rotation: Rotation
+    ) -> Target:
         """The target `seconds` after the last one.
 
         row (7): the one that is due, in the axes of the base, or None to hold: the target brakes and stays. key: which
@@ -268,7 +281,9 @@ class TargetGenerator:
             self._turn_velocity.copy(),
         )
 
-    def preview(self, rows: Array, step: float, remaining: float | None = None) -> list[Target]:
+    def preview(
+        self, rows: Array | Sequence[Array | Goal], step: float, remaining: float | None = None
+    ) -> list[Target]:
         """Targets after each `step` seconds [s] from now, on through rows (N, 7) and until the target stands still.
 
         The first row is the one that is due now, for `remaining` seconds [s]; None: for all of its time.
@@ -296,8 +311,19 @@ class TargetGenerator:
             targets.append(target)
         return targets
 
-    def _begin(self, row: Array, key: object) -> None:
-        self._row, self._row_key = np.array(row, np.float64), key
+    def _begin(self, row: Array | Goal, key: object) -> None:
+        self._row_key = key
+        if isinstance(row, Goal):
+            # A place is a place, whatever was made of the rows before it.
+            self._more_rows, self._more_waits = 0, False
+            self._left, self._left_turn = np.zeros(3), np.zeros(3)
+            self._row, self._goal = row, np.array(row.position, np.float64)
+            self._from, self._turn = Rotation.from_rotvec(self._turn) * self._from, np.zeros(3)
+            self._turn_goal = (row.rotation * self._from.inv()).as_rotvec()
+            way = np.concatenate((self._goal - self._position, self._turn_goal))
+            self._pace = way / self.row_seconds
+            return
+        self._row = np.array(row, np.float64)
         if self._more_waits:
             self._more_waits = False
         elif self._more_rows:
@@ -306,6 +332,7 @@ class TargetGenerator:
         self._from, self._turn = Rotation.from_rotvec(self._turn) * self._from, np.zeros(3)
         self._goal = self._position + self._row[:3]
         self._turn_goal = self._row[3:6].copy()
+        self._pace = self._row[:6] / self.row_seconds
 
     def _substep(self, dt: float, position: Array) -> None:
         limits = self.limits
@@ -320,7 +347,7 @@ class TargetGenerator:
             way, wanted = answered(self._of_position, self._position - self._goal, self._velocity, dt)
             turned, turning = answered(self._of_rotation, self._turn - self._turn_goal, self._turn_velocity, dt)
         else:
-            wanted, turning = self._row[:3] / self.row_seconds, self._row[3:6] / self.row_seconds
+            wanted, turning = self._pace[:3], self._pace[3:]
             way, turned = wanted * dt, turning * dt
         self._velocity, way = _within(self._velocity, wanted, way, limits.linear, limits.linear_acceleration * dt, dt)
         self._turn_velocity, turned = _within(

@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.spatial.transform import Rotation
 
+from diffusion_ros.action_kinds import absolute_from, forward, rotation_from_6d
 from diffusion_ros.models.kind import Checkpoint, Kind, check_rows
 from diffusion_ros.ranges import outside
-from diffusion_ros.robot import ACTION_SIZE
+from diffusion_ros.robot import ACTION_SIZE, EEF_POS, EEF_QUAT
 from diffusion_ros.spec import CheckpointSpec, SpecError
 
 if TYPE_CHECKING:
@@ -69,7 +71,7 @@ class Policy:
         return features
 
     def sample(self, features: Sequence[torch.Tensor], seed: int, steps: int | None = None) -> NDArray[np.float64]:
-        """Rows (n_rows, 7) float64, metres and radians per step, from n_obs_steps features, the oldest first.
+        """Rows (n_rows, n) float64 of the checkpoint's kind (action_kinds) from n_obs_steps features, the oldest first.
 
         The seed alone decides the noise. steps: denoising steps, None for the spec's.
         """
@@ -83,6 +85,33 @@ class Policy:
             )
         return rows[0].double().cpu().numpy()
 
+    def executable(self, rows: NDArray[np.float64], observed: Mapping[str, NDArray[Any]]) -> NDArray[np.float64]:
+        """Rows (N, 7) that an executor understands, of what was sampled: deltas as they are, else poses in the policy's
+        frame. observed: the newest frame that they were made from. Raises FrameError for a rotation that is none."""
+        actions = self.spec.action_format
+        if actions.kind == "delta":
+            return rows
+        if actions.kind == "joint_positions":
+            positions, rotations = forward(actions, rows[:, :-1])
+            return np.concatenate((positions, rotations.as_rotvec(), rows[:, -1:]), axis=1)
+        try:
+            rotations = rotation_from_6d(rows[:, 3:9])
+        except ValueError as error:
+            raise FrameError(f"the policy's chunk has {error}") from None
+        poses = np.concatenate((rows[:, :3], rotations.as_rotvec(), rows[:, 9:]), axis=1)
+        if actions.kind == "relative_pose":
+            hand = Rotation.from_quat(np.asarray(observed[EEF_QUAT], np.float64))
+            poses = absolute_from(poses, np.asarray(observed[EEF_POS], np.float64), hand)
+        return poses
+
+    @property
+    def row_kind(self) -> str:
+        """Of `executable` rows: what ActionChunk.kind calls them."""
+        actions = self.spec.action_format
+        if actions.kind != "delta":
+            return "pose"
+        return "tool_delta" if actions.axes == "tool" else "delta"
+
 
 def chunk_seed(policy_seed: int, stamp_ns: int) -> int:
     """The seed of the chunk made from the observation stamped so: below 2**63, the same everywhere, for ever.
@@ -95,9 +124,15 @@ def chunk_seed(policy_seed: int, stamp_ns: int) -> int:
 
 def _check(spec: CheckpointSpec) -> None:
     check_rows(spec, ACTION_SIZE)
-    if [(t.name, t.shape, t.dtype) for t in spec.outputs] != [("action", (ACTION_SIZE,), "float32")]:
+    actions = spec.action_format
+    width = actions.checkpoint_width
+    if [(t.name, t.shape, t.dtype) for t in spec.outputs] != [("action", (width,), "float32")]:
         made = ", ".join(f"{t.name} {t.dtype} {list(t.shape)}" for t in spec.outputs) or "none"
-        raise SpecError(f"spec: outputs {made}, action float32 [{ACTION_SIZE}] alone expected in a policy")
+        raise SpecError(f"spec: outputs {made}, action float32 [{width}] alone expected in a policy")
+    if actions.joints and not actions.chain:
+        raise SpecError("spec: actions: joint_positions without a chain: nobody could tell where the hand goes")
+    if actions.kind == "relative_pose" and not {EEF_POS, EEF_QUAT} <= set(spec.input_names):
+        raise SpecError(f"spec: actions: relative_pose without {EEF_POS} and {EEF_QUAT} among the inputs")
 
 
 def _dry_run(checkpoint: Checkpoint) -> str:
@@ -114,7 +149,7 @@ def _dry_run(checkpoint: Checkpoint) -> str:
     with torch.inference_mode():
         features = checkpoint.module.encode(frame)
         rows = checkpoint.module.sample(features[:, None].repeat(1, spec.n_obs_steps, 1), 0, spec.sampler_steps)
-    expected = (1, spec.n_rows, ACTION_SIZE)
+    expected = (1, spec.n_rows, spec.action_format.checkpoint_width)
     if tuple(rows.shape) != expected:
         return f"gives chunks of shape {tuple(rows.shape)}, its specification says {expected}"
     if not bool(rows.isfinite().all()):
@@ -124,4 +159,4 @@ def _dry_run(checkpoint: Checkpoint) -> str:
 
 KIND = Kind("policy", _check, ("encode", "sample"), _dry_run)
 """encode(inputs by name, a batch axis first) gives features (B, F); sample(features (B, n_obs_steps, F), seed, steps)
-gives rows (B, n_rows, 7) float32."""
+gives rows (B, n_rows, n) float32 of the kind that the specification's `actions` say."""

@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 from diagnostic_msgs.msg import DiagnosticArray
 from numpy.typing import NDArray
+from scipy.spatial.transform import Rotation
 from trajectory_msgs.msg import JointTrajectory
 
-from diffusion_ros.control.action_chunk import ActionChunk
-from diffusion_ros.robot import ACTION_SIZE
+from diffusion_ros.control.action_chunk import ActionChunk, chunk_positions
+from diffusion_ros.robot import EEF_QUAT
 from diffusion_ros.ros import messages, topics
 from diffusion_ros.ros.listener import MAX_BYTES, Listener
 from diffusion_ros.ros.runner import RunnableNode
@@ -74,15 +75,18 @@ class ArmRecorder:
     def keep(self, episode: Episode, stamp_ns: int, images: Sequence[Image], eef_pos: Array, reason: str) -> None:
         """The present state. images: as the policy sees them; eef_pos (3) m in the world; stamp_ns: of what the chunk's
         rows are reckoned by; reason: why it held, ''."""
-        rows = np.zeros((0, ACTION_SIZE))
+        way = eef_pos[None]
         if self._chunk is not None:
             rows = self._chunk.rows[max(0, self._chunk.index_at(stamp_ns)) :]
+            turned = None
+            if self._chunk.kind == "tool_delta":
+                turned = Rotation.from_quat(self._simulation.observe(images=False)[EEF_QUAT])
+            way = chunk_positions(eef_pos, rows, self._chunk.kind, turned)
         self._recorded.append(
             ArmStep(
                 qpos=self._simulation.data.qpos.copy(),
                 images=tuple(images),
-                eef_pos=eef_pos,
-                chunk_rows=rows,
+                way=way,
                 step=episode.steps,
                 reason=reason,
                 success=episode.success,

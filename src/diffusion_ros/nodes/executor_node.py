@@ -236,20 +236,20 @@ class ExecutorNode(RunnableNode):
     # What comes in
 
     def _on_pose(self, msg: PoseStamped) -> None:
-        stamp_ns, position, _ = messages.pose_from_msg(msg)
+        stamp_ns, position, quaternion = messages.pose_from_msg(msg)
         messages.check_frame(msg.header, self.frame_id)
         self._fault = ""
         repeated = self.executor_logic.observed(stamp_ns, position)
         if not repeated:
-            self.executor_logic.observe(stamp_ns, position)
+            self.executor_logic.observe(stamp_ns, position, quaternion)
             self._trace(stamp_ns, position)
         self._came(stamp_ns, repeated)
 
-    def _on_hand(self, stamp_ns: int, position: NDArray[np.float64]) -> None:
+    def _on_hand(self, stamp_ns: int, position: NDArray[np.float64], quaternion: NDArray[np.float64]) -> None:
         """A driven robot's, in the policy's frame."""
         self._fault = ""
         if not self.executor_logic.observed(stamp_ns, position):
-            self.executor_logic.observe(stamp_ns, position)
+            self.executor_logic.observe(stamp_ns, position, quaternion)
             self._trace(stamp_ns, position)
         self._heard(stamp_ns)
 

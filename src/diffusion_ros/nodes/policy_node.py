@@ -22,6 +22,7 @@ from geometry_msgs.msg import PoseStamped
 from nav_msgs.msg import Path
 from numpy.typing import NDArray
 from rclpy.parameter import Parameter
+from scipy.spatial.transform import Rotation
 from sensor_msgs.msg import Image, JointState
 from trajectory_msgs.msg import JointTrajectory
 
@@ -449,7 +450,8 @@ class PolicyNode(RunnableNode):
         position = frame.values.get(EEF_POS)
         if position is not None and self._path_publisher.get_subscription_count() > 0:
             # Where the hand would go if each delta were reached within its step.
-            way = chunk_positions(position, chunk.rows)
+            turned = Rotation.from_quat(frame.values[EEF_QUAT]) if EEF_QUAT in frame.values else None
+            way = chunk_positions(position, chunk.rows, chunk.kind, turned)
             stamps = [frame.stamp_ns + i * chunk.period_ns for i in range(len(way))]
             self._path_publisher.publish(messages.path_to_msg(way, stamps, frame.stamp_ns, self._frame_id))
 

@@ -17,7 +17,7 @@ from sensor_msgs.msg import JointState
 
 from diffusion_ros.control.action_chunk import ChunkExecutor, Command
 from diffusion_ros.control.frames import RobotFrames
-from diffusion_ros.control.targets import Target, TargetGenerator
+from diffusion_ros.control.targets import Goal, Target, TargetGenerator
 from diffusion_ros.robot_file import HAND, RobotFile
 from diffusion_ros.ros import messages
 from diffusion_ros.ros.gripper_output import GripperOutput
@@ -49,7 +49,8 @@ class Hand:
 class DrivenRobot:
     """One robot.
 
-    moved: called with the stamp [ns] and the hand's position (3) [m] in the policy's frame, for each that is read;
+    moved: called with the stamp [ns], the hand's position (3) [m] and quaternion (4) xyzw in the policy's frame, for
+    each that is read;
     refused: with why one is not. enable, stop: what the operator's buttons do. Raises ValueError in one line.
     """
 
@@ -58,7 +59,7 @@ class DrivenRobot:
         node: RunnableNode,
         robot: RobotFile,
         spec: CheckpointSpec,
-        moved: Callable[[int, Array], object],
+        moved: Callable[[int, Array, Array], object],
         refused: Callable[[messages.MessageError], object],
         enable: Callable[[], object],
         stop: Callable[[], object],
@@ -134,7 +135,7 @@ class DrivenRobot:
             self._hands.popleft()
         if isinstance(self.output, JointOutput) and self.source.joints is not None:
             self.output.measured = self.source.joints
-        self._moved(stamp_ns, self.frames.to_policy(position, quaternion)[0])
+        self._moved(stamp_ns, *self.frames.to_policy(position, quaternion))
 
     @property
     def hand(self) -> Hand | None:
@@ -217,17 +218,19 @@ class DrivenRobot:
                 command = logic.hold(now_ns, apart)
         if not self.targets.started:
             return command
-        row = self.frames.row(command.row) if command.acting else None
+        row = self._in_base(command.row, command.pose) if command.acting else None
         if command.key is not None and command.key[0] != self._chunk_ns:
             self._chunk_ns = command.key[0]
             self.output.renew()
-            self._anchor(logic, now_ns - round(elapsed * 1e9))
+            if command.pose is None:
+                self._anchor(logic, now_ns - round(elapsed * 1e9))
         target = self.targets.advance(elapsed, row, command.key, hand.position, hand.rotation)
         if command.acting:
             self._stood = None
 
             def preview(step: float) -> list[Target]:
-                rows = np.array([self.frames.row(row) for row in logic.rest(self._row_ns(now_ns))])
+                rest = logic.rest(self._row_ns(now_ns))
+                rows = [self._in_base(row, row if command.pose is not None else None) for row in rest]
                 return self.targets.preview(rows, step, self._remaining(command, now_ns))
 
             measured = hand.position, hand.rotation
@@ -240,6 +243,10 @@ class DrivenRobot:
         else:
             self._hold(target, elapsed, now)
         return command
+
+    def _in_base(self, row: Array, pose: Array | None) -> Array | Goal:
+        """A row (7) of motion, or a pose (7), in the driver's base."""
+        return self.frames.row(row) if pose is None else Goal(*self.frames.place(pose))
 
     def _start(self, hand: Hand) -> str:
         """The target anew, from where the hand is. Returns '' or why not."""

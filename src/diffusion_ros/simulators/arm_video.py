@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from diffusion_ros.control.action_chunk import chunk_positions
 from diffusion_ros.simulators import video
 from diffusion_ros.simulators.arm import Simulation
 from diffusion_ros.simulators.episode import Episode
@@ -24,9 +23,8 @@ class ArmStep:
     qpos: Array
     images: tuple[Image, ...]
     """The policy's cameras, as the policy saw them."""
-    eef_pos: Array
-    chunk_rows: Array
-    """(N, 7) rows of the newest chunk that were still to come, N may be 0."""
+    way: Array
+    """(N, 3) m, where the hand is and where the rest of the newest chunk leads from there."""
     step: int
     reason: str
     """Why the robot held after this observation; '' when it acted."""
@@ -39,8 +37,7 @@ def pictures(simulation: Simulation, view: str, episode: Episode, recorded: Sequ
     matrix = simulation.camera_matrix(view, size, size)
     for step in recorded:
         drawn = simulation.render(view, size, size, qpos=step.qpos)
-        points = chunk_positions(step.eef_pos, step.chunk_rows)
-        pixels = video.project(points, matrix, *simulation.camera_pose(view, qpos=step.qpos))
+        pixels = video.project(step.way, matrix, *simulation.camera_pose(view, qpos=step.qpos))
         title = f"{simulation.task_name}  episode {episode.index}  seed {episode.seed}  step {step.step}"
         if step.success:
             state = ("success", video.GREEN)

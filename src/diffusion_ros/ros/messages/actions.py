@@ -13,7 +13,7 @@ from sensor_msgs.msg import JointState
 from std_msgs.msg import Float64, Float64MultiArray, Int64
 from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
-from diffusion_ros.control.action_chunk import MAX_ROWS, ActionChunk
+from diffusion_ros.control.action_chunk import MAX_ROWS, ROW_NAMES, ActionChunk
 from diffusion_ros.robot import ACTION_NAMES
 from diffusion_ros.ros.messages.fields import MessageError, duration_to_msg, finite, floats, header_to_msg, stamp_ns
 
@@ -58,7 +58,7 @@ def chunk_to_msg(chunk: ActionChunk, frame_id: str) -> JointTrajectory:
     """frame_id: the frame of the deltas. Row i is done, not begun, at time_from_start = (i + 1) periods."""
     return JointTrajectory(
         header=header_to_msg(chunk.stamp_ns, frame_id),
-        joint_names=list(ACTION_NAMES),
+        joint_names=list(ROW_NAMES[chunk.kind]),
         points=[
             JointTrajectoryPoint(positions=row.tolist(), time_from_start=duration_to_msg((i + 1) * chunk.period_ns))
             for i, row in enumerate(np.asarray(chunk.rows, np.float64))
@@ -68,7 +68,8 @@ def chunk_to_msg(chunk: ActionChunk, frame_id: str) -> JointTrajectory:
 
 def chunk_from_msg(msg: JointTrajectory) -> ActionChunk:
     """Raises MessageError for other or reordered joint names, missing values, NaN, or uneven spacing in time."""
-    if list(msg.joint_names) != list(ACTION_NAMES):
+    kind = next((kind for kind, names in ROW_NAMES.items() if list(msg.joint_names) == list(names)), None)
+    if kind is None:
         raise MessageError(f"joint names {', '.join(msg.joint_names) or 'none'}, {', '.join(ACTION_NAMES)} expected")
     if not 1 <= len(msg.points) <= MAX_ROWS:
         raise MessageError(f"{len(msg.points)} points, 1 to {MAX_ROWS} expected")
@@ -85,8 +86,8 @@ def chunk_from_msg(msg: JointTrajectory) -> ActionChunk:
     rows = np.array([point.positions for point in msg.points], np.float64)
     if not np.all(np.isfinite(rows)):
         i, j = (int(k) for k in np.argwhere(~np.isfinite(rows))[0])
-        raise MessageError(f"{ACTION_NAMES[j]} of point {i} is {rows[i, j]}, a finite number expected")
-    return ActionChunk(stamp_ns(msg.header.stamp), rows, period_ns)
+        raise MessageError(f"{ROW_NAMES[kind][j]} of point {i} is {rows[i, j]}, a finite number expected")
+    return ActionChunk(stamp_ns(msg.header.stamp), rows, period_ns, kind)
 
 
 def command_to_msg(row: ArrayLike, time_ns: int, period_ns: int, frame_id: str) -> JointTrajectory:
@@ -100,6 +101,8 @@ def command_from_msg(msg: JointTrajectory) -> tuple[int, Array]:
     chunk = chunk_from_msg(msg)
     if len(chunk.rows) != 1:
         raise MessageError(f"{len(chunk.rows)} points, one expected")
+    if chunk.kind != "delta":
+        raise MessageError(f"joint names {', '.join(msg.joint_names)}, {', '.join(ACTION_NAMES)} expected")
     row: Array = chunk.rows[0]
     return chunk.stamp_ns, row
 
