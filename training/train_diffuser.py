@@ -43,8 +43,8 @@ class Options(SamplerOptions):
     """Trains a planner and exports it as a checkpoint."""
 
     data: tuple[Path, ...]
-    """The stream of a maze in D4RL's HDF5 format (training.collect_maze), or one or several files of an arm's
-    demonstrations in robomimic's format (training.collect_demos)."""
+    """The stream of a maze (an HDF5 file of training.collect_maze, of D4RL's Maze2D, or Minari's main_data.hdf5 of a
+    PointMaze), or one or several files of an arm's demonstrations in robomimic's format (training.collect_demos)."""
     horizon: int = 64
     """Rows of a trajectory."""
     stride: int = 2

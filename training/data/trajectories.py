@@ -18,7 +18,8 @@ from diffusion_ros.simulators.maze import GOAL_RADIUS
 from diffusion_ros.simulators.tasks import ARM_TASKS, maze_task
 from diffusion_ros.spec import TensorSpec
 from training.data.demonstrations import LOW_DIM_SHAPES, load_demonstrations
-from training.data.hdf5_file import check_memory, dataset, opened
+from training.data.hdf5_file import opened
+from training.data.maze_streams import read_stream
 from training.diffusion.policy import rotation_6d
 
 START_STEPS = 10
@@ -27,7 +28,7 @@ START_STEPS = 10
 
 @dataclass(frozen=True)
 class Trajectories:
-    """A stream of steps (N, D), cut into legs that each end at rest at a goal.
+    """A stream of steps (N, D), cut into legs that each end at a goal: at rest, but for what D4RL and Minari recorded.
 
     A row of a window is the mean action of the control steps up to the next row, and the state at the first of them.
     """
@@ -40,7 +41,7 @@ class Trajectories:
     actions: NDArray[np.float32]
     """(N, A)."""
     leg_ends: NDArray[np.int64]
-    """(N): the last step of the leg that a step belongs to."""
+    """(N): the last step of the leg that a step belongs to; -1: a leg that ends at no goal."""
     leg_starts: NDArray[np.int64]
     """(N)."""
     stream_ends: NDArray[np.int64]
@@ -133,36 +134,24 @@ class Trajectories:
 
 
 def load_maze(path: Path) -> Trajectories:
-    """A maze's stream from an HDF5 file in D4RL's format. Raises ValueError, in one line, for what does not fit."""
-    with opened(path) as file:
-        names = ("observations", "actions", "infos/goal", "timeouts", "terminals")
-        if missing := [name for name in names if name not in file]:
-            raise ValueError(f"{path}: has no {', '.join(missing)}, expected D4RL's maze format")
-        arrays = [dataset(file, name, str(path)) for name in names]
-        check_memory(path, sum(4 * array.size for array in arrays))
-        task = str(file.attrs.get("maze", ""))
-        states, actions, goals = (np.asarray(array, dtype=np.float32) for array in arrays[:3])
-        breaks = np.logical_or(*(np.asarray(array) != 0 for array in arrays[3:]))
-    maze_task(task)  # a file of another origin ends here
-    for name, value, width in (("observations", states, 4), ("actions", actions, 2)):
-        if value.ndim != 2 or value.shape != (len(states), width) or not np.isfinite(value).all():
-            raise ValueError(f"{path}: {name} is {value.shape}, expected finite (N, {width})")
-    n = len(states)
-    last = np.flatnonzero(breaks | np.append((goals[1:] != goals[:-1]).any(axis=1), True))
-    # A leg that the recording breaks off does not end at its goal: nothing in it may be held.
-    complete = ~breaks[last]
+    """A maze's stream from an HDF5 file of training.collect_maze, D4RL or Minari, whichever it is.
+
+    A leg ends where the file says that a goal was reached; the stream goes on from there to the next, until the
+    recording breaks. Raises ValueError, in one line, for what does not fit.
+    """
+    stream = read_stream(path)
+    n = len(stream.states)
+    last, stops = np.flatnonzero(stream.ends), np.flatnonzero(stream.breaks)
     leg = np.searchsorted(last, np.arange(n))
-    ends, starts = last[leg], np.concatenate([[0], last[:-1] + 1])[leg]
-    breaks[-1] = True
-    stops = np.flatnonzero(breaks)
-    keep = complete[leg]
+    # A leg that was broken off did not end at its goal: nothing in it may be held.
+    keep = stream.arrived[last][leg]
     return Trajectories(
-        task,
-        maze_task(task).environment,
-        states,
-        actions,
-        np.where(keep, ends, -1),
-        starts,
+        stream.task,
+        maze_task(stream.task).environment,
+        stream.states,
+        stream.actions,
+        np.where(keep, last[leg], -1),
+        np.concatenate([[0], last[:-1] + 1])[leg],
         stops[np.searchsorted(stops, np.arange(n))],
         2,
         (
@@ -170,7 +159,7 @@ def load_maze(path: Path) -> Trajectories:
             TensorSpec("position", (2,), "float32", "m", "map"),
             TensorSpec("velocity", (2,), "float32", "m/s", "map"),
         ),
-        hashlib.sha256(b"".join(a.tobytes() for a in (states, actions, goals, breaks))).hexdigest(),
+        stream.data_hash,
         GOAL_RADIUS,
     )
 
