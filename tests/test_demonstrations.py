@@ -221,12 +221,6 @@ def out_of_range(path: Path) -> str:
     return "an action of 3, expected -1 to 1"
 
 
-def other_environment(path: Path) -> str:
-    with h5py.File(path, "r+") as file:
-        file["data"].attrs["env_args"] = json.dumps({"env_name": "Stack"})
-    return "environment 'Stack', expected one of Lift"
-
-
 def not_hdf5(path: Path) -> str:
     path.write_text("hello")
     return "not HDF5"
@@ -234,7 +228,7 @@ def not_hdf5(path: Path) -> str:
 
 @pytest.mark.parametrize(
     "damage",
-    [cut_short, without_images, too_small, of_floats, with_nan, out_of_range, other_environment, not_hdf5],
+    [cut_short, without_images, too_small, of_floats, with_nan, out_of_range, not_hdf5],
     ids=lambda f: f.__name__,
 )
 def test_damaged_files_are_named_in_one_line(lift_file: Path, tmp_path: Path, damage) -> None:

@@ -16,15 +16,15 @@ from diffusion_ros import checkpoint
 from diffusion_ros.checkpoint import CheckpointError
 from diffusion_ros.simulators.tasks import maze_task
 from diffusion_ros.spec import CheckpointSpec, TensorSpec
-from training import train_ddpm, train_diffuser, train_diffusion_policy
+from training import policy_setup, train_ddpm, train_diffuser
 from training.diffusion.diffuser import Diffuser
 from training.diffusion.export_proof import TOLERANCE, export
 from training.diffusion.images import ImageDiffusion
 from training.diffusion.noise_schedule import NoiseSchedule
 from training.diffusion.normalizer import LimitsNormalizer
 from training.diffusion.policy import POSE_DIM, DiffusionPolicy
+from training.policy_setup import Limits, unit_limits
 from training.run import SamplerOptions
-from training.train_diffusion_policy import Limits, unit_limits
 
 
 @pytest.fixture(autouse=True)
@@ -37,13 +37,14 @@ Made = tuple[torch.nn.Module, CheckpointSpec, SamplerOptions]
 
 def policy(**changes: Any) -> Made:
     small = {"observations": "state", "denoiser": "unet", "unet_widths": (16, 32), "num_inference_steps": 7}
-    options = train_diffusion_policy.Options(data=Path("x"), out=Path("x.pt"), **{**small, **changes})
+    options = policy_setup.Options(data=Path("x"), out=Path("x.pt"), **{**small, **changes})
     span = np.array([0.05, 0.05, 0.05, 0.5, 0.5, 0.5, 1.0])
     limits = Limits(unit_limits(11), unit_limits(POSE_DIM), LimitsNormalizer(-0.7 * span, span))
     spec = fake_policy.spec(
         (*fake_policy.LOW_DIM, *fake_policy.OBJECT), sampler=options.sampler, sampler_steps=options.steps
     )
-    return train_diffusion_policy.build_policy(options, limits), spec, options
+    inputs = policy_setup.Inputs.of_spec(options, spec)
+    return policy_setup.build_policy(options, limits, inputs), spec, options
 
 
 def planner(**changes: Any) -> Made:

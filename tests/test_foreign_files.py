@@ -20,7 +20,8 @@ from diffusion_ros.robot import ACTION_SCALE
 from training.data import hdf5_file
 from training.data.demonstrations import joined, load_demonstrations, load_files, split_files
 from training.data.trajectories import load_trajectories
-from training.train_diffusion_policy import Options, Trainer, make_spec
+from training.policy_setup import Options, make_spec
+from training.train_diffusion_policy import Trainer
 
 pytestmark = pytest.mark.usefixtures("fresh_accelerate")
 
@@ -82,16 +83,18 @@ def test_rate_and_scale_are_the_datas(controller: dict[str, Any], tmp_path: Path
     scale = [0.02, 0.02, 0.02, 0.2, 0.2, 0.2, 1.0]
     np.testing.assert_allclose(data.actions, rows * scale, rtol=1e-6)
     options = Options(data=(path,), out=tmp_path / "x.pt", observations="state", denoiser="unet", rollouts=0)
-    spec = make_spec(options, data)
+    spec = make_spec(options, data, data.recorded.actions)
     assert spec.rate == 10 and spec.action_high == tuple(scale) and spec.action_low == tuple(-x for x in scale)
     assert spec.base_pose == () and spec.response == (), "nobody has measured a Sawyer"
-    with pytest.raises(ValueError, match=r"rollouts 20: the simulator is no Sawyer at 10 Hz, 0.02 m and 0.2 rad a"):
+    with pytest.raises(
+        ValueError, match=r"rollouts 20: the simulator has no can by Sawyer at 10 Hz, 0.02 m and 0.2 rad a"
+    ):
         Trainer(Options(data=(path,), out=tmp_path / "x.pt", observations="state"))
 
 
 def test_a_planner_is_for_the_simulators_robot(tmp_path: Path) -> None:
     path = write(tmp_path / "sawyer.hdf5", env={"robots": "Sawyer"})
-    with pytest.raises(ValueError, match=r"sawyer.hdf5: by Sawyer at 20 Hz.*, expected the simulator's robot"):
+    with pytest.raises(ValueError, match=r"sawyer.hdf5: can by Sawyer at 20 Hz.*, expected the simulator's robot"):
         load_trajectories((path,))
 
 
@@ -103,17 +106,20 @@ def test_without_settings_it_is_the_simulators_robot(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("env", "why"),
     [
-        ({"controller_configs": {**FLAT, "type": "JOINT_VELOCITY"}}, "controller JOINT_VELOCITY, OSC_POSE expected"),
-        ({"controller_configs": {**FLAT, "control_delta": False}}, "the controller takes absolute poses"),
         (
-            {"controller_configs": {"body_parts": {"right": {**FLAT, "input_type": "absolute"}}}},
-            "the controller takes absolute poses",
+            {"controller_configs": {**FLAT, "type": "JOINT_VELOCITY"}},
+            "controller JOINT_VELOCITY, OSC_POSE, or JOINT_POSITION of",
+        ),
+        ({"controller_configs": {**FLAT, "type": "JOINT_POSITION"}}, "controller JOINT_POSITION, OSC_POSE, or"),
+        (
+            {"controller_configs": {**FLAT, "control_delta": False, "input_ref_frame": "tool"}},
+            "the controller takes poses in the frame 'tool', base or world expected",
         ),
         ({"controller_configs": {**FLAT, "input_max": 2}}, "the controller's input_max is 2, 1 expected"),
         ({"controller_configs": {**FLAT, "output_max": [0.1, 0.2]}}, "output_max [0.1, 0.2], 6 numbers above 0"),
         (
             {"controller_configs": {**FLAT, "input_ref_frame": "eef"}},
-            "input_ref_frame is 'eef', base or world expected",
+            "input_ref_frame is 'eef', base, world, tool expected",
         ),
         ({"robots": ["Panda", "Panda"]}, "robots Panda, Panda: one robot with one arm expected"),
         ({"control_freq": 0}, "control_freq 0, 1 to 100 Hz expected"),

@@ -1,7 +1,8 @@
-"""Data sets in the layouts that others publish them in: which of them load, and why the others do not yet."""
+"""Data sets in the layouts that others publish them in, and what is made of them."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from tests.foreign_layouts import (
     write_robomimic,
     write_robosuite,
 )
+from training.data.action_rows import converted
 from training.data.demonstrations import Demonstrations, load_demonstrations
 
 CAMERAS = ("agentview", "robot0_eye_in_hand")
@@ -117,69 +119,87 @@ def test_liberos_rows_observe_what_their_action_has_done(tmp_path: Path) -> None
         assert brightness[:10].mean() < brightness[-10:].mean() - 100, "upside down"
 
 
-# -- what does not load yet -------------------------------------------------------------------------------------------
-
-LATER = [
-    (
-        "ToolHang, 240 x 240",
-        lambda path: write_robomimic(
-            path, env_name="ToolHang", cameras=("sideview", "robot0_eye_in_hand"), size=240, version="0.5"
-        ),
-        ("sideview", "robot0_eye_in_hand"),
-        "environment 'ToolHang', expected one of Lift, PickPlaceCan, NutAssemblySquare",
-    ),
-    (
-        "a controller of absolute poses",
-        lambda path: write_robomimic(path, version="0.3", controllers=controller("1.4", control_delta=False)),
-        (),
-        "env_args: the controller takes absolute poses, differences to the hand's pose expected",
-    ),
-    (
-        "diffusion_policy's absolute actions, whose env_args say deltas",
-        write_absolute,
-        (),
-        "demo_0: an action of 2.55, expected -1 to 1",
-    ),
-    (
-        "MimicGen's Stack_D0",
-        lambda path: write_mimicgen(path, env_name="Stack_D0"),
-        CAMERAS,
-        "environment 'Stack_D0', expected one of Lift, PickPlaceCan, NutAssemblySquare",
-    ),
-    (
-        "MimicGen's Square_D1",
-        lambda path: write_mimicgen(path, env_name="Square_D1"),
-        CAMERAS,
-        "environment 'Square_D1', expected one of Lift, PickPlaceCan, NutAssemblySquare",
-    ),
-    (
-        "LIBERO",
-        write_libero,
-        (),
-        "environment 'Libero_Tabletop_Manipulation', expected one of Lift, PickPlaceCan, NutAssemblySquare",
-    ),
-]
+# -- others -----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("write", "cameras"),
-    [
-        pytest.param(write, cameras, id=name, marks=pytest.mark.xfail(raises=ValueError, strict=True, reason=reason))
-        for name, write, cameras, reason in LATER
-    ],
+    ("env_name", "cameras", "size"),
+    [("ToolHang", ("sideview", "robot0_eye_in_hand"), 240), ("NutAssemblySquare", CAMERAS, 84)],
 )
-def test_loads(write: Callable[[Path], Path], cameras: tuple[str, ...], tmp_path: Path) -> None:
-    assert load_demonstrations(write(tmp_path / "x.hdf5"), cameras, use_object=False).episodes == 2
+def test_a_task_that_the_simulator_has_not(env_name: str, cameras: tuple[str, ...], size: int, tmp_path: Path) -> None:
+    path = write_robomimic(tmp_path / "x.hdf5", env_name=env_name, cameras=cameras, size=size, version="0.5")
+    data = load_demonstrations(path, cameras, use_object=False)
+    check_deltas(data, path)
+    assert data.task == {"NutAssemblySquare": "square"}.get(env_name, env_name)
+    assert {value.shape[1:] for name, value in data.observations.items() if "image" in name} == {(84, 84, 3)}
+    thing = load_demonstrations(path, (), use_object=False, numbers=("robot0_eef_pos", "object"))
+    assert thing.observations["object"].shape[1] == OBJECT_WIDTHS[env_name]
 
 
-@pytest.mark.parametrize(("name", "write", "cameras", "why"), LATER, ids=[name for name, *_ in LATER])
-def test_until_then_it_is_refused_in_one_line(
-    name: str, write: Callable[[Path], Path], cameras: tuple[str, ...], why: str, tmp_path: Path
-) -> None:
-    path = write(tmp_path / "x.hdf5")
-    with pytest.raises(ValueError, match=r".") as caught:
-        load_demonstrations(path, cameras, use_object=False)
-    assert str(caught.value) == f"{path}: {why}"
+@pytest.mark.parametrize("env_name", ["Stack_D0", "Square_D1"])
+def test_mimicgens(env_name: str, tmp_path: Path) -> None:
+    path = write_mimicgen(tmp_path / "x.hdf5", env_name=env_name)
+    data = load_demonstrations(path, CAMERAS, use_object=False)
+    check_deltas(data, path)
+    assert data.task == env_name
+    for camera in CAMERAS:
+        np.testing.assert_array_equal(data.observations[f"{camera}_image"], rows(path, f"obs/{camera}_image"))
+
+
+def absolute_controller(path: Path) -> Path:
+    """diffusion_policy's rows, of a file whose env_args say so."""
+    write_absolute(path)
+    with h5py.File(path, "r+") as file:
+        said = json.loads(file["data"].attrs["env_args"])
+        said["env_kwargs"]["controller_configs"] = controller("1.4", control_delta=False)
+        file["data"].attrs["env_args"] = json.dumps(said)
+    return path
+
+
+@pytest.mark.parametrize("write", [write_absolute, absolute_controller], ids=["said to be deltas", "said to be poses"])
+def test_absolute_poses(write: Callable[[Path], Path], tmp_path: Path) -> None:
+    """The deltas that lead to them are no larger than a full action's, position and rotation alike."""
+    data = load_demonstrations(write(tmp_path / "x_abs.hdf5"), ())
+    assert data.recorded.actions.kind == "pose" and data.recorded.own
+    deltas, _ = converted(data, "delta")
+    assert np.abs(deltas.actions[:, :3]).max() <= 0.05 + 1e-6
+    assert np.abs(deltas.actions[:, 3:6]).max() <= 0.5 + 1e-5
+
+
+def test_poses_in_another_frame_than_the_hand_are_refused(tmp_path: Path) -> None:
+    path = absolute_controller(tmp_path / "x_abs.hdf5")
+    with h5py.File(path, "r+") as file:
+        for demo in file["data"].values():
+            demo["actions"][:, :3] -= BASE
+    with pytest.raises(ValueError, match=r"actions: poses 1\.\d+ m from where the hand was"):
+        converted(load_demonstrations(path, ()), "")
+
+
+def test_liberos(tmp_path: Path) -> None:
+    """Each action with what was seen before it, pictures upright, the rotation vector as a quaternion."""
+    path = write_libero(tmp_path / "x_demo.hdf5")
+    data = load_demonstrations(
+        path,
+        CAMERAS,
+        use_object=False,
+        numbers=("robot0_eef_pos", "robot0_eef_quat", "robot0_gripper_qpos", "robot0_joint_pos"),
+        picture_size=None,
+    )
+    with h5py.File(path) as file:
+        demos = [file[f"data/demo_{i}"] for i in range(2)]
+        steps = [len(demo["actions"]) - 1 for demo in demos]
+        assert data.starts.tolist() == [0, steps[0], sum(steps)]
+        first, demo = slice(0, steps[0]), demos[0]
+        scale = np.array([0.05] * 3 + [0.5] * 3 + [1.0])
+        np.testing.assert_allclose(data.actions[first], demo["actions"][1:] * scale, rtol=1e-6)
+        np.testing.assert_allclose(data.observations["robot0_eef_pos"][first], demo["obs/ee_pos"][:-1], rtol=1e-6)
+        turned = Rotation.from_quat(data.observations["robot0_eef_quat"][first])
+        assert (turned * Rotation.from_rotvec(demo["obs/ee_ori"][:-1]).inv()).magnitude().max() < 1e-6
+        seen = data.observations["agentview_image"]
+        assert seen.shape == (sum(steps), 128, 128, 3)
+        np.testing.assert_array_equal(seen[first], demo["obs/agentview_rgb"][:-1][:, ::-1])
+        brightness = seen.mean(axis=(0, 2, 3))
+        assert brightness[:10].mean() > brightness[-10:].mean() + 100, "upright"
 
 
 def test_two_arms_are_refused(tmp_path: Path) -> None:

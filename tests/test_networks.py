@@ -292,7 +292,7 @@ def test_crop_takes_the_named_pixels(memory_format: torch.memory_format) -> None
     """Pixel value = 12 y + x, so the corner tells the offset: x first, then y."""
     images = torch.arange(144, dtype=torch.uint8).reshape(1, 1, 12, 12).expand(2, 3, 12, 12)
     images = images.contiguous(memory_format=memory_format)
-    pieces = crop(images, torch.tensor([[1, 4], [3, 0]]), 8)
+    pieces = crop(images, torch.tensor([[1, 4], [3, 0]]), (8, 8))
     assert pieces.shape == (2, 3, 8, 8) and pieces.dtype == torch.uint8
     assert pieces.is_contiguous(memory_format=memory_format)
     assert pieces[:, 0, 0, 0].tolist() == [12 * 4 + 1, 3]
@@ -302,25 +302,25 @@ def test_crop_takes_the_named_pixels(memory_format: torch.memory_format) -> None
 def test_crop_on_a_gpu_is_the_same(generator: torch.Generator) -> None:
     images = torch.randint(0, 256, (5, 20, 24, 3), generator=generator, dtype=torch.uint8).permute(0, 3, 1, 2)
     offset = torch.stack([torch.tensor([0, 8, 3, 5, 1]), torch.tensor([4, 0, 2, 1, 3])], dim=1)
-    pieces, expected = gathered(images, offset, 16), crop(images, offset, 16)
+    pieces, expected = gathered(images, offset, (16, 16)), crop(images, offset, (16, 16))
     assert torch.equal(pieces, expected) and pieces.stride() == expected.stride()
 
 
 @pytest.mark.parametrize("offset", [[5, 0], [0, 5], [-1, 0]])
 def test_crop_outside_the_image(offset: list[int]) -> None:
     with pytest.raises(ValueError, match="leaves the image"):
-        crop(torch.zeros(1, 3, 12, 12), torch.tensor([offset]), 8)
+        crop(torch.zeros(1, 3, 12, 12), torch.tensor([offset]), (8, 8))
 
 
 def test_offsets(generator: torch.Generator) -> None:
-    offsets = random_offset(2000, 84, 76, generator)
+    offsets = random_offset(2000, (84, 84), (76, 76), generator)
     assert offsets.shape == (2000, 2) and set(offsets.flatten().tolist()) == set(range(9))
-    assert centre_offset(2, 84, 76, torch.device("cpu")).tolist() == [[4, 4], [4, 4]]
+    assert centre_offset(2, (84, 84), (76, 76), torch.device("cpu")).tolist() == [[4, 4], [4, 4]]
 
 
 def test_spatial_softmax_known_answer() -> None:
     """One sharp peak at cell (row 2, column 5) of stride 4, crop at x 3, y 6: pixel x 23, y 14 of 84."""
-    layer = SpatialSoftmax(1, 2, stride=4, image_size=84)
+    layer = SpatialSoftmax(1, 2, stride=4, image_size=(84, 84))
     nn.init.constant_(layer.maps.weight, 1.0)
     features = torch.zeros(1, 1, 19, 19)
     features[0, 0, 2, 5] = 100.0
@@ -345,13 +345,15 @@ def test_keypoints_do_not_move_with_the_crop(generator: torch.Generator) -> None
     encoder.keypoints.maps.weight.data *= 1e4
     offsets = torch.tensor([[0, 0], [4, 0], [0, 8], [8, 4]])
     image = blob(28, 52)
-    points = encoder(crop(image.expand(4, 3, 84, 84), offsets, 76), offsets).unflatten(1, (2, 32))
+    points = encoder(crop(image.expand(4, 3, 84, 84), offsets, (76, 76)), offsets).unflatten(1, (2, 32))
     torch.testing.assert_close(points, points[:1].expand(4, 2, 32), atol=1e-4, rtol=0)
     place = torch.tensor([2 * 28 / 83 - 1, 2 * 52 / 83 - 1])
     torch.testing.assert_close(points.mean(dim=2), place.expand(4, 2), atol=4 / 83, rtol=0)
-    wrong = encoder(crop(image.expand(4, 3, 84, 84), offsets, 76), torch.zeros_like(offsets)).unflatten(1, (2, 32))
+    wrong = encoder(crop(image.expand(4, 3, 84, 84), offsets, (76, 76)), torch.zeros_like(offsets)).unflatten(
+        1, (2, 32)
+    )
     assert (wrong - wrong[:1]).abs().max().item() > 0.15
-    moved = encoder(crop(blob(32, 52), offsets[:1], 76), offsets[:1]).unflatten(1, (2, 32))
+    moved = encoder(crop(blob(32, 52), offsets[:1], (76, 76)), offsets[:1]).unflatten(1, (2, 32))
     torch.testing.assert_close(moved[0, 0] - points[0, 0], torch.full((32,), 2 * 4 / 83), atol=1e-4, rtol=0)
     torch.testing.assert_close(moved[0, 1], points[0, 1], atol=1e-4, rtol=0)
 
@@ -360,7 +362,7 @@ def test_keypoints_do_not_move_with_the_crop(generator: torch.Generator) -> None
 def test_encoder(kind: type[SmallConvEncoder | ResNet18Encoder], generator: torch.Generator) -> None:
     encoder = kind()
     images = torch.rand(2, 3, 76, 76, generator=generator) * 2 - 1
-    offset = random_offset(2, 84, 76, generator)
+    offset = random_offset(2, (84, 84), (76, 76), generator)
     features = encoder(images, offset)
     assert features.shape == (2, encoder.out_dim) == (2, 64)
     assert torch.equal(script(encoder)(images, offset), features)
@@ -408,7 +410,7 @@ def test_unit_variance_refuses_equal_images() -> None:
 def test_crop_scripts(generator: torch.Generator) -> None:
     class Cropper(nn.Module):
         def forward(self, images: Tensor) -> Tensor:
-            return crop(images, centre_offset(images.shape[0], 84, 76, images.device), 76)
+            return crop(images, centre_offset(images.shape[0], (84, 84), (76, 76), images.device), (76, 76))
 
     images = torch.rand(2, 3, 84, 84, generator=generator)
     assert torch.equal(script(Cropper())(images), images[:, :, 4:80, 4:80])

@@ -70,7 +70,7 @@ def test_the_least_loss_reads_as_the_point() -> None:
         optimizer.zero_grad()
         point_loss(logits, pixels, offset, 4).backward()
         optimizer.step()
-    read = SpatialSoftmax(1, 5, 4, 84).read(logits.detach(), offset)
+    read = SpatialSoftmax(1, 5, 4, (84, 84)).read(logits.detach(), offset)
     found = (torch.stack([read[0, :5], read[0, 5:10]], dim=1) + 1) * 83 / 2
     np.testing.assert_allclose(found[:2], pixels[0, :2], atol=0.2)
     spread = read[0, 10:] * 83 / 2

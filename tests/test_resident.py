@@ -18,8 +18,9 @@ from training.data.demonstrations import Demonstrations
 from training.data.recorded_with import RecordedWith
 from training.data.resident import Resident, ResidentWindows
 from training.diffusion.pose_points import CameraView, point_loss, project
+from training.policy_setup import Options
 from training.run import ExponentialMovingAverage, set_rates
-from training.train_diffusion_policy import Options, Trainer, _Objective, _PoseObjective
+from training.train_diffusion_policy import Trainer, _Objective, _PoseObjective
 
 META = torch.device("meta")
 

@@ -20,8 +20,9 @@ from training import train_diffusion_policy
 from training.data.demonstrations import load_demonstrations
 from training.diffusion.policy import PolicyLoss
 from training.networks.transformer import DiffusionTransformer
+from training.policy_setup import Options, make_spec
 from training.run import ExponentialMovingAverage, load_state, save_state, step_generator, warm_cosine
-from training.train_diffusion_policy import Options, Trainer, make_spec
+from training.train_diffusion_policy import Trainer
 
 pytestmark = pytest.mark.usefixtures("fresh_accelerate", "scripted_at_the_end")
 
@@ -258,7 +259,7 @@ def test_other_data_are_not_gone_on_with(demonstrations: Path, tmp_path: Path) -
 def test_a_policy_says_what_a_real_robot_must_know_of_its_data(demonstrations: Path, tmp_path: Path) -> None:
     for observations, pictures in (("state", {}), ("pixels", {"scale": "cover", "interpolation": "area"})):
         trainer = Trainer(options(demonstrations, tmp_path / "x.pt", observations=observations))
-        spec = make_spec(trainer.options, trainer.data)
+        spec = make_spec(trainer.options, trainer.data, trainer.actions)
         assert spec.pictures == pictures
         assert spec.base_pose == (-0.56, 0.0, 0.912, 0.0, 0.0, 0.0, 1.0) and spec.response == ARM_RESPONSE
 
@@ -323,7 +324,7 @@ def test_a_run_may_start_from_another_ones_encoders(demonstrations: Path, tmp_pa
     first, second = tmp_path / "first.pt", tmp_path / "second.pt"
     changes: dict[str, object] = {**VARIANTS["pose points"], "encoder_iterations": 1, "iterations": 1, "rollouts": 0}
     one = Trainer(options(demonstrations, first, **changes, seed=1))
-    checkpoint.save(one.policy, make_spec(one.options, one.data), first)
+    checkpoint.save(one.policy, make_spec(one.options, one.data, one.actions), first)
     trainer = Trainer(options(demonstrations, second, **{**changes, "start_from": first, "crop": 84}))
     theirs = checkpoint.foreign(first).state_dict()
     taken: list[str] = []
@@ -356,7 +357,9 @@ def test_a_run_may_start_from_another_ones_encoders(demonstrations: Path, tmp_pa
         ({"observations": "pixels", "encoder_iterations": 5}, "needs --pose-head"),
         ({"action_steps_only": True, "conditioning": "inpainting"}, "exclude each other"),
         ({"iterations": 0}, "iterations 0: must be at least 1"),
-        ({"crop": 100}, "crop 100"),
+        ({"crop": 7}, "crop 7"),
+        ({"picture_size": "84"}, "picture_size '84'"),
+        ({"inputs": ()}, "inputs none"),
     ],
 )
 def test_bad_options(demonstrations: Path, tmp_path: Path, changes: dict[str, object], expected: str) -> None:

@@ -27,6 +27,7 @@ from diffusion_ros.robot import ACTION_SCALE, CAMERAS, IMAGE_SIZE, RATE
 from diffusion_ros.simulators.arm import Simulation
 from diffusion_ros.simulators.tasks import arm_task
 from training import command_line
+from training.data.action_rows import JOINT_POSITIONS
 from training.data.experts import NOISE_PARTS, NoisyExpert
 from training.data.parts import Job, parts
 from training.evaluation.rollout import roll_out
@@ -128,7 +129,7 @@ def _attempt(simulation: Simulation, options: Options, sigma: float, rng: np.ran
     wander = int(rng.integers(options.wander + 1)) if options.wander else 0
     expert = NoisyExpert(simulation, ACTION_SCALE * (sigma * NOISE_PARTS), rng, wander)
     for _ in range(simulation.task.max_steps):
-        frames.append(simulation.observe(options.images))
+        frames.append(simulation.observe(options.images) | {JOINT_POSITIONS: simulation.joint_positions()[:7]})
         states.append(simulation.flat_state())
         actions.append(np.clip(expert.step() / ACTION_SCALE, -1, 1))
         rewards.append(float(simulation.success))

@@ -47,10 +47,10 @@ def with_range(tensor: TensorSpec, low: ArrayLike, high: ArrayLike) -> TensorSpe
 
 
 def with_ranges(inputs: tuple[TensorSpec, ...], data: dict[str, NDArray[np.floating]]) -> tuple[TensorSpec, ...]:
-    """Every input that is a position, with the range of its data (N, n). Quaternions have theirs: their length is 1."""
+    """Every input of numbers with the range of its data (N, n). Quaternions have theirs: their length is 1."""
     return tuple(
         with_range(tensor, data[tensor.name].min(axis=0), data[tensor.name].max(axis=0))
-        if tensor.name in _STATISTICS
+        if tensor.dtype == "float32" and not tensor.name.endswith("_quat")
         else tensor
         for tensor in inputs
     )

@@ -14,7 +14,7 @@ frame. No ROS here.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -158,6 +158,29 @@ def forward(actions: ActionFormat, joints: Array) -> tuple[Array, Rotation]:
         rotation = rotation * Rotation.from_quat(link[3:7]) * turn
     tip = np.array(actions.tip)
     return position + rotation.apply(tip[:3]), rotation * Rotation.from_quat(tip[3:])
+
+
+def chain_of(joints: Sequence[str], hand: Callable[[Array], tuple[Array, Array]]) -> ActionFormat:
+    """Joint positions of an arm of which only is known where the hand (position (3) m, quaternion (4) xyzw) is at joint
+    positions (J) [rad]. Raises ValueError for a joint that does not turn.
+
+    All frames stand as the one of the chain where the joints are 0 (product of exponentials; Brockett 1984): a quarter
+    of a turn of each joint tells its axis, and the point that stays.
+    """
+    at, turned = hand(np.zeros(len(joints)))
+    rest, last, chain = Rotation.from_quat(turned), np.zeros(3), []
+    for name, quarter in zip(joints, np.pi / 2 * np.eye(len(joints)), strict=True):
+        there, now = hand(quarter)
+        turn = Rotation.from_quat(now) * rest.inv()
+        if abs(turn.magnitude() - np.pi / 2) > 1e-6:
+            raise ValueError(f"joint {name}: it does not turn the hand as far as it turns itself")
+        axis = turn.as_rotvec() / turn.magnitude()
+        matrix = turn.as_matrix()
+        anchor = np.linalg.lstsq(np.eye(3) - matrix, there - matrix @ at, rcond=None)[0]
+        chain.append((*(anchor - last).tolist(), 0.0, 0.0, 0.0, 1.0, *axis.tolist()))
+        last = anchor
+    tip = (*(at - last).tolist(), *(float(x) for x in turned))
+    return ActionFormat("joint_positions", joints=tuple(joints), chain=tuple(chain), tip=tip)
 
 
 def _is_numbers(value: object) -> bool:

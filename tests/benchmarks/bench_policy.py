@@ -16,7 +16,7 @@ from diffusers import DDPMScheduler
 
 from diffusion_ros import checkpoint
 from diffusion_ros.models.policy import Policy
-from training.train_diffusion_policy import restore_policy
+from training.policy_setup import restore_policy
 
 CHECKPOINTS = Path(__file__).resolve().parents[2] / "checkpoints"
 

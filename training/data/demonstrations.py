@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,14 +14,20 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from diffusion_ros.action_kinds import ActionFormat
 from diffusion_ros.control.pictures import PictureError, fit
-from diffusion_ros.robot import IMAGE_SIZE
+from diffusion_ros.robot import EEF_POS, EEF_QUAT, GRIPPER_QPOS, IMAGE_SIZE
 from diffusion_ros.simulators.tasks import ARM_TASKS
 from training.data import recorded_with
+from training.data.file_layouts import FileLayout, are_poses, layout_of
 from training.data.hdf5_file import check_memory, dataset, opened
 from training.data.recorded_with import RecordedWith
 
-LOW_DIM_SHAPES = {"robot0_eef_pos": (3,), "robot0_eef_quat": (4,), "robot0_gripper_qpos": (2,)}
+LOW_DIM_SHAPES = {EEF_POS: (3,), EEF_QUAT: (4,), GRIPPER_QPOS: (2,)}
+"""What a hand is, in the simulator's names."""
+HAND = tuple(LOW_DIM_SHAPES)
+LARGEST = 128
+"""Pixels: pictures that are no wider and higher are learnt from as they are; larger ones in the simulator's size."""
 
 
 @dataclass(frozen=True)
@@ -29,12 +35,12 @@ class Demonstrations:
     """All steps of all episodes, one after the other."""
 
     task: str
-    """lift, can or square."""
+    """lift, can or square; of other environments what they are called."""
     observations: dict[str, NDArray[Any]]
-    """name -> (N, ...), as :meth:`diffusion_ros.simulators.arm.Simulation.observe` names them; images uint8, in the
-    size that policies see, whatever the file's."""
+    """name -> (N, ...), as :meth:`diffusion_ros.simulators.arm.Simulation.observe` names them; images uint8, all of one
+    size, whatever the file's."""
     actions: NDArray[np.float32]
-    """(N, 7) metres and radians per control step, gripper."""
+    """(N, A) as `recorded.actions` says: deltas are in metres and radians per control step, gripper."""
     starts: NDArray[np.int64]
     """(E + 1): episode e is steps starts[e] to starts[e + 1]."""
     data_hash: str
@@ -43,6 +49,8 @@ class Demonstrations:
     """The robot's settings."""
     held: NDArray[np.int64] | None = None
     """The episodes that the file itself keeps for validation; None: it does not say."""
+    person: NDArray[np.bool_] | None = None
+    """(N) whether a person acted, and not a policy; None: always."""
 
     def __len__(self) -> int:
         return len(self.actions)
@@ -69,22 +77,32 @@ class Windows:
 
 
 def make_windows(
-    demonstrations: Demonstrations, episodes: NDArray[np.int64], n_obs_steps: int, rows: int, action_steps_only: bool
+    demonstrations: Demonstrations,
+    episodes: NDArray[np.int64],
+    n_obs_steps: int,
+    rows: int,
+    action_steps_only: bool,
+    person: NDArray[np.bool_] | None = None,
 ) -> Windows:
     """One window for each step t of `episodes`: observations t - To + 1 to t, actions from the first of these on.
 
-    With `action_steps_only` actions start at t.
+    With `action_steps_only` actions start at t. person (N): only windows whose newest step is a person's, and of their
+    rows only the person's count; None: all.
     """
     observed, acted, valid = [], [], []
     first = 0 if action_steps_only else 1 - n_obs_steps
     for episode in episodes:
         start, end = demonstrations.starts[episode], demonstrations.starts[episode + 1]
         t = np.arange(start, end)[:, None]
+        if person is not None:
+            t = t[person[start:end]]
         observed.append(np.maximum(t + np.arange(1 - n_obs_steps, 1), start))
         steps = t + first + np.arange(rows)
         acted.append(np.clip(steps, start, end - 1))
         # Rows before the start repeat the first action: as a policy starts with its first frame repeated.
         valid.append(steps < end)
+        if person is not None:
+            valid[-1] &= person[acted[-1]]
     return Windows(np.concatenate(observed), np.concatenate(acted), np.concatenate(valid))
 
 
@@ -97,23 +115,51 @@ def split_episodes(n: int, validation: float, seed: int) -> tuple[NDArray[np.int
     return np.sort(order[held:]), np.sort(order[:held])
 
 
-def load_demonstrations(
-    path: Path, cameras: tuple[str, ...], use_object: bool = True, filter_key: str = ""
-) -> Demonstrations:
-    """Reads a robomimic-format file; ValueError, in one line, says what is missing or wrong, and where.
+@dataclass(frozen=True)
+class Selection:
+    """What is read of a file."""
 
-    filter_key: only the demonstrations that this list below `mask` names; '': all, or where the file has mask/train and
-    mask/valid, those of both.
-    """
+    cameras: tuple[str, ...]
+    use_object: bool = True
+    """Whether the object's pose is."""
+    filter_key: str = ""
+    """Only the demonstrations that this list below `mask` names; '': all, or where the file has mask/train and
+    mask/valid, those of both."""
+    numbers: tuple[str, ...] = HAND
+    """Low-dimensional observations, of any length."""
+    picture_size: tuple[int, int] | None = (IMAGE_SIZE, IMAGE_SIZE)
+    """Height and width [px] that pictures are brought to; None: their own, or where they are larger than LARGEST the
+    simulator's."""
+
+
+def load_demonstrations(
+    path: Path,
+    cameras: tuple[str, ...],
+    use_object: bool = True,
+    filter_key: str = "",
+    numbers: tuple[str, ...] = HAND,
+    picture_size: tuple[int, int] | None = (IMAGE_SIZE, IMAGE_SIZE),
+) -> Demonstrations:
+    """Reads a robomimic-format file; see `Selection`. ValueError, in one line, says what is missing or wrong, and
+    where."""
     with opened(path) as file:
-        return _read(file, path, cameras, use_object, filter_key)
+        return _read(file, path, Selection(cameras, use_object, filter_key, numbers, picture_size))
 
 
 def load_files(
-    paths: Sequence[Path], cameras: tuple[str, ...], use_object: bool = True, filter_key: str = ""
+    paths: Sequence[Path],
+    cameras: tuple[str, ...],
+    use_object: bool = True,
+    filter_key: str = "",
+    numbers: tuple[str, ...] = HAND,
+    picture_size: tuple[int, int] | None = (IMAGE_SIZE, IMAGE_SIZE),
 ) -> list[Demonstrations]:
     """Several files of one task and one kind of robot. ValueError, in one line, for what does not go together."""
-    files = [load_demonstrations(path, cameras, use_object, filter_key) for path in paths]
+    files = []
+    for path in paths:
+        files.append(load_demonstrations(path, cameras, use_object, filter_key, numbers, picture_size))
+        if cameras:  # of the others the size of the first one's
+            picture_size = files[0].observations[f"{cameras[0]}_image"].shape[1:3]
     if not files:
         raise ValueError("data: at least one file expected")
     for path, other in zip(paths, files, strict=True):
@@ -140,7 +186,12 @@ def joined(files: Sequence[Demonstrations]) -> Demonstrations:
         starts=np.concatenate([*starts, steps[-1:]]),
         data_hash=hashlib.sha256("".join(file.data_hash for file in files).encode()).hexdigest(),
         held=None,
+        person=None if all(file.person is None for file in files) else np.concatenate([_persons(f) for f in files]),
     )
+
+
+def _persons(data: Demonstrations) -> NDArray[np.bool_]:
+    return np.ones(len(data), np.bool_) if data.person is None else data.person
 
 
 def split_files(
@@ -206,7 +257,7 @@ def _names(file: h5py.File, path: Path, filter_key: str) -> tuple[list[str], set
     return names, None
 
 
-def _read(file: h5py.File, path: Path, cameras: tuple[str, ...], use_object: bool, filter_key: str) -> Demonstrations:
+def _read(file: h5py.File, path: Path, selection: Selection) -> Demonstrations:
     if not isinstance(file.get("data"), h5py.Group) or "env_args" not in file["data"].attrs:
         raise ValueError(f"{path}: not robomimic's format: no group 'data' with the attribute env_args")
     try:
@@ -214,35 +265,34 @@ def _read(file: h5py.File, path: Path, cameras: tuple[str, ...], use_object: boo
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
     tasks = {task.environment: name for name, task in ARM_TASKS.items()}
-    if recorded.environment not in tasks:
-        raise ValueError(f"{path}: environment {recorded.environment!r}, expected one of {', '.join(tasks)}")
-    names, held = _names(file, path, filter_key)
-    low_dim: dict[str, int | None] = {name: shape[0] for name, shape in LOW_DIM_SHAPES.items()}
-    if use_object:
-        low_dim["object"] = None
-    pictures = [f"{camera}_image" for camera in cameras]
-    found = {name: _arrays(file, path, name, low_dim, pictures) for name in names}
-    size = IMAGE_SIZE * IMAGE_SIZE * 3
+    names, held = _names(file, path, selection.filter_key)
+    pictures = [f"{camera}_image" for camera in selection.cameras]
+    layout = layout_of(file)
+    found = {name: _arrays(file, path, name, recorded.actions.width, selection, pictures, layout) for name in names}
+    shapes = {found[name][key].shape[1:3] for name in names for key in pictures}
+    size = selection.picture_size or _common_size(path, shapes)
     check_memory(
         path,
         sum(8 * a.size for arrays in found.values() for key, a in arrays.items() if key not in pictures)
-        + sum(2 * size * len(arrays[key]) for arrays in found.values() for key in pictures)
+        + sum(6 * size[0] * size[1] * len(arrays[key]) for arrays in found.values() for key in pictures)
         + max((arrays[key].nbytes for arrays in found.values() for key in pictures), default=0),
     )
-    parts: dict[str, list[NDArray[Any]]] = {name: [] for name in (*LOW_DIM_SHAPES, *pictures)}
-    if use_object:
+    parts: dict[str, list[NDArray[Any]]] = {name: [] for name in (*selection.numbers, *pictures)}
+    if selection.use_object:
         parts |= {"object_pos": [], "object_quat": []}
-    actions = []
+    actions, persons = [], []
     for name, arrays in found.items():
-        rows = _finite(path, name, "actions", np.asarray(arrays["actions"], dtype=np.float64))
-        if np.abs(rows).max() > 1 + 1e-6:
-            raise ValueError(f"{path}: {name}: an action of {np.abs(rows).max():.3g}, expected -1 to 1")
-        actions.append((rows * np.array(recorded.scale)).astype(np.float32))
-        for key in LOW_DIM_SHAPES:
-            parts[key].append(_finite(path, name, key, np.asarray(arrays[key], dtype=np.float32)))
+        rows = layout.actions(_finite(path, name, "actions", np.asarray(arrays["actions"], dtype=np.float64)))
+        persons.append(arrays["by_person"][:].astype(np.bool_) if "by_person" in arrays else None)
+        for key in selection.numbers:
+            value = _finite(path, name, key, np.asarray(arrays[key], dtype=np.float32))
+            parts[key].append(layout.numbers(key, value))
+        if EEF_POS in parts and recorded.actions.kind == "delta" and are_poses(rows, parts[EEF_POS][-1]):
+            recorded = replace(recorded, actions=ActionFormat("pose"))
+        actions.append(_in_units(path, name, rows, recorded))
         for key in pictures:
-            parts[key].append(_fitted(path, name, key, np.asarray(arrays[key])))
-        if use_object:
+            parts[key].append(_fitted(path, name, key, layout.pictures(np.asarray(arrays[key])), size))
+        if selection.use_object:
             pose = _finite(path, name, "object", np.asarray(arrays["object"], dtype=np.float32))
             parts["object_pos"].append(pose[:, :3])
             parts["object_quat"].append(pose[:, 3:7])
@@ -255,28 +305,70 @@ def _read(file: h5py.File, path: Path, cameras: tuple[str, ...], use_object: boo
     if not recorded.own:
         digest.update(repr(recorded).encode())
     kept = None if held is None else np.flatnonzero([name in held for name in names])
-    return Demonstrations(
-        tasks[recorded.environment], observations, all_actions, starts, digest.hexdigest(), recorded, kept
-    )
+    person = None
+    if any(one is not None for one in persons):
+        marked = [np.ones(len(r), np.bool_) if p is None else p for p, r in zip(persons, actions, strict=True)]
+        person = np.concatenate(marked)
+        digest.update(person.tobytes())
+    task = tasks.get(recorded.environment, recorded.environment)
+    return Demonstrations(task, observations, all_actions, starts, digest.hexdigest(), recorded, kept, person)
+
+
+def _in_units(path: Path, demo: str, rows: NDArray[np.float64], recorded: RecordedWith) -> NDArray[np.float32]:
+    """Deltas, which a file has in parts of the full ones, in metres and radians; other kinds are."""
+    if recorded.actions.kind == "delta":
+        if np.abs(rows).max() > 1 + 1e-6:
+            raise ValueError(f"{path}: {demo}: an action of {np.abs(rows).max():.3g}, expected -1 to 1")
+        rows = rows * np.array(recorded.scale)
+    elif np.abs(rows[:, -1]).max() > 1 + 1e-6:
+        raise ValueError(f"{path}: {demo}: a gripper of {np.abs(rows[:, -1]).max():.3g}, expected -1 to 1")
+    return rows.astype(np.float32)
+
+
+def _common_size(path: Path, shapes: set[tuple[int, ...]]) -> tuple[int, int]:
+    """Height and width that all pictures are brought to where nobody has said: see `Selection`."""
+    if len(shapes) == 1 and max(shape := next(iter(shapes))) <= LARGEST:
+        return shape[0], shape[1]
+    if shapes and min(min(shape) for shape in shapes) < IMAGE_SIZE:
+        sizes = ", ".join(f"{width}x{height}" for height, width in sorted(shapes))
+        raise ValueError(f"{path}: pictures of {sizes} pixels: no size goes for all; --picture-size names one")
+    return IMAGE_SIZE, IMAGE_SIZE
 
 
 def _arrays(
-    file: h5py.File, path: Path, name: str, low_dim: Mapping[str, int | None], pictures: Sequence[str]
+    file: h5py.File,
+    path: Path,
+    name: str,
+    actions: int,
+    selection: Selection,
+    pictures: Sequence[str],
+    layout: FileLayout,
 ) -> dict[str, h5py.Dataset]:
     """One demonstration's arrays, whose shapes fit; nothing is read yet."""
     demo, where = file["data"].get(name), f"{path}: {name}"
     if not isinstance(demo, h5py.Group) or not isinstance(demo.get("obs"), h5py.Group):
         raise ValueError(f"{where} has no obs")
     arrays = {"actions": dataset(demo, "actions", where)}
-    for key in (*low_dim, *pictures):
-        arrays[key] = dataset(demo["obs"], key, f"{where}/obs")
-    steps = len(arrays["actions"]) if arrays["actions"].shape else 0
-    if not steps:
+    objects = ["object"] if selection.use_object else []
+    for key in (*selection.numbers, *objects, *pictures):
+        arrays[key] = dataset(demo["obs"], layout.name(key), f"{where}/obs")
+    steps = len(arrays["actions"]) - layout.late if arrays["actions"].shape else 0
+    if steps < 1:
         raise ValueError(f"{where}: has no steps")
-    for key, width in {"actions": 7, **low_dim}.items():
+    wanted = {
+        "actions": actions,
+        **{key: layout.width(key, LOW_DIM_SHAPES.get(key, (0,))[0]) for key in selection.numbers},
+    }
+    for key, width in wanted.items():
         shape = arrays[key].shape
-        if len(shape) != 2 or (shape[1] != width if width is not None else shape[1] < 7):
-            raise ValueError(f"{where}/{key} has shape {shape}, expected (N, {width or '7 or more'})")
+        if (len(shape) != 2 or shape[1] != width) if width else len(shape) not in (1, 2):
+            raise ValueError(f"{where}/{key} has shape {shape}, expected (N, {width or 'n'})")
+    for key in objects:
+        shape = arrays[key].shape
+        if len(shape) != 2 or shape[1] < 7:
+            raise ValueError(f"{where}/{key} has shape {shape}, expected (N, 7 or more)")
+    if "by_person" in demo:
+        arrays["by_person"] = dataset(demo, "by_person", where)
     for key in pictures:
         shape, kind = arrays[key].shape, arrays[key].dtype
         if len(shape) != 4 or kind != np.uint8 or shape[3] != 3:
@@ -287,9 +379,8 @@ def _arrays(
     return arrays
 
 
-def _fitted(path: Path, demo: str, key: str, images: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Images (N, H, W, 3) in the size that policies see, as a robot's are brought to it."""
-    size = (IMAGE_SIZE, IMAGE_SIZE)
+def _fitted(path: Path, demo: str, key: str, images: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
+    """Images (N, H, W, 3) in that height and width, as a robot's are brought to it."""
     if images.shape[1:3] == size:
         return images
     try:

@@ -5,15 +5,16 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+from diffusion_ros.action_kinds import ActionFormat
 from diffusion_ros.robot import ACTION_SCALE, RATE, ROTATION_SCALE, TRANSLATION_SCALE
 
 OWN_ROBOT = "Panda"
 """robosuite's, which the simulator has."""
-_FRAMES = ("base", "world")
-"""robosuite's names of frames whose axes are the base's."""
+_FRAMES = {"base": "base", "world": "base", "tool": "tool"}
+"""What a controller calls the frame of its input -> the axes of deltas. robosuite's world has the base's axes."""
 
 
 @dataclass(frozen=True)
@@ -25,15 +26,20 @@ class RecordedWith:
     rate: float = RATE
     """Control steps a second [Hz]."""
     scale: tuple[float, ...] = tuple(ACTION_SCALE.tolist())
-    """(7) of a full action: m, rad, and 1 of the gripper."""
+    """(7) of a full action: m, rad, and 1 of the gripper. Of other kinds than deltas the most that a step goes."""
+    actions: ActionFormat = field(default_factory=ActionFormat)
+    """What the rows say."""
 
     @property
     def own(self) -> bool:
         """Whether the simulator is such a robot."""
-        return self == RecordedWith(self.environment)
+        return replace(self, actions=ActionFormat()) == RecordedWith(self.environment)
 
     def __str__(self) -> str:
-        return f"{self.robot} at {self.rate:g} Hz, {self.scale[0]:g} m and {self.scale[3]:g} rad a step"
+        text = f"{self.robot} at {self.rate:g} Hz, {self.scale[0]:g} m and {self.scale[3]:g} rad a step"
+        said = {"delta": "in the tool's axes" if self.actions.axes == "tool" else "", "pose": "as poses"}
+        how = said.get(self.actions.kind, "as joint positions")
+        return f"{text}, {how}" if how else text
 
 
 def read(text: Any) -> RecordedWith:
@@ -54,13 +60,14 @@ def read(text: Any) -> RecordedWith:
     rate = settings.get("control_freq", RATE)
     if isinstance(rate, bool) or not isinstance(rate, (int, float)) or not 1 <= rate <= 100:
         raise ValueError(f"env_args: control_freq {rate!r}, 1 to 100 Hz expected")
-    return RecordedWith(arguments["env_name"], str(names[0]), float(rate), _scale(settings.get("controller_configs")))
+    scale, actions = _controller(settings.get("controller_configs"))
+    return RecordedWith(arguments["env_name"], str(names[0]), float(rate), scale, actions)
 
 
-def _scale(controller: Any) -> tuple[float, ...]:
-    """(7) of robosuite's controller; None: its default."""
+def _controller(controller: Any) -> tuple[tuple[float, ...], ActionFormat]:
+    """Scale (7) and rows of robosuite's controller; None: its default."""
     if controller is None:
-        return tuple(ACTION_SCALE.tolist())
+        return tuple(ACTION_SCALE.tolist()), ActionFormat()
     if isinstance(controller, list) and len(controller) == 1:
         controller = controller[0]
     if not isinstance(controller, Mapping):
@@ -72,13 +79,19 @@ def _scale(controller: Any) -> tuple[float, ...]:
             raise ValueError(f"env_args: controllers of {', '.join(parts) or 'nothing'}: one arm expected")
         controller = parts[arms[0]]
     kind = controller.get("type", "OSC_POSE")
+    absolute = not controller.get("control_delta", True) or controller.get("input_type", "delta") == "absolute"
+    if kind == "JOINT_POSITION" and absolute:
+        return tuple(ACTION_SCALE.tolist()), ActionFormat("joint_positions", joints=_joints(controller))
     if kind != "OSC_POSE":
-        raise ValueError(f"env_args: controller {kind}, OSC_POSE expected: what its actions mean is not known here")
-    if not controller.get("control_delta", True) or controller.get("input_type", "delta") != "delta":
-        raise ValueError("env_args: the controller takes absolute poses, differences to the hand's pose expected")
+        rule = "OSC_POSE, or JOINT_POSITION of input_type absolute, expected: what its actions mean is not known here"
+        raise ValueError(f"env_args: controller {kind}, {rule}")
     frame = controller.get("input_ref_frame", "base")
     if frame not in _FRAMES:
-        raise ValueError(f"env_args: the controller's input_ref_frame is {frame!r}, {' or '.join(_FRAMES)} expected")
+        raise ValueError(f"env_args: the controller's input_ref_frame is {frame!r}, {', '.join(_FRAMES)} expected")
+    if absolute:
+        if _FRAMES[frame] != "base":
+            raise ValueError(f"env_args: the controller takes poses in the frame {frame!r}, base or world expected")
+        return tuple(ACTION_SCALE.tolist()), ActionFormat("pose")
     for name, least in (("input_max", 1.0), ("input_min", -1.0)):
         if any(value != least for value in _numbers(controller, name, [least])):
             raise ValueError(f"env_args: the controller's {name} is {controller[name]}, {least:g} expected")
@@ -90,7 +103,15 @@ def _scale(controller: Any) -> tuple[float, ...]:
             f"env_args: the controller's output_min {low} and output_max {high}, 6 numbers above 0 and their negatives"
             " expected"
         )
-    return (*high, 1.0)
+    return (*high, 1.0), ActionFormat(axes=_FRAMES[frame])
+
+
+def _joints(controller: Mapping[str, Any]) -> tuple[str, ...]:
+    """Their names, in the order of the actions; robosuite's Panda's where the file has none."""
+    names = controller.get("joints", [f"joint{i}" for i in range(1, 8)])
+    if not isinstance(names, list) or not names or not all(isinstance(name, str) and name for name in names):
+        raise ValueError(f"env_args: the controller's joints {names!r}, a list of names expected")
+    return tuple(names)
 
 
 def _numbers(controller: Mapping[str, Any], name: str, default: list[float]) -> list[float]:

@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from diffusion_ros.action_kinds import ActionFormat
 from diffusion_ros.models.hand_planner import in_way_frames
 from diffusion_ros.simulators.maze import GOAL_RADIUS
 from diffusion_ros.simulators.tasks import ARM_TASKS, maze_task
@@ -170,9 +171,10 @@ def load_arm(path: Path) -> Trajectories:
     The state is the hand's position, its rotation as the first two columns of the matrix, and the gripper's opening.
     """
     data = load_demonstrations(path, (), use_object=False)
-    if not data.recorded.own:
+    if not data.recorded.own or data.recorded.actions != ActionFormat() or data.task not in ARM_TASKS:
         raise ValueError(
-            f"{path}: by {data.recorded}, expected the simulator's robot: a planner's rate and scale are its"
+            f"{path}: {data.task} by {data.recorded}, expected the simulator's robot, told by deltas: a planner's rate and"
+            " scale are its"
         )
     observed = {name: torch.from_numpy(data.observations[name]) for name in LOW_DIM_SHAPES}
     fingers = observed["robot0_gripper_qpos"]

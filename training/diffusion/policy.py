@@ -2,11 +2,12 @@
 
 Inside are the normalisers, the encoder, the denoiser and the sampler, so the scripted module is all that a robot needs.
 Rotations enter as 6-D (Zhou et al. 2019, arXiv 1812.07035): quaternions q and -q are one rotation and must look alike.
-Actions leave in metres and radians per control step; inside they are in [-1, 1] by the limits of the data.
+Actions leave in metres and radians; inside they are in [-1, 1] by the limits of the data.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -21,6 +22,8 @@ from training.networks.encoders import KeypointEncoder, ResNet18Encoder, SmallCo
 from training.networks.transformer import DiffusionTransformer
 from training.networks.unet1d import ConditionalUnet1d
 
+HAND = {"robot0_eef_pos": 3, "robot0_eef_quat": 4, "robot0_gripper_qpos": 2}
+"""The inputs of the simulator's hand, and how many numbers each has."""
 POSE_DIM = 12
 """Of an object's pose: position, 6-D rotation, position relative to the hand."""
 POSE_POINTS = 4
@@ -42,10 +45,19 @@ def rotation_6d(quaternion: Tensor) -> Tensor:
     return torch.stack(first + second, dim=-1)
 
 
-def hand_vector(obs: dict[str, Tensor]) -> Tensor:
-    """What the robot feels, (B, 11): hand position (m), 6-D rotation, finger positions (m)."""
-    rotation = rotation_6d(obs["robot0_eef_quat"])
-    return torch.cat([obs["robot0_eef_pos"], rotation, obs["robot0_gripper_qpos"]], dim=-1)
+def number_vector(obs: dict[str, Tensor], names: list[str]) -> Tensor:
+    """What the robot feels, (B, n), of its inputs by name; quaternions as 6-D rotations. The simulator's hand is 11:
+    position (m), rotation, finger positions (m)."""
+    parts: list[Tensor] = []
+    for name in names:
+        value = obs[name]
+        parts.append(rotation_6d(value) if name.endswith("_quat") else value)
+    return torch.cat(parts, dim=-1)
+
+
+def vector_width(sizes: Mapping[str, int]) -> int:
+    """Of `number_vector`, for inputs by name and how many numbers each has."""
+    return sum(6 if name.endswith("_quat") else size for name, size in sizes.items())
 
 
 def object_vector(obs: dict[str, Tensor]) -> Tensor:
@@ -69,12 +81,15 @@ class ObservationEncoder(nn.Module):
     hand and the pose.
 
     Args:
+        numbers: low-dimensional inputs, name -> how many numbers; where there is a pose of an object, the first two are
+            the hand's position and quaternion.
         cameras: names; each has an encoder of its own.
         use_object: whether the true pose of the object is an input.
-        hand_limits, object_limits: normalisers of the two vectors.
+        hand_limits, object_limits: normalisers of numbers and of the object's vector.
         vision: "small" or "resnet18".
         pose_head: whether the pose is estimated from the images.
         pose_points: whether it is estimated from images of the object's frame; for "small".
+        image_size, crop_size: height and width of the pictures and of what is cut out of them [px].
     """
 
     def __init__(
@@ -86,11 +101,16 @@ class ObservationEncoder(nn.Module):
         vision: str = "small",
         pose_head: bool = True,
         pose_points: bool = False,
-        image_size: int = 84,
-        crop_size: int = 76,
+        image_size: tuple[int, int] = (84, 84),
+        crop_size: tuple[int, int] = (76, 76),
+        numbers: Mapping[str, int] = HAND,
     ) -> None:
         super().__init__()
         self.cameras = list(cameras)
+        self.numbers = list(numbers)
+        felt = vector_width(numbers)
+        if (use_object or (pose_head and cameras)) and self.numbers[:2] != list(HAND)[:2]:
+            raise ValueError(f"inputs {', '.join(numbers)}: with a pose of the object the hand's comes first")
         self.use_object = use_object
         self.pose_dim = POSE_DIM
         self.image_size = image_size
@@ -110,12 +130,12 @@ class ObservationEncoder(nn.Module):
             encoders = [SmallConvEncoder(image_size, crop_size) for _ in cameras]
         self.vision = nn.ModuleList(encoders)
         keypoints = sum(encoder.out_dim for encoder in encoders)
-        self.out_dim = 11 + (POSE_DIM if use_object else 0) + (0 if pose_points else keypoints)
+        self.out_dim = felt + (POSE_DIM if use_object else 0) + (0 if pose_points else keypoints)
         self.pose_head: nn.Module = nn.Identity()
         self.hand_reach = HAND_REACH
         if self.has_pose_head:
             estimates = 9 + 9 + 2 if pose_points else POSE_DIM
-            seen = 9 * POSE_POINTS * len(cameras) if pose_points else 11 + keypoints
+            seen = 9 * POSE_POINTS * len(cameras) if pose_points else felt + keypoints
             self.pose_head = nn.Sequential(
                 nn.Linear(seen, 256), nn.SiLU(), nn.Linear(256, 256), nn.SiLU(), nn.Linear(256, estimates)
             )
@@ -130,7 +150,8 @@ class ObservationEncoder(nn.Module):
 
     def see(self, obs: dict[str, Tensor], offset: Tensor) -> tuple[Tensor, list[Tensor]]:
         """The features and, with `pose_points`, each camera's logits, (B, 3 POSE_POINTS, h, w)."""
-        hand = self.hand_limits.normalize(hand_vector(obs))
+        felt = number_vector(obs, self.numbers)
+        hand = self.hand_limits.normalize(felt)
         known = [hand]
         if self.use_object:
             known.append(self.object_limits.normalize(object_vector(obs)))
@@ -146,7 +167,7 @@ class ObservationEncoder(nn.Module):
             else:
                 seen.append(encoder(image, offset))
         if self.pose_points:
-            estimate = self.weigh(self.pose_head(torch.cat(seen, dim=-1)).float(), hand_vector(obs))
+            estimate = self.weigh(self.pose_head(torch.cat(seen, dim=-1)).float(), felt)
             return torch.cat(known + [estimate], dim=-1), maps
         if self.has_pose_head:  # the estimate is to come from the images, whatever is known
             seen.append(self.pose_head(torch.cat([hand] + seen, dim=-1)).float())
@@ -156,7 +177,7 @@ class ObservationEncoder(nn.Module):
         """One normalised pose (B, POSE_DIM) of two estimates, (B, 9) each, and their weights (B, 2).
 
         The first is in the world's frame, normalised; the second in the hand's, in units of `HAND_REACH` and 1. One
-        weight is for the position, one for the rotation. hand (B, 11) is :func:`hand_vector`.
+        weight is for the position, one for the rotation. hand (B, 9 or more) is :func:`number_vector`, the hand first.
         """
         at, first, second = hand[:, :3], hand[:, 3:6], hand[:, 6:9]
         turn = torch.stack([first, second, torch.linalg.cross(first, second)], dim=2)  # columns; hand to world
@@ -170,10 +191,10 @@ class ObservationEncoder(nn.Module):
 
 
 class DiffusionPolicy(nn.Module):
-    """Denoises (B, rows, 7) action chunks, conditioned on the features of n_obs_steps frames.
+    """Denoises (B, rows, A) action chunks, conditioned on the features of n_obs_steps frames.
 
     Two ways to condition. "observation": features are the denoiser's condition. "inpainting": actions and features
-    diffuse together as rows (7 + F); the features of the first n_obs_steps rows are known and are written back before
+    diffuse together as rows (A + F); the features of the first n_obs_steps rows are known and are written back before
     each step and at the end, and the loss leaves them out (Chi et al. 2023; Janner et al. 2022).
 
     Rows: 0 is the action of the oldest observed frame, unless `action_steps_only`: then it is that of the newest, and
@@ -206,7 +227,7 @@ class DiffusionPolicy(nn.Module):
         self.sampler = sampler
 
     def forward(self, obs: dict[str, Tensor], seed: int, steps: int) -> Tensor:
-        """obs name -> (B, n_obs_steps, ...); returns (B, rows from the newest observation on, 7)."""
+        """obs name -> (B, n_obs_steps, ...); returns (B, rows from the newest observation on, A)."""
         features: list[Tensor] = []
         for i in range(self.n_obs_steps):
             frame: dict[str, Tensor] = {}
@@ -218,14 +239,14 @@ class DiffusionPolicy(nn.Module):
     @exported
     def encode(self, obs: dict[str, Tensor]) -> Tensor:
         """Features (B, F) of single frames: obs name -> (B, ...), images (B, H, W, 3) uint8."""
-        hand = obs["robot0_eef_pos"]
+        hand = obs[self.encoder.numbers[0]]
         offset = centre_offset(hand.shape[0], self.encoder.image_size, self.encoder.crop_size, hand.device)
         features: Tensor = self.encoder(obs, offset)
         return features
 
     @exported
     def sample(self, features: Tensor, seed: int, steps: int) -> Tensor:
-        """Chunks (B, rows from the newest observation on, 7) in metres and radians per control step.
+        """Chunks (B, rows from the newest observation on, A) of whatever kind the actions are, in metres and radians.
 
         features (B, n_obs_steps, F), the oldest first. `seed` decides the noise, `steps` how many denoising steps.
         """
@@ -266,7 +287,7 @@ class PolicyLoss(nn.Module):
     def forward(self, features: Tensor, actions: Tensor, valid: Tensor, noise: Tensor, t: Tensor) -> Tensor:
         """Mean squared error of the denoiser's prediction (Chi et al. 2023, equation 5).
 
-        features (B, To, F), or (B, rows, F) to be inpainted; actions (B, rows, 7) in metres, radians; valid (B, rows)
+        features (B, To, F), or (B, rows, F) to be inpainted; actions (B, rows, A) in metres, radians; valid (B, rows)
         bool, False where the episode was over; noise (D, B, rows, width) and t (D, B) int64: D draws of noise for each
         sample, so that what an image costs to encode serves several denoising steps. Returns a scalar.
         """

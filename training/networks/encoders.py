@@ -9,22 +9,26 @@ feature map looks at pixel i * stride of the crop.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+Size = tuple[int, int]
+"""Height and width [px]."""
 
-def crop(images: Tensor, offset: Tensor, size: int) -> Tensor:
-    """Cut a square out of each image.
+
+def crop(images: Tensor, offset: Tensor, size: tuple[int, int]) -> Tensor:
+    """Cut a part of that height and width out of each image.
 
     Args:
         images: (B, C, H, W), any dtype; the memory format (channels_last or not) is kept.
-        offset: (B, 2) int64, the x (column) and y (row) of the upper left pixel, 0 <= x <= W - size.
+        offset: (B, 2) int64, the x (column) and y (row) of the upper left pixel, 0 <= x <= W - size[1].
         size: rows and columns to keep.
 
     Returns:
-        (B, C, size, size).
+        (B, C, *size).
     """
     n, height, width = images.shape[0], images.shape[2], images.shape[3]
     if images.device.type != "cpu":
@@ -33,28 +37,35 @@ def crop(images: Tensor, offset: Tensor, size: int) -> Tensor:
     pieces: list[Tensor] = []
     for i in range(n):
         x, y = corners[i][0], corners[i][1]
-        if x < 0 or y < 0 or x + size > width or y + size > height:
-            raise ValueError(f"crop offset ({x}, {y}) with size {size} leaves the image of {width} x {height} pixels")
-        pieces.append(images[i : i + 1, :, y : y + size, x : x + size])
+        if x < 0 or y < 0 or x + size[1] > width or y + size[0] > height:
+            part = f"{size[1]} x {size[0]}"
+            raise ValueError(f"crop offset ({x}, {y}) with {part} pixels leaves the image of {width} x {height} pixels")
+        pieces.append(images[i : i + 1, :, y : y + size[0], x : x + size[1]])
     return torch.cat(pieces)
 
 
-def gathered(images: Tensor, offset: Tensor, size: int) -> Tensor:
+def gathered(images: Tensor, offset: Tensor, size: tuple[int, int]) -> Tensor:
     """What `crop` gives, without reading anything back from the device: what leaves the image is the device's error."""
-    rows = offset[:, 1, None] + torch.arange(size, device=images.device)
-    columns = offset[:, 0, None] + torch.arange(size, device=images.device)
+    rows = offset[:, 1, None] + torch.arange(size[0], device=images.device)
+    columns = offset[:, 0, None] + torch.arange(size[1], device=images.device)
     of = torch.arange(images.shape[0], device=images.device)[:, None, None]
     return images.permute(0, 2, 3, 1)[of, rows[:, :, None], columns[:, None]].permute(0, 3, 1, 2)
 
 
-def random_offset(n: int, image_size: int, crop_size: int, generator: torch.Generator) -> Tensor:
+def random_offset(n: int, image_size: Size, crop_size: Size, generator: torch.Generator) -> Tensor:
     """Offsets (n, 2) int64 of random crops, uniform over all that fit, on the generator's device. Used in training."""
-    return torch.randint(0, image_size - crop_size + 1, (n, 2), generator=generator, device=generator.device)
+    down, across = image_size[0] - crop_size[0] + 1, image_size[1] - crop_size[1] + 1
+    of: dict[str, Any] = {"generator": generator, "device": generator.device}
+    if down == across:
+        return torch.randint(0, down, (n, 2), **of)
+    return torch.cat([torch.randint(0, across, (n, 1), **of), torch.randint(0, down, (n, 1), **of)], dim=1)
 
 
-def centre_offset(n: int, image_size: int, crop_size: int, device: torch.device) -> Tensor:
+def centre_offset(n: int, image_size: tuple[int, int], crop_size: tuple[int, int], device: torch.device) -> Tensor:
     """Offsets (n, 2) int64 of the centred crop. Used outside training."""
-    return torch.full((n, 2), (image_size - crop_size) // 2, dtype=torch.int64, device=device)
+    across, down = (image_size[1] - crop_size[1]) // 2, (image_size[0] - crop_size[0]) // 2
+    corners = [torch.full((n,), side, dtype=torch.int64, device=device) for side in (across, down)]
+    return torch.stack(corners, dim=1)
 
 
 class SpatialSoftmax(nn.Module):
@@ -64,10 +75,10 @@ class SpatialSoftmax(nn.Module):
         in_dim: channels of the features, from which a 1x1 convolution makes the maps.
         n_keypoints: K.
         stride: pixels between two cells of the features.
-        image_size: pixels on a side of the whole image, before the crop.
+        image_size: height and width of the whole image, before the crop [px].
     """
 
-    def __init__(self, in_dim: int, n_keypoints: int, stride: int, image_size: int) -> None:
+    def __init__(self, in_dim: int, n_keypoints: int, stride: int, image_size: Size) -> None:
         super().__init__()
         self.maps = nn.Conv2d(in_dim, n_keypoints, 1, bias=False)  # a softmax does not see a bias
         self.n_keypoints = n_keypoints
@@ -92,10 +103,14 @@ class SpatialSoftmax(nn.Module):
         x = (across * column).sum(dim=2)  # (B, K), in cells
         y = (down * row).sum(dim=2)
         variance = (across * (column - x[:, :, None]) ** 2).sum(dim=2) + (down * (row - y[:, :, None]) ** 2).sum(dim=2)
-        scale = 2.0 / (self.image_size - 1)
+        height, width = self.image_size
         pixels = torch.stack([x, y], dim=1) * self.stride + offset[:, :, None]
-        spread = (variance + 1e-6).sqrt() * (self.stride * scale)
-        return torch.cat([(pixels * scale - 1.0).flatten(1), spread], dim=1)
+        if height == width:
+            places = pixels * (2.0 / (width - 1)) - 1.0
+        else:
+            places = torch.stack([pixels[:, 0] * (2.0 / (width - 1)), pixels[:, 1] * (2.0 / (height - 1))], dim=1) - 1.0
+        spread = (variance + 1e-6).sqrt() * (self.stride * (2.0 / (max(height, width) - 1)))
+        return torch.cat([places.flatten(1), spread], dim=1)
 
 
 class Coarse(nn.Module):
@@ -122,7 +137,9 @@ class Coarse(nn.Module):
 class KeypointEncoder(nn.Module):
     """Convolutions and a spatial softmax over what they make of a crop."""
 
-    def __init__(self, convolutions: nn.Sequential, keypoints: SpatialSoftmax, image_size: int, crop_size: int) -> None:
+    def __init__(
+        self, convolutions: nn.Sequential, keypoints: SpatialSoftmax, image_size: Size, crop_size: Size
+    ) -> None:
         super().__init__()
         self.image_size = image_size
         self.image_size_after_crop = crop_size
@@ -149,8 +166,8 @@ class SmallConvEncoder(KeypointEncoder):
     `initialise_unit_variance` with a batch of images instead, once, before training.
 
     Args:
-        image_size: pixels on a side of the whole image.
-        image_size_after_crop: pixels on a side of the crop that `forward` gets.
+        image_size: height and width of the whole image [px].
+        image_size_after_crop: and of the crop that `forward` gets.
         n_keypoints: key-points, half the number of features.
         coarse: whether places are seen in their surroundings.
     """
@@ -159,7 +176,11 @@ class SmallConvEncoder(KeypointEncoder):
     """Pixels between two cells of the maps."""
 
     def __init__(
-        self, image_size: int = 84, image_size_after_crop: int = 76, n_keypoints: int = 32, coarse: bool = False
+        self,
+        image_size: Size = (84, 84),
+        image_size_after_crop: Size = (76, 76),
+        n_keypoints: int = 32,
+        coarse: bool = False,
     ) -> None:
         convolutions = nn.Sequential(
             nn.Conv2d(3, 24, 5, stride=2, padding=2),
@@ -236,14 +257,18 @@ class ResNet18Encoder(KeypointEncoder):
     spatial softmax in place of average pooling. 11.2 million parameters: for a GPU.
 
     Args:
-        image_size: pixels on a side of the whole image.
-        image_size_after_crop: pixels on a side of the crop that `forward` gets.
+        image_size: height and width of the whole image [px].
+        image_size_after_crop: and of the crop that `forward` gets.
         n_keypoints: key-points of the spatial softmax.
         out_dim: numbers in the feature vector.
     """
 
     def __init__(
-        self, image_size: int = 84, image_size_after_crop: int = 76, n_keypoints: int = 32, out_dim: int = 64
+        self,
+        image_size: Size = (84, 84),
+        image_size_after_crop: Size = (76, 76),
+        n_keypoints: int = 32,
+        out_dim: int = 64,
     ) -> None:
         convolutions = nn.Sequential(
             nn.Conv2d(3, 64, 7, stride=2, padding=3, bias=False),

@@ -267,6 +267,13 @@ class Simulation:
         """Rotation (3, 3) of the grip site in the world: x is the closing axis, z the approach."""
         return np.array(self._look(self.data.qpos).site_xmat[self._grip_site]).reshape(3, 3)
 
+    def hand_at(self, joints: Array) -> tuple[Array, Array]:
+        """The hand in the world, as in `observe`, at joint positions (7) [rad]: position (3) m, quaternion xyzw."""
+        qpos = self.data.qpos.copy()
+        qpos[self._qpos[:-2]] = joints
+        view = self._look(qpos)
+        return view.site_xpos[self._grip_site].copy(), _xyzw(view.xquat[self._hand_body])
+
     def base_position(self) -> Array:
         """Where the robot stands in the world (3) m."""
         return np.array(self._look(self.data.qpos).xpos[self.model.body("robot0_base").id])
