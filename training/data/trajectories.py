@@ -173,8 +173,8 @@ def load_arm(path: Path) -> Trajectories:
     data = load_demonstrations(path, (), use_object=False)
     if not data.recorded.own or data.recorded.actions != ActionFormat() or data.task not in ARM_TASKS:
         raise ValueError(
-            f"{path}: {data.task} by {data.recorded}, expected the simulator's robot, told by deltas: a planner's rate and"
-            " scale are its"
+            f"{path}: {data.task} by {data.recorded}, expected the simulator's robot told by deltas: a planner's rate"
+            " and scale are its"
         )
     observed = {name: torch.from_numpy(data.observations[name]) for name in LOW_DIM_SHAPES}
     fingers = observed["robot0_gripper_qpos"]
