@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -54,11 +55,18 @@ def spec(inputs: tuple[TensorSpec, ...] = (*images(), *LOW_DIM), **changes: obje
     return checkpoint.checked(CheckpointSpec(**{**fields, **changes}))
 
 
+def relative(inputs: tuple[TensorSpec, ...], **changes: Any) -> CheckpointSpec:
+    """Of a policy whose rows are poses as seen from the observed hand."""
+    action = TensorSpec("action", (10,), "float32", "m, rad; gripper", "world")
+    return spec(inputs, outputs=(action,), actions={"kind": "relative_pose", "axes": "base"}, **changes)
+
+
 class FakePolicy(nn.Module):
     """Rows that depend on every input, on the seed, on the steps and on the order of the window."""
 
-    def __init__(self, names: tuple[str, ...], n_rows: int) -> None:
+    def __init__(self, names: tuple[str, ...], n_rows: int, relative: bool = False) -> None:
         super().__init__()
+        self.relative = relative
         self.names = list(names)
         self.n_rows = n_rows
         self.register_buffer("gain", torch.tensor([0.02, 0.02, 0.02, 0.1, 0.1, 0.1, 0.5]))
@@ -78,6 +86,9 @@ class FakePolicy(nn.Module):
         phase = (features.flatten(1) * weights).sum(1)[:, None, None] + 0.01 * float(seed % 1000) + 0.1 * float(steps)
         index = torch.arange(self.n_rows * 7, dtype=torch.float32).reshape(1, self.n_rows, 7)
         rows = self.gain * torch.sin(phase + 0.7 * index)
+        if self.relative:  # nearly no turn, as the first two columns of its matrix
+            one, (x, y, z) = torch.ones_like(rows[..., :1]), rows[..., 3:6].split(1, dim=2)
+            rows = torch.cat([rows[..., :3], one, z, -y, -z, one, x, rows[..., 6:]], dim=2)
         lost = features[:, -1, 0] > 9.0
         return torch.where(lost[:, None, None], torch.full_like(rows, float("nan")), rows)
 
@@ -85,5 +96,5 @@ class FakePolicy(nn.Module):
 def save(path: Path, spec_: CheckpointSpec | None = None) -> Path:
     """Writes a checkpoint for `spec_` and returns its path."""
     spec_ = spec_ or spec()
-    checkpoint.save(FakePolicy(spec_.input_names, spec_.n_rows), spec_, path)
+    checkpoint.save(FakePolicy(spec_.input_names, spec_.n_rows, bool(spec_.actions)), spec_, path)
     return path

@@ -17,7 +17,7 @@ from diffusion_ros.action_kinds import chain_of, forward, poses_of_deltas, relat
 from diffusion_ros.models.policy import FrameError, Policy
 from diffusion_ros.robot import ACTION_SCALE
 from diffusion_ros.simulators.arm import Simulation
-from training.data.action_rows import converted, joint_goals, seen_from
+from training.data.action_rows import converted, joint_goals, seen_from, with_widths
 from training.data.demonstrations import load_demonstrations, make_windows
 from training.policy_setup import Inputs, Options, restore_policy
 from training.train_diffusion_policy import Trainer
@@ -278,3 +278,16 @@ def test_of_corrections_only_the_persons_steps_are_learnt(tmp_path: Path) -> Non
     whole = make_windows(data, np.array([0]), 2, 4, False)
     assert len(whole) == STEPS
     assert load_demonstrations(write(tmp_path / "plain.hdf5", {}), ()).person is None
+
+
+def test_widths_of_a_gripper(tmp_path: Path) -> None:
+    path = write(tmp_path / "x.hdf5", {})
+    with h5py.File(path, "r+") as file:
+        for demo in file["data"].values():
+            demo["actions"][:, 6] = np.linspace(0.0, 0.08, STEPS)
+    data = load_demonstrations(path, ())
+    made = with_widths(data, 0.0, 0.08)
+    np.testing.assert_allclose(made.actions[:STEPS, 6], np.linspace(1, -1, STEPS), atol=1e-6)
+    assert data.actions[0, 6] == 0.0, "the file's own stay"
+    with pytest.raises(ValueError, match=r"from 0 to 0.08 m, 0 to 0.04 expected"):
+        with_widths(data, 0.0, 0.04)

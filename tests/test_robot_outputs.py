@@ -54,6 +54,7 @@ class Bench:
         output: str,
         extra: str = "",
         action: str = "",
+        gripper: str = "",
         low: float = -1.0,
         **parameters: Any,
     ) -> None:
@@ -69,7 +70,7 @@ class Bench:
             "observations:\n"
             "  hand: {source: pose, topic: tool_pose}\n"
             f"action: {{output: {output}, topic: command, rate: 50{action}}}\n"
-            "gripper: {output: positions, name: gripper, open: 0.08, closed: 0.0, interval: 0.1}\n"
+            f"gripper: {{output: positions, name: gripper, open: 0.08, closed: 0.0, interval: 0.1{gripper}}}\n"
             "limits: {linear: 0.5, angular: 2.0, linear_acceleration: 10.0, angular_acceleration: 20.0,"
             f" low: [-1.0, -1.0, {low}], high: [1.0, 1.0, 1.0]}}\n" + extra
         )
@@ -92,6 +93,7 @@ class Bench:
         self.joint_offset = 0.0
         """m that the first joint reports too much."""
         self.rows: np.ndarray | None = None
+        self.kind = "delta"
         self.silent = False
         self.node.create_timer(0.01, self._pose)
         self.node.create_timer(0.1, self._chunk)
@@ -114,7 +116,7 @@ class Bench:
     def _chunk(self) -> None:
         if self.rows is not None:
             frame = self.executor.frame_id
-            self.chunks.publish(messages.chunk_to_msg(ActionChunk(self._now(), self.rows, PERIOD_NS), frame))
+            self.chunks.publish(messages.chunk_to_msg(ActionChunk(self._now(), self.rows, PERIOD_NS, self.kind), frame))
 
     def tool(self, msg: Any) -> np.ndarray:
         """Where a command wants the tool (3); a trajectory at its end; a twist: how fast."""
@@ -154,6 +156,30 @@ class Bench:
 def graph() -> Iterator[Graph]:
     with ros_graph.graph() as made:
         yield made
+
+
+def test_a_pose_is_a_place_in_the_drivers_base(graph: Graph, tmp_path: Path) -> None:
+    """However often its chunks come, and whatever the way there: the target stops where they say."""
+    bench = Bench(graph, tmp_path, "pose")
+    graph.spin_until(lambda: bench.executor._robot.hand is not None)
+    at = bench.executor.executor_logic._position
+    there = (bench.executor.executor_logic._rotation, at + [0.04, 0.0, 0.03])
+    bench.kind = "pose"
+    bench.rows = np.tile([*there[1], *there[0].as_rotvec(), -1.0], (9, 1))
+    wanted = HOME + [-0.04, 0.0, 0.03]
+    graph.spin_until(lambda: bool(bench.received) and np.allclose(bench.tool(bench.received[-1]), wanted, atol=2e-3))
+    graph.spin(0.3)
+    assert bench.tool(bench.received[-1]) == pytest.approx(wanted, abs=2e-3), "and goes no further"
+
+
+def test_a_gripper_that_follows_goes_to_the_place_that_a_row_says(graph: Graph, tmp_path: Path) -> None:
+    bench = Bench(graph, tmp_path, "pose", gripper=", proportional: true")
+    bench.act(0.001, 0, 0, 0, 0, 0, 0.5)
+    graph.spin_until(lambda: bench.gripper)
+    assert bench.gripper[-1] == pytest.approx(0.02)
+    bench.act(0.001, 0, 0, 0, 0, 0, -0.25)
+    graph.spin_until(lambda: bench.gripper[-1] != pytest.approx(0.02))
+    assert bench.gripper[-1] == pytest.approx(0.05)
 
 
 @pytest.mark.parametrize("output", TYPES)

@@ -13,7 +13,7 @@ from pathlib import Path
 import fake_rl
 import pytest
 import torch
-from fake_policy import LOW_DIM, OBJECT, save, spec
+from fake_policy import LOW_DIM, OBJECT, relative, save, spec
 from gym_rollouts import gym_rollouts
 from ros_graph import own_domain
 
@@ -88,6 +88,14 @@ def test_every_input_matters_and_every_bit_arrives(tmp_path: Path, run_command: 
     logs = {log.name for log in (tmp_path / "run").iterdir()}
     assert {f"{name}.log" for name in ("simulation", "policy", "executor")} <= logs
     assert graph[0]["actions_sha256"] != graph[1]["actions_sha256"]
+
+
+@pytest.mark.slow
+def test_poses_seen_from_the_hand(tmp_path: Path, run_command: RunCommand) -> None:
+    path = save(tmp_path / "lift.pt", relative((*LOW_DIM, *OBJECT), task="lift", environment="Lift"))
+    graph, plain = both(run_command, path, "lift", 2, tmp_path, "--max-steps", 40)
+    assert graph == plain and graph[0]["actions_sha256"] != graph[1]["actions_sha256"]
+    assert json.loads((tmp_path / "graph.json").read_text())["held"] == 0
 
 
 @pytest.mark.slow  # a hold of this kind is in test_nodes.py, on a bus, and in test_control_loop.py

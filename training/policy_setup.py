@@ -74,6 +74,9 @@ class Options(SamplerOptions):
     action_kind: Literal["", "delta", "pose", "relative_pose", "joint_positions"] = ""
     """What the policy's rows say. delta: how the hand moves; pose: where it is to be; relative_pose: the same, seen
     from the observed hand; joint_positions: where the joints are to be. '': as in the data."""
+    gripper_width: tuple[float, float] | None = None
+    """Where the gripper's column of the data is a width: of the closed and of the open gripper, as in 0 0.08 [m]. The
+    robot's YAML then needs `gripper.proportional`."""
     robot: Path | None = None
     """For joint positions of another arm than the simulator's: its YAML, whose description is a file."""
     learn_from: Literal["person", "all"] = "person"
@@ -155,6 +158,10 @@ class Options(SamplerOptions):
             raise ValueError(
                 f"n_action_steps {self.n_action_steps}: at most horizon - n_obs_steps + 1 ="
                 f" {self.horizon - self.n_obs_steps + 1} rows lie in the future"
+            )
+        if self.gripper_width is not None and not 0 <= self.gripper_width[0] < self.gripper_width[1]:
+            raise ValueError(
+                f"gripper_width {self.gripper_width}: the closed one's, and the open one's above it, expected"
             )
         if self.picture_size:
             picture_size(self.picture_size)
@@ -345,8 +352,8 @@ def restore_policy(path: Path) -> DiffusionPolicy:
     """The eager module of an exported checkpoint, for comparisons and for training on. Raises CheckpointError."""
     spec = checkpoint.read_spec(path)
     values = current_options(Options, spec.training) | {"data": (), "data_weights": ()}
-    for name in ("unet_widths", "betas", "inputs", "camera_names"):
-        values[name] = tuple(values[name])
+    for name in ("unet_widths", "betas", "inputs", "camera_names", "gripper_width"):
+        values[name] = tuple(values[name]) if values[name] is not None else None
     known = {field.name for field in dataclasses.fields(Options)}
     options = Options(**{name: value for name, value in values.items() if name in known})
     inputs = Inputs.of_spec(options, spec)

@@ -27,7 +27,7 @@ from diffusion_ros.simulators.tasks import ARM_TASKS
 from diffusion_ros.spec import IMAGE_SUFFIX
 from training import command_line
 from training.captured_step import adamw
-from training.data.action_rows import converted, seen_from
+from training.data.action_rows import converted, seen_from, with_widths
 from training.data.demonstrations import Windows, joined, load_files, make_windows, split_files
 from training.data.resident import Resident, ResidentWindows, steps_of
 from training.diffusion.export_proof import export
@@ -71,6 +71,8 @@ class Trainer:
             options.fixed_size,
         )
         data = joined(files)
+        if options.gripper_width is not None:
+            data = with_widths(data, *options.gripper_width)
         chain = arm_chain(options, data)
         self.data, self.actions = converted(data, options.action_kind, chain)
         if options.rollouts and (not self.data.recorded.own or self.data.task not in ARM_TASKS):

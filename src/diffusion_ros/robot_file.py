@@ -162,6 +162,8 @@ class GripperOutput:
     """s after which an action is not waited for any more."""
     latency: float
     """s from a goal to the fingers' motion: rows count so much earlier."""
+    proportional: bool = False
+    """Whether a row's value is a place between open and closed, which is sent on, and no wish for one of the two."""
 
 
 @dataclass(frozen=True)
@@ -516,6 +518,9 @@ def _gripper(section: Section) -> GripperOutput:
     for name in ("effort", "timeout") if output not in _GRIPPER_ACTIONS else ():
         if name in section:
             raise section.error(name, f"not known to {output}, only to {' and '.join(_GRIPPER_ACTIONS)}")
+    proportional = section.boolean("proportional", False)
+    if proportional and output in _GRIPPER_ACTIONS:
+        raise section.error("proportional", f"true, false expected with {output}: a goal takes about a second")
     gripper = GripperOutput(
         output=output,
         name=section.topic("name"),
@@ -526,6 +531,7 @@ def _gripper(section: Section) -> GripperOutput:
         interval=section.number("interval", 0.5, low=0.0, high=10.0, unit="s"),
         timeout=section.number("timeout", 5.0, low=0.1, high=120.0, unit="s"),
         latency=section.number("latency", 0.0, low=0.0, high=0.5, unit="s"),
+        proportional=proportional,
     )
     if gripper.open == gripper.closed:
         raise section.error("closed", f"{gripper.closed:g}, another value than open's expected")

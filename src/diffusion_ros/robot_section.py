@@ -19,7 +19,7 @@ KEYS = frozenset(
         *("scale", "offset", "crop", "output", "type", "rate", "reference", "leash", "axes", "gain", "name", "open"),
         *("closed", "effort", "interval", "timeout", "linear", "angular", "linear_acceleration"),
         *("angular_acceleration", "low", "high", "value", "values", "latched", "max_age", "optional", "enable"),
-        *("stop", "hold", "lag", "inertia", "joint_states"),
+        *("stop", "hold", "lag", "inertia", "joint_states", "proportional"),
     )
 )
 """All that there are: none of them is another one misspelt."""

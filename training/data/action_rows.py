@@ -88,6 +88,19 @@ def converted(
     return replace(data, actions=made_of.astype(np.float32)), ActionFormat(kind)
 
 
+def with_widths(data: Demonstrations, closed: float, opened: float) -> Demonstrations:
+    """The demonstrations whose last column was a width [m] between the fingers, as -1 open to +1 closed. ValueError
+    where none is near those two."""
+    widths = data.actions[:, -1]
+    slack = 0.1 * (opened - closed)
+    if widths.min() < closed - slack or widths.max() > opened + slack:
+        rule = f"{closed:g} to {opened:g} expected (gripper_width)"
+        raise ValueError(f"actions: widths of the gripper from {widths.min():.3g} to {widths.max():.3g} m, {rule}")
+    rows = data.actions.copy()
+    rows[:, -1] = np.clip(1 - 2 * (widths - closed) / (opened - closed), -1, 1)
+    return replace(data, actions=rows)
+
+
 def _hands(data: Demonstrations) -> tuple[Array, Rotation]:
     missing = [name for name in (EEF_POS, EEF_QUAT) if name not in data.observations]
     if missing:

@@ -15,6 +15,7 @@ from diffusion_ros.control.observation import Frame
 from diffusion_ros.control.pictures import fit
 from diffusion_ros.control.policy_controller import PolicyController
 from diffusion_ros.models.policy import Policy, RangeError
+from diffusion_ros.robot import EEF_POS, EEF_QUAT
 from diffusion_ros.simulators.arm import Simulation
 from diffusion_ros.simulators.episode import episode_stamp_ns
 from diffusion_ros.spec import IMAGE_SUFFIX
@@ -43,7 +44,7 @@ def make_executor(policy: Policy) -> ChunkExecutor:
         spec.period_ns,
         spec.period_ns,
         max_rows=spec.n_action_steps,
-        position_range=spec.range_of("robot0_eef_pos"),
+        position_range=spec.range_of(EEF_POS),
     )
 
 
@@ -62,8 +63,15 @@ def roll_out(
 
     Frames that no chunk is made from are not rendered: it changes nothing but the time. `watch` is called before each
     step with its number. picture_size: width and height of larger pictures that the cameras make [px]; they are fitted
-    to the policy's size as a robot's are.
+    to the policy's size as a robot's are. Raises ValueError for a policy that sees what the simulator does not show.
     """
+    shown = simulation.observe(images=False)
+    if hidden := [name for name in policy.spec.input_names if name not in shown and not name.endswith(IMAGE_SUFFIX)]:
+        raise ValueError(f"inputs {', '.join(hidden)}: the simulator shows {', '.join(shown)} and pictures")
+    usual = (simulation.image_size, simulation.image_size)
+    drawn = picture_size is not None or any(
+        tensor.shape[:2] != usual for tensor in policy.spec.inputs if tensor.name.endswith(IMAGE_SUFFIX)
+    )
     limit = simulation.task.max_steps if max_steps is None else max_steps
     controller = PolicyController(policy, policy_seed)
     executor = make_executor(policy)
@@ -75,10 +83,10 @@ def roll_out(
             watch(steps)
             stamp = episode_stamp_ns(index, steps)
             used = controller.needs_frame(stamp)
-            frame = simulation.observe(images=used and bool(policy.spec.cameras) and picture_size is None)
-            if used and picture_size is not None:
-                frame |= _fitted_pictures(policy, simulation, *picture_size)
-            executor.observe(stamp, frame["robot0_eef_pos"])
+            frame = simulation.observe(images=used and bool(policy.spec.cameras) and not drawn)
+            if used and drawn:
+                frame |= _pictures(policy, simulation, picture_size)
+            executor.observe(stamp, frame[EEF_POS], frame[EEF_QUAT])
             chunk = None
             try:
                 policy.check_ranges(frame)
@@ -98,11 +106,13 @@ def roll_out(
         yield RolloutResult(index, seed + index, simulation.success, steps, digest.hexdigest(), simulation.state_hash())
 
 
-def _fitted_pictures(policy: Policy, simulation: Simulation, width: int, height: int) -> dict[str, NDArray[Any]]:
-    return {
-        tensor.name: fit(
-            simulation.render(tensor.name.removesuffix(IMAGE_SUFFIX), height, width), tensor.shape[0], tensor.shape[1]
-        )
-        for tensor in policy.spec.inputs
-        if tensor.name.endswith(IMAGE_SUFFIX)
-    }
+def _pictures(policy: Policy, simulation: Simulation, size: tuple[int, int] | None) -> dict[str, NDArray[Any]]:
+    """In the policy's size; made in that width and height, None: in the policy's."""
+    pictures = {}
+    for tensor in policy.spec.inputs:
+        if tensor.name.endswith(IMAGE_SUFFIX):
+            rows, columns = tensor.shape[:2]
+            width, height = (columns, rows) if size is None else size
+            picture = simulation.render(tensor.name.removesuffix(IMAGE_SUFFIX), height, width)
+            pictures[tensor.name] = fit(picture, rows, columns)
+    return pictures

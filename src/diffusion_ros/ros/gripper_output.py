@@ -39,6 +39,9 @@ class GripperOutput:
         self._client: Any = None
         self._type = messages.gripper_action_type(self._file.output)
         self._publisher: SolePublisher | None = None
+        self._place: float | None = None
+        """The driver's position that is to be sent, where rows are places."""
+        self._sent: float | None = None
         if self._type is not None:
             action = importlib.import_module("rclpy.action")
             self._client = action.ActionClient(node, self._type, self._file.name)
@@ -71,10 +74,21 @@ class GripperOutput:
 
     def row(self, value: float) -> None:
         """-1 open to +1 closed, once for each row that falls due."""
-        self.logic.row(value)
+        if self._file.proportional:
+            part = (1.0 + min(max(value, -1.0), 1.0)) / 2.0
+            self._place = self._file.open + part * (self._file.closed - self._file.open)
+        else:
+            self.logic.row(value)
 
     def tick(self, held: bool) -> None:
         """Sends a goal where one is due; held: none is."""
+        if self._file.proportional:
+            if held:
+                self._place = self._sent = None
+            elif self._place is not None and self._place != self._sent:
+                self._sent = self._place
+                self._tell(self._place)
+            return
         goal = self.logic.due(self._node.seconds(), held)
         if goal is None:
             return
@@ -82,13 +96,17 @@ class GripperOutput:
         if self._publisher is None:
             self._send(goal, position)
             return
+        self._tell(position)
+        # Nobody answers: it counts as done, and the interval keeps the next one apart.
+        self.logic.result(goal.number, "reached")
+
+    def _tell(self, position: float) -> None:
+        assert self._publisher is not None
         if self._file.output == "joint_trajectory":
             places = [position] * len(self._file.joints)
             self._publisher.publish(messages.joint_trajectory_to_msg(self._file.joints, [_POINT_NS], [places]))
         else:
             self._publisher.publish(messages.numbers_to_msg([position]))
-        # Nobody answers: it counts as done, and the interval keeps the next one apart.
-        self.logic.result(goal.number, "reached")
 
     def _send(self, goal: Goal, position: float) -> None:
         joints = self._file.joints if self._file.output == "parallel_gripper_command" else ()

@@ -27,7 +27,8 @@ OBJECT_POSE = "object_pose"
 """Simulation only: the pose of the object, which policies from state need."""
 ACTION_CHUNK = "action_chunk"
 """The motion of the next control steps, a row each: eef_dx, eef_dy, eef_dz [m], eef_drx, eef_dry, eef_drz [rad],
-gripper. The stamp is that of the newest observation used."""
+gripper. Rows of poses are eef_x to eef_rz, motions in the hand's own axes tool_dx to tool_drz. The stamp is that of the
+newest observation used."""
 EEF_COMMAND = "eef_command"
 """The motion of one control step: one row like those of action_chunk. Zeros mean hold."""
 JOINT_COMMAND = "joint_command"
