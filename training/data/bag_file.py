@@ -125,6 +125,8 @@ class Contract:
 
     robot: str
     """The text of the robot's YAML; '' for the simulator."""
+    description: str
+    """The robot's URDF, where its YAML names a file; else ''."""
     robot_name: str
     spec: CheckpointSpec | None
     task: str
@@ -181,6 +183,7 @@ def _contract(fields: Any, namespace: str) -> Contract:
     kind = ActionFormat.from_json(action)
     return Contract(
         robot=text("robot"),
+        description=text("description") if "description" in fields else "",
         robot_name=text("robot_name"),
         spec=None if fields.get("spec") is None else CheckpointSpec.from_json(json.dumps(fields["spec"])),
         task=text("task"),

@@ -30,7 +30,9 @@ not fill one are left out.
 from __future__ import annotations
 
 import math
+import shutil
 import tempfile
+import weakref
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -39,12 +41,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import yaml
 from numpy.typing import NDArray
 from rclpy.serialization import deserialize_message
 from scipy.spatial.transform import Rotation
+from sensor_msgs.msg import CompressedImage
 from trajectory_msgs.msg import JointTrajectory
 
-from diffusion_ros import robot_file
+from diffusion_ros import robot_file, yaml_file
 from diffusion_ros.action_kinds import ActionFormat
 from diffusion_ros.control.observation import HISTORY_NS, Frame
 from diffusion_ros.control.pictures import PictureError, fit
@@ -65,9 +69,13 @@ Array = NDArray[np.float64]
 Picture = NDArray[np.uint8]
 
 EXECUTED = "executed_action"
+_COMMAND = "command"
+"""What the contract calls eef_command."""
 _NUMBERS = {EEF_POS: 3, EEF_QUAT: 4, GRIPPER_QPOS: len(FINGERS), OBJECT_POS: 3, OBJECT_QUAT: 4}
 """Of the simulator."""
 _ENDS = {"success": True, "failure": False, "end": None, "discard": None}
+_LOOSE = 256
+"""Rows that are kept for an episode whose beginning is said after them."""
 _TAIL_NS = HISTORY_NS + 500_000_000
 """How long after an episode's end its last frames may be complete: parts wait for each other for HISTORY_NS."""
 
@@ -76,6 +84,7 @@ _TAIL_NS = HISTORY_NS + 500_000_000
 class _Row:
     """What was executed in one control step."""
 
+    stamp_ns: int
     due_ns: int
     """The time of the frame that it answers."""
     values: Array
@@ -84,14 +93,29 @@ class _Row:
     """Among all messages, in their order of arrival."""
 
 
+@dataclass(frozen=True)
+class _Event:
+    """What is said of an episode."""
+
+    name: str
+    number: int
+    stamp_ns: int
+    """In the clock of the stamps."""
+
+
 @dataclass
 class _Recorded:
     """An episode while it is read."""
 
-    number: int
+    start: _Event
     rows: list[_Row] = field(default_factory=list)
-    end_ns: int | None = None
-    """When it ended, by the clock of arrivals."""
+    end: _Event | None = None
+    ended_ns: int = 0
+    """When its end came, by the clock of arrivals."""
+
+    def has(self, row: _Row) -> bool:
+        """Whether a row began in it; the events may have come before or after it."""
+        return self.start.stamp_ns <= row.stamp_ns and (self.end is None or row.stamp_ns <= self.end.stamp_ns)
 
 
 @dataclass(frozen=True)
@@ -140,17 +164,22 @@ class Bag:
     # What the session is
 
     def _read_robot(self, path: Path | None) -> RobotFile | None:
-        if path is None and not self.contract.robot:
-            return None
         if path is not None:
             return robot_file.read(path)
-        with tempfile.TemporaryDirectory() as folder:
-            file = Path(folder) / "robot.yaml"
-            file.write_text(self.contract.robot)
-            try:
-                return replace(robot_file.read(file), path=self.path)
-            except ValueError as error:
-                raise ValueError(str(error).replace(str(file), f"{self.path}: the robot's YAML")) from None
+        if not self.contract.robot:
+            return None
+        # As long as this is: the description is read each time that the bag is.
+        file = Path(tempfile.mkdtemp()) / "robot.yaml"
+        weakref.finalize(self, shutil.rmtree, file.parent, ignore_errors=True)
+        file.write_text(self.contract.robot)
+        try:
+            if self.contract.description:
+                content = yaml_file.load(file)
+                (file.parent / "robot.urdf").write_text(self.contract.description)
+                file.write_text(yaml.safe_dump({**content, "description": {"file": "robot.urdf"}}))
+            return replace(robot_file.read(file), path=self.path)
+        except ValueError as error:
+            raise ValueError(str(error).replace(str(file), f"{self.path}: the robot's YAML")) from None
 
     def _choose(self, wanted: Sequence[str]) -> tuple[str, ...]:
         """The observations, each with its topic in the bag."""
@@ -192,20 +221,20 @@ class Bag:
 
     def _node(self) -> Any:
         """Any: it is no RunnableNode, but has all that is asked of one."""
-        recorded = dict(self.contract.topics)
-        names: dict[str, str] = {}
+        recorded = self.contract.topics
         if self._robot is None:
-            for name in (*_NUMBERS, *(n for n in recorded if n.endswith(IMAGE_SUFFIX))):
-                if name in recorded:
-                    names[topics.source(name)] = recorded[name]
+            keys: list[tuple[str, str]] = [(name, topics.source(name)) for name in _NUMBERS]
+            keys += [(name, topics.source(name)) for name in recorded if name.endswith(IMAGE_SUFFIX)]
+            keys += [(_COMMAND, topics.EEF_COMMAND)]
         else:
             robot = self._robot
-            for pose, inputs in POSES.items():
-                if pose in robot.poses and (found := [recorded[n] for n in (pose, *inputs) if n in recorded]):
-                    names[robot.poses[pose].topic] = found[0]
-            sources: dict[str, Any] = {**robot.numbers, **{f"{c}{IMAGE_SUFFIX}": s for c, s in robot.pictures.items()}}
-            names |= {source.topic: recorded[name] for name, source in sources.items() if name in recorded}
-        return ReplayNode(names, self.contract.namespace)
+            keys = [(name, source.topic) for pose, source in robot.poses.items() for name in (*POSES[pose], pose)]
+            keys += [(name, source.topic) for name, source in robot.numbers.items()]
+            keys += [(f"{name}_static", f"{source.topic}_static") for name, source in robot.poses.items()]
+            keys += [(f"{camera}{IMAGE_SUFFIX}", source.topic) for camera, source in robot.pictures.items()]
+            keys += [] if robot.description is None else [("robot_description", robot.description.topic)]
+        names = {topic: recorded[key] for key, topic in [*keys, (EXECUTED, EXECUTED)] if key in recorded}
+        return ReplayNode(names, self.contract.namespace, self.file.topics)
 
     def _specification(self) -> CheckpointSpec:
         """What a checkpoint of these observations would say, as far as observing goes."""
@@ -252,14 +281,14 @@ class Bag:
     def _recorded_size(self, name: str) -> tuple[int, int]:
         """Height and width of the first picture that can be read, less the crop."""
         source = None if self._robot is None else self._robot.pictures[name.removesuffix(IMAGE_SUFFIX)]
-        kind = messages.message_type(self.file.topics[topic := self._offered()[name]])
-        read = messages.image_from_msg
-        if source is not None and source.compressed:
-            read = messages.compressed_image_from_msg
+        topic = self._offered()[name]
+        kind = messages.message_type(self.file.topics[topic])
         wrong = "no picture of it in the bag"
         for _, _, content in self.file.messages([topic]):
             try:
-                _, image = read(deserialize_message(content, kind))
+                msg = deserialize_message(content, kind)
+                packed = isinstance(msg, CompressedImage)
+                _, image = messages.compressed_image_from_msg(msg) if packed else messages.image_from_msg(msg)
                 if source is not None and source.crop is not None:
                     image = fit(image, source.crop[3], source.crop[2], source.crop)
             except (ValueError, RuntimeError) as error:
@@ -289,7 +318,7 @@ class Bag:
     def _find_rows(self) -> tuple[str, Callable[[bytes], tuple[int, Array, bool | None] | None]]:
         """The topic of the rows, and what reads one: stamp [ns], row, whether a person's; None for a hold."""
         node = self._node()
-        executed = self.contract.topics.get(EXECUTED) or node.resolve_topic_name(EXECUTED)
+        executed = node.resolve_topic_name(EXECUTED)
         if executed in self.file.topics:
             return executed, partial(_executed, self.contract.action.width)
         command = node.resolve_topic_name(topics.EEF_COMMAND)
@@ -303,22 +332,26 @@ class Bag:
         labels: dict[int, bool | None] = {}
         discarded = set()
         for _, _, content in self.file.messages(self._events):
-            event, number = self._event(content)
-            if event == "start":
-                labels[number] = None
-            elif event == "discard":
-                discarded.add(number)
-            elif number in labels and _ENDS[event] is not None:
-                labels[number] = _ENDS[event]
+            event = self._event(content)
+            if event.name == "start":
+                labels[event.number] = None
+            elif event.name == "discard":
+                discarded.add(event.number)
+            elif event.number in labels and _ENDS[event.name] is not None:
+                labels[event.number] = _ENDS[event.name]
         return {number: success for number, success in labels.items() if number not in discarded}
 
-    def _event(self, content: bytes) -> tuple[str, int]:
+    def _event(self, content: bytes) -> _Event:
         fields = text_of(content)
-        event, number = (fields.get("event"), fields.get("episode")) if isinstance(fields, dict) else (None, None)
-        if event not in ("start", *_ENDS) or type(number) is not int:
+        fields = fields if isinstance(fields, dict) else {}
+        event, number, stamp_ns = (fields.get(name) for name in ("event", "episode", "stamp_ns"))
+        if event not in ("start", *_ENDS) or type(number) is not int or type(stamp_ns) is not int:
             known = ", ".join(("start", *_ENDS))
-            raise ValueError(f"{self.path}: {EVENT} {event!r} of episode {number!r}, one of {known} expected")
-        return event, number
+            raise ValueError(
+                f"{self.path}: {EVENT} {event!r} of episode {number!r} at {stamp_ns!r}, one of {known}, a number and a"
+                " stamp expected"
+            )
+        return _Event(event, number, stamp_ns)
 
     def episodes(self) -> Iterator[Episode]:
         """In order. Reads the bag once, and again the stretch of an episode for each call of one of its pictures."""
@@ -336,35 +369,46 @@ class Bag:
 
         source = _IndexedFrames(node, self._spec, self._robot, self._rules(), observe, lambda: None, _UNSAID)
         source.pictures, source.left_out = pictures, self.left_out
-        made, recording, running = 0, _Recorded(-1), False
-        waiting: deque[_Recorded] = deque()
+        made = 0
+        running: _Recorded | None = None
+        ended: deque[_Recorded] = deque()
+        loose: deque[_Row] = deque(maxlen=_LOOSE)
         wanted = {*self._events, self._rows_topic, *node.subscriptions}
         for topic, time_ns, content in self.file.messages(wanted):
             place += 1
             if topic in self._events:
-                event, number = self._event(content)
-                if running and (event == "start" or number == recording.number):
-                    recording.end_ns = time_ns
-                    waiting.append(recording)
-                    running = False
-                if event == "start":
-                    recording, running = _Recorded(number), True
+                event = self._event(content)
+                if running is not None and (event.name == "start" or event.number == running.start.number):
+                    running.end, running.ended_ns = event, time_ns
+                    ended.append(running)
+                    running = None
+                if event.name == "start":
+                    running = _Recorded(event)
+                    for row in loose:
+                        self._add_row(running, row)
+                    loose.clear()
             elif topic == self._rows_topic:
-                if running:
-                    self._add_row(recording, content, place)
+                if (found := self._read(content, place)) is None:
+                    continue
+                if running is not None:
+                    self._add_row(running, found)
+                elif ended and ended[-1].has(found):
+                    self._add_row(ended[-1], found)
+                else:
+                    loose.append(found)
             else:
                 pictures.came(topic, time_ns)
                 node.hear(topic, time_ns, content)
-                while waiting and time_ns - (waiting[0].end_ns or 0) > _TAIL_NS:
-                    for episode in self._finish(waiting.popleft(), frames):
+                while ended and time_ns - ended[0].ended_ns > _TAIL_NS:
+                    for episode in self._finish(ended.popleft(), frames):
                         made += 1
                         yield episode
-                if not running and not waiting:
+                if running is None and not ended:
                     while frames and time_ns - frames[0].time_ns > _TAIL_NS:
                         frames.popleft()
-        if running:  # whoever recorded was killed
-            waiting.append(recording)
-        for last in waiting:
+        if running is not None:  # whoever recorded was killed
+            ended.append(running)
+        for last in ended:
             for episode in self._finish(last, frames):
                 made += 1
                 yield episode
@@ -372,30 +416,34 @@ class Bag:
             why = "; ".join(f"{count} {what}" for what, count in self.left_out.most_common(3))
             raise ValueError(f"{self.path}: no episode has a step{f': {why}' if why else ''}")
 
-    def _add_row(self, recording: _Recorded, content: bytes, place: int) -> None:
+    def _read(self, content: bytes, place: int) -> _Row | None:
+        """None for a hold, and for what is no row."""
         try:
             found = self._read_row(content)
         except ValueError as error:
             self.left_out[f"rows: {error}"] += 1
-            return
+            return None
         if found is None:
-            return
+            return None
         stamp_ns, values, person = found
+        latency = 0.0 if self._robot is None else self._robot.action.latency
+        return _Row(stamp_ns, stamp_ns + round(latency * 1e9), values, person, place)
+
+    def _add_row(self, recording: _Recorded, row: _Row) -> None:
+        if not recording.has(row):
+            return
         rows = recording.rows
         if self._robot is None:
             # The same observation answered again: the last counts.
-            if rows and rows[-1].due_ns == stamp_ns:
+            if rows and rows[-1].stamp_ns == row.stamp_ns:
                 rows.pop()
-            rows.append(_Row(stamp_ns, values, person, place))
-            return
-        due_ns = stamp_ns + round(self._robot.action.latency * 1e9)
-        if rows and due_ns < rows[-1].due_ns:
-            self.left_out["rows: before the clock went back"] += len(rows)
+        elif rows and row.stamp_ns < rows[-1].stamp_ns:
+            self._leave_out("rows: before the clock went back", len(rows))
             rows.clear()
-        if rows and due_ns - rows[-1].due_ns < self._row_ns // 2:
+        elif rows and row.stamp_ns - rows[-1].stamp_ns < self._row_ns // 2:
+            self._leave_out("rows: replaced within half a step", 1)
             rows.pop()
-            self.left_out["rows: replaced within half a step"] += 1
-        rows.append(_Row(due_ns, values, person, place))
+        rows.append(row)
 
     @property
     def _row_ns(self) -> int:
@@ -403,7 +451,7 @@ class Bag:
 
     def _finish(self, recorded: _Recorded, frames: deque[_Kept]) -> Iterator[Episode]:
         """The episode of what came: one, or none where it was discarded or has no steps."""
-        if recorded.number not in self._labels:
+        if recorded.start.number not in self._labels:
             return
         rows = (
             recorded.rows if self._fold == 1 else list(_folded(recorded.rows, self._fold, self._row_ns, self.contract))
@@ -426,7 +474,7 @@ class Bag:
             },
             actions=np.array([row.values for row, _ in steps], np.float64),
             stamps=np.array([frame.stamp_ns for _, frame in steps], np.int64),
-            success=self._labels[recorded.number],
+            success=self._labels[recorded.start.number],
             person=None if None in people else np.array(people, np.bool_),
         )
 

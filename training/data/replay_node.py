@@ -12,6 +12,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from rclpy.serialization import deserialize_message
+from sensor_msgs.msg import CompressedImage, Image
+
+from diffusion_ros.ros.messages import MessageError, compressed_image_from_msg, image_to_msg
 
 _SENDER = {"publisher_gid": {"data": b"the recording"}}
 """Who sent a message, as rclpy tells it. A recording does not know: one for each topic."""
@@ -34,9 +37,10 @@ class Subscription:
 class ReplayNode:
     """Stands in for a RunnableNode."""
 
-    def __init__(self, names: Mapping[str, str], namespace: str = "") -> None:
-        """names: topics as they are subscribed to -> full names, as they were remapped. Others are in namespace."""
-        self._names, self._namespace = dict(names), namespace
+    def __init__(self, names: Mapping[str, str], namespace: str, kinds: Mapping[str, str]) -> None:
+        """names: topics as they are subscribed to -> full names in the recording. Others are in namespace. kinds: full
+        name -> type of its messages. Pictures may have been compressed for the recording."""
+        self._names, self._namespace, self._kinds = dict(names), namespace, kinds
         self.time_ns = 0
         """When the message came that is being heard."""
         self.subscriptions: dict[str, list[Subscription]] = {}
@@ -47,10 +51,17 @@ class ReplayNode:
         self.time_ns = time_ns
         for subscription in self.subscriptions.get(topic, ()):
             try:
-                msg = content if subscription.raw else deserialize_message(content, subscription.kind)
-            except RuntimeError:  # the middleware's own: what cannot be read, a bus does not deliver
+                msg = content if subscription.raw else self._read(topic, subscription.kind, content)
+            except (RuntimeError, MessageError):  # the middleware's own: what cannot be read, a bus does not deliver
                 continue
             subscription.callback(msg, _SENDER) if subscription.told else subscription.callback(msg)
+
+    def _read(self, topic: str, kind: type[Any], content: bytes) -> Any:
+        if kind is not Image or not self._kinds[topic].endswith("/CompressedImage"):
+            return deserialize_message(content, kind)
+        packed = deserialize_message(content, CompressedImage)
+        stamp_ns, image = compressed_image_from_msg(packed)
+        return image_to_msg(image, stamp_ns, packed.header.frame_id)
 
     # What a node is asked for
 
