@@ -87,6 +87,9 @@ def write(folder: Path, said: Mapping[str, Any] | None, sent: Iterable[Sent], na
                 kind = f"{package}/msg/{type(one.msg).__name__}"
                 connections[one.topic] = writer.add_connection(one.topic, kind, typestore=types)
             writer.write(connections[one.topic], one.came_ns, one.content)
+            if one.came_ns == 0:
+                storage: Any = writer.storage
+                storage.close_chunk()  # a recorder writes its contract at once
     return folder
 
 
