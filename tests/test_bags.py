@@ -19,9 +19,11 @@ from fake_bag import Sent
 from geometry_msgs.msg import PoseStamped
 from rclpy.serialization import deserialize_message
 from scipy.spatial.transform import Rotation
+from sensor_msgs.msg import JointState
 from test_robot_observations import (
     CAMERA,
     WRIST,
+    Bench,
     encoded,
     picture,
     policy_node,
@@ -185,6 +187,34 @@ def test_five_episodes_of_a_driven_robot_equal_the_live_frames_bit_for_bit(graph
     first = next(found.episodes())
     again = [image.tobytes() for image in first.pictures[SCENE]()]
     assert again == [image.tobytes() for image in first.pictures[SCENE]()]
+
+
+@pytest.mark.slow  # in real time, with pictures of 640 x 480
+def test_what_a_policy_node_heard_on_a_bus_gives_its_frames_again_bit_for_bit(graph, tmp_path: Path) -> None:
+    bench = Bench(graph, tmp_path, robot_yaml())
+    heard: list[Sent] = []
+
+    def noted(topic: str, take: Any) -> Any:
+        def taken(msg: Any, info: Any) -> None:
+            sent = deserialize_message(msg, JointState) if isinstance(msg, bytes) else msg
+            heard.append(Sent(bench.node.now_ns(), topic, sent))
+            take(msg, info)
+
+        return taken
+
+    for subscription in bench.node.subscriptions:
+        subscription.callback = noted(subscription.topic_name, subscription.callback)
+    bench.run(lambda: len(bench.frames) > 100)
+    begin = heard[0].came_ns
+    said = [fake_bag.event(begin, "start", 0), *executor(begin + SECOND, 20)]
+    spec = json.loads(bench.node.policy.spec.to_json())
+    named = {"executed_action": "/executed_action"}
+    contract = fake_bag.contract(robot=yaml.safe_dump(robot_yaml()), spec=spec, topics=named)
+    found = Bag(fake_bag.write(tmp_path / "bag", contract, in_order(heard, said)), size=(84, 84))
+    assert all(same(a, b) for a, b in zip(found.frames(), bench.frames, strict=True))
+    (episode,) = found.episodes()
+    assert len(episode) == 20
+    check_against(bench.frames, episode)
 
 
 def test_pictures_as_recorded_are_cropped_and_no_smaller(tmp_path: Path) -> None:
