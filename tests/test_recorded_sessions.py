@@ -268,7 +268,25 @@ def test_a_row_that_is_replaced_at_once_is_left_out(tmp_path: Path) -> None:
     (episode,) = by_hand(tmp_path, rows, *WHOLE)
     expected = [fake_bag.row(k) for k in (0, 1, 2, 3, 77, 5, 6, 7, 8, 9)]
     np.testing.assert_array_equal(episode.actions, expected)
+    assert abs(episode.stamps[4] - (stamp + ARM_LATENCY)) <= 15 * MS
     assert episode.person is not None and episode.person.tolist() == [k != 4 for k in range(10)]
+
+
+TAKEN_OVER = (
+    50, 50, 40, 40, 50, 50, 50, 50, 40, 50, 50, 50, 50, 10, 20, 50, 50, 50, 50, 10, 25, 45, 50, 50, 50, 40, 50,
+    50, 50, 45, 15, 20, 50, 50, 50, 50, 10, 20, 50, 50, 50, 50, 40, 50, 50, 45, 50, 15, 20, 50, 50, 50, 50, 10,
+    20, 55, 50, 55, 40,
+)  # fmt: skip
+"""ms between rows of a rehearsal: a chunk comes each 233 ms, and its rows begin at other times than the last one's."""
+
+
+def test_chunks_that_take_over_leave_about_as_many_rows_as_there_was_time_for(tmp_path: Path) -> None:
+    begins = (BEGIN + np.cumsum([0, *TAKEN_OVER]) * MS).tolist()
+    rows = [fake_bag.executed(t + 2 * MS, t, fake_bag.row(k)) for k, t in enumerate(begins)]
+    (episode,) = by_hand(tmp_path, rows, *WHOLE)
+    left = [k for k, gap in enumerate((*TAKEN_OVER, 50)) if gap >= 25]
+    np.testing.assert_array_equal(episode.actions[:, 0], [fake_bag.row(k)[0] for k in left])
+    assert 50 <= sum(TAKEN_OVER) / (len(left) - 1) < 53
 
 
 def test_what_a_person_did_is_marked_and_what_was_discarded_is_not_there(tmp_path: Path) -> None:

@@ -21,7 +21,8 @@ A step of an episode is a row that was executed, and the frame of its time:
   learnt from them would wait as well. The episode goes on behind it. A robot that holds stays where it is: a window
   across the hold shows it standing once more, and has the rows behind the hold, which were to be done there.
 - A row that is replaced within half a step of its beginning (by a new chunk, or a person who takes over) is left out:
-  it has hardly moved anything.
+  it has hardly moved anything. A policy's chunks do that often, as their rows begin at other times than those of the
+  chunk before; in a rehearsal steps of 50 ms are 51 to 52 ms apart then, and would be 46 if fewer were left out.
 
 At a rate that is a fraction of the session's the motions of several rows become one. Those at the end of a run that do
 not fill one are left out.
