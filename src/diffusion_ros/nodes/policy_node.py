@@ -10,35 +10,29 @@ from __future__ import annotations
 import time
 import traceback
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path as FilePath
 from typing import Any
 
 import numpy as np
 import torch
-from geometry_msgs.msg import PoseStamped
 from nav_msgs.msg import Path
-from numpy.typing import NDArray
 from rclpy.parameter import Parameter
 from scipy.spatial.transform import Rotation
-from sensor_msgs.msg import Image, JointState
 from trajectory_msgs.msg import JointTrajectory
 
 from diffusion_ros import checkpoint, robot_file
 from diffusion_ros.control.action_chunk import ActionChunk, chunk_positions, hold_chunk
-from diffusion_ros.control.frozen_cameras import FrozenCameras
-from diffusion_ros.control.observation import LATE_NS, Frame, FrameAssembler, FrameRate, InterpolatingAssembler
+from diffusion_ros.control.observation import Frame, InterpolatingAssembler
 from diffusion_ros.control.policy_controller import PolicyController
 from diffusion_ros.models.kind import SAMPLERS
 from diffusion_ros.models.policy import FrameError, Policy, RangeError
-from diffusion_ros.robot import EEF_POS, EEF_QUAT, FINGERS, GRIPPER_QPOS, OBJECT_POS, OBJECT_QUAT, WORLD_FRAME
+from diffusion_ros.robot import EEF_POS, EEF_QUAT, FINGERS, WORLD_FRAME
 from diffusion_ros.ros import messages, topics
 from diffusion_ros.ros.diagnostics import ERROR, OK, WARN, Diagnostics
-from diffusion_ros.ros.listener import MAX_BYTES, JointFilter, Listener
+from diffusion_ros.ros.frame_source import FrameRules, FrameSource
 from diffusion_ros.ros.params import declare, parameter
-from diffusion_ros.ros.robot_observations import RobotObservations, Source
 from diffusion_ros.ros.runner import RunnableNode, run
 from diffusion_ros.ros.worker import Worker, failure
 from diffusion_ros.spec import CheckpointSpec
@@ -48,8 +42,6 @@ _PATIENCE_SECONDS = 1.0
 """Without a complete frame, or beyond the time that chunks should take, before it is said."""
 _REPEAT_SECONDS = 1.5
 """In lockstep, where a simulator that waits repeats its observation once a second, so much more."""
-_LEAST_NUMBERS_HZ = 5.0
-"""Of what is interpolated between pictures: a gripper that opens within half a second is still followed."""
 _LOOK_AND_THINK_SECONDS = 0.1
 """Allowance for a picture's age when it comes (40 to 60 ms are usual) and for the inference."""
 
@@ -153,19 +145,10 @@ class PolicyNode(RunnableNode):
             self.policy, p.policy_seed, lead_steps=p.lead_steps if self._realtime else 0, spaced=robot is not None
         )
         self._frame_id = p.frame_id
-        self._shapes = {tensor.name: tensor.shape for tensor in spec.inputs}
-        self._frozen = FrozenCameras(round(p.max_frozen * 1e9))
         self._framed: float | None = None
         """When the last complete frame came."""
         self._chunked = self.seconds()
         """When the last chunk went."""
-        self._stamps: dict[str, int] = {}
-        self._faults: dict[str, str] = {}
-        """By topic, '' for the policy itself: what is wrong with the last that came."""
-        self._distrusted: dict[str, int] = {}
-        """By topic: good pictures that are still wanted from a camera that sent a bad one."""
-        self._fingers = JointFilter(p.gripper_joints)
-        self._frozen_reasons: list[str] = []
 
         self._chunk_publisher = self.create_publisher(JointTrajectory, topics.ACTION_CHUNK, topics.COMMAND_QOS)
         self._path_publisher = self.create_publisher(Path, topics.PREDICTED_PATH, topics.COMMAND_QOS)
@@ -181,24 +164,27 @@ class PolicyNode(RunnableNode):
             "threads": torch.get_num_threads(),
         }.items():
             self.diagnostics.value(name, value)
-        self._listeners: dict[str, Listener[Any]] = {}
         self._told_to_hold = False
         """Real time: whether the executor was told to hold since the last chunk."""
         self._began = 0.0
         """When the worker took what it is at, in wall time [s], as latencies are."""
-        self._sources: Mapping[str, Source] = {}
+        self._source = source = FrameSource(
+            self,
+            spec,
+            robot,
+            frame_rules(p),
+            lambda frame: self._observe(frame),  # as it is when a frame comes
+            self._on_bad,
+            self.diagnostics,
+            self._controller.min_gap_ns,
+        )
+        self._assembler, self._rates, self._topics = source.assembler, source.rates, source.topics
+        self._stamps, self._distrusted = source.stamps, source.distrusted
+        self._faults = source.faults
+        """By topic, '' for the policy itself: what is wrong with the last that came."""
+        self._sources, self._name = source.sources, source.name
         """With a robot: by topic, or by observation where several are from one topic, what is subscribed to."""
-        if robot is None:
-            self._topics = topics.sources(spec.input_names)
-            self._assembler: FrameAssembler | InterpolatingAssembler = FrameAssembler(
-                spec.input_names, round(p.sync_tolerance * 1e9)
-            )
-            self._subscribe(spec.cameras)
-        else:
-            self._assembler = _interpolating(spec, p.sync_tolerance)
-            self._sources = RobotObservations(self, robot, spec, self).sources
-            self._topics = tuple(key for key, source in self._sources.items() if source.inputs)
-        self._rates = {topic: self._rate(topic) for topic in self._topics}
+        self._listeners = source.simulator.listeners if source.simulator is not None else {}
 
         self._worker = Worker("inference", self._take, self._work)
         self._frames: deque[tuple[Frame, float]] = deque(maxlen=4 * spec.n_obs_steps)
@@ -209,111 +195,10 @@ class PolicyNode(RunnableNode):
         self._busy = False
         self._worker.start()
 
-    # Callbacks: check and store
+    # What comes in: FrameSource's callbacks check and store
 
-    def _subscribe(self, cameras: Sequence[str]) -> None:
-        for camera in cameras:
-            self._listen(Image, topics.image(camera), partial(self._on_image, camera))
-        # The rest is wanted by some checkpoints only; with cameras the pose also tells whether one of them is frozen.
-        if topics.EEF_POSE in self._topics or cameras:
-            self._listen(PoseStamped, topics.EEF_POSE, self._on_eef_pose)
-        if topics.OBJECT_POSE in self._topics:
-            self._listen(PoseStamped, topics.OBJECT_POSE, self._on_object_pose)
-        if topics.JOINT_STATES in self._topics:
-            self._listen(JointState, topics.JOINT_STATES, self._on_joint_states, MAX_BYTES, self._fingers)
-
-    def _listen(
-        self,
-        kind: type[Any],
-        topic: str,
-        callback: Callable[[Any], None],
-        max_bytes: int | None = None,
-        concerns: Callable[[Any], bool] | None = None,
-    ) -> None:
-        self._listeners[topic] = Listener(
-            self,
-            kind,
-            topic,
-            callback,
-            lambda error, msg: self._bad(topic, error),
-            topics.sensor_qos(not self._realtime),
-            max_bytes=max_bytes,
-            concerns=concerns,
-        )
-
-    def _name(self, topic: str) -> str:
-        """For messages to people."""
-        return self._sources[topic].name if topic in self._sources else topics.shown(self, topic)
-
-    def _rate(self, topic: str) -> FrameRate:
-        p, spec = self.parameters, self.policy.spec
-        least = p.min_frame_rate if self._realtime else 0.0
-        if topic not in self._sources:
-            return FrameRate(self._name(topic), spec.period_ns, least, self._controller.min_gap_ns)
-        if least > 0 and not self._sources[topic].is_picture:
-            least = min(least, _LEAST_NUMBERS_HZ / spec.rate)
-        return FrameRate(self._name(topic), spec.period_ns, least, late_ns=LATE_NS)
-
-    def _on_image(self, camera: str, msg: Image) -> None:
-        self.picture(topics.image(camera), camera, partial(self._read_image, f"{camera}_image", msg))
-
-    def _read_image(self, name: str, msg: Image) -> tuple[int, NDArray[np.uint8]]:
-        stamp_ns, image = messages.image_from_msg(msg)
-        height, width = self._shapes[name][:2]
-        if image.shape[:2] != (height, width):
-            raise messages.MessageError(
-                f"{image.shape[1]} x {image.shape[0]} pixels, the checkpoint expects {width} x {height}"
-            )
-        return stamp_ns, image
-
-    def picture(self, topic: str, camera: str, read: Callable[[], tuple[int, NDArray[np.uint8]]]) -> None:
-        """A camera's picture came; read: gives stamp and picture in the checkpoint's size, or raises MessageError."""
-        try:
-            stamp_ns, image = read()
-        except messages.MessageError:
-            self._distrusted[topic] = self.parameters.good_frames
-            raise
-        wanted = self._distrusted.get(topic, 0) - 1
-        if wanted > 0:
-            self._distrusted[topic] = wanted
-            self._faults.pop(topic, None)
-            self._assembler.clear()
-            return
-        self._distrusted.pop(topic, None)
-        self._frozen.image(camera, stamp_ns, image)
-        self._good(topic, stamp_ns, {f"{camera}_image": image})
-
-    def values(self, topic: str, stamp_ns: int, values: Mapping[str, NDArray[np.float64]]) -> None:
-        """With a robot: numbers came, in the policy's units and frame."""
-        overtaken = topic in self._stamps and 0 < self._stamps[topic] - stamp_ns <= LATE_NS
-        if EEF_POS in values and not overtaken:
-            self._frozen.position(stamp_ns, values[EEF_POS])
-        self._good(topic, stamp_ns, values)
-
-    def refused(self, topic: str, error: ValueError) -> None:
-        """With a robot: a message came that is not used."""
-        self._bad(topic, error)
-
-    def _on_eef_pose(self, msg: PoseStamped) -> None:
-        stamp_ns, position, quaternion = messages.pose_from_msg(msg)
-        messages.check_frame(msg.header, self._frame_id)
-        self._frozen.position(stamp_ns, position)
-        self._good(topics.EEF_POSE, stamp_ns, {EEF_POS: position, EEF_QUAT: quaternion})
-
-    def _on_object_pose(self, msg: PoseStamped) -> None:
-        stamp_ns, position, quaternion = messages.pose_from_msg(msg)
-        messages.check_frame(msg.header, self._frame_id)
-        self._good(topics.OBJECT_POSE, stamp_ns, {OBJECT_POS: position, OBJECT_QUAT: quaternion})
-
-    def _on_joint_states(self, msg: JointState) -> None:
-        p = self.parameters
-        stamp_ns, positions, _ = messages.joint_state_from_msg(msg, p.gripper_joints)
-        self._good(topics.JOINT_STATES, stamp_ns, {GRIPPER_QPOS: positions * np.array(p.gripper_signs)})
-
-    def _bad(self, topic: str, error: ValueError) -> None:
-        self._faults[topic] = f"{self._name(topic)}: {error}"
-        # Parts of it that were good before must not become a frame with what comes later.
-        self._assembler.clear()
+    def _on_bad(self) -> None:
+        """A message came that is not used."""
         self._stop()
         self._refresh()
 
@@ -329,41 +214,12 @@ class PolicyNode(RunnableNode):
             hold = hold_chunk(max(self._stamps.values()), self.policy.spec.period_ns)
             self._chunk_publisher.publish(messages.chunk_to_msg(hold, self._frame_id))
 
-    def _good(self, topic: str, stamp_ns: int, values: Mapping[str, NDArray[Any]]) -> None:
-        """Raises MessageError for what must not be used though it can be read."""
-        conflict = self._sources[topic].conflict() if self._sources else self._listeners[topic].conflict()
-        if conflict:
-            raise messages.MessageError(conflict)
-        if self._realtime:
-            offset = (stamp_ns - self.now_ns()) / 1e9
-            self.diagnostics.value(f"{self._name(topic)} offset [s]", f"{offset:.3f}")
-            limit = self.parameters.max_input_age
-            if abs(offset) > limit:
-                side = "ahead of" if offset > 0 else "behind"
-                raise messages.MessageError(
-                    f"stamped {abs(offset):.3f} s {side} the clock, at most {limit:g} s expected"
-                )
-        self._faults.pop(topic, None)
-        self._stamps[topic] = stamp_ns
-        if topic in self._rates:
-            self._rates[topic].add(stamp_ns)
-        self.diagnostics.tick(topic)
-        wanted = {name: value for name, value in values.items() if name in self._shapes}
-        if isinstance(self._assembler, InterpolatingAssembler):
-            frames = [self._assembler.put(stamp_ns, wanted)]
-        else:
-            frames = [self._assembler.put(name, stamp_ns, value) for name, value in wanted.items()]
-        for frame in frames:
-            if frame is not None:
-                self._observe(frame)
-
     def _observe(self, frame: Frame) -> None:
         self._framed = self.seconds()
         if self._sources:
             # What came last may have been waited for.
             self.diagnostics.latency("observed to frame", (self.now_ns() - frame.stamp_ns) / 1e9)
-        self._frozen_reasons = self._frozen.reasons()
-        if self._frozen_reasons or self._too_slow():
+        if not self._source.trusted():
             self._stop()
             self._refresh()
             return
@@ -460,7 +316,7 @@ class PolicyNode(RunnableNode):
     def _refresh(self) -> None:
         reasons = self.reasons()
         if reasons:
-            bad = any(self._faults.values()) or self._frozen_reasons
+            bad = any(self._faults.values()) or self._source.frozen_reasons
             self.diagnostics.report(ERROR if bad else WARN, "; ".join(reasons))
         elif slow := self._slow():
             self.diagnostics.report(WARN, f"publishing chunks, though {slow}")
@@ -490,8 +346,8 @@ class PolicyNode(RunnableNode):
             elif p.max_frozen > 0 and (newest_ns - self._stamps[topic]) / 1e9 > p.max_frozen:
                 lag = (newest_ns - self._stamps[topic]) / 1e9
                 reasons.append(f"{name}: its stamps stand still, {lag:.2f} s behind the other inputs")
-        reasons += self._frozen_reasons
-        if not reasons and (slow := self._too_slow()):
+        reasons += self._source.frozen_reasons
+        if not reasons and (slow := self._source.too_slow()):
             reasons.append(slow)
         return reasons or self._why_late()
 
@@ -499,11 +355,9 @@ class PolicyNode(RunnableNode):
         """What to say of an input of which nothing has come."""
         if topic in self._sources:
             return self._sources[topic].missing()
-        return self._fingers.nothing() if topic == topics.JOINT_STATES else "nothing received"
-
-    def _too_slow(self) -> str:
-        """'' or which input does not come often enough."""
-        return next(filter(None, (rate.reason() for rate in self._rates.values())), "")
+        simulator = self._source.simulator
+        assert simulator is not None
+        return simulator.fingers.nothing() if topic == topics.JOINT_STATES else "nothing received"
 
     def _why_late(self) -> list[str]:
         """Why chunks do not leave as often as they should though all inputs are good."""
@@ -543,12 +397,19 @@ class PolicyNode(RunnableNode):
         self._worker.close()
 
 
-def _interpolating(spec: CheckpointSpec, sync_tolerance: float) -> InterpolatingAssembler:
-    """With a robot; the hand is the reference where there is no camera."""
-    pictures = [f"{camera}_image" for camera in spec.cameras]
-    names = sorted(spec.input_names, key=lambda name: name not in (EEF_POS, EEF_QUAT))
-    quaternions = {EEF_QUAT, OBJECT_QUAT} & set(names)
-    return InterpolatingAssembler(names, spec.period_ns, round(sync_tolerance * 1e9), pictures, quaternions)
+def frame_rules(p: PolicyParameters) -> FrameRules:
+    """What is asked of observations."""
+    return FrameRules(
+        realtime=p.mode == "realtime",
+        sync_tolerance=p.sync_tolerance,
+        max_input_age=p.max_input_age,
+        min_frame_rate=p.min_frame_rate,
+        good_frames=p.good_frames,
+        max_frozen=p.max_frozen,
+        gripper_joints=p.gripper_joints,
+        gripper_signs=p.gripper_signs,
+        frame_id=p.frame_id,
+    )
 
 
 def _completed(p: PolicyParameters) -> PolicyParameters:
