@@ -231,6 +231,21 @@ class Buttons:
 
 
 @dataclass(frozen=True)
+class RecordButtons:
+    """Of whoever records: numbers of buttons of a sensor_msgs/Joy, None where there is none."""
+
+    topic: str
+    start: int | None = None
+    """Pressed: an episode begins."""
+    success: int | None = None
+    """Pressed: it ends, and has succeeded."""
+    failure: int | None = None
+    """Pressed: it ends, and has failed."""
+    discard: int | None = None
+    """Pressed: it is thrown away, or the last one if none runs."""
+
+
+@dataclass(frozen=True)
 class Description:
     """Where the robot's URDF is: a topic (std_msgs/String, latched) or a file."""
 
@@ -263,6 +278,7 @@ class RobotFile:
     limits: Limits
     ready: tuple[ReadyCondition, ...]
     buttons: Buttons | None
+    record: RecordButtons | None = None
 
     @property
     def needs_kinematics(self) -> bool:
@@ -313,7 +329,8 @@ def read(path: Path) -> RobotFile:
         gripper=_gripper(top.section("gripper")) if "gripper" in top else None,
         limits=_limits(top.section("limits")),
         ready=tuple(_ready(section) for section in top.sections("ready")),
-        buttons=_buttons(top.section("buttons")) if "buttons" in top else None,
+        buttons=(buttons := _buttons(top.section("buttons")) if "buttons" in top else None),
+        record=_record(top.section("record"), buttons) if "record" in top else None,
     )
     top.done()
     _check(robot, top)
@@ -590,16 +607,32 @@ def _ready(section: Section) -> ReadyCondition:
     return condition
 
 
+def _button(section: Section, name: str) -> int | None:
+    """The number of a button, None where none is said."""
+    number = section.number(name, low=0, high=63) if name in section else None
+    if number is not None and number != int(number):
+        raise section.error(name, f"{number:g}, the number of a button expected")
+    return None if number is None else int(number)
+
+
 def _buttons(section: Section) -> Buttons:
-    numbers: dict[str, int | None] = {}
-    for name in ("enable", "stop", "hold"):
-        number = section.number(name, low=0, high=63) if name in section else None
-        if number is not None and number != int(number):
-            raise section.error(name, f"{number:g}, the number of a button expected")
-        numbers[name] = None if number is None else int(number)
+    numbers = {name: _button(section, name) for name in ("enable", "stop", "hold")}
     used = [number for number in numbers.values() if number is not None]
     if not used or len(set(used)) != len(used):
         raise section.error("enable", "enable, stop and hold: one of them at least, and each another button, expected")
     buttons = Buttons(section.topic("topic"), **numbers)
     section.done()
     return buttons
+
+
+def _record(section: Section, buttons: Buttons | None) -> RecordButtons:
+    numbers = {name: _button(section, name) for name in ("start", "success", "failure", "discard")}
+    record = RecordButtons(section.topic("topic", None if buttons is None else buttons.topic), **numbers)
+    used = [number for number in numbers.values() if number is not None]
+    if buttons is not None and record.topic == buttons.topic:
+        used += [n for n in (buttons.enable, buttons.stop, buttons.hold) if n is not None]
+    if record.start is None or len(set(used)) != len(used):
+        rule = "a button to start expected, and each another one, the operator's among them"
+        raise section.error("start", f"start, success, failure and discard: {rule}")
+    section.done()
+    return record
