@@ -130,9 +130,7 @@ def claimed(folder: Path) -> Iterator[None]:
 class BagWriter:
     """Writes a new bag. One thread at a time."""
 
-    def __init__(
-        self, folder: Path, contract: Mapping[str, Any], stamp_ns: int, prefix: str = "/", distro: str = ""
-    ) -> None:
+    def __init__(self, folder: Path, contract: Mapping[str, Any], prefix: str = "/", distro: str = "") -> None:
         """prefix: of the recorder's own topics, its namespace with slashes around. Raises BagError where there is
         something already, OSError where it cannot be written."""
         from rosbags.rosbag2 import StoragePlugin, Writer
@@ -150,10 +148,8 @@ class BagWriter:
         self._writer.open()
         self._claim = claimed(folder)
         self._claim.__enter__()
-        topic = f"{prefix}{CONTRACT}"
-        self.add(topic, STRING, OfferedQos("reliable", "transient_local", "keep_last", 1))
-        self.write(topic, stamp_ns, self._types.text(contract))
-        self.flush(sync=True)
+        self._contract = f"{prefix}{CONTRACT}"
+        self._said = self._types.text(contract)
 
     def __contains__(self, topic: str) -> bool:
         return topic in self._connections
@@ -166,7 +162,11 @@ class BagWriter:
         )
 
     def write(self, topic: str, received_ns: int, content: bytes) -> None:
-        """A serialized message, when it was received. Raises OSError."""
+        """A serialized message, when it was received. The contract goes before the first. Raises OSError."""
+        if self._said:
+            self.add(self._contract, STRING, OfferedQos("reliable", "transient_local", "keep_last", 1))
+            self._writer.write(self._connections[self._contract], received_ns, self._said)
+            self._said = b""
         self._writer.write(self._connections[topic], received_ns, content)
 
     def event(self, received_ns: int, content: Mapping[str, Any]) -> None:
@@ -187,15 +187,21 @@ class BagWriter:
     def close(self) -> None:
         """Makes it whole. Raises OSError; then it can be recovered."""
         try:
+            if self._said:  # nothing came at all
+                self.event(0, {"event": "end", "episode": -1, "stamp_ns": 0, "reason": "nothing was recorded"})
             self.flush(sync=True)
             self._writer.close()
             _sync(self.folder / METADATA)
         except BaseException:
-            with suppress(OSError):
-                self._writer.abort()
+            self.abandon()
             raise
-        finally:
-            self._claim.__exit__(None, None, None)
+        self._claim.__exit__(None, None, None)
+
+    def abandon(self) -> None:
+        """Leaves the file as it is, to be recovered."""
+        with suppress(OSError):
+            self._writer.abort()
+        self._claim.__exit__(None, None, None)
 
 
 def _qos(offered: OfferedQos) -> Any:
@@ -261,6 +267,8 @@ def recover(folder: Path) -> Recovered:
             copy = beside / path.stem
             with path.open("rb") as file:
                 end = _end(file, path)
+                file.seek(-len(_MAGIC), os.SEEK_END)
+                complete = file.read() == _MAGIC  # but for metadata.yaml
                 messages = _copy(file, path, end, copy)
             _sync(copy / path.name)
             _sync(copy / METADATA)
@@ -269,7 +277,7 @@ def recover(folder: Path) -> Recovered:
             _sync(folder)
         finally:
             shutil.rmtree(beside, ignore_errors=True)
-        return Recovered(folder, False, messages, size - end)
+        return Recovered(folder, False, messages, 0 if complete else size - end)
 
 
 def _count(folder: Path) -> int | None:
@@ -298,6 +306,7 @@ def _end(file: BinaryIO, path: Path) -> int:
     if file.read(len(_MAGIC)) != _MAGIC:
         raise BagError(f"{path}: no MCAP file, or nothing was written to it")
     end = at = len(_MAGIC)
+    chunks = 0
     while at + 9 <= size:
         file.seek(at)
         kind, length = struct.unpack("<BQ", file.read(9))
@@ -306,8 +315,9 @@ def _end(file: BinaryIO, path: Path) -> int:
             break
         if kind == _CHUNK and not _is_chunk(file, length):
             break
+        chunks += kind == _CHUNK
         end = at = following
-    if end == len(_MAGIC):
+    if not chunks:
         raise BagError(f"{path}: nothing was written to it")
     return end
 

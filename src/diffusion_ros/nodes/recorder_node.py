@@ -115,6 +115,8 @@ class RecorderNode(RunnableNode):
         self._before: deque[tuple[float, str, Kind, int, bytes]] = deque()
         """What came before an episode: when [s], and what the bag is given."""
         self._before_bytes = 0
+        self._early: list[tuple[str, Kind, bytes]] = []
+        """What is said once, and came before the time was known."""
         self._until = -1.0
         """When what comes after an episode is not recorded any more [s]."""
         self._newest_ns = 0
@@ -155,7 +157,7 @@ class RecorderNode(RunnableNode):
         if (free := free_bytes(parent)) < p.min_free * 1e9:
             raise ValueError(f"bag {folder}: {free / 1e9:.2f} GB free, at least min_free {p.min_free:g} GB expected")
         prefix = self.resolve_topic_name("x").removesuffix("x")
-        writer = BagWriter(folder, said, self.now_ns(), prefix)
+        writer = BagWriter(folder, said, prefix)
         return BagThread(writer, self._max_bytes, round(p.min_free * 1e9), p.compress, p.jpeg_quality)
 
     def _stored(self, one: Recorded) -> str:
@@ -205,6 +207,13 @@ class RecorderNode(RunnableNode):
             # In lockstep stamps are of another clock, which stands still at times.
             self._gaps[one.topic].came(stamp, stamp if self._lockstep else now_ns, self.episodes.running)
         name, kind = self._full_names[one.topic], self._kind(one)
+        if self.follows_clock and now_ns == 0:  # no /clock yet: the bag would begin in 1970
+            if one.always:
+                self._early.append((name, kind, content))
+            return
+        for early in self._early:
+            self._thread.put(early[0], early[1], now_ns, early[2])
+        self._early.clear()
         if one.always or self._writes():
             self._thread.put(name, kind, now_ns, content)
         else:
@@ -238,7 +247,10 @@ class RecorderNode(RunnableNode):
         try:
             news = json_of(content)
             if isinstance(news, dict):
-                self._note(self.episodes.heard(news))
+                event = self.episodes.heard(news)
+                # Nobody has said which rows were executed: the news come a few steps after the first.
+                steps = int(news.get("step") or 0) if event and event["event"] == "start" else 0
+                self._note(event, self._stamp() - round(steps / self.parameters.rate * 1e9))
         except (ValueError, IndexError) as error:
             self.diagnostics.report(WARN, f"{topics.EPISODE}: not JSON: {error}")
 
@@ -248,8 +260,7 @@ class RecorderNode(RunnableNode):
         """Writes an event; stamp: when it was in the clock of the stamps [ns], now by default."""
         if event is None:
             return
-        if stamp is None:
-            stamp = self._newest_ns if self._lockstep else self.now_ns()
+        stamp = self._stamp() if stamp is None else stamp
         if event["event"] == "start":
             self._steps = 0
             self._forget()
@@ -261,6 +272,10 @@ class RecorderNode(RunnableNode):
             event = {**event, "steps": self._steps}
             self._until = self.seconds() + self.parameters.margin
         self._thread.event(self.now_ns(), {**event, "stamp_ns": stamp})
+
+    def _stamp(self) -> int:
+        """Now, in the clock of the stamps [ns]."""
+        return self._newest_ns if self._lockstep else self.now_ns()
 
     def _asked(self, act: Callable[[], dict[str, Any]]) -> str:
         """'' where it was done, or why not."""
