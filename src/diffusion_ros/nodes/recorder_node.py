@@ -340,7 +340,7 @@ class RecorderNode(RunnableNode):
     def state(self) -> dict[str, Any]:
         """What `recording` says."""
         thread = self._thread
-        stopped = thread.stopped or thread.full
+        stopped = thread.stopped
         return {
             "state": "stopped" if stopped else "recording" if self.episodes.running else "idle",
             "reason": stopped,
@@ -359,7 +359,7 @@ class RecorderNode(RunnableNode):
         thread.tick()
         if thread.full and not thread.stopped:
             self._end(thread.full)
-            thread.close()
+            thread.close(thread.full)
         elif thread.stopped and self.episodes.running:
             self.episodes.finish("end", thread.stopped)
         state = self.state()

@@ -96,15 +96,15 @@ class BagThread:
             with self._worker.condition:
                 self._hand_over(0, lambda: None)
 
-    def close(self) -> None:
-        """Writes what waits and makes the bag whole."""
+    def close(self, reason: str = "closed") -> None:
+        """Writes what waits and makes the bag whole; `stopped` is the reason then."""
         if self._closed:
             return
         self._closed = True
         with self._worker.condition:
-            self._hand_over(0, self._finish)
+            self._hand_over(0, partial(self._finish, reason))
         if not self._ended.wait(_PATIENCE_SECONDS):
-            self.stopped = f"not closed within {_PATIENCE_SECONDS:g} s: {_RECOVER} {self.bag.folder}"
+            self.stopped = f"{reason}; not closed within {_PATIENCE_SECONDS:g} s: {_RECOVER} {self.bag.folder}"
         self._worker.close(0.0)
 
     # Both
@@ -177,7 +177,7 @@ class BagThread:
         self.bag.flush(sync=content["event"] != "start")
         self._flushed = time.monotonic()
 
-    def _finish(self, reason: str = "closed") -> None:
+    def _finish(self, reason: str) -> None:
         """Makes the bag whole, or leaves it to be recovered."""
         if not self.stopped:
             try:
