@@ -76,6 +76,7 @@ def test_episodes_run_one_at_a_time_and_the_last_can_be_thrown_away() -> None:
 
 def test_a_simulators_episodes_are_the_recordings() -> None:
     episodes = RecordedEpisodes()
+    assert episodes.acted(lockstep=False) is None  # a robot of its own: a person says when
     assert episodes.heard({"event": "waiting", "acting": False}) is None
     assert episodes.acted(lockstep=False) == {"event": "start", "episode": 0}
     # News of before the action, which came after it.
@@ -297,7 +298,9 @@ def ask(graph: ros_graph.Graph, node: Node, what: str) -> tuple[bool, str]:
 
 def test_what_was_said_is_in_the_bag_byte_for_byte(graph: ros_graph.Graph, tmp_path: Path) -> None:
     checkpoint = fake_policy.save(tmp_path / "policy.pt")
-    node = recorder(graph, tmp_path / "bag", mode="lockstep", checkpoint=str(checkpoint), topics=["force"])
+    node = recorder(
+        graph, tmp_path / "bag", mode="lockstep", follow_episodes=False, checkpoint=str(checkpoint), topics=["force"]
+    )
     robot = graph.add(Robot())
     force = robot.create_publisher(Float64, "force", topics.SENSOR_QOS)
     connect(graph, robot)
@@ -354,7 +357,7 @@ def test_what_was_said_is_in_the_bag_byte_for_byte(graph: ros_graph.Graph, tmp_p
 def test_a_simulators_episodes_are_followed_and_what_is_between_is_left_out(
     graph: ros_graph.Graph, tmp_path: Path
 ) -> None:
-    node = recorder(graph, tmp_path / "bag", follow_episodes=True, margin=0.2, task="can")
+    node = recorder(graph, tmp_path / "bag", margin=0.2, task="can")
     robot = graph.add(Robot())
     connect(graph, robot)
     stamps: list[int] = []
@@ -567,7 +570,7 @@ def test_systems_record_where_a_folder_is_given(tmp_path: Path) -> None:
     )
     startup = settle(REAL_ROBOT, robot="franka_crisp", record=str(tmp_path / "bag"))
     assert startup.parameters["recorder"]["robot"].endswith("franka_crisp.yaml")
-    assert not startup.parameters["recorder"]["follow_episodes"]
+    assert startup.parameters["recorder"]["mode"] == "realtime"
     (tmp_path / "bag").mkdir()
     (tmp_path / "bag" / "metadata.yaml").touch()
     with pytest.raises(UsageError, match=r"^record .*bag: exists already, a new folder expected$"):

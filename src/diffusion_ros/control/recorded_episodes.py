@@ -28,8 +28,8 @@ class RecordedEpisodes:
         self.counts = {"success": 0, "failure": 0, "end": 0, "discard": 0}
         self._last = ""
         """How the last one ended, '' where there is none that could be thrown away."""
-        self._rests = False
-        """Whether a simulator has said that no episode runs."""
+        self._rests = True
+        """Whether no simulator has said that an episode may run: a robot of its own has none that says so."""
         self._moved = False
         """Whether a simulator has said that the one that runs does."""
 

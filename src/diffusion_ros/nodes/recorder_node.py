@@ -75,7 +75,7 @@ class RecorderParameters:
     jpeg_quality: int = parameter(95, "of JPEG pictures", low=1, high=100)
     topics: tuple[str, ...] = parameter((), "other topics that are recorded as soon as somebody publishes them")
     follow_episodes: bool = parameter(
-        False, "whether a simulator's or a rehearsal's episodes are the recording's: from acting on to their end"
+        True, "whether a simulator's or a rehearsal's episodes are the recording's: from acting on to their end"
     )
     between_episodes: bool = parameter(False, "whether what comes between episodes is recorded, too")
     margin: float = parameter(

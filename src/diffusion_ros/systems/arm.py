@@ -146,7 +146,7 @@ SIMULATION = System(
             restarts=3,
         ),
         _GUARD_NODE,
-        _recorder("checkpoint", "task", "mode", follow_episodes=True),
+        _recorder("checkpoint", "task", "mode"),
     ),
     check=_check_record,
 )
@@ -213,7 +213,7 @@ REHEARSAL = System(
             given={"mode": "realtime", "rehearsal": True, "enabled": True, "checkpoint_limits": False},
             restarts=3,
         ),
-        _recorder("checkpoint", "robot", "task", mode="realtime", follow_episodes=True),
+        _recorder("checkpoint", "robot", "task", mode="realtime"),
     ),
     check=_check_rehearsal,
 )
