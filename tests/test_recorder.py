@@ -6,6 +6,7 @@ import json
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import fake_policy
@@ -395,6 +396,16 @@ def test_a_simulators_episodes_are_followed_and_what_is_between_is_left_out(
     assert (end["event"], end["steps"], end["index"], end["seed"]) == ("success", 1, 3, 9)
     assert [bags.stamp_ns(data) for _, data in found["/eef_pose"]] == stamps[1:-1]
     assert len(found["/episode"]) == 3  # these are always written
+
+
+def test_what_the_middleware_loses_is_counted(graph: ros_graph.Graph, tmp_path: Path) -> None:
+    node = recorder(graph, tmp_path / "bag")
+    node._on_lost(topics.EXECUTED_ACTION, SimpleNamespace(total_count_change=2))
+    node._on_lost(topics.EXECUTED_ACTION, SimpleNamespace(total_count_change=1))
+    node._thread.overflow["/executed_action"] = 4
+    assert node.dropped() == {topics.EXECUTED_ACTION: 7} and node.state()["dropped"] == 7
+    heard = [subscription for subscription in node.subscriptions if subscription.topic_name == "/executed_action"]
+    assert any(handler for subscription in heard for handler in subscription.event_handlers)
 
 
 def _until_written(graph: ros_graph.Graph, node: RecorderNode, many: int) -> None:

@@ -261,7 +261,8 @@ def recover(folder: Path) -> Recovered:
         free = shutil.disk_usage(folder).free
         if free < _SPARE * size:
             raise BagError(f"{folder}: {free / 1e9:.2f} GB free, {_SPARE * size / 1e9:.2f} expected to write it again")
-        beside = folder.parent / f".{folder.resolve().name}.recovering"
+        home = folder.resolve()
+        beside = home.parent / f".{home.name}.recovering"
         shutil.rmtree(beside, ignore_errors=True)
         try:
             copy = beside / path.stem

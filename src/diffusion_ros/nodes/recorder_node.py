@@ -103,7 +103,7 @@ class RecorderNode(RunnableNode):
             raise ValueError(f"{p.checkpoint}: is {checkpoint.with_article(spec.kind)}, a policy is needed")
         self.robot = robot_file.read(Path(p.robot)) if p.robot else None
         own = of_simulator(spec, self._lockstep) if self.robot is None else of_robot(self.robot)
-        recorded = merged([*of_graph(self.robot), *own])
+        recorded = merged([*of_graph(), *own])
         self._full_names = {one.topic: self.resolve_topic_name(one.topic) for one in recorded}
         frame = (spec.frame if spec is not None else "") or (self.robot.base.frame if self.robot else WORLD_FRAME)
         names = {key: self._stored(one) for one in recorded for key in one.keys}
@@ -167,6 +167,8 @@ class RecorderNode(RunnableNode):
 
     def _subscribe(self, one: Recorded) -> Any:
         callback = partial(self._on_message, one)
+        if one.newest:
+            return self.create_subscription(one.kind, one.topic, callback, one.qos, raw=True)
         events = SubscriptionEventCallbacks(message_lost=partial(self._on_lost, one.topic))
         try:
             return self.create_subscription(one.kind, one.topic, callback, one.qos, raw=True, event_callbacks=events)
@@ -186,7 +188,8 @@ class RecorderNode(RunnableNode):
                 self.get_logger().warning(f"{name}: {publishers[0].topic_type} is not installed here: not recorded")
                 continue
             self._full_names.setdefault(topic, name)
-            one = Recorded(topic, kind, as_offered(publishers), (), always=topic in self.parameters.topics)
+            asked = topic in self.parameters.topics
+            one = Recorded(topic, kind, as_offered(publishers), (), always=asked, newest=not asked)
             self._subscriptions_made.append(self._subscribe(one))
 
     # Callbacks: stamp and hand over
@@ -411,7 +414,8 @@ def _camera_info(one: Recorded) -> str:
     """The topic of the camera's matrix beside its pictures, '' for what are no pictures."""
     if type_name(one.kind) not in ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"):
         return ""
-    return f"{one.topic.removesuffix('/compressed').rpartition('/')[0]}/camera_info".removeprefix("/camera_info")
+    folder = one.topic.removesuffix("/compressed").rpartition("/")[0]
+    return f"{folder}/camera_info" if folder else ""
 
 
 def _completed(p: RecorderParameters) -> RecorderParameters:

@@ -26,6 +26,14 @@ from diffusion_ros.spec import IMAGE_SUFFIX, CheckpointSpec
 _PICTURES, _NUMBERS = 10, 200
 """Depth of queues: 0.3 s of pictures at 30 Hz, 0.2 s of joints at 1000 Hz."""
 _FOREVER_NS = 2**63 - 1
+_PACKAGES = {
+    "PoseStamped": "geometry_msgs",
+    "TwistStamped": "geometry_msgs",
+    "Twist": "geometry_msgs",
+    "JointTrajectory": "trajectory_msgs",
+    "Float64MultiArray": "std_msgs",
+}
+"""Type of a motion output -> where it is defined."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +49,8 @@ class Recorded:
     """Whether it has stamps and comes at a rate, so that it can be seen what is missing."""
     always: bool = False
     """Whether it is written between episodes as well."""
+    newest: bool = False
+    """Whether only the newest message matters, so that none is missed."""
 
 
 def _queue(qos: QoSProfile, depth: int) -> QoSProfile:
@@ -97,17 +107,7 @@ def of_robot(robot: RobotFile) -> list[Recorded]:
     return [*found, Recorded(robot.action.topic, command, qos, ("command",))]
 
 
-_PACKAGES = {
-    "PoseStamped": "geometry_msgs",
-    "TwistStamped": "geometry_msgs",
-    "Twist": "geometry_msgs",
-    "JointTrajectory": "trajectory_msgs",
-    "Float64MultiArray": "std_msgs",
-}
-"""Type of a motion output -> where it is defined."""
-
-
-def of_graph(robot: RobotFile | None) -> list[Recorded]:
+def of_graph() -> list[Recorded]:
     """What policy, executor, simulator and people say. The episodes first: rclpy takes what waits in this order, and
     the end of one comes before the next one's actions."""
     rows = _queue(topics.WATCHED_QOS, _NUMBERS)
