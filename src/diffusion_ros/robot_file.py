@@ -182,6 +182,21 @@ class Limits:
 
 
 @dataclass(frozen=True)
+class RecordButtons:
+    """Of whoever records: numbers of buttons of a sensor_msgs/Joy, None where there is none."""
+
+    topic: str
+    start: int | None = None
+    """Pressed: an episode begins."""
+    success: int | None = None
+    """Pressed: it ends, and has succeeded."""
+    failure: int | None = None
+    """Pressed: it ends, and has failed."""
+    discard: int | None = None
+    """Pressed: it is thrown away, or the last one if none runs."""
+
+
+@dataclass(frozen=True)
 class ReadyCondition:
     """Something that must be so before the robot may move."""
 
@@ -231,21 +246,6 @@ class Buttons:
 
 
 @dataclass(frozen=True)
-class RecordButtons:
-    """Of whoever records: numbers of buttons of a sensor_msgs/Joy, None where there is none."""
-
-    topic: str
-    start: int | None = None
-    """Pressed: an episode begins."""
-    success: int | None = None
-    """Pressed: it ends, and has succeeded."""
-    failure: int | None = None
-    """Pressed: it ends, and has failed."""
-    discard: int | None = None
-    """Pressed: it is thrown away, or the last one if none runs."""
-
-
-@dataclass(frozen=True)
 class Description:
     """Where the robot's URDF is: a topic (std_msgs/String, latched) or a file."""
 
@@ -267,6 +267,7 @@ class RobotFile:
     joint_states: str
     """The topic of their positions, for joint outputs whose hand is not told by them already."""
     description: Description | None
+    record: RecordButtons | None
     poses: Mapping[str, PoseSource]
     """hand, and perhaps object."""
     numbers: Mapping[str, JointsSource]
@@ -278,7 +279,6 @@ class RobotFile:
     limits: Limits
     ready: tuple[ReadyCondition, ...]
     buttons: Buttons | None
-    record: RecordButtons | None = None
 
     @property
     def needs_kinematics(self) -> bool:
@@ -322,6 +322,7 @@ def read(path: Path) -> RobotFile:
         joints=joints,
         joint_states=_joint_states(top, action, poses[HAND]),
         description=description,
+        record=_record(top) if "record" in top else None,
         poses=poses,
         numbers=numbers,
         pictures=pictures,
@@ -329,8 +330,7 @@ def read(path: Path) -> RobotFile:
         gripper=_gripper(top.section("gripper")) if "gripper" in top else None,
         limits=_limits(top.section("limits")),
         ready=tuple(_ready(section) for section in top.sections("ready")),
-        buttons=(buttons := _buttons(top.section("buttons")) if "buttons" in top else None),
-        record=_record(top.section("record"), buttons) if "record" in top else None,
+        buttons=_buttons(top.section("buttons")) if "buttons" in top else None,
     )
     top.done()
     _check(robot, top)
@@ -359,6 +359,27 @@ def _check(robot: RobotFile, top: Section) -> None:
             raise top.error(
                 f"observations.{name}.topic", f"{topic}, which is {twin}'s as well: one camera each expected"
             )
+
+
+def _record(top: Section) -> RecordButtons:
+    section = top.section("record")
+    operator = _buttons(top.section("buttons")) if "buttons" in top else None
+    numbers: dict[str, int] = {}
+    for name in ("start", "success", "failure", "discard"):
+        if name in section:
+            number = section.number(name, low=0, high=63)
+            if number != int(number):
+                raise section.error(name, f"{number:g}, the number of a button expected")
+            numbers[name] = int(number)
+    record = RecordButtons(section.topic("topic", None if operator is None else operator.topic), **numbers)
+    used = [*numbers.values()]
+    if operator is not None and record.topic == operator.topic:
+        used += [number for number in (operator.enable, operator.stop, operator.hold) if number is not None]
+    if record.start is None or len(set(used)) != len(used):
+        rule = "a button to start expected, and each another one, the operator's among them"
+        raise section.error("start", f"start, success, failure and discard: {rule}")
+    section.done()
+    return record
 
 
 def _joint_states(top: Section, action: ActionOutput, hand: PoseSource) -> str:
@@ -607,32 +628,16 @@ def _ready(section: Section) -> ReadyCondition:
     return condition
 
 
-def _button(section: Section, name: str) -> int | None:
-    """The number of a button, None where none is said."""
-    number = section.number(name, low=0, high=63) if name in section else None
-    if number is not None and number != int(number):
-        raise section.error(name, f"{number:g}, the number of a button expected")
-    return None if number is None else int(number)
-
-
 def _buttons(section: Section) -> Buttons:
-    numbers = {name: _button(section, name) for name in ("enable", "stop", "hold")}
+    numbers: dict[str, int | None] = {}
+    for name in ("enable", "stop", "hold"):
+        number = section.number(name, low=0, high=63) if name in section else None
+        if number is not None and number != int(number):
+            raise section.error(name, f"{number:g}, the number of a button expected")
+        numbers[name] = None if number is None else int(number)
     used = [number for number in numbers.values() if number is not None]
     if not used or len(set(used)) != len(used):
         raise section.error("enable", "enable, stop and hold: one of them at least, and each another button, expected")
     buttons = Buttons(section.topic("topic"), **numbers)
     section.done()
     return buttons
-
-
-def _record(section: Section, buttons: Buttons | None) -> RecordButtons:
-    numbers = {name: _button(section, name) for name in ("start", "success", "failure", "discard")}
-    record = RecordButtons(section.topic("topic", None if buttons is None else buttons.topic), **numbers)
-    used = [number for number in numbers.values() if number is not None]
-    if buttons is not None and record.topic == buttons.topic:
-        used += [n for n in (buttons.enable, buttons.stop, buttons.hold) if n is not None]
-    if record.start is None or len(set(used)) != len(used):
-        rule = "a button to start expected, and each another one, the operator's among them"
-        raise section.error("start", f"start, success, failure and discard: {rule}")
-    section.done()
-    return record
