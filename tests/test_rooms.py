@@ -1,8 +1,8 @@
 """Who may import whom: no circles, and each room knows only those before it. Read from the sources, with what is
 imported for type checking only.
 
-    robot, installation, cache_folders, ranges, atomic_file, yaml_file, resources, picture_transport, franka_connection
-    franka_arm, franka_hand;
+    robot, installation, cache_folders, ranges, atomic_file, yaml_file, resources, picture_transport, bags
+    franka_connection, franka_arm, franka_hand;
     spec; robot_file; models; checkpoint; control; robot_check; simulators; ros; nodes; systems
 
 What a policy or a planner learnt and how it is asked is models'; how a robot is driven by it is control's, which asks
@@ -38,6 +38,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "yaml_edit": ("yaml_file",),
     "resources": (),
     "picture_transport": (),
+    "bags": (),
     "franka_connection": ("installation",),
     "franka_arm": ("franka_connection",),
     "franka_hand": ("franka_connection",),
@@ -61,6 +62,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
         "control",
         "robot_check",
         "simulators",
+        "bags",
     ),
     "nodes": (
         "robot",
@@ -72,6 +74,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
         "franka_hand",
         "resources",
         "picture_transport",
+        "bags",
         "spec",
         "robot_file",
         "checkpoint",
@@ -91,6 +94,7 @@ WITHOUT: dict[str, tuple[str, ...]] = {
     "models": ("rclpy", "cv2", "mujoco", "robosuite", "gymnasium"),
     "control": ("rclpy", "robosuite", "gymnasium"),
     "simulators": ("rclpy", "torch"),
+    "bags": ("rclpy", "torch", "cv2", "mujoco", "robosuite", "gymnasium"),
     "robot_check": ("rclpy", "torch", "cv2", "mujoco", "robosuite", "gymnasium"),
     "ros": ("torch", "cv2", "mujoco", "robosuite", "gymnasium"),
     "nodes": ("mujoco", "robosuite", "gymnasium"),

@@ -29,7 +29,9 @@ from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 
 from diffusion_ros.atomic_file import write_json
+from diffusion_ros.bags import BagError, recover
 from diffusion_ros.checkpoint import CheckpointError, file_sha256
+from diffusion_ros.installation import explain
 from diffusion_ros.resources import resource_folder
 from diffusion_ros.systems import SYSTEMS
 from diffusion_ros.systems.startup import Startup, UsageError, check_writable, decide, defaults, foreign_sections
@@ -40,6 +42,8 @@ CHECK = "check"
 """The word that starts no system, but asks whether one may be started."""
 LATENCY = "latency"
 """The word that starts no system, but measures how late a robot's streams are."""
+RECOVER = "recover"
+"""The word that starts no system, but makes a whole bag of one whose recorder was killed."""
 _PROGRESS_SECONDS = 0.2
 _PLAIN_PROGRESS_SECONDS = 10.0
 """Between lines where they cannot be overwritten (a file, a pipe)."""
@@ -107,6 +111,15 @@ def _parser(resources: Path) -> argparse.ArgumentParser:
     systems.add_parser(
         LATENCY, help="moves a robot's hand a little, after asking, and measures how late its streams are"
     )
+    recovering = systems.add_parser(
+        RECOVER,
+        help="makes a whole bag of one whose recorder was killed",
+        description="Makes a whole bag of one whose recorder was killed. Nothing that was whole is lost.",
+        usage=f"diffusion_ros {RECOVER} FOLDER",
+        formatter_class=_help,
+        allow_abbrev=False,
+    )
+    recovering.add_argument("folder", metavar="FOLDER", help="of the bag")
     for system in SYSTEMS.values():
         nodes = ", ".join(node.name + (f" (with --{node.needs})" if node.needs else "") for node in system.nodes)
         sub = systems.add_parser(
@@ -289,6 +302,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             from diffusion_ros import latency
 
             return latency.main(given[1:], stop)
+        if given[:1] == [RECOVER]:
+            print(recover(Path(_parser(resource_folder()).parse_args(given).folder)))
+            return 0
         request = parse(given)
         screen.show(f"ROS_DOMAIN_ID={request.domain_id}  logs: {request.startup.output_dir}")
         for section in foreign_sections(request.startup):
@@ -297,8 +313,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if not result:
             raise Failed(f"stopped by {signal.Signals(stop[0]).name}", 128 + stop[0])
         write_json(request.result, result)
-    except (UsageError, CheckpointError) as error:
+    except (UsageError, CheckpointError, BagError) as error:
         screen.end(str(error))
+        return 2
+    except ModuleNotFoundError as error:
+        screen.end(explain(error))
         return 2
     except Failed as error:
         screen.end(str(error))

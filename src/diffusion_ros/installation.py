@@ -16,11 +16,11 @@ BASE = ("numpy", "scipy", "torch", "cv2", "yaml")
 """Modules without which no node runs."""
 EXTRAS = {
     "sim": ("mujoco", "gymnasium", "gymnasium_robotics", "imageio_ffmpeg", "numba", "PIL", "termcolor", "tqdm"),
+    "record": ("rosbags",),
     "train": (
         *("accelerate", "diffusers", "einops", "gymnasium", "h5py", "matplotlib", "PIL", "psutil", "pyarrow"),
         *("rosbags", "sklearn", "tensorboard", "tqdm", "tyro"),
     ),
-    "record": ("rosbags",),
     "franka": ("franka",),
 }
 """Extra -> the modules that it brings."""

@@ -184,6 +184,21 @@ class Limits:
 
 
 @dataclass(frozen=True)
+class RecordButtons:
+    """Of whoever records: numbers of buttons of a sensor_msgs/Joy, None where there is none."""
+
+    topic: str
+    start: int | None = None
+    """Pressed: an episode begins."""
+    success: int | None = None
+    """Pressed: it ends, and has succeeded."""
+    failure: int | None = None
+    """Pressed: it ends, and has failed."""
+    discard: int | None = None
+    """Pressed: it is thrown away, or the last one if none runs."""
+
+
+@dataclass(frozen=True)
 class ReadyCondition:
     """Something that must be so before the robot may move."""
 
@@ -254,6 +269,7 @@ class RobotFile:
     joint_states: str
     """The topic of their positions, for joint outputs whose hand is not told by them already."""
     description: Description | None
+    record: RecordButtons | None
     poses: Mapping[str, PoseSource]
     """hand, and perhaps object."""
     numbers: Mapping[str, JointsSource]
@@ -308,6 +324,7 @@ def read(path: Path) -> RobotFile:
         joints=joints,
         joint_states=_joint_states(top, action, poses[HAND]),
         description=description,
+        record=_record(top) if "record" in top else None,
         poses=poses,
         numbers=numbers,
         pictures=pictures,
@@ -344,6 +361,27 @@ def _check(robot: RobotFile, top: Section) -> None:
             raise top.error(
                 f"observations.{name}.topic", f"{topic}, which is {twin}'s as well: one camera each expected"
             )
+
+
+def _record(top: Section) -> RecordButtons:
+    section = top.section("record")
+    operator = _buttons(top.section("buttons")) if "buttons" in top else None
+    numbers: dict[str, int] = {}
+    for name in ("start", "success", "failure", "discard"):
+        if name in section:
+            number = section.number(name, low=0, high=63)
+            if number != int(number):
+                raise section.error(name, f"{number:g}, the number of a button expected")
+            numbers[name] = int(number)
+    record = RecordButtons(section.topic("topic", None if operator is None else operator.topic), **numbers)
+    used = [*numbers.values()]
+    if operator is not None and record.topic == operator.topic:
+        used += [number for number in (operator.enable, operator.stop, operator.hold) if number is not None]
+    if record.start is None or len(set(used)) != len(used):
+        rule = "a button to start expected, and each another one, the operator's among them"
+        raise section.error("start", f"start, success, failure and discard: {rule}")
+    section.done()
+    return record
 
 
 def _joint_states(top: Section, action: ActionOutput, hand: PoseSource) -> str:

@@ -14,6 +14,7 @@ _TOPIC_LENGTH = 200
 """Characters at most; ROS takes about 250, with the namespace and what an action adds."""
 KEYS = frozenset(
     (
+        *("record", "start", "success", "failure", "discard"),
         *("driver", "base", "tool", "joints", "description", "observations", "action", "gripper", "limits", "ready"),
         *("buttons", "frame", "xyz", "rpy", "topic", "file", "source", "camera", "latency", "qos", "parent", "child"),
         *("scale", "offset", "crop", "output", "type", "rate", "reference", "leash", "axes", "gain", "name", "open"),

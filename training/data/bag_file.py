@@ -22,11 +22,9 @@ from rosbags.rosbag2.storage_mcap import McapReader
 from std_msgs.msg import String
 
 from diffusion_ros.action_kinds import ActionFormat
+from diffusion_ros.bags import CONTRACT
 from diffusion_ros.spec import CheckpointSpec
 
-CONTRACT = "recording_contract"
-"""The topic of the first message: what was recorded. It stands in the recorder's namespace, as EVENT."""
-EVENT = "recording_event"
 VERSION = 1
 _MAGIC = b"\x89MCAP0\r\n"
 _HEADER = 1

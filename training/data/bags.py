@@ -51,6 +51,7 @@ from trajectory_msgs.msg import JointTrajectory
 
 from diffusion_ros import robot_file, yaml_file
 from diffusion_ros.action_kinds import ActionFormat
+from diffusion_ros.bags import EVENT
 from diffusion_ros.control.observation import HISTORY_NS, Frame
 from diffusion_ros.control.pictures import PictureError, fit
 from diffusion_ros.nodes.policy_node import PolicyParameters, frame_rules
@@ -62,7 +63,7 @@ from diffusion_ros.ros.frame_source import FrameSource
 from diffusion_ros.ros.robot_observations import RobotObservations
 from diffusion_ros.ros.simulator_observations import SimulatorObservations
 from diffusion_ros.spec import FITTED, IMAGE_SUFFIX, CheckpointSpec, TensorSpec
-from training.data.bag_file import EVENT, BagFile, Contract, read_contract, text_of
+from training.data.bag_file import BagFile, Contract, read_contract, text_of
 from training.data.episodes import Episode, Layout
 from training.data.replay_node import ReplayNode
 

@@ -31,6 +31,13 @@ gripper. Rows of poses are eef_x to eef_rz, motions in the hand's own axes tool_
 newest observation used."""
 EEF_COMMAND = "eef_command"
 """The motion of one control step: one row like those of action_chunk. Zeros mean hold."""
+EXECUTED_ACTION = "executed_action"
+"""The row whose execution begins, within the limits of a step, and `person`: 1 where a person's it is, 0 where the
+policy's. Nothing while it holds. The stamp is that of the observation that it answers; with a robot's YAML, when it
+begins."""
+TELEOP_ACTION = "teleop_action"
+"""What a person asks for: one row like those of action_chunk in each control step, stamped now, while they decide. The
+gripper is -1 or 1, 0 where nothing is known of it. A row of zeros, or silence, gives back."""
 JOINT_COMMAND = "joint_command"
 """The effort of one joint, with the stamp of the joint_states that it answers."""
 EFFORT_COMMAND = "effort_command"
@@ -43,6 +50,9 @@ GENERATED = "generated/image_raw"
 """What image_generator has drawn."""
 GENERATION = "denoising/image_raw"
 """How it came about, from noise to the picture."""
+RECORDING = "recording"
+"""JSON, twice a second: state (idle, recording, stopped), why, episode, steps, messages, dropped, late, and the GB that
+are free on the disk of the bag."""
 EPISODE = "episode"
 """JSON: index, seed, step, reward, success and more, a few times a second. The event 'end' carries the result."""
 SCENE = "scene"

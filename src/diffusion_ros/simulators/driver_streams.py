@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffusion_ros import yaml_file
+from diffusion_ros.control.pictures import encode
 from diffusion_ros.robot import GRIPPER_QPOS
 from diffusion_ros.robot_file import HAND, JointsSource, RobotFile, RobotFileError
 from diffusion_ros.spec import IMAGE_SUFFIX
@@ -187,10 +188,7 @@ def encoded(image: NDArray[np.uint8], encoding: str) -> NDArray[np.uint8]:
 
 def jpeg(image: NDArray[np.uint8]) -> bytes:
     """Of rgb (H, W, 3), as image_transport's `compressed` makes it."""
-    import cv2
-
-    _, content = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 95])
-    return content.tobytes()
+    return encode(image, "jpeg")
 
 
 def part(image: NDArray[np.uint8], crop: Sequence[int] | None, size: int) -> NDArray[np.uint8]:

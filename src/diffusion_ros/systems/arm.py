@@ -13,7 +13,7 @@ from diffusion_ros.ros.messages import printable
 from diffusion_ros.simulators import driver_streams
 from diffusion_ros.simulators.tasks import ARM_TASKS
 from diffusion_ros.systems.observer import Observer
-from diffusion_ros.systems.system import SPEED, Argument, NodeDescription, System, same_names
+from diffusion_ros.systems.system import SPEED, Argument, NodeDescription, System, Value, same_names
 
 VIEWS = ("frontview", "agentview", "birdview", "robot0_robotview", "robot0_eye_in_hand")
 """Cameras that all tasks have."""
@@ -71,6 +71,28 @@ _GUARD_NODE = NodeDescription(
     needs="guard",
 )
 
+_RECORD = Argument("record", "folder of the bag that is recorded, a new one; '': none", "", path=True)
+_COMPRESS = Argument("compress", "how the bag has pictures; '': as they come", choices=("", "jpeg", "png"))
+
+
+def _recorder(*arguments: str, **given: Value) -> NodeDescription:
+    """The node that writes the bag. Not started again: its bag is there, and whoever records should know that it
+    ends."""
+    names = {"bag": _RECORD.name, **same_names("compress", *arguments)}
+    return NodeDescription(
+        "recorder", "diffusion_ros.nodes.recorder_node", "recorder.yaml", names, given=given, needs=_RECORD.name
+    )
+
+
+def _check_record(parameters: Mapping[str, Mapping[str, Any]]) -> None:
+    """Raises ValueError for a bag that is there already."""
+    if "recorder" not in parameters:
+        return
+    bag = Path(parameters["recorder"]["bag"])
+    if bag.exists() and (not bag.is_dir() or any(bag.iterdir())):
+        raise ValueError(f"record {bag}: exists already, a new folder expected")
+
+
 SIMULATION = System(
     name="simulation",
     description="Lift, Can or Square in robosuite, with a diffusion policy",
@@ -94,6 +116,8 @@ SIMULATION = System(
         _OUTPUT_DIR,
         Argument("policy_seed", "seed of the sampling noise", minimum=0),
         _GUARD,
+        _RECORD,
+        _COMPRESS,
         _SAMPLER_STEPS,
         _DEVICE,
     ),
@@ -122,14 +146,17 @@ SIMULATION = System(
             restarts=3,
         ),
         _GUARD_NODE,
+        _recorder("checkpoint", "task", "mode"),
     ),
+    check=_check_record,
 )
 
 _ROBOT = Argument("robot", "the robot: a YAML file, or the name of one that comes with the package", "", robot=True)
 
 
 def _check_rehearsal(parameters: Mapping[str, Mapping[str, Any]]) -> None:
-    """Raises ValueError for a robot that cannot be rehearsed."""
+    """Raises ValueError for a robot that cannot be rehearsed, or a bag that is there already."""
+    _check_record(parameters)
     own = parameters["rehearsal"]
     size = driver_streams.picture_size(own["picture_size"])
     robot = robot_file.read(Path(own["robot"]))
@@ -154,6 +181,8 @@ REHEARSAL = System(
         Argument("view", "camera of the larger view in the videos; '': no videos", choices=("", *VIEWS)),
         _OUTPUT_DIR,
         Argument("policy_seed", "seed of the sampling noise", 0, minimum=0),
+        _RECORD,
+        _COMPRESS,
         _SAMPLER_STEPS,
         _DEVICE,
     ),
@@ -184,6 +213,7 @@ REHEARSAL = System(
             given={"mode": "realtime", "rehearsal": True, "enabled": True, "checkpoint_limits": False},
             restarts=3,
         ),
+        _recorder("checkpoint", "robot", "task", mode="realtime"),
     ),
     check=_check_rehearsal,
 )
@@ -209,6 +239,8 @@ REAL_ROBOT = System(
         Argument("checkpoint", "the policy (.pt)", "", path=True),
         Argument("enabled", "true: the robot moves at once; false: after the service executor/set_enabled"),
         _GUARD,
+        _RECORD,
+        _COMPRESS,
         _SAMPLER_STEPS,
         _DEVICE,
         Argument("output_dir", "folder for logs and parameters; default: runs/real_robot-<time>", "", path=True),
@@ -233,6 +265,8 @@ REAL_ROBOT = System(
             given={"mode": "realtime", "checkpoint_limits": False},
         ),
         _GUARD_NODE,
+        _recorder("checkpoint", "robot", mode="realtime"),
     ),
+    check=_check_record,
     topics={topic: argument.name for topic, argument in _ROBOT_TOPICS.items()},
 )

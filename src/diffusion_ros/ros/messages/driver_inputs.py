@@ -85,8 +85,8 @@ def encoded_image_to_msg(pixels: NDArray[np.uint8], encoding: str, time_ns: int,
     )
 
 
-def jpeg_to_msg(content: bytes, time_ns: int, frame_id: str) -> CompressedImage:
-    """As image_transport's `compressed` sends rgb8."""
+def jpeg_to_msg(content: bytes, time_ns: int, frame_id: str, kind: str = "jpeg") -> CompressedImage:
+    """As image_transport's `compressed` sends rgb8; kind: jpeg or png."""
     data = array.array("B")
     data.frombytes(content)
-    return CompressedImage(header=header_to_msg(time_ns, frame_id), format="rgb8; jpeg compressed bgr8", data=data)
+    return CompressedImage(header=header_to_msg(time_ns, frame_id), format=f"rgb8; {kind} compressed bgr8", data=data)
