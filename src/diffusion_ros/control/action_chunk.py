@@ -120,6 +120,8 @@ class Command:
     """What was taken back: 'limits', 'workspace', 'limits and workspace', or ''."""
     key: tuple[int, int] | None = None
     """Which row it is, when acting: its chunk's stamp and its place there."""
+    person: bool = False
+    """Whether a person decided, and not a policy."""
 
 
 class ChunkExecutor:

@@ -157,6 +157,8 @@ class ExecutorNode(RunnableNode):
         self._next_refresh = 0.0
         self._lost = ""
         """Why a robot was disabled by us: somebody has to look."""
+        self._executed: tuple[int, int] | None = None
+        """Which row a driven robot has begun last."""
         self._counts = {"acted": 0, "held": 0, "clipped": 0, "chunks refused": 0}
         self._record: StopRecord | None = None
         self._stopped_before = ""
@@ -167,6 +169,7 @@ class ExecutorNode(RunnableNode):
             if self._stopped_before:
                 self.executor_logic.set_enabled(False)
 
+        self._executed_publisher = self.create_publisher(JointTrajectory, topics.EXECUTED_ACTION, topics.WATCHED_QOS)
         self._path_publisher = self.create_publisher(Path, topics.EEF_PATH, topics.COMMAND_QOS)
         self._robot: DrivenRobot | None = None
         if p.robot:
@@ -391,7 +394,11 @@ class ExecutorNode(RunnableNode):
             self._lost = held = lost
             logic.set_enabled(False)
             self.get_logger().error(f"disabled: {lost}")
-        self._answered = command = self._robot.act(logic, held, self.now_ns())
+        now_ns = self.now_ns()
+        self._answered = command = self._robot.act(logic, held, now_ns)
+        if command.acting and command.key != self._executed:
+            self._executed = command.key
+            self._say_executed(command, now_ns)
         self._counts["acted" if command.acting else "held"] += 1
         self._counts["clipped"] += bool(command.clipped)
         self.diagnostics.tick(self._robot.robot.action.topic)
@@ -464,6 +471,8 @@ class ExecutorNode(RunnableNode):
         self._send(command, stamp_ns)
         if not self._lockstep:
             self.executor_logic.sent(command)
+        if command.acting:
+            self._say_executed(command, stamp_ns)
         self.diagnostics.latency("observation to command", time.monotonic() - self._answering)
         self._refresh()
 
@@ -472,6 +481,12 @@ class ExecutorNode(RunnableNode):
         period_ns = self.executor_logic.period_ns
         self._command_publisher.publish(messages.command_to_msg(command.row, stamp_ns, period_ns, self.frame_id))
         self.diagnostics.tick(topics.EEF_COMMAND)
+
+    def _say_executed(self, command: Command, stamp_ns: int) -> None:
+        """A row begins."""
+        period_ns = self.executor_logic.period_ns
+        msg = messages.executed_to_msg(command.row, command.person, stamp_ns, period_ns, self.frame_id)
+        self._executed_publisher.publish(msg)
 
     def _trace(self, stamp_ns: int, position: NDArray[np.float64]) -> None:
         if self._path and not 0 <= stamp_ns - self._path[-1][0] <= _PATH_GAP_NS:

@@ -30,6 +30,10 @@ ACTION_CHUNK = "action_chunk"
 gripper. The stamp is that of the newest observation used."""
 EEF_COMMAND = "eef_command"
 """The motion of one control step: one row like those of action_chunk. Zeros mean hold."""
+EXECUTED_ACTION = "executed_action"
+"""The row whose execution begins, within the limits of a step, and `person`: 1 where a person's it is, 0 where the
+policy's. Nothing while it holds. The stamp is that of the observation that it answers; with a robot's YAML, when it
+begins."""
 JOINT_COMMAND = "joint_command"
 """The effort of one joint, with the stamp of the joint_states that it answers."""
 EFFORT_COMMAND = "effort_command"

@@ -32,6 +32,12 @@ from diffusion_ros.ros.messages.actions import (
     effort_to_msg as effort_to_msg,
 )
 from diffusion_ros.ros.messages.actions import (
+    executed_from_msg as executed_from_msg,
+)
+from diffusion_ros.ros.messages.actions import (
+    executed_to_msg as executed_to_msg,
+)
+from diffusion_ros.ros.messages.actions import (
     force_from_msg as force_from_msg,
 )
 from diffusion_ros.ros.messages.actions import (
