@@ -74,6 +74,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
         "picture_transport",
         "spec",
         "robot_file",
+        "robot_check",
         "checkpoint",
         "models",
         "control",

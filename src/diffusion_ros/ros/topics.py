@@ -34,6 +34,9 @@ EXECUTED_ACTION = "executed_action"
 """The row whose execution begins, within the limits of a step, and `person`: 1 where a person's it is, 0 where the
 policy's. Nothing while it holds. The stamp is that of the observation that it answers; with a robot's YAML, when it
 begins."""
+TELEOP_ACTION = "teleop_action"
+"""What a person asks for: one row like those of action_chunk in each control step, stamped now, while they decide. The
+gripper is -1 or 1, 0 where nothing is known of it. A row of zeros, or silence, gives back."""
 JOINT_COMMAND = "joint_command"
 """The effort of one joint, with the stamp of the joint_states that it answers."""
 EFFORT_COMMAND = "effort_command"

@@ -240,6 +240,7 @@ try:
     from tf2_msgs.msg import TFMessage as TFMessage  # on every ROS installation, but not on PyPI
 except ImportError:
     TFMessage = None
+from diffusion_ros.ros.messages.outputs import axes_from_msg as axes_from_msg
 from diffusion_ros.ros.messages.outputs import buttons_from_msg as buttons_from_msg
 from diffusion_ros.ros.messages.outputs import joint_trajectory_to_msg as joint_trajectory_to_msg
 from diffusion_ros.ros.messages.outputs import numbers_to_msg as numbers_to_msg
