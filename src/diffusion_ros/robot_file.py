@@ -232,7 +232,8 @@ class Buttons:
 
 TELEOP_AXES = ("x", "y", "z", "rx", "ry", "rz")
 """What a person's device moves: the hand along, and about, the axes of the policy's frame."""
-_TELEOP_TOPICS = {"joy": "/joy", "twist": "/cmd_vel", "twist_stamped": "/cmd_vel"}
+TELEOP_TOPICS = {"joy": "/joy", "twist": "/cmd_vel", "twist_stamped": "/cmd_vel"}
+"""Device -> its topic, where nothing else is said."""
 
 
 @dataclass(frozen=True)
@@ -642,10 +643,10 @@ def _button(section: Section, name: str) -> int | None:
 
 def _teleop(section: Section) -> Teleop:
     usual = Teleop()
-    kind = section.choice("type", tuple(_TELEOP_TOPICS), usual.type)
+    kind = section.choice("type", tuple(TELEOP_TOPICS), usual.type)
     teleop = Teleop(
         type=kind,
-        topic=section.topic("topic", _TELEOP_TOPICS[kind]),
+        topic=section.topic("topic", TELEOP_TOPICS[kind]),
         linear=section.number("linear", usual.linear, above=0.0, high=2.0, unit="m/s"),
         angular=section.number("angular", usual.angular, above=0.0, high=4.0, unit="rad/s"),
     )

@@ -25,7 +25,7 @@ from diffusion_ros.control.teleoperation import DEVICES, HELP, Asked, Gamepad, K
 from diffusion_ros.nodes.terminal import Terminal
 from diffusion_ros.robot import RATE, WORLD_FRAME
 from diffusion_ros.robot_check import steady_speed
-from diffusion_ros.robot_file import Teleop
+from diffusion_ros.robot_file import TELEOP_TOPICS, Teleop
 from diffusion_ros.ros import messages, topics
 from diffusion_ros.ros.diagnostics import OK, WARN, Diagnostics
 from diffusion_ros.ros.listener import MAX_BYTES, Listener
@@ -106,8 +106,7 @@ class TeleopNode(RunnableNode):
             )
         kind = "joy" if p.device == "keyboard" else p.device
         own = robot.teleop if robot is not None and robot.teleop is not None else Teleop()
-        usual = {"joy": "/joy", "twist": "/cmd_vel", "twist_stamped": "/cmd_vel"}[kind]
-        self._teleop = replace(own, topic=p.topic or (own.topic if own.type == kind else usual))
+        self._teleop = replace(own, topic=p.topic or (own.topic if own.type == kind else TELEOP_TOPICS[kind]))
         p = replace(
             p,
             topic=self._teleop.topic if p.device != "keyboard" else "",
