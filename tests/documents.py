@@ -50,6 +50,7 @@ NODES: dict[str, tuple[Callable[[Path], dict[str, Any]], ...]] = {
             "checkpoint": str(fake_policy.save(folder / "policy.pt")),
             "checkpoint_limits": True,
             "guard": str(fake_guard.save(folder / "guard.pt")),
+            "teleop": "joy",
         },
     ),
     "planner_node": (
@@ -58,6 +59,10 @@ NODES: dict[str, tuple[Callable[[Path], dict[str, Any]], ...]] = {
     ),
     "follower_node": (lambda folder: {},),
     "rl_policy_node": (lambda folder: {"checkpoint": str(fake_rl.save(folder / "rl.pt"))},),
+    "teleop_node": (
+        lambda folder: {"device": "joy"},
+        lambda folder: {"device": "twist"},
+    ),
     # Nobody is there: it says so, and has the same topics.
     "franka_driver_node": (lambda folder: {"host": "127.0.0.1"},),
     "camera_guard_node": (lambda folder: {"checkpoint": str(fake_guard.save(folder / "guard.pt"))},),
@@ -119,6 +124,7 @@ keeps what each node was given, in `parameters/`.
 Where the executor's rate, limits, box and rows come from the checkpoint, you can read the values in force like any
 parameter. The node also logs them once.
 """
+_ABSOLUTE = (topics.CLOCK, topics.TF, topics.DIAGNOSTICS, topics.JOY, topics.CMD_VEL)
 _OF_EVERY_NODE = ("/rosout", "/parameter_events")
 
 
@@ -235,7 +241,7 @@ _ROS_OWN = ("use_sim_time", "start_type_description_service")
 
 
 def _relative(topic: str) -> str:
-    return topic if topic in (topics.CLOCK, topics.TF, topics.DIAGNOSTICS) else topic.removeprefix("/")
+    return topic if topic in _ABSOLUTE else topic.removeprefix("/")
 
 
 def _type(message: Any) -> str:

@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 PAGES = sorted([*ROOT.glob("*.md"), *DOCS.rglob("*.md"), *(ROOT / "checkpoints").glob("*.md")])
 LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)|<(?:img|a)\s[^>]*(?:src|href)=\"([^\"]+)\"")
-SYSTEMS = ("simulation", "maze", "cartpole", "double_pendulum", "check", "rehearsal", "real_robot")
+SYSTEMS = ("simulation", "maze", "cartpole", "double_pendulum", "check", "rehearsal", "real_robot", "teleoperate")
 FENCE = re.compile(r"^```.*?^```", re.M | re.S)
 
 

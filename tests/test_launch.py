@@ -276,7 +276,7 @@ def test_systems_are_complete(system: System) -> None:
         mine = [sections[key]["ros__parameters"] for key in ("/**", f"/**/{node.name}") if key in sections]
         assert mine
         assert set().union(*mine) <= known
-        used |= set(node.arguments.values())
+        used |= {*node.arguments.values(), *({node.needs} - {""})}
     assert used == declared
 
 

@@ -314,6 +314,26 @@ def test_chunks_and_commands_are_exact(rng):
         messages.command_from_msg(message)
 
 
+def test_an_executed_action_says_whose_it_is(rng):
+    row = rng.normal(size=7)
+    for person in (False, True):
+        msg = messages.executed_to_msg(row, person, 10**18 + 3, PERIOD, "world")
+        assert (msg.joint_names[-1], msg.header.frame_id) == ("person", "world")
+        assert messages.stamp_ns(msg.points[0].time_from_start) == PERIOD
+        stamp, again, whose = messages.executed_from_msg(msg)
+        assert (stamp, whose) == (10**18 + 3, person) and np.array_equal(again, row)
+    for wrong, why in (
+        (messages.command_to_msg(row, 1, PERIOD, "world"), "joint names"),
+        (messages.executed_to_msg(np.full(7, np.nan), True, 1, PERIOD, "world"), "finite"),
+        (messages.executed_to_msg(row[:6], True, 1, PERIOD, "world"), "one of 8 positions expected"),
+    ):
+        with pytest.raises(messages.MessageError, match=why):
+            messages.executed_from_msg(wrong)
+    msg.points[0].positions[-1] = 0.5
+    with pytest.raises(messages.MessageError, match=r"person 0\.5, 0 or 1 expected"):
+        messages.executed_from_msg(msg)
+
+
 def test_a_chunk_that_is_none_is_refused(rng):
     def refused(change, expected):
         message = messages.chunk_to_msg(chunk(rng), "world")

@@ -85,6 +85,13 @@ class Robot(Node):
         self.joints = self.create_publisher(JointState, topics.JOINT_STATES, topics.SENSOR_QOS)
         self.commands: list[tuple[int, np.ndarray]] = []
         self.chunks: list[ActionChunk] = []
+        self.executed: list[tuple[int, np.ndarray, bool]] = []
+        self.create_subscription(
+            JointTrajectory,
+            topics.EXECUTED_ACTION,
+            lambda msg: self.executed.append(messages.executed_from_msg(msg)),
+            topics.WATCHED_QOS,
+        )
         self.paths: dict[str, np.ndarray] = {}
         self.status: dict[str, messages.Status] = {}
         self.create_subscription(JointTrajectory, topics.EEF_COMMAND, self._on_command, topics.COMMAND_QOS)
@@ -240,6 +247,10 @@ def test_in_lockstep_the_bus_changes_no_bit(graph, checkpoints, kind):
     assert len(got) == len(expected)
     for i, (ours, theirs) in enumerate(zip(got, expected, strict=True)):
         assert np.array_equal(ours, theirs), f"step {i}: {ours - theirs}"
+    graph.spin_until(lambda: len(robot.executed) == len(got), 2.0)
+    stamps = [stamp_of(episode, step) for episode in range(3) for step in range(20)]
+    assert [stamp for stamp, _, _ in robot.executed] == stamps and not any(person for *_, person in robot.executed)
+    assert np.array_equal([row for _, row, _ in robot.executed], got), "each row that begins is said, once"
     assert len({row.tobytes() for row in got}) > 20, "a policy that always says the same would prove nothing"
     assert sorted({chunk.stamp_ns for chunk in robot.chunks}) == [stamp_of(e, k) for e in range(3) for k in (0, 8, 16)]
     # What is shown in RViz: where the hand was, and where the chunk leads from there.
@@ -266,6 +277,7 @@ def test_what_is_asked_again_is_answered_again_with_the_same(graph, checkpoints)
     graph.spin_until(lambda: robot.commands and robot.chunks)
     graph.spin(0.2)
     assert robot.chunks[0].stamp_ns == stamp_of(0, 0) and len(robot.chunks) == 1
+    assert len(robot.executed) == 1, "what is said again does not begin again"
     for stamp, again in robot.commands:
         assert stamp == stamp_of(0, 0) and np.array_equal(again, row)
 

@@ -561,3 +561,24 @@ def test_twists_in_the_tools_axes(graph: Graph, tmp_path: Path) -> None:
     v = found[-1].linear
     in_base = TURN.apply([v.x, v.y, v.z])
     assert in_base[0] < 0 and np.abs(in_base[1:]).max() < 0.2 * abs(in_base[0])
+
+
+def test_each_row_that_begins_is_said_once_and_none_while_it_holds(graph: Graph, tmp_path: Path) -> None:
+    bench = Bench(graph, tmp_path, "pose")
+    executed: list[tuple[int, np.ndarray, bool]] = []
+    bench.node.create_subscription(
+        JointTrajectory,
+        topics.EXECUTED_ACTION,
+        lambda msg: executed.append(messages.executed_from_msg(msg)),
+        topics.WATCHED_QOS,
+    )
+    graph.spin(0.5)
+    bench.node.destroy_timer(next(timer for timer in bench.node.timers if timer.callback == bench._chunk))
+    bench.rows = 0.001 * np.arange(1, 10)[:, None] * np.ones(7)
+    bench._chunk()
+    graph.spin_until(lambda: len(executed) == 9, 5.0)
+    graph.spin(0.3)
+    assert np.array_equal([row for _, row, _ in executed], bench.rows), "one chunk alone: its rows in their order"
+    stamps = np.array([stamp for stamp, *_ in executed]) / 1e9
+    assert np.all(np.diff(stamps) > 0.005) and 0.3 < stamps[-1] - stamps[0] < 0.6, "rows of 50 ms, told every 20 ms"
+    assert not any(person for *_, person in executed)

@@ -77,6 +77,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
         "bags",
         "spec",
         "robot_file",
+        "robot_check",
         "checkpoint",
         "models",
         "control",

@@ -30,7 +30,7 @@ from diffusion_ros.checkpoint import CheckpointError
 from diffusion_ros.nodes.executor_node import ExecutorNode
 from diffusion_ros.nodes.policy_node import PolicyNode
 from diffusion_ros.ros.params import from_values
-from diffusion_ros.systems import CARTPOLE, MAZE, REAL_ROBOT, SIMULATION, SYSTEMS, parameter_files
+from diffusion_ros.systems import CARTPOLE, MAZE, REAL_ROBOT, SIMULATION, SYSTEMS, TELEOPERATE, parameter_files
 from diffusion_ros.systems.parameter_files import ParameterFileError
 from diffusion_ros.systems.startup import Startup, UsageError, decide, defaults, foreign_sections
 from diffusion_ros.systems.system import NodeDescription, System
@@ -55,12 +55,14 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 def usual(system: System, checkpoints: dict[str, Path]) -> dict[str, str]:
     """Arguments with which a system can be started here."""
+    if system is TELEOPERATE:
+        return {"task": "can"}
     task = {"simulation": "can", "rehearsal": "can", "real_robot": "can", "maze": "umaze"}.get(system.name, system.name)
     return {"checkpoint": str(checkpoints[task]), **({system.subject: task} if system.subject else {})}
 
 
-LIMITS_OF: dict[str, dict[str, Any]] = {"rehearsal": {}}
-"""A robot's file has its own."""
+LIMITS_OF: dict[str, dict[str, Any]] = {"rehearsal": {}, "teleoperate": {}}
+"""A robot's file has its own, and the arm that a person drives."""
 
 
 def settle(system: System, given: dict[str, str]) -> Startup:
@@ -95,7 +97,7 @@ def changed(cls: Any, name: str, value: Any) -> Any:
 
 
 REAL = {
-    "view": "frontview",
+    "view": "birdview",
     "robot": str(ROOT / "config/robots/xarm_jtc.yaml"),
     "picture_size": "1280x720",
     "servo_caps": [0.3, 0.7],
@@ -124,9 +126,10 @@ def test_every_key_of_every_yaml_reaches_its_node_from_a_users_file(
         new = str(checkpoints["guard"])
     if name == system.subject:
         new = {"task": "lift", "size": "umaze"}[name]
-        given = {"checkpoint": str(checkpoints[new])}
+        given = {"checkpoint": str(checkpoints[new])} if system is not TELEOPERATE else {}
     if node.needs:
-        given[node.needs] = str(checkpoints.get(node.needs, tmp_path / node.needs))
+        needed = {"guard": str(checkpoints["guard"]), "teleop": "joy", "policy": "true"}
+        given[node.needs] = needed.get(node.needs, str(tmp_path / node.needs))
     # What one argument sets in several nodes must agree in all of them.
     argument = node.arguments.get(name)
     places = [
@@ -172,11 +175,12 @@ def test_a_node_has_what_a_users_file_says(
     file.write_text(yaml.safe_dump({node.name: {"ros__parameters": new}}))
     given = {**usual(system, checkpoints), "params_file": str(file), "output_dir": str(tmp_path / "run")}
     if node.needs:
-        given[node.needs] = str(checkpoints.get(node.needs, tmp_path / node.needs))
+        needed = {"guard": str(checkpoints["guard"]), "teleop": "joy", "policy": "true"}
+        given[node.needs] = needed.get(node.needs, str(tmp_path / node.needs))
     startup = settle(system, given)
     module = importlib.import_module(node.module)
     (make,) = (v for n, v in vars(module).items() if n.endswith("Node") and getattr(v, "__module__", "") == node.module)
-    limits = ROBOT if node.name == "executor" else {}
+    limits = LIMITS_OF.get(system.name, ROBOT) if node.name == "executor" else {}
     said = {**startup.parameters[node.name], **limits}
     with ros_graph.graph() as graph:
         made = graph.add(make([Parameter(name, value=value) for name, value in said.items()]))
@@ -229,6 +233,24 @@ def test_config_says_the_defaults_of_the_nodes(system: System) -> None:
         },
     }
     deviations["rehearsal"] = {**deviations["real_robot"], "episodes": 3}
+    deviations["teleoperate"] = {
+        "episodes": 1,
+        "seed": 0,
+        "max_steps": 2400,
+        "stop_after_success": 20,
+        "view": "frontview",
+        "enabled": True,
+        "rate": 20.0,
+        "n_action_steps": 8,
+        "action_low": [-0.05, -0.05, -0.05, -0.5, -0.5, -0.5, -1.0],
+        "action_high": [0.05, 0.05, 0.05, 0.5, 0.5, 0.5, 1.0],
+        "workspace_low": [-0.5, -0.6, 0.79],
+        "workspace_high": [0.5, 0.6, 1.4],
+        "linear": 0.2,
+        "angular": 0.8,
+        "response": [88.2, 0.803, 34.2, 0.82],
+        "picture": "agentview/image_raw",
+    }
     found = {}
     for node in system.nodes:
         cls = parameters_class(node)

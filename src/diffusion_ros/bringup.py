@@ -33,7 +33,7 @@ from diffusion_ros.bags import BagError, recover
 from diffusion_ros.checkpoint import CheckpointError, file_sha256
 from diffusion_ros.installation import explain
 from diffusion_ros.resources import resource_folder
-from diffusion_ros.systems import SYSTEMS
+from diffusion_ros.systems import REAL_ROBOT, SYSTEMS, TELEOPERATE
 from diffusion_ros.systems.startup import Startup, UsageError, check_writable, decide, defaults, foreign_sections
 from diffusion_ros.systems.supervisor import Ended, Supervisor, describe_status
 from diffusion_ros.systems.system import NodeDescription, System, node_environment
@@ -73,6 +73,8 @@ def parse(arguments: Sequence[str]) -> Request:
     resources = resource_folder()
     given = vars(_parser(resources).parse_args(arguments))
     system, json, domain = SYSTEMS[given.pop("system")], given.pop("json", ""), given.pop("domain_id", "")
+    if system is TELEOPERATE and "robot" in given:
+        system, given = REAL_ROBOT, _on_a_robot(given)
     startup = decide(system, given, resources, lambda name: f"--{name.replace('_', '-')}")
     result = Path(json).absolute() if json else startup.output_dir / "summary.json"
     if result.is_dir():
@@ -87,8 +89,16 @@ def parse(arguments: Sequence[str]) -> Request:
         startup=startup,
         result=result,
         domain_id=int(domain) if domain else elsewhere(),
-        checkpoint_sha256=file_sha256(Path(str(startup.values["checkpoint"]))),
+        checkpoint_sha256=file_sha256(checkpoint) if (checkpoint := str(startup.values["checkpoint"])) else "",
     )
+
+
+def _on_a_robot(given: dict[str, str]) -> dict[str, str]:
+    """What `teleoperate --robot` is: real_robot without a policy. Raises UsageError."""
+    known = {argument.name for argument in REAL_ROBOT.all_arguments}
+    if own := sorted(set(given) - known):
+        raise UsageError(f"--{own[0].replace('_', '-')}: expected without --robot only: it is the simulator's")
+    return {"teleop": "keyboard", **given, "policy": "false"}
 
 
 def _help(prog: str) -> argparse.HelpFormatter:
@@ -144,6 +154,10 @@ def _parser(resources: Path) -> argparse.ArgumentParser:
                 **flag,
                 help=f"{argument.description}{choices}" + (f" [{shown}]" if shown else ""),
             )
+        if system is TELEOPERATE:
+            robot = next(argument for argument in REAL_ROBOT.arguments if argument.robot)
+            text = "a robot in the simulator's place: a YAML file, or the name of one that comes with the package"
+            sub.add_argument("--robot", dest=robot.name, metavar="ROBOT", help=text)
         if system.simulated:  # what else ends by itself, and has a result
             sub.add_argument("--json", metavar="FILE", help="file for the result; default: OUTPUT_DIR/summary.json")
         domain = "a free one" if system.simulated else "0"
@@ -244,7 +258,8 @@ def run_system(request: Request, screen: Screen, stop: Sequence[int]) -> dict[st
         executor.add_node(node)
         supervisor = stack.enter_context(Supervisor(startup.output_dir, chosen, screen.show))
         for description in startup.nodes:
-            supervisor.start(description.name, command(startup, description), description.restarts)
+            words = command(startup, description)
+            supervisor.start(description.name, words, description.restarts, description.terminal)
         required = {description.name for description in request.system.nodes if description.required}
         finished = False
         while not stop and not finished:

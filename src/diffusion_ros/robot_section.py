@@ -21,6 +21,7 @@ KEYS = frozenset(
         *("closed", "effort", "interval", "timeout", "linear", "angular", "linear_acceleration"),
         *("angular_acceleration", "low", "high", "value", "values", "latched", "max_age", "optional", "enable"),
         *("stop", "hold", "lag", "inertia", "joint_states", "proportional"),
+        *("teleop", "dead_man", "x", "y", "z", "rx", "ry", "rz", "close", "slow", "slow_factor", "dead_zone", "expo"),
     )
 )
 """All that there are: none of them is another one misspelt."""

@@ -6,7 +6,7 @@ No ROS here and no clock: time is an argument, so that the executor node and tra
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -144,6 +144,8 @@ class Command:
     """(7) where the hand is to be, of a chunk of poses; `row` then is the way there from where it was seen."""
     key: tuple[int, int] | None = None
     """Which row it is, when acting: its chunk's stamp and its place there."""
+    person: bool = False
+    """Whether a person decided, and not a policy."""
 
 
 class ChunkExecutor:
@@ -417,12 +419,8 @@ class ChunkExecutor:
         reason = self.stopped()
         if reason:
             return self.hold(t_ns, reason)
-        assert self._observed_ns is not None
-        age_ns = (t_ns if now_ns is None else now_ns) - self._observed_ns
-        if age_ns > self.max_observation_age_ns:
-            return self.hold(t_ns, f"eef_pose is {age_ns / 1e9:.3f} s old")
-        if now_ns is not None and -age_ns > self.max_observation_age_ns:
-            return self.hold(t_ns, f"eef_pose is stamped {-age_ns / 1e9:.3f} s ahead of the clock")
+        if untimely := self._untimely(t_ns, now_ns):
+            return self.hold(t_ns, untimely)
         due = self._due(t_ns)
         if due is None:
             return self.hold(t_ns, self._why_not_covered(t_ns))
@@ -439,6 +437,30 @@ class ChunkExecutor:
                 j = int(np.argmax(np.abs(row) > self._gross))
                 away = f"the row that is due is {row[j]:.4g} away in {POSE_NAMES[j]}"
                 return self.hold(t_ns, f"{away}, at most {self._gross[j]:.4g} expected")
+        return replace(self._limited(t_ns, row, (chunk.stamp_ns, chunk.index_at(t_ns))), pose=pose)
+
+    def person_command(
+        self, t_ns: int, row: NDArray[np.float64], now_ns: int, key: tuple[int, int] | None = None
+    ) -> Command:
+        """The command for a person's row (7), held and limited as a chunk's; key: which of their rows it is."""
+        reason = self.stopped() or self._untimely(t_ns, now_ns)
+        if not reason and not np.all(modest := np.abs(row) <= self._gross):  # so written for NaN
+            j = int(np.argmin(modest))
+            reason = f"{ACTION_NAMES[j]} of a person is {row[j]:.4g}, at most {self._gross[j]:.4g} expected"
+        return self.hold(t_ns, reason) if reason else replace(self._limited(t_ns, row, key), person=True)
+
+    def _untimely(self, t_ns: int, now_ns: int | None) -> str:
+        """Why the newest observation is of another time, or ''."""
+        assert self._observed_ns is not None
+        age_ns = (t_ns if now_ns is None else now_ns) - self._observed_ns
+        if age_ns > self.max_observation_age_ns:
+            return f"eef_pose is {age_ns / 1e9:.3f} s old"
+        if now_ns is not None and -age_ns > self.max_observation_age_ns:
+            return f"eef_pose is stamped {-age_ns / 1e9:.3f} s ahead of the clock"
+        return ""
+
+    def _limited(self, t_ns: int, row: NDArray[np.float64], key: tuple[int, int] | None) -> Command:
+        """Within the limits of a step and the box."""
         clipped = []
         limited = np.clip(row, self._low, self._high)
         if not np.array_equal(limited, row):
@@ -453,8 +475,7 @@ class ChunkExecutor:
         )
         if not np.array_equal(boxed, limited):
             clipped.append("workspace")
-        key = chunk.stamp_ns, chunk.index_at(t_ns)
-        return Command(t_ns, boxed, True, clipped=" and ".join(clipped), pose=pose, key=key)
+        return Command(t_ns, boxed, True, clipped=" and ".join(clipped), key=key)
 
     def _as_delta(self, kind: str, row: NDArray[np.float64]) -> NDArray[np.float64]:
         """A row (7) of a kind as a motion in the frame's axes, from where the hand was seen last."""

@@ -170,6 +170,11 @@ class TargetGenerator:
         self._goal = self._position + goal
         self._velocity, self._turn_velocity = np.zeros(3), np.zeros(3)
 
+    def begin_alone(self) -> None:
+        """The rows that come are no chunk's: nothing of an earlier one is made up for by them."""
+        self._left, self._left_turn = np.zeros(3), np.zeros(3)
+        self._more_rows, self._more_waits = 0, False
+
     def stop(self) -> None:
         """Forgets the target: the next one is where the hand is then."""
         self._started = False

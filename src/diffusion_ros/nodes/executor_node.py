@@ -28,14 +28,15 @@ from diffusion_ros import checkpoint, robot_file
 from diffusion_ros.control.action_chunk import ChunkExecutor, Command, ExecutorLimits
 from diffusion_ros.control.control_clock import ControlClock
 from diffusion_ros.control.stop_record import StopRecord, stop_folder
-from diffusion_ros.robot import EEF_POS, WORLD_FRAME
+from diffusion_ros.control.teleoperation import DEVICES, PersonRow, Takeover
+from diffusion_ros.robot import ACTION_SIZE, EEF_POS, RATE, WORLD_FRAME
 from diffusion_ros.ros import messages, topics
 from diffusion_ros.ros.diagnostics import ERROR, OK, WARN, Diagnostics
 from diffusion_ros.ros.driven_robot import DrivenRobot
 from diffusion_ros.ros.listener import MAX_BYTES, Listener
 from diffusion_ros.ros.params import ParameterError, declare, parameter
 from diffusion_ros.ros.runner import RunnableNode, run
-from diffusion_ros.spec import CheckpointSpec
+from diffusion_ros.spec import CheckpointSpec, TensorSpec
 
 _PATH_POINTS = 600
 _PATH_GAP_NS = 1_000_000_000
@@ -101,6 +102,12 @@ class ExecutorParameters:
         3.0, "realtime: an eef_pose that moved faster since the last one is a fault [m/s]", low=0.1
     )
     guard: str = parameter("", "realtime: checkpoint of the camera guard whose verdict is obeyed; '': no guard")
+    teleop: str = parameter(
+        "",
+        "realtime: by what a person takes over: joy, twist, twist_stamped, keyboard, or topic for other senders of"
+        " teleop_action; '': nobody does, but on a robot whose YAML has `teleop`",
+        choices=("", *DEVICES, "topic"),
+    )
     max_guard_age: float = parameter(1.0, "a camera guard that is silent for longer is a reason to hold [s]", low=0.05)
 
     def __post_init__(self) -> None:
@@ -110,8 +117,10 @@ class ExecutorParameters:
             )
         if self.robot and self.mode == "lockstep":
             raise ValueError("parameter robot: expected '' in lockstep: a robot does not wait")
-        if self.robot and not self.checkpoint:
-            raise ValueError("parameter checkpoint is required with a robot's YAML: it says what the rows mean")
+        if self.teleop and self.mode == "lockstep":
+            raise ValueError(
+                f"parameter teleop is {self.teleop!r}, '' expected in lockstep, where time stands still for a person"
+            )
         if self.robot and (self.workspace_low or self.workspace_high):
             raise ValueError(f"parameter workspace_low and workspace_high: {self.robot} says where its box is")
 
@@ -157,6 +166,10 @@ class ExecutorNode(RunnableNode):
         self._next_refresh = 0.0
         self._lost = ""
         """Why a robot was disabled by us: somebody has to look."""
+        self._executed: tuple[int, int] | None = None
+        """Which row a driven robot has begun last."""
+        self._takeover: Takeover | None = None
+        """Whether a person decides; None where none may."""
         self._counts = {"acted": 0, "held": 0, "clipped": 0, "chunks refused": 0}
         self._record: StopRecord | None = None
         self._stopped_before = ""
@@ -167,6 +180,7 @@ class ExecutorNode(RunnableNode):
             if self._stopped_before:
                 self.executor_logic.set_enabled(False)
 
+        self._executed_publisher = self.create_publisher(JointTrajectory, topics.EXECUTED_ACTION, topics.WATCHED_QOS)
         self._path_publisher = self.create_publisher(Path, topics.EEF_PATH, topics.COMMAND_QOS)
         self._robot: DrivenRobot | None = None
         if p.robot:
@@ -182,6 +196,18 @@ class ExecutorNode(RunnableNode):
             topics.WATCHED_QOS,
             max_bytes=MAX_BYTES,
         )
+        self._people: Listener[JointTrajectory] | None = None
+        if p.teleop or (self._robot is not None and self._robot.robot.teleop is not None):
+            self._takeover = Takeover(self.executor_logic.period_ns)
+            self._people = Listener(
+                self,
+                JointTrajectory,
+                topics.TELEOP_ACTION,
+                self._on_teleop,
+                self._on_bad_teleop,
+                topics.WATCHED_QOS,
+                max_bytes=MAX_BYTES,
+            )
         self._verdicts: Listener[DiagnosticStatus] | None = None
         if p.guard:
             self._verdicts = Listener(
@@ -213,14 +239,13 @@ class ExecutorNode(RunnableNode):
 
     def _drive(self, p: ExecutorParameters) -> DrivenRobot:
         """A robot with drivers of its own."""
-        assert self._spec is not None
         robot = robot_file.read(robot_file.find(p.robot))
         for name, value in {"robot": p.robot, "output": f"{robot.action.output} on {robot.action.topic}"}.items():
             self._said[name] = value
         return DrivenRobot(
             self,
             robot,
-            self._spec,
+            self._spec or _spec_of_person(p),
             self._on_hand,
             lambda error: self._on_bad_pose(error, None),
             enable=lambda: self._enable(True),
@@ -231,7 +256,7 @@ class ExecutorNode(RunnableNode):
     def _complete(self, p: ExecutorParameters) -> ExecutorParameters:
         """What was given, and the checkpoint's where nothing was."""
         self._spec = spec = checkpoint.read_spec(p.checkpoint) if p.checkpoint else None
-        return _completed(self.get_name(), p, spec)
+        return _completed(self.get_name(), p if spec is not None else _alone(self.get_name(), p), spec)
 
     # What comes in
 
@@ -304,6 +329,10 @@ class ExecutorNode(RunnableNode):
         except messages.MessageError:
             self.executor_logic.clear()
             raise
+        self._person_decides()
+        if self._takeover is not None and (aside := self._takeover.sets_aside(chunk.stamp_ns)):
+            self._refused = aside
+            return
         self._refused = self.executor_logic.add_chunk(chunk)
         if self._refused:
             self._counts["chunks refused"] += 1
@@ -327,6 +356,40 @@ class ExecutorNode(RunnableNode):
     def _on_bad_guard(self, error: messages.MessageError, msg: DiagnosticStatus | None) -> None:
         status = messages.Status("", "", ERROR, str(error), {})
         self._guard = self.seconds(), status
+
+    # A person
+
+    def _on_teleop(self, msg: JointTrajectory) -> None:
+        assert self._takeover is not None
+        self.diagnostics.tick(topics.TELEOP_ACTION)
+        messages.check_frame(msg.header, self.frame_id)
+        chunk = messages.chunk_from_msg(msg)
+        if len(chunk.rows) != 1 or chunk.period_ns != self.executor_logic.period_ns:
+            rule = f"one of {self.executor_logic.period_ns} ns expected"
+            raise messages.MessageError(f"{len(chunk.rows)} rows of {chunk.period_ns} ns, {rule}")
+        try:
+            self._takeover.say(chunk.rows[0], chunk.stamp_ns, self.now_ns(), self.seconds())
+        except ValueError as error:
+            raise messages.MessageError(str(error)) from None
+        self._person_decides()
+
+    def _on_bad_teleop(self, error: messages.MessageError, msg: JointTrajectory | None) -> None:
+        """Somebody wants something, and it is not known what: that is a hold."""
+        assert self._takeover is not None
+        name = topics.shown(self, topics.TELEOP_ACTION)
+        self._takeover.refuse(f"{name} refused: {error}", self.now_ns(), self.seconds())
+        self._person_decides()
+
+    def _person_decides(self) -> bool:
+        """Whether a person decides now. What the policy said before does not count afterwards."""
+        if self._takeover is None or not self._takeover.update(self.now_ns(), self.seconds(), self._stamp_ns):
+            return False
+        self._replaceable = None
+        self.executor_logic.clear()
+        return True
+
+    def _teleop_conflict(self) -> str:
+        return self._people.conflict() if self._people is not None else ""
 
     # Lockstep
 
@@ -361,6 +424,12 @@ class ExecutorNode(RunnableNode):
         # A stamp that is repeated, or none at all, does not stop the time.
         present_ns = self._stamp_ns + round((now - self._stamped) * 1e9)
         row_ns = self._control_clock.row_time(present_ns)
+        if self._person_decides():
+            assert self._takeover is not None
+            logic, why = self.executor_logic, self._takeover.reason
+            command = logic.hold(row_ns, why) if why else logic.person_command(row_ns, self._takeover.newest, now_ns)
+            self._publish(command, self._stamp_ns)
+            return
         command = self.executor_logic.command(row_ns, now_ns)
         # The hold goes out at once; a chunk that comes within the period may still replace it.
         self._replaceable = None if command.acting else (self._stamp_ns, row_ns)
@@ -391,7 +460,15 @@ class ExecutorNode(RunnableNode):
             self._lost = held = lost
             logic.set_enabled(False)
             self.get_logger().error(f"disabled: {lost}")
-        self._answered = command = self._robot.act(logic, held, self.now_ns())
+        now_ns = self.now_ns()
+        person: PersonRow | None = None
+        if self._person_decides():
+            assert self._takeover is not None
+            held, person = held or self._takeover.reason, self._takeover.row(now_ns)
+        self._answered = command = self._robot.act(logic, held, now_ns, person)
+        if command.acting and command.key != self._executed:
+            self._executed = command.key
+            self._say_executed(command, now_ns)
         self._counts["acted" if command.acting else "held"] += 1
         self._counts["clipped"] += bool(command.clipped)
         self.diagnostics.tick(self._robot.robot.action.topic)
@@ -413,6 +490,7 @@ class ExecutorNode(RunnableNode):
             or self._silence()
             or self._robot_reason()
             or self._chunk_conflict()
+            or self._teleop_conflict()
             or self._fault
             or self._guard_reason()
             or logic.stopped()
@@ -464,6 +542,8 @@ class ExecutorNode(RunnableNode):
         self._send(command, stamp_ns)
         if not self._lockstep:
             self.executor_logic.sent(command)
+        if command.acting:
+            self._say_executed(command, stamp_ns)
         self.diagnostics.latency("observation to command", time.monotonic() - self._answering)
         self._refresh()
 
@@ -472,6 +552,12 @@ class ExecutorNode(RunnableNode):
         period_ns = self.executor_logic.period_ns
         self._command_publisher.publish(messages.command_to_msg(command.row, stamp_ns, period_ns, self.frame_id))
         self.diagnostics.tick(topics.EEF_COMMAND)
+
+    def _say_executed(self, command: Command, stamp_ns: int) -> None:
+        """A row begins."""
+        period_ns = self.executor_logic.period_ns
+        msg = messages.executed_to_msg(command.row, command.person, stamp_ns, period_ns, self.frame_id)
+        self._executed_publisher.publish(msg)
 
     def _trace(self, stamp_ns: int, position: NDArray[np.float64]) -> None:
         if self._path and not 0 <= stamp_ns - self._path[-1][0] <= _PATH_GAP_NS:
@@ -555,6 +641,8 @@ class ExecutorNode(RunnableNode):
         self.diagnostics.value("enabled", logic.enabled)
         self.diagnostics.value("estop", logic.estop_reason or "released")
         self.diagnostics.value("frame", self.frame_id)
+        if self._takeover is not None:
+            self.diagnostics.value("decides", "a person" if self._takeover.decides else "the policy")
         self.diagnostics.value("last chunk", self._refused or "accepted")
         for name, value in {**self._said, **self._counts}.items():
             self.diagnostics.value(name, value)
@@ -574,7 +662,8 @@ class ExecutorNode(RunnableNode):
             if trouble:
                 self.diagnostics.report(WARN, f"acting, though {trouble}")
             else:
-                self.diagnostics.report(OK, f"acting, clipped to {clipped}" if clipped else "acting")
+                whose = "acting for a person" if self._answered.person else "acting"
+                self.diagnostics.report(OK, f"{whose}, clipped to {clipped}" if clipped else whose)
 
     def close(self) -> None:
         """The last word to a robot that does not wait: hold. It must have been heard before the publisher is gone."""
@@ -587,9 +676,35 @@ class ExecutorNode(RunnableNode):
             self._command_publisher.wait_for_all_acked(Duration(seconds=_FAREWELL_SECONDS))
 
 
+def _alone(owner: str, p: ExecutorParameters) -> ExecutorParameters:
+    """What a robot's file says where no checkpoint does: a person's rows are motions along its base's axes, reached
+    within their steps. Raises ParameterError where no person may drive: then the rows have no meaning."""
+    if not p.robot:
+        return p
+    robot = robot_file.read(robot_file.find(p.robot))
+    if not p.teleop and robot.teleop is None:
+        raise ParameterError(
+            f"{owner}: parameter checkpoint is required with a robot's YAML: it says what the rows mean"
+        )
+    rate = p.rate or RATE
+    steps = (*(3 * [robot.limits.linear / rate]), *(3 * [robot.limits.angular / rate]), 1.0)
+    low, high = p.action_low or tuple(-step for step in steps), p.action_high or steps
+    # The frame's name is the person's: nobody else says one.
+    return replace(p, rate=rate, n_action_steps=1, action_low=low, action_high=high, frame_id=robot.base.frame)
+
+
+def _spec_of_person(p: ExecutorParameters) -> CheckpointSpec:
+    """What the rows of a person alone mean."""
+    outputs = (TensorSpec("action", (ACTION_SIZE,), "float32", "m, rad", p.frame_id),)
+    rows = p.rate, 1, 1, 1, p.action_low, p.action_high
+    return CheckpointSpec("teleoperation", "", "", (), outputs, *rows)
+
+
 def _completed(owner: str, p: ExecutorParameters, spec: CheckpointSpec | None) -> ExecutorParameters:
     """Parameters first, then the checkpoint's spec. Raises ParameterError for what neither gives."""
-    frame_id = ("" if p.robot else p.frame_id) or (spec.frame if spec is not None else "") or WORLD_FRAME
+    frame_id = (
+        ("" if p.robot and spec is not None else p.frame_id) or (spec.frame if spec is not None else "") or WORLD_FRAME
+    )
     limits: tuple[str, ...] = ("action_low", "action_high", "workspace_low", "workspace_high")
     if p.robot:
         # Its YAML has the robot's own; a step's are what the checkpoint commands, and only guard against nonsense.

@@ -18,6 +18,7 @@ from sensor_msgs.msg import JointState
 from diffusion_ros.control.action_chunk import ChunkExecutor, Command
 from diffusion_ros.control.frames import RobotFrames
 from diffusion_ros.control.targets import Goal, Target, TargetGenerator
+from diffusion_ros.control.teleoperation import PersonRow
 from diffusion_ros.robot_file import HAND, RobotFile
 from diffusion_ros.ros import messages
 from diffusion_ros.ros.gripper_output import GripperOutput
@@ -182,8 +183,9 @@ class DrivenRobot:
 
     # What goes out
 
-    def act(self, logic: ChunkExecutor, held: str, now_ns: int) -> Command:
-        """Once in every period of the output. held: why nothing may move, or ''. Returns what was decided."""
+    def act(self, logic: ChunkExecutor, held: str, now_ns: int, person: PersonRow | None = None) -> Command:
+        """Once in every period of the output. held: why nothing may move, or ''; person: the row of one who decides.
+        Returns what was decided."""
         period = 1.0 / self.robot.action.rate
         since = period if self._advanced_ns is None else (now_ns - self._advanced_ns) / 1e9
         # 0: a second call at one time, of a busy machine or a clock in steps. The target is where it is.
@@ -191,7 +193,12 @@ class DrivenRobot:
         if since < 0.0:
             self._still_ns = 0  # in a time that begins again
         self._advanced_ns = self.output.now_ns = now_ns
-        command = logic.hold(now_ns, held) if held else logic.command(self._row_ns(now_ns), now_ns)
+        if held:
+            command = logic.hold(now_ns, held)
+        elif person is not None:
+            command = logic.person_command(now_ns, person.row, now_ns, person.key)
+        else:
+            command = logic.command(self._row_ns(now_ns), now_ns)
         self.targets.hard = bool(logic.estop_reason)
         command = self._move_arm(logic, command, elapsed, now_ns)
         self._move_gripper(logic, command, now_ns)
@@ -222,15 +229,17 @@ class DrivenRobot:
         if command.key is not None and command.key[0] != self._chunk_ns:
             self._chunk_ns = command.key[0]
             self.output.renew()
-            if command.pose is None:
+            if command.person:
+                self.targets.begin_alone()
+            elif command.pose is None:
                 self._anchor(logic, now_ns - round(elapsed * 1e9))
         target = self.targets.advance(elapsed, row, command.key, hand.position, hand.rotation)
         if command.acting:
             self._stood = None
 
             def preview(step: float) -> list[Target]:
-                rest = logic.rest(self._row_ns(now_ns))
-                rows = [self._in_base(row, row if command.pose is not None else None) for row in rest]
+                coming = [command.row] if command.person else logic.rest(self._row_ns(now_ns))
+                rows = [self._in_base(row, row if command.pose is not None else None) for row in coming]
                 return self.targets.preview(rows, step, self._remaining(command, now_ns))
 
             measured = hand.position, hand.rotation
@@ -285,7 +294,7 @@ class DrivenRobot:
     def _remaining(self, command: Command, now_ns: int) -> float:
         """Seconds for which the row that is due goes on."""
         assert command.key is not None
-        done_ns = (now_ns + self._latency_ns - command.key[0]) % self._period_ns
+        done_ns = (now_ns + (0 if command.person else self._latency_ns) - command.key[0]) % self._period_ns
         return (self._period_ns - done_ns) / 1e9
 
     def _has_stood(self, now: float) -> bool:
@@ -304,7 +313,9 @@ class DrivenRobot:
             return
         held = not command.acting
         if not held:
-            due = logic.command(now_ns + self._gripper_ns - self._period_ns // 2, now_ns)
+            due = command
+            if not command.person:
+                due = logic.command(now_ns + self._gripper_ns - self._period_ns // 2, now_ns)
             if due.key is not None and due.key != self._gripper_key:
                 self._gripper_key = due.key
                 self.gripper.row(float(due.row[6]))

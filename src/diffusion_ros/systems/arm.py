@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from diffusion_ros import robot_file
+from diffusion_ros.control.teleoperation import DEVICES
 from diffusion_ros.robot import CAMERAS
 from diffusion_ros.ros import topics
 from diffusion_ros.ros.messages import printable
@@ -47,6 +48,14 @@ class RehearsalObserver(Observer):
         )
 
 
+class TeleoperateObserver(Observer):
+    """The same for a person, whom nobody waits for: what the executor says until they move."""
+
+    def line(self) -> str:
+        waits = self.news and self.news["event"] == "waiting"
+        return printable(f"{self.task}  waiting for a person  executor {self.executor}") if waits else super().line()
+
+
 class RobotObserver(Observer):
     """The same for a robot, which has no episodes: what its executor says."""
 
@@ -62,6 +71,28 @@ _OUTPUT_DIR = Argument(
 _GUARD = Argument(
     "guard", "checkpoint (.pt) of a camera guard that the robot obeys in real time; '': no guard", "", path=True
 )
+_TELEOP = Argument(
+    "teleop",
+    "what a person takes over with; topic: another sender of teleop_action; '': nobody does",
+    "",
+    choices=("", *DEVICES, "topic"),
+)
+_POLICY = Argument("policy", "false: a person drives alone (teleop)", True)
+
+
+def _teleop_node(config: str = "teleop.yaml", *names: str) -> NodeDescription:
+    return NodeDescription(
+        "teleop",
+        "diffusion_ros.nodes.teleop_node",
+        config,
+        {"device": "teleop", **same_names("checkpoint", *names)},
+        restarts=3,
+        needs="teleop",
+        unless="topic",
+        terminal=True,
+    )
+
+
 _GUARD_NODE = NodeDescription(
     "camera_guard",
     "diffusion_ros.nodes.camera_guard_node",
@@ -118,6 +149,7 @@ SIMULATION = System(
         _GUARD,
         _RECORD,
         _COMPRESS,
+        _TELEOP,
         _SAMPLER_STEPS,
         _DEVICE,
     ),
@@ -142,11 +174,12 @@ SIMULATION = System(
             "executor",
             "diffusion_ros.nodes.executor_node",
             "executor.yaml",
-            same_names("checkpoint", "mode", "guard"),
+            same_names("checkpoint", "mode", "guard", "teleop"),
             restarts=3,
         ),
         _GUARD_NODE,
         _recorder("checkpoint", "task", "mode"),
+        _teleop_node(),
     ),
     check=_check_record,
 )
@@ -183,6 +216,8 @@ REHEARSAL = System(
         Argument("policy_seed", "seed of the sampling noise", 0, minimum=0),
         _RECORD,
         _COMPRESS,
+        _TELEOP,
+        _POLICY,
         _SAMPLER_STEPS,
         _DEVICE,
     ),
@@ -203,17 +238,19 @@ REHEARSAL = System(
             same_names("checkpoint", "robot", "policy_seed", "sampler_steps", "device"),
             given={"mode": "realtime"},
             restarts=3,
+            needs="policy",
         ),
         # Limits and box are the robot's file's, as on the robot.
         NodeDescription(
             "executor",
             "diffusion_ros.nodes.executor_node",
             "real_robot.yaml",
-            same_names("checkpoint", "robot"),
+            same_names("checkpoint", "robot", "teleop"),
             given={"mode": "realtime", "rehearsal": True, "enabled": True, "checkpoint_limits": False},
             restarts=3,
         ),
         _recorder("checkpoint", "robot", "task", mode="realtime"),
+        _teleop_node("teleop.yaml", "robot"),
     ),
     check=_check_rehearsal,
 )
@@ -241,6 +278,8 @@ REAL_ROBOT = System(
         _GUARD,
         _RECORD,
         _COMPRESS,
+        _TELEOP,
+        _POLICY,
         _SAMPLER_STEPS,
         _DEVICE,
         Argument("output_dir", "folder for logs and parameters; default: runs/real_robot-<time>", "", path=True),
@@ -254,19 +293,64 @@ REAL_ROBOT = System(
             same_names("checkpoint", "robot", "sampler_steps", "device"),
             given={"mode": "realtime"},
             restarts=3,
+            needs="policy",
         ),
         # Not started again: a robot that has stopped since its executor failed is for a person to set going.
         NodeDescription(
             "executor",
             "diffusion_ros.nodes.executor_node",
             "real_robot.yaml",
-            same_names("checkpoint", "robot", "enabled", "guard"),
+            same_names("checkpoint", "robot", "enabled", "guard", "teleop"),
             # A robot does not wait, and what it may do is not a checkpoint's to say.
             given={"mode": "realtime", "checkpoint_limits": False},
         ),
         _GUARD_NODE,
         _recorder("checkpoint", "robot", mode="realtime"),
+        _teleop_node("teleop.yaml", "robot"),
     ),
     check=_check_record,
     topics={topic: argument.name for topic, argument in _ROBOT_TOPICS.items()},
+)
+
+TELEOPERATE = System(
+    name="teleoperate",
+    description="a person drives the arm: in robosuite, or a robot (--robot)",
+    observer=TeleoperateObserver,
+    subject="task",
+    needs_checkpoint=False,
+    arguments=(
+        Argument("task", "the task of the robot", choices=tuple(ARM_TASKS)),
+        Argument("teleop", "what the person has in their hands", "keyboard", choices=(*DEVICES, "topic")),
+        Argument("checkpoint", "a policy (.pt) whose rows the person's are to be like; '': none", "", path=True),
+        Argument("episodes", "number of episodes; episode i is drawn from seed + i", minimum=1),
+        Argument("seed", "seed of the first episode (demonstrations: below 100000)", minimum=0),
+        SPEED,
+        Argument("max_steps", "length of an episode, 20 a second; 0: the task's own", minimum=0),
+        Argument("stop_after_success", "steps that an episode goes on after its success", minimum=0),
+        Argument("view", "camera of the larger view in the videos; '': no videos", choices=("", *VIEWS)),
+        _OUTPUT_DIR,
+        _RECORD,
+        _COMPRESS,
+    ),
+    nodes=(
+        NodeDescription(
+            "simulation",
+            "diffusion_ros.nodes.simulation_node",
+            "teleoperate.yaml",
+            same_names("task", "speed", "episodes", "seed", "max_steps", "stop_after_success", "view", "output_dir"),
+            given={"mode": "realtime"},
+            required=True,
+        ),
+        NodeDescription(
+            "executor",
+            "diffusion_ros.nodes.executor_node",
+            "teleoperate.yaml",
+            same_names("checkpoint", "teleop"),
+            given={"mode": "realtime"},
+            restarts=3,
+        ),
+        _teleop_node("teleoperate.yaml"),
+        _recorder("checkpoint", "task", mode="realtime"),
+    ),
+    check=_check_record,
 )

@@ -133,7 +133,9 @@ def decide(system: System, given: Mapping[str, str], resources: Path, spelled: C
         slow = _slow(values, chosen, spelled)
         if file is not None:
             _check_declared(file, started, said, namespace)
-        if not values["checkpoint"]:
+        if not values.get("policy", True) and not values["teleop"]:
+            raise ValueError(f"{spelled('policy')} false: expected with {spelled('teleop')} only: nobody would drive")
+        if not values["checkpoint"] and system.asks_for_checkpoint(values):
             values["checkpoint"] = str(system.default_checkpoint(values, resources))
     except ValueError as error:
         raise UsageError(str(error)) from None
@@ -314,8 +316,8 @@ def _check_own(
     for name, value in node.given.items():
         if (other := said.get(name, value)) not in (value, ""):
             raise ValueError(f"{node.name}: {name} {other!r}: expected {value!r} in the system {system.name}")
-    if node.needs and file is not None:
-        parameter = next(p for p, argument in node.arguments.items() if argument == node.needs)
+    parameter = next((p for p, argument in node.arguments.items() if argument == node.needs), None)
+    if parameter is not None and file is not None:
         wide = file.of_all(_full_name(str(values["namespace"]), node.name))
         if parameter in said and parameter not in wide and said[parameter] != values[node.needs]:
             raise ValueError(
@@ -360,6 +362,8 @@ def _check_values(node: NodeDescription, values: Mapping[str, Any]) -> None:
 
 
 def _check_checkpoints(system: System, values: Mapping[str, Value]) -> None:
+    if not values["checkpoint"]:
+        return
     path = Path(str(values["checkpoint"]))
     spec = read_spec(path)
     if spec.kind != system.kind:

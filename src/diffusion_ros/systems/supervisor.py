@@ -32,6 +32,7 @@ class _Child:
     name: str
     command: Sequence[str]
     restarts_left: int
+    terminal: bool
     process: subprocess.Popen[bytes]
     log: IO[str]
     last_line: str = ""
@@ -52,13 +53,16 @@ class Supervisor:
         self._children: dict[str, _Child] = {}
         self.restarted: dict[str, int] = {}
 
-    def start(self, name: str, command: Sequence[str], restarts: int) -> None:
-        """Starts `command`; when it ends it is started again, `restarts` times at most. Call from the main thread."""
+    def start(self, name: str, command: Sequence[str], restarts: int, terminal: bool = False) -> None:
+        """Starts `command`; when it ends it is started again, `restarts` times at most. Call from the main thread.
+
+        terminal: its standard input is ours. It is in a session of its own, so that Ctrl-C still comes to us alone.
+        """
         path = self._folder / f"{name}.log"
         path.touch()
         log = path.open(errors="replace")
         log.seek(0, os.SEEK_END)  # what an earlier run has left there is not news
-        self._children[name] = _Child(name, command, restarts, self._spawn(command, path), log)
+        self._children[name] = _Child(name, command, restarts, terminal, self._spawn(command, path, terminal), log)
 
     def poll(self) -> list[Ended]:
         """Shows new errors, starts again what may be, and returns the children that have ended and stay so.
@@ -75,7 +79,8 @@ class Supervisor:
                 child.restarts_left -= 1
                 self.restarted[child.name] = self.restarted.get(child.name, 0) + 1
                 self._show(f"{child.name} {describe_status(status)}: starting it again")
-                child.process = self._spawn(child.command, self._folder / f"{child.name}.log")
+                log = self._folder / f"{child.name}.log"
+                child.process = self._spawn(child.command, log, child.terminal)
                 continue
             child.log.close()
             del self._children[child.name]
@@ -109,11 +114,11 @@ class Supervisor:
     def __exit__(self, *_: object) -> None:
         self.stop()
 
-    def _spawn(self, command: Sequence[str], log: Path) -> subprocess.Popen[bytes]:
+    def _spawn(self, command: Sequence[str], log: Path, terminal: bool) -> subprocess.Popen[bytes]:
         with log.open("ab") as output:
             return subprocess.Popen(
                 command,
-                stdin=subprocess.DEVNULL,
+                stdin=None if terminal else subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 env=self._environment,

@@ -106,6 +106,10 @@ class NodeDescription:
     """Whether the system ends when it does. It is the node that writes `results`."""
     needs: str = ""
     """An argument without which it is not started, '' for none."""
+    unless: str = ""
+    """A value of that argument with which it is not started either."""
+    terminal: bool = False
+    """Whether it reads the terminal that the system was started in."""
 
 
 @dataclass(frozen=True)
@@ -132,6 +136,8 @@ class System:
     """Whether the robot is one of its nodes: then nothing outside this machine has to be reached."""
     check: Callable[[Mapping[str, Mapping[str, Any]]], None] | None = None
     """Raises ValueError, one line, for parameters by node that do not go together."""
+    needs_checkpoint: bool = True
+    """Whether it cannot do without one, unless `policy` is false."""
     topics: Mapping[str, str] = field(default_factory=dict)
     """Topic of the nodes -> name of the argument that says what it is called here."""
 
@@ -145,7 +151,15 @@ class System:
 
     def started(self, values: Mapping[str, Value]) -> tuple[NodeDescription, ...]:
         """The nodes that these arguments call for."""
-        return tuple(node for node in self.nodes if not node.needs or values[node.needs])
+        return tuple(
+            node
+            for node in self.nodes
+            if not node.needs or (values[node.needs] and (not node.unless or values[node.needs] != node.unless))
+        )
+
+    def asks_for_checkpoint(self, values: Mapping[str, Value]) -> bool:
+        """Whether it needs one with these arguments."""
+        return self.needs_checkpoint and bool(values.get("policy", True))
 
     def default_checkpoint(self, values: Mapping[str, Value], resources: Path) -> Path:
         """The shipped checkpoint. Raises ValueError where there is none."""

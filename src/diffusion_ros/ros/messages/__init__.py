@@ -32,6 +32,12 @@ from diffusion_ros.ros.messages.actions import (
     effort_to_msg as effort_to_msg,
 )
 from diffusion_ros.ros.messages.actions import (
+    executed_from_msg as executed_from_msg,
+)
+from diffusion_ros.ros.messages.actions import (
+    executed_to_msg as executed_to_msg,
+)
+from diffusion_ros.ros.messages.actions import (
     force_from_msg as force_from_msg,
 )
 from diffusion_ros.ros.messages.actions import (
@@ -234,6 +240,7 @@ try:
     from tf2_msgs.msg import TFMessage as TFMessage  # on every ROS installation, but not on PyPI
 except ImportError:
     TFMessage = None
+from diffusion_ros.ros.messages.outputs import axes_from_msg as axes_from_msg
 from diffusion_ros.ros.messages.outputs import buttons_from_msg as buttons_from_msg
 from diffusion_ros.ros.messages.outputs import joint_trajectory_to_msg as joint_trajectory_to_msg
 from diffusion_ros.ros.messages.outputs import numbers_to_msg as numbers_to_msg

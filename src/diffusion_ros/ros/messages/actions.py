@@ -19,6 +19,7 @@ from diffusion_ros.ros.messages.fields import MessageError, duration_to_msg, fin
 
 Array = NDArray[np.float64]
 
+_EXECUTED_NAMES = (*ACTION_NAMES, "person")
 GRIPPER_ACTIONS = {"gripper_command": "GripperCommand", "parallel_gripper_command": "ParallelGripperCommand"}
 """Output of a robot's file -> control_msgs' action."""
 
@@ -105,6 +106,30 @@ def command_from_msg(msg: JointTrajectory) -> tuple[int, Array]:
         raise MessageError(f"joint names {', '.join(msg.joint_names)}, {', '.join(ACTION_NAMES)} expected")
     row: Array = chunk.rows[0]
     return chunk.stamp_ns, row
+
+
+def executed_to_msg(row: ArrayLike, person: bool, time_ns: int, period_ns: int, frame_id: str) -> JointTrajectory:
+    """row (7) as in ActionChunk. time_ns: when it begins, or the stamp of the observation that it answers."""
+    values = [*np.asarray(row, np.float64).tolist(), float(person)]
+    return JointTrajectory(
+        header=header_to_msg(time_ns, frame_id),
+        joint_names=list(_EXECUTED_NAMES),
+        points=[JointTrajectoryPoint(positions=values, time_from_start=duration_to_msg(period_ns))],
+    )
+
+
+def executed_from_msg(msg: JointTrajectory) -> tuple[int, Array, bool]:
+    """Stamp [ns], the row (7), and whether it is a person's. Raises MessageError."""
+    if list(msg.joint_names) != list(_EXECUTED_NAMES):
+        raise MessageError(f"joint names {', '.join(msg.joint_names) or 'none'}, {', '.join(_EXECUTED_NAMES)} expected")
+    if len(msg.points) != 1 or len(msg.points[0].positions) != len(_EXECUTED_NAMES):
+        raise MessageError(f"{len(msg.points)} points, one of {len(_EXECUTED_NAMES)} positions expected")
+    values = np.array(msg.points[0].positions, np.float64)
+    if not np.all(np.isfinite(values)):
+        raise MessageError(f"positions {values.tolist()}, finite numbers expected")
+    if values[-1] not in (0.0, 1.0):
+        raise MessageError(f"person {values[-1]:g}, 0 or 1 expected")
+    return stamp_ns(msg.header.stamp), values[:-1], bool(values[-1])
 
 
 def force_to_msg(force: ArrayLike, time_ns: int, frame_id: str) -> WrenchStamped:

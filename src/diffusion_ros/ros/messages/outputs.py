@@ -53,6 +53,11 @@ def joint_trajectory_to_msg(
     return msg
 
 
+def axes_from_msg(msg: Joy) -> list[float]:
+    """As they are, NaN included."""
+    return [float(axis) for axis in msg.axes]
+
+
 def buttons_from_msg(msg: Joy) -> list[bool]:
     """Which are pressed."""
     return [button != 0 for button in msg.buttons]
