@@ -92,7 +92,9 @@ def kind_of(source: Path) -> str:
     if not source.exists():
         raise ValueError(f"{source}: no such file or folder")
     if source.is_file():
-        return "bag" if source.suffix == ".mcap" else "hdf5"
+        if source.suffix == ".mcap":
+            raise ValueError(f"{source}: a part of a bag, the bag's folder expected")
+        return "hdf5"
     if (source / "meta/info.json").is_file():
         return "lerobot"
     if (source / "metadata.yaml").is_file() or any(source.glob("*.mcap")):

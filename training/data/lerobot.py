@@ -407,13 +407,17 @@ def _flat_names(feature: Mapping[str, Any]) -> list[str]:
 
 
 def _foreign_names(features: Mapping[str, Any], parts: Mapping[str, tuple[str, int, int]]) -> dict[str, list[str]]:
-    return {name: _flat_names(features[key])[first:end] for name, (key, first, end) in parts.items()}
+    found = {name: _flat_names(features[key])[first:end] for name, (key, first, end) in parts.items()}
+    return found | {ACTION: _flat_names(features[ACTION])}
 
 
 def _greatest(recording: Recording) -> tuple[float, ...]:
-    """(7) The largest delta of each column, what a full one then means; no column is only zeros."""
+    """(7) The largest motion and the largest turn along any axis: what a full delta then means."""
     most = np.max([np.abs(episode.actions).max(axis=0) for episode in recording], axis=0)
-    return (*np.where(most[:6] > 0, most[:6], ACTION_SCALE[:6]).tolist(), 1.0)
+    far, turn = (
+        float(part.max()) or float(own) for part, own in ((most[:3], ACTION_SCALE[0]), (most[3:6], ACTION_SCALE[3]))
+    )
+    return far, far, far, turn, turn, turn, 1.0
 
 
 def _width(feature: Mapping[str, Any]) -> int:

@@ -160,8 +160,11 @@ class _Camera:
         """Of the first pictures, once all is written."""
         path = self._folder / _Place()(VIDEO_PATH, video_key=self.key)
         read = read_pictures(path, 0, len(self.kept), self._rate, self.shape)
-        apart = [np.abs(a.astype(int) - b) for a, b in zip(self.kept, read, strict=True)]
-        return CodecError(float(np.mean(apart)), int(np.max(apart)))
+        total, most = 0.0, 0
+        for before, after in zip(self.kept, read, strict=True):
+            apart = np.abs(before.astype(np.int16) - after)
+            total, most = total + float(apart.mean()), max(most, int(apart.max()))
+        return CodecError(total / len(self.kept), most)
 
     def close(self) -> None:
         """Ends the last file."""
@@ -289,10 +292,13 @@ class _Writer:
         """What the first episode decides."""
         layout = self._layout
         given: Mapping[str, list[str]] = episode.extras.get("names", {})
-        names: dict[str, list[str]] = {}
+
+        def named(key: str, usual: list[str]) -> list[str]:
+            return given[key] if len(given.get(key, ())) == len(usual) else usual
+
+        names = {ACTION: named(ACTION, _action_names(layout.actions))}
         for name, width in layout.numbers.items():
-            names.setdefault(_home(name), []).extend(given.get(name, _names(name, width)))
-        names[ACTION] = given.get(ACTION, _action_names(layout.actions))
+            names.setdefault(_home(name), []).extend(named(name, _names(name, width)))
         for key, values in columns.items():
             shape = values.shape[1:] or (1,)
             told = names.get(key.removeprefix(f"{OWN}."))
@@ -393,7 +399,7 @@ def _columns(
         if not isinstance(values, np.ndarray):
             continue
         feature = EXTRAS.get(name, name if "." in name else f"robomimic.{name}")
-        if feature in columns or feature in INDICES or values.shape[0] != steps:
+        if feature in columns or feature in INDICES or values.ndim > 2 or values.shape[0] != steps:
             raise ValueError(f"{where}: {name} of shape {values.shape} has no place in LeRobot's format")
         extras[name] = feature, values.ndim
         columns[feature] = values.astype(np.float32) if values.dtype == np.float16 else values

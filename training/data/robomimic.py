@@ -5,6 +5,7 @@ What others put beside what a policy needs goes along in an episode's extras, an
 
 name         what
 env_args     the file's own text (str), the same for all episodes
+names        LeRobot's, of the numbers of an observation or of `action`; here the attribute lerobot_names of `data`
 attributes   of the demonstration: name -> str, number or list of them
 masks        the lists below `mask` that name it
 any other    an array (N) or (N, n) beside obs: states, rewards, dones, and `actions` as the file has them
@@ -74,11 +75,13 @@ class Demonstrations:
 
     def __iter__(self) -> Iterator[Episode]:
         with opened(self.path) as file:
-            env_args = _text(file["data"].attrs["env_args"])
+            told = {"env_args": _text(file["data"].attrs["env_args"])}
+            names = file["data"].attrs.get("lerobot_names")
+            told |= {} if names is None else {"names": json.loads(names)}
             for name in self.names:
-                yield self._episode(file["data"][name], name, env_args)
+                yield self._episode(file["data"][name], name, told)
 
-    def _episode(self, demo: h5py.Group, name: str, env_args: str) -> Episode:
+    def _episode(self, demo: h5py.Group, name: str, told: dict[str, Any]) -> Episode:
         where = f"{self.path}: {name}"
         found = _inventory(demo, where)
         check_memory(self.path, sum(8 * math.prod(shape) for shape in found.arrays.values()) * found.steps)
@@ -104,7 +107,7 @@ class Demonstrations:
             stamps=(np.arange(found.steps) * (1e9 / self.rate)).round().astype(np.int64),
             success=None if success is None else bool(success),
             person=None if person is None else person.reshape(-1) != 0,
-            extras=extras | {"env_args": env_args, "attributes": attributes, "masks": self.masks.get(name, ())},
+            extras=extras | told | {"attributes": attributes, "masks": self.masks.get(name, ())},
         )
 
 
@@ -154,8 +157,8 @@ def read(path: Path) -> tuple[Layout, Demonstrations]:
     left_out = set().union(*(other.left_out | (set(other.arrays) - set(arrays)) for other in inventories))
     actions = _actions(recorded)
     if arrays.get("actions") != (actions.width,):
-        shape = first.arrays["actions"]
-        raise ValueError(f"{path}: {names[0]}/actions has shape (N, {shape}), (N, {actions.width}) expected")
+        widths = {other.arrays["actions"][0] for other in inventories} - {actions.width}
+        raise ValueError(f"{path}: actions of {widths.pop()} numbers, {actions.width} of {actions.kind} expected")
     layout = Layout(
         environment=recorded.environment,
         robot=recorded.robot,
@@ -176,6 +179,7 @@ def write(path: Path, layout: Layout, episodes: Iterable[Episode]) -> None:
     """Episodes as a file that appears when it is whole. ValueError, in one line, for those that do not fit the layout,
     and where there are none."""
     masks: dict[str, list[str]] = {}
+    names: dict[str, Any] = {}
     total = count = 0
     text = ""
     with atomic_write(path) as temporary, h5py.File(temporary, "w") as file:
@@ -185,12 +189,16 @@ def write(path: Path, layout: Layout, episodes: Iterable[Episode]) -> None:
             _write_episode(data.create_group(name), layout, episode, f"episode {count - 1}")
             for key in episode.extras.get("masks", ()):
                 masks.setdefault(key, []).append(name)
-            text = text or _kept(episode.extras.get("env_args"), layout)
+            if count == 1:
+                text = _kept(episode.extras.get("env_args"), layout)
+                names = {k: v for k, v in episode.extras.get("names", {}).items() if k in (*layout.numbers, "action")}
             total += len(episode)
         if not count:
             raise ValueError(f"{path}: no episodes to write")
         data.attrs["total"] = total
         data.attrs["env_args"] = text or env_args(layout)
+        if names:
+            data.attrs["lerobot_names"] = json.dumps(names)
         for key, members in masks.items():
             file[f"mask/{key}"] = np.array([member.encode() for member in members])
 

@@ -5,6 +5,7 @@ Picture i of a file is at i / rate seconds.
 
 from __future__ import annotations
 
+import re
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -142,4 +143,4 @@ def _read_ppm(stream: IO[bytes]) -> Picture | None:
 def _last_line(errors: IO[bytes]) -> str:
     errors.seek(0)
     lines = errors.read().decode(errors="replace").strip().splitlines()
-    return lines[-1].strip() if lines else ""
+    return re.sub(r"\[[^\]]* @ 0x[0-9a-f]+\] ", "", lines[-1]).strip() if lines else ""  # parts of ffmpeg, by address
