@@ -17,8 +17,8 @@ BASE = ("numpy", "scipy", "torch", "cv2", "yaml")
 EXTRAS = {
     "sim": ("mujoco", "gymnasium", "gymnasium_robotics", "imageio_ffmpeg", "numba", "PIL", "termcolor", "tqdm"),
     "train": (
-        *("accelerate", "diffusers", "einops", "gymnasium", "h5py", "matplotlib", "PIL", "psutil", "pyarrow"),
-        *("rosbags", "sklearn", "tensorboard", "tqdm", "tyro"),
+        *("accelerate", "diffusers", "einops", "gymnasium", "h5py", "imageio_ffmpeg", "matplotlib", "PIL", "psutil"),
+        *("pyarrow", "rosbags", "sklearn", "tensorboard", "tqdm", "tyro"),
     ),
     "record": ("rosbags",),
     "franka": ("franka",),
