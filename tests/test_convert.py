@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import tracemalloc
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -24,7 +25,7 @@ from training import convert
 from training.convert import Options
 from training.data import lerobot, lerobot_writer, robomimic
 from training.data.demonstrations import load_demonstrations
-from training.data.episodes import Episode, Layout
+from training.data.episodes import Episode
 
 Run = Callable[..., tuple[object, str]]
 
@@ -232,18 +233,21 @@ def test_what_the_task_is_called(tmp_path: Path) -> None:
     assert robomimic.read(converted(middle, tmp_path / "d.hdf5", task="Stack"))[0].environment == "Stack"
 
 
-def test_a_bag(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bag(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     what, asked = layout(), []
 
-    def read(*arguments: Any) -> tuple[Layout, Iterator[Episode]]:
+    def bag(*arguments: Any) -> SimpleNamespace:
         asked.append(arguments)
-        return what, iter(episodes(what))
+        left_out = Counter({"rows: no frame within a step": 3})
+        return SimpleNamespace(layout=what, episodes=lambda: iter(episodes(what)), left_out=left_out)
 
-    monkeypatch.setitem(sys.modules, "training.data.bags", SimpleNamespace(read=read))
+    monkeypatch.setitem(sys.modules, "training.data.bags", SimpleNamespace(Bag=bag))
     (tmp_path / "bag").mkdir()
     (tmp_path / "bag/metadata.yaml").touch()
-    out = converted(tmp_path / "bag", tmp_path / "out", rate=10.0)
-    assert asked == [(tmp_path / "bag", None, 10.0)] and lengths(out) == [12, 9, 15]
+    out = converted(tmp_path / "bag", tmp_path / "out", rate=10.0, picture_size="32x24")
+    assert asked == [(tmp_path / "bag", (), (24, 32), 10.0, None)] and lengths(out) == [12, 9, 15]
+    assert lerobot.read(out)[0].pictures == dict.fromkeys(CAMERAS, (24, 32))
+    assert "left out: 3 rows: no frame within a step\n" in capsys.readouterr().out
     (tmp_path / "bag/x.mcap").touch()
     assert "the bag's folder expected" in refused(tmp_path / "bag/x.mcap", tmp_path / "y.hdf5")
 
@@ -261,7 +265,8 @@ def test_a_bag(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (["a.hdf5", "there.hdf5", "--overwrite"], "there.hdf5: is a folder, and is not replaced"),
         (["a.hdf5", "a.hdf5", "--overwrite"], "a.hdf5: not IN, nor in it or around it, expected"),
         (["folder", "folder/x", "--overwrite"], "folder/x: not IN, nor in it or around it, expected"),
-        (["a.hdf5", "x", "--rate", "10"], "rate 10: of bags only"),
+        (["a.hdf5", "x", "--rate", "10"], "rate 10.0: of bags only"),
+        (["a.hdf5", "x", "--robot", "r.yaml"], "robot r.yaml: of bags only"),
         (["a.hdf5", "x", "--action-kind", "pose"], "action_kind pose: of LeRobot data sets only"),
         (["a.hdf5", "x", "--crf", "52"], "crf 52: 0 to 51 expected"),
         (["a.hdf5", "x", "--map", "y"], "map y: NAME=FEATURE expected"),

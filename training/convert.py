@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,7 +50,12 @@ class Options:
     only_person: bool = False
     """Only the steps in which a person acted: each stretch of them becomes an episode."""
     rate: float | None = None
-    """Of a bag: frames a second [Hz], instead of the recording's."""
+    """Of a bag: control steps a second [Hz], the session's or a whole fraction of it."""
+    observations: tuple[str, ...] = ()
+    """Of a bag: the observations to take, as robot0_eef_pos agentview_image; without it those of the session's
+    checkpoint, or all."""
+    robot: Path | None = None
+    """Of a bag: a robot's YAML in the place of the one in it."""
     action_kind: Literal["delta", "pose", "joint_positions"] | None = None
     """Of a LeRobot data set that somebody else wrote: what its actions are. Metres, radians, and last the gripper from
     -1 open to 1 closed."""
@@ -103,6 +108,21 @@ def kind_of(source: Path) -> str:
     raise ValueError(f"{source}: a folder without either; {rule}")
 
 
+@dataclass(frozen=True)
+class _Bag:
+    """The episodes of a recorded session."""
+
+    bag: Any
+
+    def __iter__(self) -> Iterator[Episode]:
+        return iter(self.bag.episodes())
+
+    @property
+    def left_out(self) -> list[str]:
+        """What did not become steps, once they were read."""
+        return [f"{count} {why}" for why, count in self.bag.left_out.most_common()]
+
+
 def read(options: Options) -> tuple[Layout, Iterable[Episode]]:
     """IN, as it is."""
     kind = kind_of(options.source)
@@ -110,19 +130,23 @@ def read(options: Options) -> tuple[Layout, Iterable[Episode]]:
     for name, value in foreign.items():
         if value is not None and kind != "lerobot":
             raise ValueError(f"{name} {value}: of LeRobot data sets only")
-    if options.rate is not None and kind != "bag":
-        raise ValueError(f"rate {options.rate:g}: of bags only")
+    of_bags = {"rate": options.rate, "observations": options.observations or None, "robot": options.robot}
+    for name, told in of_bags.items():
+        if told is not None and kind != "bag":
+            raise ValueError(f"{name} {told}: of bags only")
     if kind == "hdf5":
         return robomimic.read(options.source)
     if kind == "bag":
+        # No session's bag is needed for the others, nor what reads it.
         bags = importlib.import_module("training.data.bags")
-        found: tuple[Layout, Iterable[Episode]] = bags.read(options.source, None, options.rate)
-        return found
+        size = None if options.size is None else options.size[::-1]
+        bag = bags.Bag(options.source, options.observations, size, options.rate, options.robot)
+        return bag.layout, _Bag(bag)
     from training.data import lerobot
 
     names = dict(text.split("=", 1) for text in options.map)
-    told = lerobot.Foreign(options.action_kind or "", options.action_scale, names)
-    return lerobot.read(options.source, told)
+    foreign_set = lerobot.Foreign(options.action_kind or "", options.action_scale, names)
+    return lerobot.read(options.source, foreign_set)
 
 
 def chosen(episodes: Iterable[Episode], options: Options, left: list[int]) -> Iterator[Episode]:
