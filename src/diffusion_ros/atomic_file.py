@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -51,3 +52,28 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     except FileNotFoundError:
         return []
     return [json.loads(line) for line in lines if line.endswith("\n")]
+
+
+@contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """A folder beside `path` to write to; it takes the place of `path` at the end, and of what is there, and goes
+    without a trace on an error. Raises OSError where that cannot be done."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+    try:
+        yield temporary
+        temporary.chmod(0o755)  # mkdtemp's folders are for their owner alone
+        if path.exists():
+            aside = temporary.with_name(f"{temporary.name}.before")
+            path.rename(aside)  # a folder takes the place of an empty one alone
+            try:
+                temporary.rename(path)
+            except OSError:
+                aside.rename(path)
+                raise
+            shutil.rmtree(aside)
+        else:
+            temporary.rename(path)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise

@@ -18,8 +18,8 @@ EXTRAS = {
     "sim": ("mujoco", "gymnasium", "gymnasium_robotics", "imageio_ffmpeg", "numba", "PIL", "termcolor", "tqdm"),
     "record": ("rosbags",),
     "train": (
-        *("accelerate", "diffusers", "einops", "gymnasium", "h5py", "matplotlib", "PIL", "psutil", "pyarrow"),
-        *("rosbags", "sklearn", "tensorboard", "tqdm", "tyro"),
+        *("accelerate", "diffusers", "einops", "gymnasium", "h5py", "imageio_ffmpeg", "matplotlib", "PIL", "psutil"),
+        *("pyarrow", "rosbags", "sklearn", "tensorboard", "tqdm", "tyro"),
     ),
     "franka": ("franka",),
 }

@@ -88,10 +88,6 @@ def _controller(controller: Any) -> tuple[tuple[float, ...], ActionFormat]:
     frame = controller.get("input_ref_frame", "base")
     if frame not in _FRAMES:
         raise ValueError(f"env_args: the controller's input_ref_frame is {frame!r}, {', '.join(_FRAMES)} expected")
-    if absolute:
-        if _FRAMES[frame] != "base":
-            raise ValueError(f"env_args: the controller takes poses in the frame {frame!r}, base or world expected")
-        return tuple(ACTION_SCALE.tolist()), ActionFormat("pose")
     for name, least in (("input_max", 1.0), ("input_min", -1.0)):
         if any(value != least for value in _numbers(controller, name, [least])):
             raise ValueError(f"env_args: the controller's {name} is {controller[name]}, {least:g} expected")
@@ -103,6 +99,10 @@ def _controller(controller: Any) -> tuple[tuple[float, ...], ActionFormat]:
             f"env_args: the controller's output_min {low} and output_max {high}, 6 numbers above 0 and their negatives"
             " expected"
         )
+    if absolute:
+        if _FRAMES[frame] != "base":
+            raise ValueError(f"env_args: the controller takes poses in the frame {frame!r}, base or world expected")
+        return (*high, 1.0), ActionFormat("pose")
     return (*high, 1.0), ActionFormat(axes=_FRAMES[frame])
 
 
