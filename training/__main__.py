@@ -14,6 +14,7 @@ from pathlib import Path
 COMMANDS = (
     "collect_demos",
     "collect_maze",
+    "drive",
     "convert",
     "train_diffusion_policy",
     "train_diffuser",

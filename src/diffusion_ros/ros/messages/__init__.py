@@ -243,6 +243,7 @@ except ImportError:
 from diffusion_ros.ros.messages.outputs import axes_from_msg as axes_from_msg
 from diffusion_ros.ros.messages.outputs import buttons_from_msg as buttons_from_msg
 from diffusion_ros.ros.messages.outputs import joint_trajectory_to_msg as joint_trajectory_to_msg
+from diffusion_ros.ros.messages.outputs import joy_to_msg as joy_to_msg
 from diffusion_ros.ros.messages.outputs import numbers_to_msg as numbers_to_msg
 from diffusion_ros.ros.messages.outputs import stamped_twist_to_msg as stamped_twist_to_msg
 from diffusion_ros.ros.messages.outputs import twist_to_msg as twist_to_msg

@@ -53,6 +53,12 @@ def joint_trajectory_to_msg(
     return msg
 
 
+def joy_to_msg(axes: Sequence[float], buttons: Sequence[bool], time_ns: int) -> Joy:
+    """axes from -1 to 1; buttons: which are pressed."""
+    pressed = [int(button) for button in buttons]
+    return Joy(header=header_to_msg(time_ns, "joy"), axes=[float(x) for x in axes], buttons=pressed)
+
+
 def axes_from_msg(msg: Joy) -> list[float]:
     """As they are, NaN included."""
     return [float(axis) for axis in msg.axes]
