@@ -397,12 +397,12 @@ DRIVEN: list[DrivenFault] = [
         _PERSON,
     ),
     DrivenFault(
-        "person: late", "a person's rows of 0.4 s ago", _person(0.005, 0.4), _alone, "teleop_action refused: 0.40 s old",
-        GRACE, _PERSON,
+        "person: late", "a person's rows of 0.4 s ago", _person(0.005, 0.4), _alone,
+        "teleop_action refused: 0.40 s old", GRACE, _PERSON,
     ),
     DrivenFault(
-        "person: two of them", "two take over", _person(0.005, 0.0, b"person", STRANGER), _alone, "2 publishers on", GRACE,
-        _PERSON,
+        "person: two of them", "two take over", _person(0.005, 0.0, b"person", STRANGER), _alone,
+        "2 publishers on", GRACE, _PERSON,
     ),
     DrivenFault(
         "stop: emergency stop", "latched until it is reset and the robot enabled",
