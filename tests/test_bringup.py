@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import pty
 import signal
 import socket
 import subprocess
@@ -447,6 +448,25 @@ def test_errors_are_shown_and_the_rest_is_not(tmp_path: Path) -> None:
     script = "print('[INFO] fine'); print('[ERROR] [1.0] [policy]: not fine'); print('[WARN] so so')"
     _, shown, _ = run_children(tmp_path, script)
     assert shown == ["[ERROR] [1.0] [policy]: not fine"]
+
+
+def test_a_child_reads_the_terminal_only_where_it_may(tmp_path: Path) -> None:
+    ours, theirs = pty.openpty()
+    before = os.dup(0)
+    os.dup2(theirs, 0)
+    try:
+        with Supervisor(tmp_path, dict(os.environ), lambda line: None) as supervisor:
+            for name, terminal in (("keyboard", True), ("other", False)):
+                supervisor.start(name, ["sh", "-c", f"test -t 0; echo $? > {tmp_path}/{name}.txt"], 0, terminal)
+            ended: list[Ended] = []
+            while len(ended) < 2:
+                ended += supervisor.poll()
+                time.sleep(0.01)
+    finally:
+        os.dup2(before, 0)
+        for descriptor in (before, ours, theirs):
+            os.close(descriptor)
+    assert [(tmp_path / f"{name}.txt").read_text() for name in ("keyboard", "other")] == ["0\n", "1\n"]
 
 
 def test_stubborn_children_are_killed_with_their_own(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import yaml
 from rclpy.validate_topic_name import validate_topic_name
 
 from diffusion_ros import robot_file
-from diffusion_ros.robot_file import RobotFileError
+from diffusion_ros.robot_file import RobotFileError, Teleop
 
 KINOVA = """\
 # A Kinova Gen3 in twist mode, its own gripper, one USB camera at the scene.
@@ -145,6 +145,17 @@ def test_what_keys_mean_where_they_are_not_given(tmp_path: Path) -> None:
     assert robot.action.reference == "commanded" and robot.action.leash == (0.05, 0.3) and robot.action.gain == 2.0
     assert robot.ready[0].value is True and not robot.ready[0].latched
     assert robot.buttons is not None and robot.buttons.hold is None
+    assert robot.teleop is None
+
+
+def test_a_persons_device_has_the_axes_and_buttons_that_are_given(tmp_path: Path) -> None:
+    section = {"topic": "/pad", "dead_man": 4, "axes": {"z": [3, -0.5]}, "close": 0, "linear": 0.2}
+    teleop = robot_file.read(written(tmp_path, {**GOOD, "teleop": section})).teleop
+    assert teleop == Teleop(
+        topic="/pad", dead_man=4, axes={"z": (3, -0.5)}, gripper=None, close=0, slow=None, linear=0.2
+    ), "the usual button to go slowly is the dead-man here"
+    twist = robot_file.read(written(tmp_path, {**GOOD, "teleop": {"type": "twist"}})).teleop
+    assert twist is not None and (twist.topic, twist.linear) == ("/cmd_vel", 0.1)
 
 
 @pytest.mark.parametrize(
@@ -299,6 +310,17 @@ TF = {"source": "tf", "parent": "map", "child": "tool0"}
         ("buttons.stop", 7, "buttons.enable: enable, stop and hold: one of them at least, and each another button"),
         ("buttons.stop", 1.5, "buttons.stop: 1.5, the number of a button expected"),
         ("buttons.stop", 64, "buttons.stop: 64, at least 0 and at most 63 expected"),
+        # Teleoperation
+        ("teleop", {"type": "keyboard"}, "teleop.type: 'keyboard', one of joy, twist, twist_stamped expected"),
+        ("teleop", {"dead_man": 0.5}, "teleop.dead_man: 0.5, the number of a button expected"),
+        ("teleop", {"dead_man": 0}, "teleop.dead_man: buttons 0, 0, 4: another button each expected"),
+        ("teleop", {"open": 3, "close": 3}, "teleop.dead_man: buttons 5, 3, 3, 4: another button each"),
+        ("teleop", {"dead_man": 1}, "teleop: button 1, which buttons.enable or buttons.stop is: another expected"),
+        ("teleop", {"axes": {"x": [1, 0.0]}}, "teleop.axes.x: [1.0, 0.0], the number of an axis and a factor"),
+        ("teleop", {"axes": {"x": [-1, 1.0]}}, "teleop.axes.x: [-1.0, 1.0], the number of an axis and a factor"),
+        ("teleop", {"axes": {"yaw": [1, 1.0]}}, "teleop.axes.yaw: unknown key"),
+        ("teleop", {"linear": 0}, "teleop.linear: 0, more than 0 and at most 2 m/s expected"),
+        ("teleop", {"type": "twist", "dead_man": 3}, "teleop.dead_man: unknown key"),
     ],
 )
 def test_a_mistake_is_one_line_with_the_key_the_value_and_the_rule(

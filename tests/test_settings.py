@@ -618,3 +618,35 @@ def test_help_says_of_each_argument_what_it_is(system: System) -> None:
 def test_hints_of_parameters_can_be_resolved() -> None:
     for node in itertools.chain(*(system.nodes for system in SYSTEMS.values())):
         assert typing.get_type_hints(parameters_class(node))
+
+
+# A person
+
+
+def test_a_policy_is_left_out_for_a_person_alone(checkpoints: dict[str, Path], tmp_path: Path) -> None:
+    given = {"robot": "franka_crisp", "task": "can", "output_dir": str(tmp_path / "run")}
+    rehearsal = SYSTEMS["rehearsal"]
+    both = settle(rehearsal, {**given, "checkpoint": str(checkpoints["can"]), "teleop": "joy"})
+    assert [node.name for node in both.nodes] == ["rehearsal", "policy", "executor", "teleop"]
+    assert both.parameters["teleop"]["checkpoint"] == both.parameters["executor"]["checkpoint"] != ""
+    assert (both.parameters["teleop"]["device"], both.parameters["executor"]["teleop"]) == ("joy", "joy")
+    alone = settle(rehearsal, {**given, "policy": "false", "teleop": "topic"})
+    assert [node.name for node in alone.nodes] == ["rehearsal", "executor"]
+    assert alone.parameters["executor"]["checkpoint"] == "", "then the rows are the person's"
+    with pytest.raises(UsageError, match="policy false: expected with teleop only: nobody would drive"):
+        settle(rehearsal, {**given, "policy": "false"})
+
+
+def test_teleoperate_on_a_robot_is_real_robot_without_a_policy(tmp_path: Path) -> None:
+    words = ["teleoperate", "--robot", "franka_crisp", "--output-dir", str(tmp_path / "run")]
+    request = bringup.parse(words)
+    assert request.system is REAL_ROBOT and request.checkpoint_sha256 == ""
+    assert [node.name for node in request.startup.nodes] == ["executor", "teleop"]
+    said = request.startup.parameters
+    assert said["teleop"]["device"] == "keyboard" and not said["executor"]["enabled"]
+    assert bringup.parse([*words, "--teleop", "joy"]).startup.parameters["teleop"]["device"] == "joy"
+    with pytest.raises(UsageError, match="--episodes: expected without --robot only: it is the simulator's"):
+        bringup.parse([*words, "--episodes", "3"])
+    simulated = bringup.parse(["teleoperate", "--task", "lift", "--output-dir", str(tmp_path / "run")])
+    assert [node.name for node in simulated.startup.nodes] == ["simulation", "executor", "teleop"]
+    assert [node.name for node in simulated.startup.nodes if node.terminal] == ["teleop"]

@@ -483,7 +483,7 @@ def test_the_keyboard_drives(graph: Graph, keys: tuple[int, int]) -> None:
     graph.spin_until(lambda: hands.said[-1][6] == 1.0)
     graph.spin_until(lambda: not hands.said[-1].any(), 3.0)  # nobody presses anything
     pictures = hands.create_publisher(Image, "agentview/image_raw", topics.SENSOR_QOS)
-    picture = np.full((84, 84, 3), 77, np.uint8)
+    picture = np.full((84, 84, 3), 72, np.uint8)
     drawn = b""
 
     def draw() -> bool:
@@ -494,7 +494,7 @@ def test_the_keyboard_drives(graph: Graph, keys: tuple[int, int]) -> None:
             drawn += os.read(ours, 65536)
         except BlockingIOError:
             pass
-        return b"77;77;77" in drawn and b"nobody drives" in drawn
+        return b"72;72;72" in drawn and b"nobody drives" in drawn
 
     termios.tcsetwinsize(theirs, (40, 100))
     graph.spin_until(draw)

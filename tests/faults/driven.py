@@ -312,6 +312,22 @@ def _other_commander(bench: DrivenBench) -> None:
     bench.second = lambda: bench.driven.output.publisher._heard.take(b"", info(STRANGER))
 
 
+def _person(row: float = 0.005, ago: float = 0.0, *senders: bytes) -> Callable[[DrivenBench], None]:
+    """A person says a row along x, so many seconds ago."""
+
+    def say(bench: DrivenBench) -> None:
+        for sender in senders or (b"person",):
+            stamp = bench.clock.ns - round(ago * 1e9)
+            msg = messages.command_to_msg([row, 0, 0, 0, 0, 0, 0], stamp, PERIOD_NS, bench.executor.frame_id)
+            assert bench.executor._people is not None
+            deliver(bench.executor._people, msg, sender)
+
+    def begin(bench: DrivenBench) -> None:
+        bench.second = lambda: say(bench)
+
+    return begin
+
+
 def _alone(bench: DrivenBench) -> None:
     bench.second = lambda: None
 
@@ -331,6 +347,7 @@ def _ends(bench: DrivenBench) -> None:
 
 _BUTTONS = "buttons: {topic: joy, enable: 0, stop: 1, hold: 2}\n"
 _READY = "ready: [{topic: running, type: std_msgs/Bool, value: true}]\n"
+_PERSON = "teleop: {type: twist}\n"
 _SILENCE = _AGE + GRACE
 _CHUNK = 0.1 + GRACE
 """s until the next chunk, which is the wrong one."""
@@ -374,6 +391,18 @@ DRIVEN: list[DrivenFault] = [
     DrivenFault(
         "command: a second commander", "another publisher on the driver's topic", _other_commander, _alone,
         "2 publishers on", GRACE,
+    ),
+    DrivenFault(
+        "person: NaN", "a person takes over with NaN", _person(NAN), _alone, "is nan, a finite number expected", GRACE,
+        _PERSON,
+    ),
+    DrivenFault(
+        "person: late", "a person's rows of 0.4 s ago", _person(0.005, 0.4), _alone,
+        "teleop_action refused: 0.40 s old", GRACE, _PERSON,
+    ),
+    DrivenFault(
+        "person: two of them", "two take over", _person(0.005, 0.0, b"person", STRANGER), _alone,
+        "2 publishers on", GRACE, _PERSON,
     ),
     DrivenFault(
         "stop: emergency stop", "latched until it is reset and the robot enabled",

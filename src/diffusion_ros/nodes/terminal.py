@@ -58,6 +58,7 @@ class Terminal:
     def draw(self, picture: NDArray[np.uint8], below: str) -> None:
         """A picture (H, W, 3) rgb at the top, as large as fits, and a line under it; none while the terminal still has
         to take the last one."""
+        self._write("")
         if self._unwritten:
             return
         columns, rows = os.get_terminal_size(self._screen)
@@ -89,7 +90,8 @@ def blocks(picture: NDArray[np.uint8], columns: int, rows: int) -> str:
     wide, high = int(width * scale), int(height * scale) // 2 * 2
     if wide < 1 or high < 2:
         return "\x1b[H"
-    small = picture[np.arange(high) * height // high][:, np.arange(wide) * width // wide]
+    # In steps of 8: the fewer colours, the less there is to be sent.
+    small = picture[np.arange(high) * height // high][:, np.arange(wide) * width // wide] & 0xF8
     text = ["\x1b[H"]
     for upper, lower in zip(small[::2].tolist(), small[1::2].tolist(), strict=True):
         last = None
