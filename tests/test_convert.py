@@ -234,7 +234,7 @@ def test_what_the_task_is_called(tmp_path: Path) -> None:
 
 
 def test_a_bag(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    what, asked = layout(), []
+    what, asked = replace(layout(), robot="simulation", environment="can"), []
 
     def bag(*arguments: Any) -> SimpleNamespace:
         asked.append(arguments)
@@ -246,7 +246,7 @@ def test_a_bag(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
     (tmp_path / "bag/metadata.yaml").touch()
     out = converted(tmp_path / "bag", tmp_path / "out", rate=10.0, picture_size="32x24")
     assert asked == [(tmp_path / "bag", (), (24, 32), 10.0, None)] and lengths(out) == [12, 9, 15]
-    assert lerobot.read(out)[0].pictures == dict.fromkeys(CAMERAS, (24, 32))
+    assert lerobot.read(out)[0] == replace(layout(), pictures=dict.fromkeys(CAMERAS, (24, 32)))
     assert "left out: 3 rows: no frame within a step\n" in capsys.readouterr().out
     (tmp_path / "bag/x.mcap").touch()
     assert "the bag's folder expected" in refused(tmp_path / "bag/x.mcap", tmp_path / "y.hdf5")

@@ -459,6 +459,11 @@ def test_a_file_that_is_missing_or_damaged(name: str, how: str, copy: Path) -> N
         assert line.startswith(str(path)) and (words[how] in line or "pictures from picture" in line)
 
 
+def test_attributes_that_are_damaged(copy: Path) -> None:
+    (copy / lerobot.ATTRIBUTES).write_text("{}\n")
+    assert refused(copy) == f"{copy}/meta/diffusion_ros.jsonl: damaged ('action')"
+
+
 def change_table(path: Path, name: str, values: Any) -> None:
     table = pq.read_table(path)
     at = table.column_names.index(name)

@@ -26,6 +26,7 @@ from diffusion_ros.simulators.tasks import ARM_TASKS
 from training import command_line
 from training.data import robomimic
 from training.data.episodes import Episode, Layout
+from training.data.recorded_with import OWN_ROBOT
 
 Pictures = Callable[[], Iterable[NDArray[np.uint8]]]
 
@@ -141,12 +142,20 @@ def read(options: Options) -> tuple[Layout, Iterable[Episode]]:
         bags = importlib.import_module("training.data.bags")
         size = None if options.size is None else options.size[::-1]
         bag = bags.Bag(options.source, options.observations, size, options.rate, options.robot)
-        return bag.layout, _Bag(bag)
+        layout: Layout = bag.layout
+        # A session calls the simulator so, and may name the task as the commands do.
+        robot = OWN_ROBOT if layout.robot == "simulation" else layout.robot
+        return replace(layout, robot=robot, environment=_environment(layout.environment)), _Bag(bag)
     from training.data import lerobot
 
     names = dict(text.split("=", 1) for text in options.map)
     foreign_set = lerobot.Foreign(options.action_kind or "", options.action_scale, names)
     return lerobot.read(options.source, foreign_set)
+
+
+def _environment(task: str) -> str:
+    """robosuite's name of it, of lift, can and square."""
+    return ARM_TASKS[task].environment if task in ARM_TASKS else task
 
 
 def chosen(episodes: Iterable[Episode], options: Options, left: list[int]) -> Iterator[Episode]:
@@ -243,8 +252,7 @@ def convert(options: Options) -> None:
     with bar:
         if _is_hdf5(options.out):
             if options.task is not None:
-                task = ARM_TASKS.get(options.task)
-                layout = replace(layout, environment=options.task if task is None else task.environment)
+                layout = replace(layout, environment=_environment(options.task))
             robomimic.write(options.out, layout, counted(episodes))
         else:
             from training.data import lerobot_writer

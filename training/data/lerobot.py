@@ -100,7 +100,10 @@ class Recording:
         return len(self.rows)
 
     def __iter__(self) -> Iterator[Episode]:
-        attributes = {line["action"]: line for line in read_lines(self.folder / ATTRIBUTES) if "action" in line}
+        try:
+            attributes = {line["action"]: line for line in read_lines(self.folder / ATTRIBUTES)}
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"{self.folder / ATTRIBUTES}: damaged ({error})") from None
         cache: dict[tuple[Path, tuple[int, ...]], Any] = {}
         for row in self.rows:
             yield self._episode(row, attributes, cache)
