@@ -13,17 +13,21 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import fake_bag
 import h5py
 import numpy as np
 import pytest
+from test_recorded_sessions import LOCKSTEP_TOPICS, lockstep
 
 from diffusion_ros.action_kinds import ActionFormat
 from diffusion_ros.control.pictures import fit
 from diffusion_ros.robot import ACTION_SCALE
+from tests import foreign_layouts
 from tests.recordings import CAMERAS, arrays, episodes, layout, pictures, write_hdf5
 from training import convert
 from training.convert import Options
 from training.data import lerobot, lerobot_writer, robomimic
+from training.data.bags import Bag
 from training.data.demonstrations import load_demonstrations
 from training.data.episodes import Episode
 
@@ -175,6 +179,26 @@ def test_libero_calls_its_pictures_rgb_and_the_rest_is_said(tmp_path: Path, caps
     assert "left out: datagen, next_obs, obs/pose\n" in capsys.readouterr().out
 
 
+TWO = ("agentview", "robot0_eye_in_hand")
+LAYOUTS: dict[str, Callable[[Path], Path]] = {
+    "robomimic": lambda path: foreign_layouts.write_robomimic(path, cameras=TWO),
+    "absolute": lambda path: foreign_layouts.write_absolute(path, cameras=TWO),
+    "mimicgen": lambda path: foreign_layouts.write_mimicgen(path),
+    "libero": lambda path: foreign_layouts.write_libero(path),
+}
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_a_trainer_reads_the_same_of_other_peoples_layouts(name: str, tmp_path: Path) -> None:
+    source = LAYOUTS[name](tmp_path / "a.hdf5")
+    back = converted(converted(source, tmp_path / "x", crf=0), tmp_path / "b.hdf5")
+    first, second = (load_demonstrations(path, TWO, use_object=False) for path in (source, back))
+    assert first.recorded == second.recorded and first.starts.tolist() == second.starts.tolist()
+    np.testing.assert_array_equal(first.actions, second.actions)
+    for key, values in first.observations.items():
+        np.testing.assert_allclose(values, second.observations[key], atol=1e-6, err_msg=key)
+
+
 # -- what is chosen ---------------------------------------------------------------------------------------------------
 
 
@@ -250,6 +274,25 @@ def test_a_bag(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
     assert "left out: 3 rows: no frame within a step\n" in capsys.readouterr().out
     (tmp_path / "bag/x.mcap").touch()
     assert "the bag's folder expected" in refused(tmp_path / "bag/x.mcap", tmp_path / "y.hdf5")
+
+
+def test_a_session_as_it_was_recorded(tmp_path: Path) -> None:
+    """From a bag to HDF5 at once, and by way of LeRobot."""
+    told = fake_bag.contract(topics=LOCKSTEP_TOPICS)
+    bag = fake_bag.write(tmp_path / "bag", told, lockstep(2, 12))
+    given = list(Bag(bag).episodes())
+    middle = converted(bag, tmp_path / "middle", crf=0)
+    for before, after in zip(given, lerobot.read(middle)[1], strict=True):
+        np.testing.assert_array_equal(before.actions, after.actions)
+        np.testing.assert_array_equal(before.stamps, after.stamps)
+        np.testing.assert_array_equal(before.person, after.person)
+        assert before.success is after.success is True
+    first = load_demonstrations(converted(bag, tmp_path / "a.hdf5"), ("agentview",), use_object=False)
+    second = load_demonstrations(converted(middle, tmp_path / "b.hdf5"), ("agentview",), use_object=False)
+    assert first.data_hash == second.data_hash and first.recorded.own and not first.person.any()
+    np.testing.assert_allclose(first.actions, np.concatenate([e.actions for e in given]), rtol=1e-6)
+    images = np.stack([image for episode in given for image in episode.pictures["agentview_image"]()])
+    np.testing.assert_array_equal(first.observations["agentview_image"], images)
 
 
 # -- what stops it ----------------------------------------------------------------------------------------------------

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from rclpy.parameter import Parameter
 from sensor_msgs.msg import Joy
 from std_msgs.msg import String
@@ -15,9 +13,7 @@ from diffusion_ros.ros import messages, topics
 from diffusion_ros.ros.frame_source import FrameRules, FrameSource
 from diffusion_ros.ros.runner import RunnableNode
 from diffusion_ros.spec import CheckpointSpec
-
-if TYPE_CHECKING:
-    from training.drive import Driver, Sticks
+from training.data.gamepad import Driver, Sticks
 
 _AWAY_SECONDS = 1.0
 """Without a frame, after which what was going on is over."""

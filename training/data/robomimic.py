@@ -26,15 +26,19 @@ from numpy.typing import NDArray
 
 from diffusion_ros.action_kinds import ActionFormat
 from diffusion_ros.atomic_file import atomic_write
+from diffusion_ros.robot import EEF_POS, EEF_QUAT
 from diffusion_ros.spec import IMAGE_SUFFIX
 from training.data import recorded_with
 from training.data.demonstrations import demonstration_names
 from training.data.episodes import Episode, Layout
+from training.data.file_layouts import FileLayout, are_poses, layout_of
 from training.data.hdf5_file import check_memory, opened
 
 SUFFIXES = (".hdf5", ".h5")
 _BLOCK = 16
 """Pictures that are in memory at once."""
+_OF_ACTIONS = ("actions", "states", "rewards", "dones")
+"""Arrays that stand beside the action in any layout."""
 _OWN = ("num_samples", "success")
 """Attributes of a demonstration that are made anew."""
 
@@ -44,6 +48,7 @@ class _Inventory:
     """What one demonstration has."""
 
     steps: int
+    """In which something was done that an observation comes before."""
     numbers: dict[str, int]
     """Observation -> how many numbers."""
     pictures: dict[str, tuple[str, tuple[int, int]]]
@@ -62,6 +67,8 @@ class Demonstrations:
     actions: ActionFormat
     scale: NDArray[np.float64]
     rate: float
+    layout: FileLayout
+    """How the file lays observations beside actions."""
     inventory: _Inventory
     """Of the first demonstration; of arrays only those that all have."""
     masks: dict[str, tuple[str, ...]]
@@ -82,15 +89,17 @@ class Demonstrations:
 
     def _episode(self, demo: h5py.Group, name: str, told: dict[str, Any]) -> Episode:
         where = f"{self.path}: {name}"
-        found = _inventory(demo, where)
+        found, layout = _inventory(demo, where, self.layout), self.layout
         check_memory(self.path, sum(8 * math.prod(shape) for shape in found.arrays.values()) * found.steps)
         obs = demo["obs"]
-        numbers = {
-            key: _finite(f"{where}/obs/{key}", np.asarray(obs[key], np.float64)).reshape(found.steps, width)
-            for key, width in self.inventory.numbers.items()
+        numbers = {}
+        for key in self.inventory.numbers:
+            values = _finite(f"{where}/obs/{key}", np.asarray(obs[layout.name(key)], np.float64))
+            numbers[key] = np.asarray(layout.numbers(key, values), np.float64)
+        pictures = {
+            key: _Pictures(self.path, f"data/{name}/obs/{there}", layout) for key, (there, _) in found.pictures.items()
         }
-        pictures = {key: _Pictures(self.path, f"data/{name}/obs/{there}") for key, (there, _) in found.pictures.items()}
-        extras: dict[str, Any] = {key: np.asarray(demo[key]) for key in self.inventory.arrays}
+        extras: dict[str, Any] = {key: layout.actions(np.asarray(demo[key])) for key in self.inventory.arrays}
         for key, values in extras.items():
             _finite(f"{where}/{key}", values)
         rows = np.asarray(extras["actions"], np.float64)
@@ -116,6 +125,7 @@ class _Pictures:
 
     path: Path
     place: str
+    layout: FileLayout
 
     def __call__(self) -> Iterator[NDArray[np.uint8]]:
         try:
@@ -124,8 +134,9 @@ class _Pictures:
                 # A chunk is unpacked as a whole for each part of it.
                 block = max(_BLOCK, array.chunks[0] if array.chunks else 0)
                 check_memory(self.path, block * math.prod(array.shape[1:]))
-                for first in range(0, len(array), block):
-                    yield from array[first : first + block]
+                for first in range(0, len(array) - self.layout.late, block):
+                    images = array[first : min(first + block, len(array) - self.layout.late)]
+                    yield from images[:, ::-1] if self.layout.upside_down else images
         except (OSError, RuntimeError, KeyError) as error:
             raise ValueError(f"{self.path}: {self.place}: damaged ({str(error).splitlines()[0]})") from None
 
@@ -144,8 +155,14 @@ def read(path: Path) -> tuple[Layout, Demonstrations]:
         names = demonstration_names(data)
         if not names:
             raise ValueError(f"{path}: has no demonstrations")
-        inventories = [_inventory(data[name], f"{path}: {name}") for name in names]
+        laid = layout_of(file)
+        inventories = [_inventory(data[name], f"{path}: {name}", laid) for name in names]
         masks = _masks(file, path, names)
+        actions = recorded.actions
+        if actions.kind == "delta" and EEF_POS in inventories[0].numbers:
+            rows, hand = data[names[0]]["actions"][:].astype(float), data[names[0]]["obs"][laid.name(EEF_POS)][:]
+            if are_poses(laid.actions(rows), laid.numbers(EEF_POS, hand)):
+                actions = ActionFormat("pose")
     first = inventories[0]
     for name, other in zip(names, inventories, strict=True):
         for mine, its in ((first.numbers, other.numbers), (first.pictures, other.pictures)):
@@ -154,7 +171,6 @@ def read(path: Path) -> tuple[Layout, Demonstrations]:
                 raise ValueError(f"{path}: obs/{key} is not the same in {names[0]} and {name}, alike in all expected")
     arrays = {k: v for k, v in first.arrays.items() if all(other.arrays.get(k) == v for other in inventories)}
     left_out = set().union(*(other.left_out | (set(other.arrays) - set(arrays)) for other in inventories))
-    actions = recorded.actions
     if arrays.get("actions") != (actions.width,):
         widths = {other.arrays["actions"][0] for other in inventories} - {actions.width}
         raise ValueError(f"{path}: actions of {widths.pop()} numbers, {actions.width} of {actions.kind} expected")
@@ -170,7 +186,7 @@ def read(path: Path) -> tuple[Layout, Demonstrations]:
     inventory = _Inventory(first.steps, first.numbers, first.pictures, arrays)
     scale = np.array(recorded.scale)
     return layout, Demonstrations(
-        path, tuple(names), actions, scale, recorded.rate, inventory, masks, tuple(sorted(left_out))
+        path, tuple(names), actions, scale, recorded.rate, laid, inventory, masks, tuple(sorted(left_out))
     )
 
 
@@ -233,7 +249,7 @@ def env_args(layout: Layout) -> str:
 # -- reading ----------------------------------------------------------------------------------------------------------
 
 
-def _inventory(demo: Any, where: str) -> _Inventory:
+def _inventory(demo: Any, where: str, layout: FileLayout) -> _Inventory:
     """ValueError for a demonstration without steps, and for arrays of several lengths."""
     obs = demo.get("obs") if isinstance(demo, h5py.Group) else None
     if not isinstance(obs, h5py.Group):
@@ -247,28 +263,33 @@ def _inventory(demo: Any, where: str) -> _Inventory:
     pictures: dict[str, tuple[str, tuple[int, int]]] = {}
     arrays: dict[str, tuple[int, ...]] = {}
     left_out: set[str] = set()
+    ours = {there: name for name, there in layout.names.items()}
     for key, item in obs.items():
         kind = item.dtype.kind if isinstance(item, h5py.Dataset) else ""
         if kind and item.ndim and len(item) != steps:
             raise ValueError(f"{where}/obs/{key} has {len(item)} steps, {steps} expected as in actions")
         if kind == "u" and item.ndim == 4 and item.dtype == np.uint8 and item.shape[3] == 3:
-            name = key if key.endswith(IMAGE_SUFFIX) else key.removesuffix("_rgb") + IMAGE_SUFFIX
+            name = ours.get(key, key if key.endswith(IMAGE_SUFFIX) else key.removesuffix("_rgb") + IMAGE_SUFFIX)
             if name in pictures:
                 raise ValueError(f"{where}/obs has {pictures[name][0]} and {key}, one of them expected")
             pictures[name] = key, (item.shape[1], item.shape[2])
         elif kind and kind in "buif" and item.ndim in (1, 2) and math.prod(item.shape):
-            numbers[key] = item.shape[1] if item.ndim == 2 else 1
+            name, width = ours.get(key, key), item.shape[1] if item.ndim == 2 else 1
+            numbers[name] = 4 if layout.rotation_vectors and name == EEF_QUAT else width
         else:
             left_out.add(f"obs/{key}")
     for key, item in demo.items():
         if key == "obs":
             continue
         fits = isinstance(item, h5py.Dataset) and item.shape[:1] == (steps,) and item.ndim <= 2 and item.size
-        if fits and item.dtype.kind in "buif":
+        # Where observations come late, nobody knows of other arrays which way they go.
+        if fits and item.dtype.kind in "buif" and (not layout.late or key in _OF_ACTIONS):
             arrays[key] = item.shape[1:]
         else:
             left_out.add(key)
-    return _Inventory(steps, numbers, pictures, arrays, left_out)
+    if not steps - layout.late:
+        raise ValueError(f"{where}: has one step, and no observation before it")
+    return _Inventory(steps - layout.late, numbers, pictures, arrays, left_out)
 
 
 def _masks(file: h5py.File, path: Path, names: Iterable[str]) -> dict[str, tuple[str, ...]]:
