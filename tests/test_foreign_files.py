@@ -129,6 +129,23 @@ def test_what_is_not_supported_is_refused(env: dict[str, Any], why: str, tmp_pat
     assert why in refused(write(tmp_path / "x.hdf5", env=env))
 
 
+def test_an_objects_pose_may_be_in_two_parts(tmp_path: Path) -> None:
+    def parted(file: h5py.File) -> None:
+        for demo in file["data"].values():
+            demo["obs/object_pos"], demo["obs/object_quat"] = demo["obs/object"][:, :3], demo["obs/object"][:, 3:7]
+            del demo["obs/object"]
+
+    one, two = (
+        load_demonstrations(write(tmp_path / f"{i}.hdf5", *change), ()) for i, change in enumerate([(), (parted,)])
+    )
+    assert one.data_hash == two.data_hash
+    np.testing.assert_array_equal(one.observations["object_quat"], two.observations["object_quat"])
+    path = write(tmp_path / "x.hdf5", lambda file: parted(file) or file["data/demo_2/obs"].pop("object_quat"))
+    assert refused(path).endswith(
+        "demo_2/obs has no object_quat; it has object_pos, robot0_eef_pos, robot0_eef_quat, robot0_gripper_qpos"
+    )
+
+
 def test_env_args_in_bytes_and_of_rubbish(tmp_path: Path) -> None:
     def packed(file: h5py.File) -> None:
         file["data"].attrs["env_args"] = np.bytes_(file["data"].attrs["env_args"])

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from diffusion_ros.action_kinds import ActionFormat
 from diffusion_ros.control.pictures import PictureError, fit
-from diffusion_ros.robot import EEF_POS, EEF_QUAT, GRIPPER_QPOS, IMAGE_SIZE
+from diffusion_ros.robot import EEF_POS, EEF_QUAT, GRIPPER_QPOS, IMAGE_SIZE, OBJECT_POS, OBJECT_QUAT
 from diffusion_ros.simulators.tasks import ARM_TASKS
 from training.data import recorded_with
 from training.data.file_layouts import FileLayout, are_poses, layout_of
@@ -26,6 +26,8 @@ from training.data.recorded_with import RecordedWith
 LOW_DIM_SHAPES = {EEF_POS: (3,), EEF_QUAT: (4,), GRIPPER_QPOS: (2,)}
 """What a hand is, in the simulator's names."""
 HAND = tuple(LOW_DIM_SHAPES)
+OBJECT = ("object", OBJECT_POS, OBJECT_QUAT)
+"""What an object's pose is, in robomimic's names and in the simulator's."""
 LARGEST = 128
 """Pixels: pictures that are no wider and higher are learnt from as they are; larger ones in the simulator's size."""
 
@@ -293,9 +295,9 @@ def _read(file: h5py.File, path: Path, selection: Selection) -> Demonstrations:
         for key in pictures:
             parts[key].append(_fitted(path, name, key, layout.pictures(np.asarray(arrays[key])), size))
         if selection.use_object:
-            pose = _finite(path, name, "object", np.asarray(arrays["object"], dtype=np.float32))
-            parts["object_pos"].append(pose[:, :3])
-            parts["object_quat"].append(pose[:, 3:7])
+            pose = [_finite(path, name, key, np.asarray(arrays[key], np.float32)) for key in OBJECT if key in arrays]
+            parts["object_pos"].append(pose[0][:, :3])
+            parts["object_quat"].append(pose[1] if len(pose) > 1 else pose[0][:, 3:7])
     observations = {key: np.concatenate(value) for key, value in parts.items()}
     all_actions = np.concatenate(actions)
     starts = np.cumsum([0] + [len(rows) for rows in actions])
@@ -349,7 +351,9 @@ def _arrays(
     if not isinstance(demo, h5py.Group) or not isinstance(demo.get("obs"), h5py.Group):
         raise ValueError(f"{where} has no obs")
     arrays = {"actions": dataset(demo, "actions", where)}
-    objects = ["object"] if selection.use_object else []
+    # robomimic's array, which begins with the object's pose; a recording has its two parts.
+    whole = "object" in demo["obs"] or OBJECT_POS not in demo["obs"]
+    objects = () if not selection.use_object else OBJECT[:1] if whole else OBJECT[1:]
     for key in (*selection.numbers, *objects, *pictures):
         arrays[key] = dataset(demo["obs"], layout.name(key), f"{where}/obs")
     steps = len(arrays["actions"]) - layout.late if arrays["actions"].shape else 0
@@ -364,9 +368,9 @@ def _arrays(
         if (len(shape) != 2 or shape[1] != width) if width else len(shape) not in (1, 2):
             raise ValueError(f"{where}/{key} has shape {shape}, expected (N, {width or 'n'})")
     for key in objects:
-        shape = arrays[key].shape
-        if len(shape) != 2 or shape[1] < 7:
-            raise ValueError(f"{where}/{key} has shape {shape}, expected (N, 7 or more)")
+        shape, width = arrays[key].shape, {OBJECT_POS: 3, OBJECT_QUAT: 4}.get(key, 0)
+        if len(shape) != 2 or (shape[1] != width if width else shape[1] < 7):
+            raise ValueError(f"{where}/{key} has shape {shape}, expected (N, {width or '7 or more'})")
     if "by_person" in demo:
         arrays["by_person"] = dataset(demo, "by_person", where)
     for key in pictures:

@@ -45,7 +45,7 @@ class Sticks:
         axes, buttons = [0.0] * self._axes, [False] * self._buttons
         for value, name in zip(wanted, TELEOP_AXES, strict=True):
             number, factor = teleop.axes[name]
-            axes[number] = float(np.clip(_before(value, teleop.dead_zone, teleop.expo) / factor, -1.0, 1.0))
+            axes[number] = _before(float(np.clip(value / factor, -1.0, 1.0)), teleop.dead_zone, teleop.expo)
         buttons[teleop.dead_man] = True
         closed = bool(row[6] > 0)
         if closed != self._closed:  # pressed once: a finger comes up again
@@ -86,7 +86,7 @@ class Driver:
         self._view: ExpertView | None = None
         self._expert: Expert | None = None
         self._began = 0.0
-        self._stepped_ns = 0
+        self._stepped_ns: int | None = None
         self._episode: int | None = None
         self._rng = np.random.default_rng(seed)
         self._spread = 0.0
@@ -106,12 +106,12 @@ class Driver:
         """Row (7) and noise (6) of a control step, or None: it is not the expert's turn, or no step is due."""
         seen = view_of({name: np.asarray(value, np.float64) for name, value in frame.values.items()})
         if self._expert is None:
-            self._view, self._began, self._stepped_ns = seen, now, 0
+            self._view, self._began, self._stepped_ns = seen, now, None
             self._expert = EXPERTS[self._task](seen)
             self._spread = float(self._rng.uniform(0.0, self._noise))
         assert self._view is not None
         vars(self._view).update(vars(seen))
-        if 0 <= frame.stamp_ns - self._stepped_ns < 0.9e9 / RATE:
+        if self._stepped_ns is not None and 0 <= frame.stamp_ns - self._stepped_ns < 0.9e9 / RATE:
             return None
         self._stepped_ns = frame.stamp_ns
         if now - self._began < self._take_over:
