@@ -5,15 +5,19 @@
 
 It sees the topics that the robot's file names, with the object's pose among them, which no real robot has, and presses
 axes and buttons of sensor_msgs/Joy. So everything that a person's hands go through is gone through: teleop node,
-executor, limits, driver, recorder. With --take-over it lets the policy drive first, and corrects it (HG-DAgger; Kelly
-et al. 2019, arXiv 1810.02890).
+executor, limits, driver, recorder. Without --robot it drives the simulator (`simulation --teleop topic`), by rows.
+
+With --take-over it lets the policy drive first, and corrects it (HG-DAgger; Kelly et al. 2019, arXiv 1810.02890).
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from diffusion_ros import robot_file
 from diffusion_ros.robot import (
@@ -31,6 +35,9 @@ from diffusion_ros.spec import CheckpointSpec, TensorSpec
 from training import command_line
 from training.data.gamepad import Driver, Sticks
 
+if TYPE_CHECKING:
+    from diffusion_ros.ros.runner import RunnableNode
+
 _INPUTS = ((EEF_POS, 3), (EEF_QUAT, 4), (GRIPPER_QPOS, 2), (OBJECT_POS, 3), (OBJECT_QUAT, 4))
 
 
@@ -38,8 +45,9 @@ _INPUTS = ((EEF_POS, 3), (EEF_QUAT, 4), (GRIPPER_QPOS, 2), (OBJECT_POS, 3), (OBJ
 class Options:
     """Lets the scripted expert drive a rehearsed robot by gamepad."""
 
-    robot: Path
-    """The robot's YAML, with `teleop` of type joy, all six axes, buttons open and close, and the observation object."""
+    robot: Path | None = None
+    """The robot's YAML, with `teleop` of type joy, all six axes, buttons open and close, and the observation object;
+    without it the simulator."""
     task: str = "can"
     """lift, can or square."""
     gain: float = 0.6
@@ -91,24 +99,18 @@ def drive(options: Options) -> None:
         os.environ["ROS_DOMAIN_ID"] = str(options.domain_id)
     # rclpy is slow to import, and reads the domain when it starts.
     from diffusion_ros.ros.runner import run
-    from training.data.gamepad_node import GamepadNode
+    from training.data.gamepad_node import ExpertNode, GamepadHands, Hands, RowHands
 
-    robot = robot_file.read(robot_file.find(str(options.robot)))
-    if OBJECT not in robot.poses:
-        raise ValueError(f"{robot.path}: observations.object is missing: an expert must see what it handles")
-    teleop = robot.teleop or Teleop()
-    sticks = Sticks(teleop, options.gain)
-    status = run(
-        lambda: GamepadNode(
-            robot,
-            teleop.topic,
-            inputs_of(options.task),
-            Driver(options.task, options.take_over, options.noise, options.seed),
-            sticks,
-            options.sim_time,
-        ),
-        [],
-    )
+    hands: Callable[[RunnableNode], Hands] = RowHands
+    robot = None
+    if options.robot is not None:
+        robot = robot_file.read(robot_file.find(str(options.robot)))
+        if OBJECT not in robot.poses:
+            raise ValueError(f"{robot.path}: observations.object is missing: an expert must see what it handles")
+        teleop = robot.teleop or Teleop()
+        hands = partial(GamepadHands, topic=teleop.topic, sticks=Sticks(teleop, options.gain))
+    driver = Driver(options.task, options.take_over, options.noise, options.seed)
+    status = run(lambda: ExpertNode(robot, inputs_of(options.task), driver, hands, options.sim_time), [])
     if status:
         raise SystemExit(status)
 

@@ -1,19 +1,27 @@
-"""The node of training.drive: it hears what a person would see, and says what a gamepad would."""
+"""The node of training.drive: it hears what a person would see, and says what their hands would."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
 from rclpy.parameter import Parameter
 from sensor_msgs.msg import Joy
 from std_msgs.msg import String
+from trajectory_msgs.msg import JointTrajectory
 
 from diffusion_ros.control.observation import Frame
-from diffusion_ros.robot import FINGERS, WORLD_FRAME
+from diffusion_ros.robot import ACTION_SCALE, ACTION_SIZE, FINGERS, RATE, WORLD_FRAME
 from diffusion_ros.robot_file import RobotFile
 from diffusion_ros.ros import messages, topics
 from diffusion_ros.ros.frame_source import FrameRules, FrameSource
 from diffusion_ros.ros.runner import RunnableNode
 from diffusion_ros.spec import CheckpointSpec
 from training.data.gamepad import Driver, Sticks
+
+Array = NDArray[np.float64]
 
 _AWAY_SECONDS = 1.0
 """Without a frame, after which what was going on is over."""
@@ -40,17 +48,70 @@ class _Nobody:
         pass
 
 
-class GamepadNode(RunnableNode):
-    """Subscribes to what the robot's file names and to `episode`; publishes sensor_msgs/Joy."""
+class Hands(Protocol):
+    """What the expert's wishes become."""
+
+    def hold(self, row: Array, noise: Array) -> None:
+        """A row (7) in metres and radians a step, and noise (6) in parts of full deflection."""
+
+    def rest(self) -> None:
+        """Nothing is held."""
+
+
+class GamepadHands:
+    """Axes and buttons of sensor_msgs/Joy."""
+
+    def __init__(self, node: RunnableNode, topic: str, sticks: Sticks) -> None:
+        self._node, self._sticks = node, sticks
+        self._publisher = node.create_publisher(Joy, topic, topics.SENSOR_QOS)
+
+    def hold(self, row: Array, noise: Array) -> None:
+        self._say(*self._sticks.held(row, noise))
+
+    def rest(self) -> None:
+        self._say(*self._sticks.rest())
+
+    def _say(self, axes: list[float], buttons: list[bool]) -> None:
+        self._publisher.publish(messages.joy_to_msg(axes, buttons, self._node.now_ns()))
+
+
+class RowHands:
+    """Rows of teleop_action, as they are, for the simulator that the expert was made for."""
+
+    def __init__(self, node: RunnableNode) -> None:
+        self._node = node
+        self._publisher = node.create_publisher(JointTrajectory, topics.TELEOP_ACTION, topics.COMMAND_QOS)
+        self._holds = False
+
+    def hold(self, row: Array, noise: Array) -> None:
+        self._holds = True
+        self._say(row + np.append(noise, 0.0) * ACTION_SCALE)
+
+    def rest(self) -> None:
+        if self._holds:
+            self._holds = False
+            self._say(np.zeros(ACTION_SIZE))
+
+    def _say(self, row: Array) -> None:
+        now_ns = self._node.now_ns()
+        self._publisher.publish(messages.command_to_msg(row, now_ns, round(1e9 / RATE), WORLD_FRAME))
+
+
+class ExpertNode(RunnableNode):
+    """Subscribes to what the robot's file names, or the simulator publishes, and to `episode`."""
 
     def __init__(
-        self, robot: RobotFile, topic: str, spec: CheckpointSpec, driver: Driver, sticks: Sticks, sim_time: bool
+        self,
+        robot: RobotFile | None,
+        spec: CheckpointSpec,
+        driver: Driver,
+        hands: Callable[[RunnableNode], Hands],
+        sim_time: bool,
     ) -> None:
         super().__init__("expert", [Parameter("use_sim_time", value=sim_time)])
-        self._driver, self._sticks = driver, sticks
+        self._driver, self._hands = driver, hands(self)
         self._heard: float | None = None
         self._drives = False
-        self._publisher = self.create_publisher(Joy, topic, topics.SENSOR_QOS)
         self.create_subscription(String, topics.EPISODE, self._on_episode, topics.EPISODE_QOS)
         self.frames = FrameSource(self, spec, robot, _RULES, self._on_frame, lambda: None, _Nobody())
         self.every(0.1, self._idle)
@@ -59,13 +120,13 @@ class GamepadNode(RunnableNode):
         news = messages.episode_from_msg(msg)
         if self._driver.episode(int(news.get("index", 0)), news.get("event") != "end"):
             self._drives = False
-            self._say(*self._sticks.rest())
+            self._hands.rest()
 
     def _on_frame(self, frame: Frame) -> None:
         self._heard = self.seconds()
         wanted = self._driver.step(frame, self._heard)
         if wanted is not None:
-            self._say(*self._sticks.held(*wanted))
+            self._hands.hold(*wanted)
             self._drives = True
 
     def _idle(self) -> None:
@@ -73,7 +134,4 @@ class GamepadNode(RunnableNode):
             self._driver.away()
             self._drives = False
         if not self._drives:
-            self._say(*self._sticks.rest())
-
-    def _say(self, axes: list[float], buttons: list[bool]) -> None:
-        self._publisher.publish(messages.joy_to_msg(axes, buttons, self.now_ns()))
+            self._hands.rest()
