@@ -165,13 +165,16 @@ def node_class(executable: str) -> type[RunnableNode]:
     return found
 
 
+_NODES = "diffusion_ros.nodes."
+
+
 def parameters_class(executable: str) -> type[Any]:
     """The dataclass of its parameters."""
     module = importlib.import_module(f"diffusion_ros.nodes.{executable}")
     (found,) = [
         value
         for name, value in vars(module).items()
-        if inspect.isclass(value) and name.endswith("Parameters") and value.__module__ == module.__name__
+        if inspect.isclass(value) and name.endswith("Parameters") and value.__module__.startswith(_NODES)
     ]
     return found
 

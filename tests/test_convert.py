@@ -269,7 +269,7 @@ def test_a_bag(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
     (tmp_path / "bag").mkdir()
     (tmp_path / "bag/metadata.yaml").touch()
     out = converted(tmp_path / "bag", tmp_path / "out", rate=10.0, picture_size="32x24")
-    assert asked == [(tmp_path / "bag", (), (24, 32), 10.0, None)] and lengths(out) == [12, 9, 15]
+    assert asked == [(tmp_path / "bag", None, (24, 32), 10.0, None)] and lengths(out) == [12, 9, 15]
     assert lerobot.read(out)[0] == replace(layout(), pictures=dict.fromkeys(CAMERAS, (24, 32)))
     assert "left out: 3 rows: no frame within a step\n" in capsys.readouterr().out
     (tmp_path / "bag/x.mcap").touch()

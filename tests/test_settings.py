@@ -202,6 +202,7 @@ def test_every_parameter_is_read_by_its_node(node: NodeDescription) -> None:
     """A parameter that no code reads would have no effect."""
     cls = parameters_class(node)
     sources = [Path(str(importlib.import_module(c.__module__).__file__)) for c in cls.__mro__[:-1]]
+    sources.append(Path(str(importlib.import_module(node.module).__file__)))
     sources += (ROOT / "src/diffusion_ros/nodes").glob("*_domain.py")
     read = {
         part.attr

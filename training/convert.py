@@ -53,8 +53,7 @@ class Options:
     rate: float | None = None
     """Of a bag: control steps a second [Hz], the session's or a whole fraction of it."""
     observations: tuple[str, ...] = ()
-    """Of a bag: the observations to take, as robot0_eef_pos agentview_image; without it those of the session's
-    checkpoint, or all."""
+    """Of a bag: the observations to take, as robot0_eef_pos agentview_image; without it all that were recorded."""
     robot: Path | None = None
     """Of a bag: a robot's YAML in the place of the one in it."""
     action_kind: Literal["delta", "pose", "joint_positions"] | None = None
@@ -141,7 +140,7 @@ def read(options: Options) -> tuple[Layout, Iterable[Episode]]:
         # No session's bag is needed for the others, nor what reads it.
         bags = importlib.import_module("training.data.bags")
         size = None if options.size is None else options.size[::-1]
-        bag = bags.Bag(options.source, options.observations, size, options.rate, options.robot)
+        bag = bags.Bag(options.source, options.observations or None, size, options.rate, options.robot)
         layout: Layout = bag.layout
         # A session calls the simulator so, and may name the task as the commands do.
         robot = OWN_ROBOT if layout.robot == "simulation" else layout.robot

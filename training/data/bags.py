@@ -135,14 +135,14 @@ class Bag:
     def __init__(
         self,
         path: Path,
-        observations: Sequence[str] = (),
+        observations: Sequence[str] | None = (),
         size: tuple[int, int] | None = None,
         rate: float | None = None,
         robot: Path | None = None,
     ) -> None:
         """observations: names of inputs (robot0_eef_pos, agentview_image, ...); () those of the session's checkpoint,
-        or all where it had none. size: height and width of pictures, fitted as live; None: as recorded, less the crop.
-        rate: control steps a second, the session's or a whole fraction of it; None: the session's. robot: a YAML in the
+        or all where it had none; None: all that were recorded. size: height and width of pictures, fitted as live;
+        None: as recorded, less the crop. rate: control steps a second, the session's or a whole fraction of it; None: the session's. robot: a YAML in the
         place of the one in the bag, for one whose latencies, say, were measured afterwards."""
         self.path = path
         self.file = BagFile(path)
@@ -183,11 +183,13 @@ class Bag:
         except ValueError as error:
             raise ValueError(str(error).replace(str(file), f"{self.path}: the robot's YAML")) from None
 
-    def _choose(self, wanted: Sequence[str]) -> tuple[str, ...]:
+    def _choose(self, wanted: Sequence[str] | None) -> tuple[str, ...]:
         """The observations, each with its topic in the bag."""
         offered = self._offered()
         # Of the simulator's some are published for some tasks only.
         there = [name for name, topic in offered.items() if self._robot is not None or topic in self.file.topics]
+        if wanted is None:
+            wanted = [name for name in there if offered[name] in self.file.topics]
         names = tuple(wanted or self._spec_names() or there)
         if not names or len(set(names)) != len(names):
             raise ValueError(f"{self.path}: observations {', '.join(names) or 'none'}: each once expected")
