@@ -142,8 +142,9 @@ class Bag:
     ) -> None:
         """observations: names of inputs (robot0_eef_pos, agentview_image, ...); () those of the session's checkpoint,
         or all where it had none; None: all that were recorded. size: height and width of pictures, fitted as live;
-        None: as recorded, less the crop. rate: control steps a second, the session's or a whole fraction of it; None: the session's. robot: a YAML in the
-        place of the one in the bag, for one whose latencies, say, were measured afterwards."""
+        None: as recorded, less the crop. rate: control steps a second, the session's or a whole fraction of it; None:
+        the session's. robot: a YAML in the place of the one in the bag, for one whose latencies, say, were measured
+        afterwards."""
         self.path = path
         self.file = BagFile(path)
         self.contract = read_contract(self.file)

@@ -25,6 +25,8 @@ Array = NDArray[np.float64]
 
 _AWAY_SECONDS = 1.0
 """Without a frame, after which what was going on is over."""
+_UP_SECONDS = 1.0
+"""For which nothing is pressed once somebody listens."""
 _RULES = FrameRules(
     realtime=True,
     sync_tolerance=0.025,
@@ -57,6 +59,9 @@ class Hands(Protocol):
     def rest(self) -> None:
         """Nothing is held."""
 
+    def is_heard(self) -> bool:
+        """Whether anybody listens."""
+
 
 class GamepadHands:
     """Axes and buttons of sensor_msgs/Joy."""
@@ -70,6 +75,9 @@ class GamepadHands:
 
     def rest(self) -> None:
         self._say(*self._sticks.rest())
+
+    def is_heard(self) -> bool:
+        return self._publisher.get_subscription_count() > 0
 
     def _say(self, axes: list[float], buttons: list[bool]) -> None:
         self._publisher.publish(messages.joy_to_msg(axes, buttons, self._node.now_ns()))
@@ -92,6 +100,9 @@ class RowHands:
             self._holds = False
             self._say(np.zeros(ACTION_SIZE))
 
+    def is_heard(self) -> bool:
+        return self._publisher.get_subscription_count() > 0
+
     def _say(self, row: Array) -> None:
         now_ns = self._node.now_ns()
         self._publisher.publish(messages.command_to_msg(row, now_ns, round(1e9 / RATE), WORLD_FRAME))
@@ -111,6 +122,8 @@ class ExpertNode(RunnableNode):
         super().__init__("expert", [Parameter("use_sim_time", value=sim_time)])
         self._driver, self._hands = driver, hands(self)
         self._heard: float | None = None
+        self._listened: float | None = None
+        """Since when somebody listens."""
         self._drives = False
         self.create_subscription(String, topics.EPISODE, self._on_episode, topics.EPISODE_QOS)
         self.frames = FrameSource(self, spec, robot, _RULES, self._on_frame, lambda: None, _Nobody())
@@ -124,10 +137,21 @@ class ExpertNode(RunnableNode):
 
     def _on_frame(self, frame: Frame) -> None:
         self._heard = self.seconds()
+        if not self._ready():
+            self._drives = False
+            return
         wanted = self._driver.step(frame, self._heard)
         if wanted is not None:
             self._hands.hold(*wanted)
             self._drives = True
+
+    def _ready(self) -> bool:
+        """Whether the dead-man has been seen up: until then who listens believes no gamepad."""
+        if not self._hands.is_heard():
+            self._listened = None
+        elif self._listened is None:
+            self._listened = self.seconds()
+        return self._listened is not None and self.seconds() - self._listened > _UP_SECONDS
 
     def _idle(self) -> None:
         if self._heard is not None and self.seconds() - self._heard > _AWAY_SECONDS:
