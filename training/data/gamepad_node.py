@@ -77,7 +77,7 @@ class GamepadHands:
         self._say(*self._sticks.rest())
 
     def is_heard(self) -> bool:
-        return self._publisher.get_subscription_count() > 0
+        return int(self._publisher.get_subscription_count()) > 0
 
     def _say(self, axes: list[float], buttons: list[bool]) -> None:
         self._publisher.publish(messages.joy_to_msg(axes, buttons, self._node.now_ns()))
@@ -101,7 +101,7 @@ class RowHands:
             self._say(np.zeros(ACTION_SIZE))
 
     def is_heard(self) -> bool:
-        return self._publisher.get_subscription_count() > 0
+        return int(self._publisher.get_subscription_count()) > 0
 
     def _say(self, row: Array) -> None:
         now_ns = self._node.now_ns()
