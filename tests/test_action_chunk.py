@@ -445,6 +445,19 @@ def test_poses_of_two_chunks_are_blended_along_the_shortest_turn():
     np.testing.assert_allclose(made.command(at(1)).row, [0.03, 0, 0, 0, 0, 0.1, 1], atol=1e-9)
 
 
+def test_between_two_observations_a_pose_is_not_asked_for_twice():
+    """On a clock of its own: what was commanded since counts as gone and as turned."""
+    made = executor(max_ahead_ns=250_000_000)
+    made.observe(START, CENTRE, DOWN)
+    made.add_chunk(ActionChunk(START, np.repeat(poses((0.02, 0, 1), turn=0.2), 4, axis=0), PERIOD, "pose"))
+    rows_ = []
+    for step in range(4):
+        command = made.command(at(step), at(step))
+        made.sent(command)
+        rows_.append(command.row)
+    np.testing.assert_allclose(np.sum(rows_, axis=0)[:6], [0.02, 0, 0, 0, 0, 0.2], atol=1e-9)
+
+
 def test_a_kind_that_is_none_is_refused():
     with pytest.raises(ValueError, match="kind 'speed'"):
         ActionChunk(START, rows(), PERIOD, "speed")

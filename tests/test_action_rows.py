@@ -198,7 +198,11 @@ def test_a_policy_of_each_kind_trains_and_says_what_an_executor_understands(
     assert restore_policy(out).action_limits.scale.shape[0] == rows.shape[1]
 
 
-def test_a_rotation_that_is_none_is_no_command(tmp_path: Path) -> None:
+def test_a_rotation_that_is_none_or_nan_is_no_command(tmp_path: Path, can: Simulation) -> None:
+    path = write(tmp_path / "joints.hdf5", JOINTS, "joints", robot0_joint_pos=joints_near(can))
+    joints = Policy(checkpoint.load(trained(path, tmp_path)))
+    with pytest.raises(FrameError, match="NaN"):
+        joints.executable(np.full((9, 8), np.nan), {})
     policy = Policy(checkpoint.load(trained(write(tmp_path / "deltas.hdf5", {}), tmp_path, action_kind="pose")))
     with pytest.raises(FrameError, match="parallel"):
         policy.executable(np.zeros((9, 10)), {})

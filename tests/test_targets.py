@@ -314,6 +314,20 @@ def test_a_place_far_away_is_gone_to_within_the_limits() -> None:
     assert max(np.abs(np.diff(speeds))) <= TIGHT.linear_acceleration * 0.02 + 1e-9
 
 
+@pytest.mark.parametrize(("speed", "acceleration"), [(0.25, 1.0), (0.4, 2.0), (0.1, 0.5), (0.8, 8.0)])
+def test_it_stops_at_a_place_and_not_behind_it(speed: float, acceleration: float) -> None:
+    """However slowly it may brake, and whether the place was there all the time or was being gone along to."""
+    limits = replace(WIDE, linear=speed, linear_acceleration=acceleration)
+    for moving in (False, True):
+        follower = Follower(TargetGenerator(limits, 0.05, leash=(1.0, 3.0)), 0.01)
+        reached = [
+            follower.go(place(min(0.1, 0.012 * (i // 5 + 1)) if moving else 0.1), i // 5).position[0]
+            for i in range(600)
+        ]
+        assert max(reached) <= 0.1 + 2e-3
+        assert reached[-1] == pytest.approx(0.1, abs=1e-4)
+
+
 def test_a_preview_of_places_is_what_comes() -> None:
     generator = TargetGenerator(WIDE, 0.05, (K, 1.0))
     follower = Follower(generator, 0.025)

@@ -221,6 +221,8 @@ class ChunkExecutor:
         self._rotation: Rotation | None = None
         self._since = np.zeros(3)
         """What was commanded since the last observation (3) [m]."""
+        self._since_turn = Rotation.identity()
+        """And by how much it was turned."""
         self._observation_fault = "no observation yet"
         self._jumped = ""
         self._jumped_ns = 0
@@ -329,7 +331,7 @@ class ChunkExecutor:
         self._observed_ns = stamp_ns
         self._position = position
         self._rotation = None if eef_quat is None else Rotation.from_quat(eef_quat)
-        self._since = np.zeros(3)
+        self._since, self._since_turn = np.zeros(3), Rotation.identity()
         for chunk in [chunk for chunk in self._chunks if self._is_far(chunk)]:
             # It came before the first observation, when nobody could tell.
             self._chunks.remove(chunk)
@@ -480,9 +482,10 @@ class ChunkExecutor:
     def _as_delta(self, kind: str, row: NDArray[np.float64]) -> NDArray[np.float64]:
         """A row (7) of a kind as a motion in the frame's axes, from where the hand was seen last."""
         assert self._rotation is not None
+        turned = self._since_turn * self._rotation
         if kind == "pose":
-            return delta_to(row, self._position + self._since, self._rotation)
-        return np.concatenate((self._rotation.apply(row[:3]), self._rotation.apply(row[3:6]), row[6:]))
+            return delta_to(row, self._position + self._since, turned)
+        return np.concatenate((turned.apply(row[:3]), turned.apply(row[3:6]), row[6:]))
 
     def rest(self, t_ns: int) -> NDArray[np.float64]:
         """Rows (N, 7) of the chunk that decides at t_ns, from the one that is due on: motions in the frame's axes,
@@ -498,6 +501,7 @@ class ChunkExecutor:
     def sent(self, command: Command) -> None:
         """A command went out, and there may be another one before the next observation."""
         self._since = self._since + command.row[:3]
+        self._since_turn = Rotation.from_rotvec(command.row[3:6]) * self._since_turn
 
     def hold(self, t_ns: int, reason: str) -> Command:
         return Command(t_ns, np.zeros(ACTION_SIZE), False, reason)

@@ -325,8 +325,12 @@ class TargetGenerator:
             self._row, self._goal = row, np.array(row.position, np.float64)
             self._from, self._turn = Rotation.from_rotvec(self._turn) * self._from, np.zeros(3)
             self._turn_goal = (row.rotation * self._from.inv()).as_rotvec()
-            way = np.concatenate((self._goal - self._position, self._turn_goal))
-            self._pace = way / self.row_seconds
+            self._pace = np.concatenate(
+                (
+                    self._paced(self._goal - self._position, self.limits.linear_acceleration),
+                    self._paced(self._turn_goal, self.limits.angular_acceleration),
+                )
+            )
             return
         self._row = np.array(row, np.float64)
         if self._more_waits:
@@ -338,6 +342,13 @@ class TargetGenerator:
         self._goal = self._position + self._row[:3]
         self._turn_goal = self._row[3:6].copy()
         self._pace = self._row[:6] / self.row_seconds
+
+    def _paced(self, way: Array, braking: float) -> Array:
+        """The velocity (3) that goes a way (3) within the row, but no faster than it could stop at its end."""
+        seconds, distance = self.row_seconds, float(np.linalg.norm(way))
+        half = 0.5 * braking * seconds
+        # Of a speed that is chosen once a row: v^2 = 2 a d, less the way until the next row.
+        return shortened(way / seconds, math.sqrt(half * half + 2.0 * braking * distance) - half)
 
     def _substep(self, dt: float, position: Array) -> None:
         limits = self.limits

@@ -91,6 +91,8 @@ class Policy:
         actions = self.spec.action_format
         if actions.kind == "delta":
             return rows
+        if not np.all(np.isfinite(rows)):
+            raise FrameError("the policy's chunk has NaN or infinite values")
         if actions.kind == "joint_positions":
             positions, rotations = forward(actions, rows[:, :-1])
             return np.concatenate((positions, rotations.as_rotvec(), rows[:, -1:]), axis=1)
