@@ -145,7 +145,7 @@ def test_what_comes_beyond_the_queue_is_dropped_and_counted_and_nobody_waits(
     thread = BagThread(bag, 10_000, 0)
     size = 1000 - bag_thread._NOTHING
     taken = [thread.put("/pose", POSES, i, bytes([i]) * size) for i in range(30)]
-    assert taken == [True] * 10 + [False] * 20 and thread.overflow == {"/pose": 20}
+    assert taken == [True] * 10 + [False] * 20 and thread.dropped == {"/pose": 20}
     thread.event(99, {"event": "start", "episode": 0})  # an event is never dropped
     stuck.set()
     thread.close()
@@ -172,7 +172,7 @@ def test_a_disk_that_is_nearly_full_is_said_and_one_that_is_full_ends_the_bag(
     thread.put("/pose", POSES, 2, b"1234")
     _until(lambda: thread.stopped)
     assert thread.stopped == f"{bag.folder}: cannot be written: No space left on device"
-    assert not thread.put("/pose", POSES, 3, b"1234") and not thread.overflow
+    assert not thread.put("/pose", POSES, 3, b"1234") and not thread.dropped
     thread.close()
     assert read(bag.folder)["/pose"] == [(1, b"1234")]
 
@@ -219,7 +219,26 @@ def test_pictures_are_compressed_as_image_transport_has_them(bag: BagWriter, kin
     stamp_ns, read_back = messages.compressed_image_from_msg(msg)
     assert (received_ns, stamp_ns, msg.header.frame_id) == (5, 123, "optical")
     assert np.abs(read_back.astype(int) - image).max() <= most and (kind == "png") == np.array_equal(read_back, image)
-    assert "16UC1" in thread.faults["/depth"]
+    assert "16UC1" in thread.refused["/depth"]
+
+
+def test_a_picture_that_cannot_be_compressed_is_dropped_and_counted_and_the_next_one_is_recorded(
+    bag: BagWriter,
+) -> None:
+    thread = BagThread(bag, 10_000_000, 0, "jpeg")
+    camera = ("sensor_msgs/msg/Image", OfferedQos("best_effort"))
+    good = bytes(serialize_message(messages.image_to_msg(np.zeros((8, 8, 3), np.uint8), 123, "optical")))
+    wide = np.zeros((1, 70_000, 3), np.uint8)  # more than a JPEG can be
+    cut = Image(height=8, width=8, encoding="rgb8", step=24, data=[0] * 9)
+    bad = [serialize_message(cut), b"\0\1\0\0", serialize_message(messages.image_to_msg(wide, 124, "optical"))]
+    for i, content in enumerate([good, *bad, good]):
+        assert thread.put("/camera", camera, i, bytes(content))
+        _until(lambda: not thread._bytes)
+    assert thread.dropped == {"/camera": 3} and not thread.faults
+    assert thread.refused == {"/camera": "picture of 70000 x 1: too large for a JPEG"}
+    thread.close()
+    assert [received_ns for received_ns, _ in read(bag.folder)["/camera/compressed"]] == [0, 4]
+    assert thread.stopped == "closed"
 
 
 def _until(condition: Any) -> None:
@@ -402,10 +421,43 @@ def test_what_the_middleware_loses_is_counted(graph: ros_graph.Graph, tmp_path: 
     node = recorder(graph, tmp_path / "bag")
     node._on_lost(topics.EXECUTED_ACTION, SimpleNamespace(total_count_change=2))
     node._on_lost(topics.EXECUTED_ACTION, SimpleNamespace(total_count_change=1))
-    node._thread.overflow["/executed_action"] = 4
+    node._thread.dropped["/executed_action"] = 4
     assert node.dropped() == {topics.EXECUTED_ACTION: 7} and node.state()["dropped"] == 7
     heard = [subscription for subscription in node.subscriptions if subscription.topic_name == "/executed_action"]
     assert any(handler for subscription in heard for handler in subscription.event_handlers)
+
+
+def test_pictures_that_cannot_be_compressed_are_said_to_be_dropped(graph: ros_graph.Graph, tmp_path: Path) -> None:
+    node = recorder(graph, tmp_path / "bag", compress="jpeg", between_episodes=True)
+    robot = graph.add(Robot())
+    connect(graph, robot)
+    name = topics.image(CAMERAS[0])
+    robot.say(name, Image(height=2, width=2, encoding="16UC1", step=4, data=[0] * 8))
+    graph.spin_until(lambda: node.state()["dropped"] == 1)
+    assert node.dropped() == {name: 1}
+    robot.say(name, messages.image_to_msg(np.zeros((8, 8, 3), np.uint8), PERIOD, "optical"))
+    _until_written(graph, node, 1)
+    graph.spin_until(
+        lambda: node.diagnostics.summary.startswith(f"messages dropped: {name} 1; /{name}: encoding '16UC1'")
+    )
+    assert node.state()["dropped"] == 1
+
+
+def test_a_fault_that_is_found_while_the_faults_are_said_harms_nobody(graph: ros_graph.Graph, tmp_path: Path) -> None:
+    node = recorder(graph, tmp_path / "bag")
+
+    class Reason(str):
+        __slots__ = ()
+
+        def __format__(self, how: str) -> str:  # what the thread may do at any moment
+            node._thread.faults["/wrench"] = "no definition"
+            return str(self)
+
+    node._thread.faults["/state"] = Reason("no definition")
+    node.diagnostics.publish()
+    assert node.diagnostics.summary == "/state: no definition"
+    node.diagnostics.publish()
+    assert node.diagnostics.summary == "/state: no definition; /wrench: no definition"
 
 
 def _until_written(graph: ros_graph.Graph, node: RecorderNode, many: int) -> None:

@@ -336,7 +336,7 @@ class RecorderNode(RunnableNode):
         missing = {name: self._gaps[name].missing if name in self._gaps else 0 for name in names}
         # A message that the middleware lost is a gap in the stamps as well.
         found = {
-            name: max(missing[name], self._lost[name]) + self._thread.overflow[self._full_names[name]] for name in names
+            name: max(missing[name], self._lost[name]) + self._thread.dropped[self._full_names[name]] for name in names
         }
         return {name: count for name, count in found.items() if count}
 
@@ -379,10 +379,11 @@ class RecorderNode(RunnableNode):
         by_topic = ", ".join(f"{topics.shown(self, name)} {count}" for name, count in dropped.items())
         if state["reason"]:
             self.diagnostics.report(ERROR, f"stopped: {state['reason']}")
-        elif self._thread.faults:
-            self.diagnostics.report(WARN, "; ".join(f"{k}: {v}" for k, v in self._thread.faults.items()))
+        elif faults := self._thread.faults.copy():  # the thread may add one meanwhile
+            self.diagnostics.report(WARN, _listed(faults))
         elif time.monotonic() - self._dropped_at < _RECENT_SECONDS:
-            self.diagnostics.report(WARN, f"messages dropped: {by_topic}")
+            why = _listed(self._thread.refused.copy())
+            self.diagnostics.report(WARN, f"messages dropped: {by_topic}{'; ' if why else ''}{why}")
         elif self.episodes.running:
             self.diagnostics.report(OK, f"recording episode {self.episodes.number}")
         else:
@@ -404,6 +405,10 @@ class RecorderNode(RunnableNode):
                 subscription.callback(waiting[0])
         self._end("the recorder was stopped")
         self._thread.close()
+
+
+def _listed(reasons: Mapping[str, str]) -> str:
+    return "; ".join(f"{topic}: {why}" for topic, why in reasons.items())
 
 
 def _is_down(pressed: Sequence[bool], number: int | None) -> bool:

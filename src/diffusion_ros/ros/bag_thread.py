@@ -54,10 +54,12 @@ class BagThread:
         """Why it should be closed now, '' as long as there is room."""
         self.written = 0
         """Messages."""
-        self.overflow: Counter[str] = Counter()
-        """By topic: messages that were dropped because too many waited."""
+        self.dropped: Counter[str] = Counter()
+        """By topic: messages that were dropped because too many waited, or as pictures that cannot be compressed."""
+        self.refused: dict[str, str] = {}
+        """By topic: why the last picture that was dropped could not be compressed."""
         self.faults: dict[str, str] = {}
-        """By topic: why its messages are not written."""
+        """By topic: why none of its messages is written."""
         self.free = free_bytes(bag.folder)
         self._max_bytes, self._min_free = max_bytes, min_free
         self._compress, self._quality = compress, quality
@@ -81,7 +83,7 @@ class BagThread:
             if fits:
                 self._hand_over(size, partial(self._write, topic, kind, received_ns, content))
             else:
-                self.overflow[topic] += 1
+                self.dropped[topic] += 1
         return fits
 
     def event(self, received_ns: int, content: Mapping[str, Any]) -> None:
@@ -150,12 +152,16 @@ class BagThread:
     def _write(self, topic: str, kind: Kind, received_ns: int, content: bytes) -> None:
         name, qos = kind
         if self._compress and name == "sensor_msgs/msg/Image":
-            topic, name = f"{topic}/compressed", "sensor_msgs/msg/CompressedImage"
             try:
                 content = self._compressed(content)
-            except ValueError as error:
-                self.faults[topic.removesuffix("/compressed")] = str(error)
+            except (
+                Exception
+            ) as error:  # cv2's and rclpy's own, too: this picture is lost, and the next may be a good one
+                with self._worker.condition:
+                    self.dropped[topic] += 1
+                    self.refused[topic] = " ".join(str(error).split())
                 return
+            topic, name = f"{topic}/compressed", "sensor_msgs/msg/CompressedImage"
         if topic not in self.bag:
             try:
                 self.bag.add(topic, name, qos)
