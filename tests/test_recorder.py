@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -33,6 +34,7 @@ from diffusion_ros.nodes.recorder_node import RecorderNode
 from diffusion_ros.robot import ACTION_NAMES, CAMERAS
 from diffusion_ros.ros import bag_thread, messages, topics
 from diffusion_ros.ros.bag_thread import BagThread
+from diffusion_ros.ros.runner import run
 from diffusion_ros.systems.arm import REAL_ROBOT, SIMULATION
 from diffusion_ros.systems.startup import UsageError, decide
 
@@ -165,10 +167,7 @@ def test_a_disk_that_is_nearly_full_is_said_and_one_that_is_full_ends_the_bag(
     _until(lambda: thread.full)
     assert thread.full == f"{bag.folder}: 1.00 GB free, at least 1.00 GB expected" and not thread.stopped
 
-    def full(*_: object) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(bag, "write", full)
+    monkeypatch.setattr(bag, "write", _no_space)
     thread.put("/pose", POSES, 2, b"1234")
     _until(lambda: thread.stopped)
     assert thread.stopped == f"{bag.folder}: cannot be written: No space left on device"
@@ -181,12 +180,9 @@ def test_a_bag_that_cannot_be_closed_says_how_to_recover_it(bag: BagWriter, monk
     thread = BagThread(bag, 10_000, 0)
     thread.put("/pose", POSES, 1, b"1234")
 
-    def full(*_: object) -> None:
-        raise OSError(28, "No space left on device")
-
     _until(lambda: thread.written)
     bag.flush()
-    monkeypatch.setattr(bag._writer, "close", full)
+    monkeypatch.setattr(bag._writer, "close", _no_space)
     thread.close()
     assert thread.stopped.endswith(f"No space left on device: diffusion_ros recover {bag.folder}")
     assert not (bag.folder / "metadata.yaml").exists()
@@ -485,6 +481,59 @@ def test_a_full_disk_ends_the_recording_and_the_reason_is_said(
     assert [(e["event"], e["episode"]) for e in events(tmp_path / "bag")] == [("start", 0), ("end", 0)]
     assert "GB free" in events(tmp_path / "bag")[1]["reason"]
     assert len(read(tmp_path / "bag")["/eef_pose"]) == 1
+
+
+def _no_space(*_: object) -> None:
+    raise OSError(28, "No space left on device")
+
+
+@pytest.mark.parametrize("slow", [False, True])
+def test_a_bag_that_is_not_whole_at_the_end_is_an_error_and_says_how_to_recover_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], slow: bool
+) -> None:
+    goes_on = threading.Event()
+    monkeypatch.setattr(bag_thread, "_PATIENCE_SECONDS", 0.2)
+
+    def make() -> RecorderNode:
+        node = RecorderNode([Parameter("bag", value=str(tmp_path / "bag")), Parameter("min_free", value=0.0)])
+        bag = node._thread.bag
+        monkeypatch.setattr(bag._writer, "close", (lambda: goes_on.wait(10)) if slow else _no_space)
+        node.create_timer(0.1, lambda: signal.raise_signal(signal.SIGINT))
+        return node
+
+    with ros_graph.own_domain():
+        status = run(make, [])
+    goes_on.set()
+    why = "not closed within 0.2 s" if slow else "not closed: [Errno 28] No space left on device"
+    said = capfd.readouterr().err
+    assert "[ERROR]" in said and f"stopped: closed; {why}: diffusion_ros recover {tmp_path / 'bag'}" in said
+    assert status == 1
+
+
+def test_a_bag_that_is_whole_at_the_end_is_no_error(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    def make() -> RecorderNode:
+        node = RecorderNode([Parameter("bag", value=str(tmp_path / "bag")), Parameter("min_free", value=0.0)])
+        node.create_timer(0.1, lambda: signal.raise_signal(signal.SIGINT))
+        return node
+
+    with ros_graph.own_domain():
+        assert run(make, []) == 0
+    assert "[ERROR]" not in capfd.readouterr().err
+    assert [e["event"] for e in events(tmp_path / "bag")] == ["end"]
+
+
+def test_the_bag_is_closed_whatever_the_last_messages_are(
+    graph: ros_graph.Graph, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node = recorder(graph, tmp_path / "bag")
+
+    def fail() -> None:
+        raise RuntimeError("of a message")
+
+    monkeypatch.setattr(node, "_take_what_waits", fail)
+    with pytest.raises(RuntimeError, match="of a message"):
+        node.close()
+    assert node._thread.stopped == "closed" and read(tmp_path / "bag")
 
 
 ARM = """

@@ -28,7 +28,7 @@ from diffusion_ros.control.recorded_episodes import EpisodeError, RecordedEpisod
 from diffusion_ros.control.stream_gaps import StreamGaps
 from diffusion_ros.robot import RATE, WORLD_FRAME
 from diffusion_ros.ros import messages, topics
-from diffusion_ros.ros.bag_thread import FLUSH_SECONDS, BagThread, Kind, free_bytes
+from diffusion_ros.ros.bag_thread import CLOSED, FLUSH_SECONDS, BagThread, Kind, free_bytes
 from diffusion_ros.ros.diagnostics import ERROR, OK, WARN, Diagnostics
 from diffusion_ros.ros.params import declare, parameter
 from diffusion_ros.ros.recorded_topics import (
@@ -395,7 +395,18 @@ class RecorderNode(RunnableNode):
             self._note(self.episodes.finish("end", reason))
 
     def close(self) -> None:
-        """What has come and waits for its turn is recorded, too: the end of the last episode is in it."""
+        """What has come and waits for its turn is recorded, too: the end of the last episode is in it. A bag that is
+        not whole, or ended before its time, is an error, and its exit status 1."""
+        try:
+            self._take_what_waits()
+            self._end("the recorder was stopped")
+        finally:
+            self._thread.close()
+            if self._thread.stopped != CLOSED:
+                self.get_logger().error(f"stopped: {self._thread.stopped}")
+                self.exit_status = 1
+
+    def _take_what_waits(self) -> None:
         for subscription in self._subscriptions_made:
             for _ in range(subscription.qos_profile.depth):
                 with subscription.handle:
@@ -403,8 +414,6 @@ class RecorderNode(RunnableNode):
                 if waiting is None:
                     break
                 subscription.callback(waiting[0])
-        self._end("the recorder was stopped")
-        self._thread.close()
 
 
 def _listed(reasons: Mapping[str, str]) -> str:

@@ -21,6 +21,8 @@ from diffusion_ros.ros.worker import Worker, failure
 
 FLUSH_SECONDS = 0.5
 """What is written is in the file so soon: a process that is killed loses no more."""
+CLOSED = "closed"
+"""Why nothing is written any more, where that was asked for and the bag is whole."""
 _NOTHING = 200
 """Bytes that a message counts beside its own, so that a flood of empty ones fills the queue, too."""
 _PATIENCE_SECONDS = 4.0
@@ -98,7 +100,7 @@ class BagThread:
             with self._worker.condition:
                 self._hand_over(0, lambda: None)
 
-    def close(self, reason: str = "closed") -> None:
+    def close(self, reason: str = CLOSED) -> None:
         """Writes what waits and makes the bag whole; `stopped` is the reason then."""
         if self._closed:
             return
