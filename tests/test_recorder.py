@@ -15,12 +15,14 @@ import numpy as np
 import pytest
 import ros_graph
 import yaml
+from builtin_interfaces.msg import Time
 from geometry_msgs.msg import PoseStamped
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 from rclpy.serialization import deserialize_message, serialize_message
 from rosbags.highlevel import AnyReader
 from rosbags.rosbag2 import Reader
+from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CompressedImage, Image, JointState, Joy
 from std_msgs.msg import Float64, String
 from std_srvs.srv import Trigger
@@ -481,6 +483,34 @@ def test_a_full_disk_ends_the_recording_and_the_reason_is_said(
     assert [(e["event"], e["episode"]) for e in events(tmp_path / "bag")] == [("start", 0), ("end", 0)]
     assert "GB free" in events(tmp_path / "bag")[1]["reason"]
     assert len(read(tmp_path / "bag")["/eef_pose"]) == 1
+
+
+def test_what_comes_before_the_time_is_known_is_bounded_and_what_is_said_once_is_kept(
+    graph: ros_graph.Graph, tmp_path: Path
+) -> None:
+    node = recorder(graph, tmp_path / "bag", use_sim_time=True, max_queue=1, topics=["chatter"])
+    robot = graph.add(Robot())
+    chatter = robot.create_publisher(String, "chatter", topics.COMMAND_QOS)
+    clock = robot.create_publisher(Clock, "/clock", topics.SENSOR_QOS)
+    connect(graph, robot)
+    graph.spin_until(lambda: chatter.get_subscription_count() and clock.get_subscription_count())
+    robot.news("waiting")
+    graph.spin_until(lambda: node._early_bytes)
+    for i in range(20):  # half of max_queue holds four
+        chatter.publish(String(data=f"{i:02}" + " " * 100_000))
+        graph.spin(0.02)
+    graph.spin_until(lambda: node.dropped().get("chatter"))
+    graph.spin_until(lambda: node.dropped()["chatter"] == 16)
+    assert 400_000 < node._early_bytes <= 500_000
+    clock.publish(Clock(clock=Time(sec=7)))
+    graph.spin_until(node.now_ns)
+    chatter.publish(String(data="20"))
+    _until_written(graph, node, 6)
+    graph.remove(node)
+    found = read(tmp_path / "bag")
+    assert [bytes(data[8:10]) for _, data in found["/chatter"]] == [b"16", b"17", b"18", b"19", b"20"]
+    assert [data for _, data in found["/episode"]] == robot.said["/episode"]
+    assert {received_ns for received_ns, _ in found["/chatter"]} == {7 * 10**9}
 
 
 def _no_space(*_: object) -> None:

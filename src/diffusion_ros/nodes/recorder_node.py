@@ -18,6 +18,7 @@ from rclpy.clock import Clock
 from rclpy.clock_type import ClockType
 from rclpy.event_handler import SubscriptionEventCallbacks, UnsupportedEventTypeError
 from rclpy.parameter import Parameter
+from rclpy.qos import DurabilityPolicy
 from sensor_msgs.msg import Joy
 from std_msgs.msg import String
 from std_srvs.srv import Trigger
@@ -28,7 +29,7 @@ from diffusion_ros.control.recorded_episodes import EpisodeError, RecordedEpisod
 from diffusion_ros.control.stream_gaps import StreamGaps
 from diffusion_ros.robot import RATE, WORLD_FRAME
 from diffusion_ros.ros import messages, topics
-from diffusion_ros.ros.bag_thread import CLOSED, FLUSH_SECONDS, BagThread, Kind, free_bytes
+from diffusion_ros.ros.bag_thread import CLOSED, FLUSH_SECONDS, BagThread, Kind, free_bytes, size
 from diffusion_ros.ros.diagnostics import ERROR, OK, WARN, Diagnostics
 from diffusion_ros.ros.params import declare, parameter
 from diffusion_ros.ros.recorded_topics import (
@@ -115,8 +116,9 @@ class RecorderNode(RunnableNode):
         self._before: deque[tuple[float, str, Kind, int, bytes]] = deque()
         """What came before an episode: when [s], and what the bag is given."""
         self._before_bytes = 0
-        self._early: list[tuple[str, Kind, bytes]] = []
-        """What is said once, and came before the time was known."""
+        self._early: dict[bool, deque[tuple[str, Kind, bytes]]] = {True: deque(), False: deque()}
+        """What is always written, and came before the time was known: topics, and what is said once (True) or not."""
+        self._early_bytes = 0
         self._until = -1.0
         """When what comes after an episode is not recorded any more [s]."""
         self._newest_ns = 0
@@ -126,7 +128,7 @@ class RecorderNode(RunnableNode):
         self._kinds: dict[str, Kind] = {}
         self._gaps = {one.topic: StreamGaps(round(p.late * 1e9)) for one in recorded if one.stream}
         self._lost: Counter[str] = Counter()
-        """By topic: what the middleware says that it has lost."""
+        """By topic: what the middleware says that it has lost, and what was too much before the time was known."""
         self._dropped_before, self._dropped_at = 0, -_RECENT_SECONDS
         self._pressed: list[bool] | None = None
 
@@ -212,17 +214,33 @@ class RecorderNode(RunnableNode):
         name, kind = self._full_names[one.topic], self._kind(one)
         if self.follows_clock and now_ns == 0:  # no /clock yet: the bag would begin in 1970
             if one.always:
-                self._early.append((name, kind, content))
+                self._keep(one, kind, content)
             return
-        for early in self._early:
-            self._thread.put(early[0], early[1], now_ns, early[2])
-        self._early.clear()
+        self._write_early(now_ns)
         if one.always or self._writes():
             self._thread.put(name, kind, now_ns, content)
         else:
             self._before.append((self.seconds(), name, kind, now_ns, content))
-            self._before_bytes += len(content)
+            self._before_bytes += size(content)
             self._forget()
+
+    def _keep(self, one: Recorded, kind: Kind, content: bytes) -> None:
+        """Until the time is known; without it nothing is too old, but there may be too much. Then the oldest goes that
+        is said again, and what is said once only if there is nothing else."""
+        once = one.qos.durability == DurabilityPolicy.TRANSIENT_LOCAL
+        self._early[once].append((one.topic, kind, content))
+        self._early_bytes += size(content)
+        while self._early_bytes > self._max_bytes // 2:
+            topic, _, forgotten = (self._early[False] or self._early[True]).popleft()
+            self._early_bytes -= size(forgotten)
+            self._lost[topic] += 1
+
+    def _write_early(self, now_ns: int) -> None:
+        for waiting in self._early.values():
+            for topic, kind, content in waiting:
+                self._thread.put(self._full_names[topic], kind, now_ns, content)
+            waiting.clear()
+        self._early_bytes = 0
 
     def _writes(self) -> bool:
         return self.episodes.running or self.parameters.between_episodes or self.seconds() < self._until
@@ -231,7 +249,7 @@ class RecorderNode(RunnableNode):
         oldest = self.seconds() - self.parameters.margin
         most = self._max_bytes // 2  # so that it can all be handed over at once
         while self._before and (self._before[0][0] < oldest or self._before_bytes > most):
-            self._before_bytes -= len(self._before.popleft()[-1])
+            self._before_bytes -= size(self._before.popleft()[-1])
 
     def _kind(self, one: Recorded) -> Kind:
         """Asked of the graph once, when the first message of a topic has come: then its publisher is known."""

@@ -32,6 +32,11 @@ Kind = tuple[str, OfferedQos]
 """Type of a topic's messages as "package/msg/Type", and what its publisher offers."""
 
 
+def size(content: bytes) -> int:
+    """Bytes that a serialized message counts while it waits."""
+    return len(content) + _NOTHING
+
+
 def free_bytes(path: Any) -> int:
     """On the disk of a folder."""
     return shutil.disk_usage(path).free
@@ -79,11 +84,11 @@ class BagThread:
         """A serialized message of a topic; whether it will be written."""
         if self.stopped or self._closed or topic in self.faults:
             return False
-        size = len(content) + _NOTHING
+        counts = size(content)
         with self._worker.condition:
-            fits = self._bytes + size <= self._max_bytes
+            fits = self._bytes + counts <= self._max_bytes
             if fits:
-                self._hand_over(size, partial(self._write, topic, kind, received_ns, content))
+                self._hand_over(counts, partial(self._write, topic, kind, received_ns, content))
             else:
                 self.dropped[topic] += 1
         return fits
