@@ -513,6 +513,42 @@ def test_what_comes_before_the_time_is_known_is_bounded_and_what_is_said_once_is
     assert {received_ns for received_ns, _ in found["/chatter"]} == {7 * 10**9}
 
 
+NO_NEWS = (
+    '{"event": "running", "acting": true, "step": [1]}',
+    '{"event": "running", "acting": true, "step": {"a": 1}}',
+    '{"event": "running", "acting": true, "step": "many"}',
+    '{"event": "running", "acting": true, "step": 1e999}',
+    '{"event": "running", "acting": true, "step": NaN}',
+    '{"event": "running", "acting": true, "step": -1}',
+    '{"event": "running", "acting": true, "step": 1' + "0" * 400 + "}",
+    '{"event": "end", "index": NaN}',
+    '["running"]',
+    "[" * 100_000,
+    "running",
+    "",
+)
+
+
+def test_what_is_no_news_of_an_episode_is_ignored_and_counted(graph: ros_graph.Graph, tmp_path: Path) -> None:
+    node = recorder(graph, tmp_path / "bag")
+    robot = graph.add(Robot())
+    connect(graph, robot)
+    for i, text in enumerate(NO_NEWS):
+        robot.say(topics.EPISODE, String(data=text))
+        graph.spin_until(lambda many=i + 1: node.diagnostics.values().get("episode news ignored") == str(many))
+    assert not node.episodes.running
+    robot.publishers_by_topic[topics.EPISODE].publish(b"\0\1\0\0")  # not even a string
+    graph.spin_until(lambda: node._ignored == len(NO_NEWS) + 1)
+    robot.news("running", acting=True, step=2)
+    graph.spin_until(lambda: node.episodes.running)
+    robot.say(topics.EPISODE, String(data='{"event": "end", "success": true, "result": {"reward": NaN}}'))
+    graph.spin_until(lambda: not node.episodes.running)
+    graph.remove(node)
+    start, end = events(tmp_path / "bag")
+    assert (start["event"], end["event"], end["episode"]) == ("start", "success", 0)
+    assert len(read(tmp_path / "bag")["/episode"]) == len(NO_NEWS) + 3  # as it came, whatever it is
+
+
 def _no_space(*_: object) -> None:
     raise OSError(28, "No space left on device")
 

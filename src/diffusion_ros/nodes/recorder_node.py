@@ -6,6 +6,8 @@ second is kept, which the next one begins with. Whatever goes wrong here, the ro
 
 from __future__ import annotations
 
+import json
+import struct
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
@@ -48,6 +50,9 @@ from diffusion_ros.ros.runner import RunnableNode, run
 _DISCOVERY_SECONDS = 1.0
 _RECENT_SECONDS = 5.0
 """How long it is said that something was dropped."""
+
+_MOST_STEPS = 1_000_000
+"""Of an episode: no news of one come so late."""
 
 
 @dataclass(frozen=True)
@@ -130,6 +135,8 @@ class RecorderNode(RunnableNode):
         self._lost: Counter[str] = Counter()
         """By topic: what the middleware says that it has lost, and what was too much before the time was known."""
         self._dropped_before, self._dropped_at = 0, -_RECENT_SECONDS
+        self._ignored = 0
+        """What was said on the topic of episodes and is no news of one."""
         self._pressed: list[bool] | None = None
 
         self._publisher = self.create_publisher(String, topics.RECORDING, topics.DIAGNOSTICS_QOS)
@@ -266,14 +273,15 @@ class RecorderNode(RunnableNode):
         if not self.parameters.follow_episodes:
             return
         try:
-            news = json_of(content)
-            if isinstance(news, dict):
-                event = self.episodes.heard(news)
-                # Nobody has said which rows were executed: the news come a few steps after the first.
-                steps = int(news.get("step") or 0) if event and event["event"] == "start" else 0
-                self._note(event, self._stamp() - round(steps / self.parameters.rate * 1e9))
-        except (ValueError, IndexError) as error:
-            self.diagnostics.report(WARN, f"{topics.EPISODE}: not JSON: {error}")
+            news, steps = _news(content, self.parameters.rate)
+        except (ValueError, TypeError, OverflowError, RecursionError, IndexError, struct.error) as error:
+            self._ignored += 1
+            self.diagnostics.value("episode news ignored", self._ignored)
+            self.diagnostics.report(WARN, f"{topics.EPISODE}: ignored: {' '.join(str(error).split())}")
+            return
+        event = self.episodes.heard(news)
+        # Nobody has said which rows were executed: the news come a few steps after the first.
+        self._note(event, self._stamp() - (steps if event and event["event"] == "start" else 0))
 
     # Episodes
 
@@ -432,6 +440,21 @@ class RecorderNode(RunnableNode):
                 if waiting is None:
                     break
                 subscription.callback(waiting[0])
+
+
+def _news(content: bytes, rate: float) -> tuple[dict[str, Any], int]:
+    """What a simulator says of its episode, and how long its `step` steps take [ns].
+
+    Raises ValueError, TypeError, OverflowError, RecursionError, IndexError, struct.error for what is no news.
+    """
+    news = json_of(content)
+    if not isinstance(news, dict):
+        raise ValueError(f"{str(news)[:50]!r}, a JSON object expected")
+    json.dumps([news.get("index"), news.get("seed")], allow_nan=False)  # an event is written so, which has them
+    steps = int(news.get("step") or 0)
+    if not 0 <= steps <= _MOST_STEPS:
+        raise ValueError(f"step {str(steps)[:50]}, 0 to {_MOST_STEPS} expected")
+    return news, round(steps / rate * 1e9)
 
 
 def _listed(reasons: Mapping[str, str]) -> str:
