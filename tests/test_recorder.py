@@ -23,7 +23,7 @@ from rclpy.serialization import deserialize_message, serialize_message
 from rosbags.highlevel import AnyReader
 from rosbags.rosbag2 import Reader
 from rosgraph_msgs.msg import Clock
-from sensor_msgs.msg import CompressedImage, Image, JointState, Joy
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image, JointState, Joy
 from std_msgs.msg import Float64, String
 from std_srvs.srv import Trigger
 from trajectory_msgs.msg import JointTrajectory
@@ -513,6 +513,53 @@ def test_what_comes_before_the_time_is_known_is_bounded_and_what_is_said_once_is
     assert {received_ns for received_ns, _ in found["/chatter"]} == {7 * 10**9}
 
 
+def test_a_topic_that_is_named_twice_is_recorded_once(graph: ros_graph.Graph, tmp_path: Path) -> None:
+    named = ["eef_pose", "/joint_states", "force", "/force", "force", "camera/camera_info"]
+    pictures = {"top_image": {"topic": "camera/a"}, "side_image": {"topic": "camera/b"}}
+    content = {**yaml.safe_load(ARM), "observations": {**yaml.safe_load(ARM)["observations"], **pictures}}
+    (tmp_path / "arm.yaml").write_text(yaml.safe_dump(content))
+    (tmp_path / "arm.urdf").write_text("<robot/>")
+    node = recorder(
+        graph, tmp_path / "bag", robot=str(tmp_path / "arm.yaml"), topics=[*named, "states"], between_episodes=True
+    )
+    robot = graph.add(Node("driver"))
+    kinds = {"eef_pose": PoseStamped, "states": JointState, "joint_states": JointState, "force": Float64}
+    made = {topic: robot.create_publisher(kind, topic, topics.SENSOR_QOS) for topic, kind in kinds.items()}
+    made["camera/camera_info"] = robot.create_publisher(CameraInfo, "camera/camera_info", topics.SENSOR_QOS)
+    graph.spin_until(lambda: all(publisher.get_subscription_count() for publisher in made.values()))
+    graph.spin(1.5)  # and whatever looks around once more
+    assert {topic: publisher.get_subscription_count() for topic, publisher in made.items()} == dict.fromkeys(made, 1)
+    for i in range(20):
+        made["states"].publish(messages.joint_state_to_msg(("j1", "j2", "finger"), (0, 0, 0), (0, 0, 0), i * PERIOD))
+        made["force"].publish(Float64(data=float(i)))
+        graph.spin(0.01)
+    _until_written(graph, node, 40)
+    graph.spin(0.2)
+    graph.remove(node)
+    found = read(tmp_path / "bag")
+    assert (len(found["/states"]), len(found["/force"])) == (20, 20)
+
+
+def test_no_episode_begins_once_the_recording_has_stopped(
+    graph: ros_graph.Graph, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node = recorder(graph, tmp_path / "bag", mode="lockstep")
+    robot = graph.add(Robot())
+    connect(graph, robot)
+    robot.act(PERIOD)
+    graph.spin_until(lambda: node.episodes.running)
+    monkeypatch.setattr(node._thread.bag, "write", _no_space)
+    robot.step(PERIOD)
+    graph.spin_until(lambda: node._thread.stopped and not node.episodes.running)
+    for i in range(2, 5):
+        robot.act(i * PERIOD)
+        robot.news("running", acting=True)
+        ticks = len(node.diagnostics._ticks[topics.EPISODE]) if topics.EPISODE in node.diagnostics._ticks else 0
+        graph.spin_until(lambda many=ticks: len(node.diagnostics._ticks.get(topics.EPISODE, ())) > many)
+        graph.spin(0.6)  # what it says, twice a second
+    assert (node.episodes.number, node.episodes.counts["end"], node.episodes.running) == (0, 1, False)
+
+
 NO_NEWS = (
     '{"event": "running", "acting": true, "step": [1]}',
     '{"event": "running", "acting": true, "step": {"a": 1}}',
@@ -541,7 +588,7 @@ def test_what_is_no_news_of_an_episode_is_ignored_and_counted(graph: ros_graph.G
     graph.spin_until(lambda: node._ignored == len(NO_NEWS) + 1)
     robot.news("running", acting=True, step=2)
     graph.spin_until(lambda: node.episodes.running)
-    robot.say(topics.EPISODE, String(data='{"event": "end", "success": true, "result": {"reward": NaN}}'))
+    robot.say(topics.EPISODE, String(data='{"event": "end", "result": {"success": true, "reward": NaN}}'))
     graph.spin_until(lambda: not node.episodes.running)
     graph.remove(node)
     start, end = events(tmp_path / "bag")

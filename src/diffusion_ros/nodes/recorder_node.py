@@ -144,8 +144,10 @@ class RecorderNode(RunnableNode):
         self.diagnostics.value("bag", p.bag)
         self._subscriptions_made = [self._subscribe(one) for one in recorded]
         cameras = [topic for one in recorded if (topic := _camera_info(one))]
-        self._awaited = [*cameras, *p.topics]
-        """Topics that are recorded once somebody publishes them: what is known of them is in the graph."""
+        taken = {*self._full_names.values(), *names.values()}
+        awaited = {self.resolve_topic_name(topic): topic for topic in (*cameras, *p.topics)}
+        self._awaited = {name: topic for name, topic in awaited.items() if name not in taken}
+        """By name in full: topics that are recorded once somebody publishes them, as the graph knows them then."""
         if self.robot is not None and self.robot.record is not None:
             self.create_subscription(Joy, self.robot.record.topic, self._on_joy, topics.WATCHED_QOS)
         for name, callback in (
@@ -186,12 +188,11 @@ class RecorderNode(RunnableNode):
 
     def _look_around(self) -> None:
         """Subscribes to what was awaited, once somebody publishes it."""
-        for topic in list(self._awaited):
-            name = self.resolve_topic_name(topic)
+        for name, topic in list(self._awaited.items()):
             publishers = self.get_publishers_info_by_topic(name)
             if not publishers:
                 continue
-            self._awaited.remove(topic)
+            del self._awaited[name]
             kind = messages.message_type(publishers[0].topic_type)
             if kind is None:
                 self.get_logger().warning(f"{name}: {publishers[0].topic_type} is not installed here: not recorded")
@@ -206,6 +207,8 @@ class RecorderNode(RunnableNode):
     def _on_message(self, one: Recorded, content: bytes) -> None:
         now_ns, content = self.now_ns(), bytes(content)
         self.diagnostics.tick(one.topic)
+        if self._thread.stopped:  # no episode begins any more
+            return
         stamp = stamp_ns(content) if one.stream or one.topic == topics.EXECUTED_ACTION else None
         if stamp is not None:
             self._newest_ns = stamp
