@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,13 +15,15 @@ import numpy as np
 import pytest
 import ros_graph
 import yaml
+from builtin_interfaces.msg import Time
 from geometry_msgs.msg import PoseStamped
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 from rclpy.serialization import deserialize_message, serialize_message
 from rosbags.highlevel import AnyReader
 from rosbags.rosbag2 import Reader
-from sensor_msgs.msg import CompressedImage, Image, JointState, Joy
+from rosgraph_msgs.msg import Clock
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image, JointState, Joy
 from std_msgs.msg import Float64, String
 from std_srvs.srv import Trigger
 from trajectory_msgs.msg import JointTrajectory
@@ -33,6 +36,7 @@ from diffusion_ros.nodes.recorder_node import RecorderNode
 from diffusion_ros.robot import ACTION_NAMES, CAMERAS
 from diffusion_ros.ros import bag_thread, messages, topics
 from diffusion_ros.ros.bag_thread import BagThread
+from diffusion_ros.ros.runner import run
 from diffusion_ros.systems.arm import REAL_ROBOT, SIMULATION
 from diffusion_ros.systems.startup import UsageError, decide
 
@@ -145,7 +149,7 @@ def test_what_comes_beyond_the_queue_is_dropped_and_counted_and_nobody_waits(
     thread = BagThread(bag, 10_000, 0)
     size = 1000 - bag_thread._NOTHING
     taken = [thread.put("/pose", POSES, i, bytes([i]) * size) for i in range(30)]
-    assert taken == [True] * 10 + [False] * 20 and thread.overflow == {"/pose": 20}
+    assert taken == [True] * 10 + [False] * 20 and thread.dropped == {"/pose": 20}
     thread.event(99, {"event": "start", "episode": 0})  # an event is never dropped
     stuck.set()
     thread.close()
@@ -165,14 +169,11 @@ def test_a_disk_that_is_nearly_full_is_said_and_one_that_is_full_ends_the_bag(
     _until(lambda: thread.full)
     assert thread.full == f"{bag.folder}: 1.00 GB free, at least 1.00 GB expected" and not thread.stopped
 
-    def full(*_: object) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(bag, "write", full)
+    monkeypatch.setattr(bag, "write", _no_space)
     thread.put("/pose", POSES, 2, b"1234")
     _until(lambda: thread.stopped)
     assert thread.stopped == f"{bag.folder}: cannot be written: No space left on device"
-    assert not thread.put("/pose", POSES, 3, b"1234") and not thread.overflow
+    assert not thread.put("/pose", POSES, 3, b"1234") and not thread.dropped
     thread.close()
     assert read(bag.folder)["/pose"] == [(1, b"1234")]
 
@@ -181,12 +182,9 @@ def test_a_bag_that_cannot_be_closed_says_how_to_recover_it(bag: BagWriter, monk
     thread = BagThread(bag, 10_000, 0)
     thread.put("/pose", POSES, 1, b"1234")
 
-    def full(*_: object) -> None:
-        raise OSError(28, "No space left on device")
-
     _until(lambda: thread.written)
     bag.flush()
-    monkeypatch.setattr(bag._writer, "close", full)
+    monkeypatch.setattr(bag._writer, "close", _no_space)
     thread.close()
     assert thread.stopped.endswith(f"No space left on device: diffusion_ros recover {bag.folder}")
     assert not (bag.folder / "metadata.yaml").exists()
@@ -219,7 +217,26 @@ def test_pictures_are_compressed_as_image_transport_has_them(bag: BagWriter, kin
     stamp_ns, read_back = messages.compressed_image_from_msg(msg)
     assert (received_ns, stamp_ns, msg.header.frame_id) == (5, 123, "optical")
     assert np.abs(read_back.astype(int) - image).max() <= most and (kind == "png") == np.array_equal(read_back, image)
-    assert "16UC1" in thread.faults["/depth"]
+    assert "16UC1" in thread.refused["/depth"]
+
+
+def test_a_picture_that_cannot_be_compressed_is_dropped_and_counted_and_the_next_one_is_recorded(
+    bag: BagWriter,
+) -> None:
+    thread = BagThread(bag, 10_000_000, 0, "jpeg")
+    camera = ("sensor_msgs/msg/Image", OfferedQos("best_effort"))
+    good = bytes(serialize_message(messages.image_to_msg(np.zeros((8, 8, 3), np.uint8), 123, "optical")))
+    wide = np.zeros((1, 70_000, 3), np.uint8)  # more than a JPEG can be
+    cut = Image(height=8, width=8, encoding="rgb8", step=24, data=[0] * 9)
+    bad = [serialize_message(cut), b"\0\1\0\0", serialize_message(messages.image_to_msg(wide, 124, "optical"))]
+    for i, content in enumerate([good, *bad, good]):
+        assert thread.put("/camera", camera, i, bytes(content))
+        _until(lambda: not thread._bytes)
+    assert thread.dropped == {"/camera": 3} and not thread.faults
+    assert thread.refused == {"/camera": "picture of 70000 x 1: too large for a JPEG"}
+    thread.close()
+    assert [received_ns for received_ns, _ in read(bag.folder)["/camera/compressed"]] == [0, 4]
+    assert thread.stopped == "closed"
 
 
 def _until(condition: Any) -> None:
@@ -402,10 +419,43 @@ def test_what_the_middleware_loses_is_counted(graph: ros_graph.Graph, tmp_path: 
     node = recorder(graph, tmp_path / "bag")
     node._on_lost(topics.EXECUTED_ACTION, SimpleNamespace(total_count_change=2))
     node._on_lost(topics.EXECUTED_ACTION, SimpleNamespace(total_count_change=1))
-    node._thread.overflow["/executed_action"] = 4
+    node._thread.dropped["/executed_action"] = 4
     assert node.dropped() == {topics.EXECUTED_ACTION: 7} and node.state()["dropped"] == 7
     heard = [subscription for subscription in node.subscriptions if subscription.topic_name == "/executed_action"]
     assert any(handler for subscription in heard for handler in subscription.event_handlers)
+
+
+def test_pictures_that_cannot_be_compressed_are_said_to_be_dropped(graph: ros_graph.Graph, tmp_path: Path) -> None:
+    node = recorder(graph, tmp_path / "bag", compress="jpeg", between_episodes=True)
+    robot = graph.add(Robot())
+    connect(graph, robot)
+    name = topics.image(CAMERAS[0])
+    robot.say(name, Image(height=2, width=2, encoding="16UC1", step=4, data=[0] * 8))
+    graph.spin_until(lambda: node.state()["dropped"] == 1)
+    assert node.dropped() == {name: 1}
+    robot.say(name, messages.image_to_msg(np.zeros((8, 8, 3), np.uint8), PERIOD, "optical"))
+    _until_written(graph, node, 1)
+    graph.spin_until(
+        lambda: node.diagnostics.summary.startswith(f"messages dropped: {name} 1; /{name}: encoding '16UC1'")
+    )
+    assert node.state()["dropped"] == 1
+
+
+def test_a_fault_that_is_found_while_the_faults_are_said_harms_nobody(graph: ros_graph.Graph, tmp_path: Path) -> None:
+    node = recorder(graph, tmp_path / "bag")
+
+    class Reason(str):
+        __slots__ = ()
+
+        def __format__(self, how: str) -> str:  # what the thread may do at any moment
+            node._thread.faults["/wrench"] = "no definition"
+            return str(self)
+
+    node._thread.faults["/state"] = Reason("no definition")
+    node.diagnostics.publish()
+    assert node.diagnostics.summary == "/state: no definition"
+    node.diagnostics.publish()
+    assert node.diagnostics.summary == "/state: no definition; /wrench: no definition"
 
 
 def _until_written(graph: ros_graph.Graph, node: RecorderNode, many: int) -> None:
@@ -433,6 +483,170 @@ def test_a_full_disk_ends_the_recording_and_the_reason_is_said(
     assert [(e["event"], e["episode"]) for e in events(tmp_path / "bag")] == [("start", 0), ("end", 0)]
     assert "GB free" in events(tmp_path / "bag")[1]["reason"]
     assert len(read(tmp_path / "bag")["/eef_pose"]) == 1
+
+
+def test_what_comes_before_the_time_is_known_is_bounded_and_what_is_said_once_is_kept(
+    graph: ros_graph.Graph, tmp_path: Path
+) -> None:
+    node = recorder(graph, tmp_path / "bag", use_sim_time=True, max_queue=1, topics=["chatter"])
+    robot = graph.add(Robot())
+    chatter = robot.create_publisher(String, "chatter", topics.COMMAND_QOS)
+    clock = robot.create_publisher(Clock, "/clock", topics.SENSOR_QOS)
+    connect(graph, robot)
+    graph.spin_until(lambda: chatter.get_subscription_count() and clock.get_subscription_count())
+    robot.news("waiting")
+    graph.spin_until(lambda: node._early_bytes)
+    for i in range(20):  # half of max_queue holds four
+        chatter.publish(String(data=f"{i:02}" + " " * 100_000))
+        graph.spin(0.02)
+    graph.spin_until(lambda: node.dropped().get("chatter"))
+    graph.spin_until(lambda: node.dropped()["chatter"] == 16)
+    assert 400_000 < node._early_bytes <= 500_000
+    clock.publish(Clock(clock=Time(sec=7)))
+    graph.spin_until(node.now_ns)
+    chatter.publish(String(data="20"))
+    _until_written(graph, node, 6)
+    graph.remove(node)
+    found = read(tmp_path / "bag")
+    assert [bytes(data[8:10]) for _, data in found["/chatter"]] == [b"16", b"17", b"18", b"19", b"20"]
+    assert [data for _, data in found["/episode"]] == robot.said["/episode"]
+    assert {received_ns for received_ns, _ in found["/chatter"]} == {7 * 10**9}
+
+
+def test_a_topic_that_is_named_twice_is_recorded_once(graph: ros_graph.Graph, tmp_path: Path) -> None:
+    named = ["eef_pose", "/joint_states", "force", "/force", "force", "camera/camera_info"]
+    pictures = {"top_image": {"topic": "camera/a"}, "side_image": {"topic": "camera/b"}}
+    content = {**yaml.safe_load(ARM), "observations": {**yaml.safe_load(ARM)["observations"], **pictures}}
+    (tmp_path / "arm.yaml").write_text(yaml.safe_dump(content))
+    (tmp_path / "arm.urdf").write_text("<robot/>")
+    node = recorder(
+        graph, tmp_path / "bag", robot=str(tmp_path / "arm.yaml"), topics=[*named, "states"], between_episodes=True
+    )
+    robot = graph.add(Node("driver"))
+    kinds = {"eef_pose": PoseStamped, "states": JointState, "joint_states": JointState, "force": Float64}
+    made = {topic: robot.create_publisher(kind, topic, topics.SENSOR_QOS) for topic, kind in kinds.items()}
+    made["camera/camera_info"] = robot.create_publisher(CameraInfo, "camera/camera_info", topics.SENSOR_QOS)
+    graph.spin_until(lambda: all(publisher.get_subscription_count() for publisher in made.values()))
+    graph.spin(1.5)  # and whatever looks around once more
+    assert {topic: publisher.get_subscription_count() for topic, publisher in made.items()} == dict.fromkeys(made, 1)
+    for i in range(20):
+        made["states"].publish(messages.joint_state_to_msg(("j1", "j2", "finger"), (0, 0, 0), (0, 0, 0), i * PERIOD))
+        made["force"].publish(Float64(data=float(i)))
+        graph.spin(0.01)
+    _until_written(graph, node, 40)
+    graph.spin(0.2)
+    graph.remove(node)
+    found = read(tmp_path / "bag")
+    assert (len(found["/states"]), len(found["/force"])) == (20, 20)
+
+
+def test_no_episode_begins_once_the_recording_has_stopped(
+    graph: ros_graph.Graph, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node = recorder(graph, tmp_path / "bag", mode="lockstep")
+    robot = graph.add(Robot())
+    connect(graph, robot)
+    robot.act(PERIOD)
+    graph.spin_until(lambda: node.episodes.running)
+    monkeypatch.setattr(node._thread.bag, "write", _no_space)
+    robot.step(PERIOD)
+    graph.spin_until(lambda: node._thread.stopped and not node.episodes.running)
+    for i in range(2, 5):
+        robot.act(i * PERIOD)
+        robot.news("running", acting=True)
+        ticks = len(node.diagnostics._ticks[topics.EPISODE]) if topics.EPISODE in node.diagnostics._ticks else 0
+        graph.spin_until(lambda many=ticks: len(node.diagnostics._ticks.get(topics.EPISODE, ())) > many)
+        graph.spin(0.6)  # what it says, twice a second
+    assert (node.episodes.number, node.episodes.counts["end"], node.episodes.running) == (0, 1, False)
+
+
+NO_NEWS = (
+    '{"event": "running", "acting": true, "step": [1]}',
+    '{"event": "running", "acting": true, "step": {"a": 1}}',
+    '{"event": "running", "acting": true, "step": "many"}',
+    '{"event": "running", "acting": true, "step": 1e999}',
+    '{"event": "running", "acting": true, "step": NaN}',
+    '{"event": "running", "acting": true, "step": -1}',
+    '{"event": "running", "acting": true, "step": 1' + "0" * 400 + "}",
+    '{"event": "end", "index": NaN}',
+    '["running"]',
+    "[" * 100_000,
+    "running",
+    "",
+)
+
+
+def test_what_is_no_news_of_an_episode_is_ignored_and_counted(graph: ros_graph.Graph, tmp_path: Path) -> None:
+    node = recorder(graph, tmp_path / "bag")
+    robot = graph.add(Robot())
+    connect(graph, robot)
+    for i, text in enumerate(NO_NEWS):
+        robot.say(topics.EPISODE, String(data=text))
+        graph.spin_until(lambda many=i + 1: node.diagnostics.values().get("episode news ignored") == str(many))
+    assert not node.episodes.running
+    robot.publishers_by_topic[topics.EPISODE].publish(b"\0\1\0\0")  # not even a string
+    graph.spin_until(lambda: node._ignored == len(NO_NEWS) + 1)
+    robot.news("running", acting=True, step=2)
+    graph.spin_until(lambda: node.episodes.running)
+    robot.say(topics.EPISODE, String(data='{"event": "end", "result": {"success": true, "reward": NaN}}'))
+    graph.spin_until(lambda: not node.episodes.running)
+    graph.remove(node)
+    start, end = events(tmp_path / "bag")
+    assert (start["event"], end["event"], end["episode"]) == ("start", "success", 0)
+    assert len(read(tmp_path / "bag")["/episode"]) == len(NO_NEWS) + 3  # as it came, whatever it is
+
+
+def _no_space(*_: object) -> None:
+    raise OSError(28, "No space left on device")
+
+
+@pytest.mark.parametrize("slow", [False, True])
+def test_a_bag_that_is_not_whole_at_the_end_is_an_error_and_says_how_to_recover_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], slow: bool
+) -> None:
+    goes_on = threading.Event()
+    monkeypatch.setattr(bag_thread, "_PATIENCE_SECONDS", 0.2)
+
+    def make() -> RecorderNode:
+        node = RecorderNode([Parameter("bag", value=str(tmp_path / "bag")), Parameter("min_free", value=0.0)])
+        bag = node._thread.bag
+        monkeypatch.setattr(bag._writer, "close", (lambda: goes_on.wait(10)) if slow else _no_space)
+        node.create_timer(0.1, lambda: signal.raise_signal(signal.SIGINT))
+        return node
+
+    with ros_graph.own_domain():
+        status = run(make, [])
+    goes_on.set()
+    why = "not closed within 0.2 s" if slow else "not closed: [Errno 28] No space left on device"
+    said = capfd.readouterr().err
+    assert "[ERROR]" in said and f"stopped: closed; {why}: diffusion_ros recover {tmp_path / 'bag'}" in said
+    assert status == 1
+
+
+def test_a_bag_that_is_whole_at_the_end_is_no_error(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    def make() -> RecorderNode:
+        node = RecorderNode([Parameter("bag", value=str(tmp_path / "bag")), Parameter("min_free", value=0.0)])
+        node.create_timer(0.1, lambda: signal.raise_signal(signal.SIGINT))
+        return node
+
+    with ros_graph.own_domain():
+        assert run(make, []) == 0
+    assert "[ERROR]" not in capfd.readouterr().err
+    assert [e["event"] for e in events(tmp_path / "bag")] == ["end"]
+
+
+def test_the_bag_is_closed_whatever_the_last_messages_are(
+    graph: ros_graph.Graph, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node = recorder(graph, tmp_path / "bag")
+
+    def fail() -> None:
+        raise RuntimeError("of a message")
+
+    monkeypatch.setattr(node, "_take_what_waits", fail)
+    with pytest.raises(RuntimeError, match="of a message"):
+        node.close()
+    assert node._thread.stopped == "closed" and read(tmp_path / "bag")
 
 
 ARM = """

@@ -167,12 +167,14 @@ def decode(content: bytes) -> Picture:
 
 def encode(image: Picture, kind: str, quality: int = 95) -> bytes:
     """A JPEG or PNG (kind jpeg, png) of rgb (H, W, 3); quality: of a JPEG, 1 to 100. A PNG is the picture, bit for
-    bit."""
+    bit. Raises PictureError for one that is larger than such a file can be."""
     import cv2
 
     # The least that shrinks a PNG at all: more takes longer than a picture lasts.
     options = [cv2.IMWRITE_JPEG_QUALITY, quality] if kind == "jpeg" else [cv2.IMWRITE_PNG_COMPRESSION, 1]
-    _, content = cv2.imencode(".jpg" if kind == "jpeg" else ".png", image[..., ::-1], options)
+    written, content = cv2.imencode(".jpg" if kind == "jpeg" else ".png", image[..., ::-1], options)
+    if not written:
+        raise PictureError(f"picture of {image.shape[1]} x {image.shape[0]}: too large for a {kind.upper()}")
     return content.tobytes()
 
 

@@ -6,6 +6,8 @@ second is kept, which the next one begins with. Whatever goes wrong here, the ro
 
 from __future__ import annotations
 
+import json
+import struct
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
@@ -18,6 +20,7 @@ from rclpy.clock import Clock
 from rclpy.clock_type import ClockType
 from rclpy.event_handler import SubscriptionEventCallbacks, UnsupportedEventTypeError
 from rclpy.parameter import Parameter
+from rclpy.qos import DurabilityPolicy
 from sensor_msgs.msg import Joy
 from std_msgs.msg import String
 from std_srvs.srv import Trigger
@@ -28,7 +31,7 @@ from diffusion_ros.control.recorded_episodes import EpisodeError, RecordedEpisod
 from diffusion_ros.control.stream_gaps import StreamGaps
 from diffusion_ros.robot import RATE, WORLD_FRAME
 from diffusion_ros.ros import messages, topics
-from diffusion_ros.ros.bag_thread import FLUSH_SECONDS, BagThread, Kind, free_bytes
+from diffusion_ros.ros.bag_thread import CLOSED, FLUSH_SECONDS, BagThread, Kind, free_bytes, size
 from diffusion_ros.ros.diagnostics import ERROR, OK, WARN, Diagnostics
 from diffusion_ros.ros.params import declare, parameter
 from diffusion_ros.ros.recorded_topics import (
@@ -47,6 +50,9 @@ from diffusion_ros.ros.runner import RunnableNode, run
 _DISCOVERY_SECONDS = 1.0
 _RECENT_SECONDS = 5.0
 """How long it is said that something was dropped."""
+
+_MOST_STEPS = 1_000_000
+"""Of an episode: no news of one come so late."""
 
 
 @dataclass(frozen=True)
@@ -115,8 +121,9 @@ class RecorderNode(RunnableNode):
         self._before: deque[tuple[float, str, Kind, int, bytes]] = deque()
         """What came before an episode: when [s], and what the bag is given."""
         self._before_bytes = 0
-        self._early: list[tuple[str, Kind, bytes]] = []
-        """What is said once, and came before the time was known."""
+        self._early: dict[bool, deque[tuple[str, Kind, bytes]]] = {True: deque(), False: deque()}
+        """What is always written, and came before the time was known: topics, and what is said once (True) or not."""
+        self._early_bytes = 0
         self._until = -1.0
         """When what comes after an episode is not recorded any more [s]."""
         self._newest_ns = 0
@@ -126,8 +133,10 @@ class RecorderNode(RunnableNode):
         self._kinds: dict[str, Kind] = {}
         self._gaps = {one.topic: StreamGaps(round(p.late * 1e9)) for one in recorded if one.stream}
         self._lost: Counter[str] = Counter()
-        """By topic: what the middleware says that it has lost."""
+        """By topic: what the middleware says that it has lost, and what was too much before the time was known."""
         self._dropped_before, self._dropped_at = 0, -_RECENT_SECONDS
+        self._ignored = 0
+        """What was said on the topic of episodes and is no news of one."""
         self._pressed: list[bool] | None = None
 
         self._publisher = self.create_publisher(String, topics.RECORDING, topics.DIAGNOSTICS_QOS)
@@ -135,8 +144,10 @@ class RecorderNode(RunnableNode):
         self.diagnostics.value("bag", p.bag)
         self._subscriptions_made = [self._subscribe(one) for one in recorded]
         cameras = [topic for one in recorded if (topic := _camera_info(one))]
-        self._awaited = [*cameras, *p.topics]
-        """Topics that are recorded once somebody publishes them: what is known of them is in the graph."""
+        taken = {*self._full_names.values(), *names.values()}
+        awaited = {self.resolve_topic_name(topic): topic for topic in (*cameras, *p.topics)}
+        self._awaited = {name: topic for name, topic in awaited.items() if name not in taken}
+        """By name in full: topics that are recorded once somebody publishes them, as the graph knows them then."""
         if self.robot is not None and self.robot.record is not None:
             self.create_subscription(Joy, self.robot.record.topic, self._on_joy, topics.WATCHED_QOS)
         for name, callback in (
@@ -177,12 +188,11 @@ class RecorderNode(RunnableNode):
 
     def _look_around(self) -> None:
         """Subscribes to what was awaited, once somebody publishes it."""
-        for topic in list(self._awaited):
-            name = self.resolve_topic_name(topic)
+        for name, topic in list(self._awaited.items()):
             publishers = self.get_publishers_info_by_topic(name)
             if not publishers:
                 continue
-            self._awaited.remove(topic)
+            del self._awaited[name]
             kind = messages.message_type(publishers[0].topic_type)
             if kind is None:
                 self.get_logger().warning(f"{name}: {publishers[0].topic_type} is not installed here: not recorded")
@@ -197,6 +207,8 @@ class RecorderNode(RunnableNode):
     def _on_message(self, one: Recorded, content: bytes) -> None:
         now_ns, content = self.now_ns(), bytes(content)
         self.diagnostics.tick(one.topic)
+        if self._thread.stopped:  # no episode begins any more
+            return
         stamp = stamp_ns(content) if one.stream or one.topic == topics.EXECUTED_ACTION else None
         if stamp is not None:
             self._newest_ns = stamp
@@ -212,17 +224,33 @@ class RecorderNode(RunnableNode):
         name, kind = self._full_names[one.topic], self._kind(one)
         if self.follows_clock and now_ns == 0:  # no /clock yet: the bag would begin in 1970
             if one.always:
-                self._early.append((name, kind, content))
+                self._keep(one, kind, content)
             return
-        for early in self._early:
-            self._thread.put(early[0], early[1], now_ns, early[2])
-        self._early.clear()
+        self._write_early(now_ns)
         if one.always or self._writes():
             self._thread.put(name, kind, now_ns, content)
         else:
             self._before.append((self.seconds(), name, kind, now_ns, content))
-            self._before_bytes += len(content)
+            self._before_bytes += size(content)
             self._forget()
+
+    def _keep(self, one: Recorded, kind: Kind, content: bytes) -> None:
+        """Until the time is known; without it nothing is too old, but there may be too much. Then the oldest goes that
+        is said again, and what is said once only if there is nothing else."""
+        once = one.qos.durability == DurabilityPolicy.TRANSIENT_LOCAL
+        self._early[once].append((one.topic, kind, content))
+        self._early_bytes += size(content)
+        while self._early_bytes > self._max_bytes // 2:
+            topic, _, forgotten = (self._early[False] or self._early[True]).popleft()
+            self._early_bytes -= size(forgotten)
+            self._lost[topic] += 1
+
+    def _write_early(self, now_ns: int) -> None:
+        for waiting in self._early.values():
+            for topic, kind, content in waiting:
+                self._thread.put(self._full_names[topic], kind, now_ns, content)
+            waiting.clear()
+        self._early_bytes = 0
 
     def _writes(self) -> bool:
         return self.episodes.running or self.parameters.between_episodes or self.seconds() < self._until
@@ -231,7 +259,7 @@ class RecorderNode(RunnableNode):
         oldest = self.seconds() - self.parameters.margin
         most = self._max_bytes // 2  # so that it can all be handed over at once
         while self._before and (self._before[0][0] < oldest or self._before_bytes > most):
-            self._before_bytes -= len(self._before.popleft()[-1])
+            self._before_bytes -= size(self._before.popleft()[-1])
 
     def _kind(self, one: Recorded) -> Kind:
         """Asked of the graph once, when the first message of a topic has come: then its publisher is known."""
@@ -248,14 +276,15 @@ class RecorderNode(RunnableNode):
         if not self.parameters.follow_episodes:
             return
         try:
-            news = json_of(content)
-            if isinstance(news, dict):
-                event = self.episodes.heard(news)
-                # Nobody has said which rows were executed: the news come a few steps after the first.
-                steps = int(news.get("step") or 0) if event and event["event"] == "start" else 0
-                self._note(event, self._stamp() - round(steps / self.parameters.rate * 1e9))
-        except (ValueError, IndexError) as error:
-            self.diagnostics.report(WARN, f"{topics.EPISODE}: not JSON: {error}")
+            news, steps = _news(content, self.parameters.rate)
+        except (ValueError, TypeError, OverflowError, RecursionError, IndexError, struct.error) as error:
+            self._ignored += 1
+            self.diagnostics.value("episode news ignored", self._ignored)
+            self.diagnostics.report(WARN, f"{topics.EPISODE}: ignored: {' '.join(str(error).split())}")
+            return
+        event = self.episodes.heard(news)
+        # Nobody has said which rows were executed: the news come a few steps after the first.
+        self._note(event, self._stamp() - (steps if event and event["event"] == "start" else 0))
 
     # Episodes
 
@@ -336,7 +365,7 @@ class RecorderNode(RunnableNode):
         missing = {name: self._gaps[name].missing if name in self._gaps else 0 for name in names}
         # A message that the middleware lost is a gap in the stamps as well.
         found = {
-            name: max(missing[name], self._lost[name]) + self._thread.overflow[self._full_names[name]] for name in names
+            name: max(missing[name], self._lost[name]) + self._thread.dropped[self._full_names[name]] for name in names
         }
         return {name: count for name, count in found.items() if count}
 
@@ -379,10 +408,11 @@ class RecorderNode(RunnableNode):
         by_topic = ", ".join(f"{topics.shown(self, name)} {count}" for name, count in dropped.items())
         if state["reason"]:
             self.diagnostics.report(ERROR, f"stopped: {state['reason']}")
-        elif self._thread.faults:
-            self.diagnostics.report(WARN, "; ".join(f"{k}: {v}" for k, v in self._thread.faults.items()))
+        elif faults := self._thread.faults.copy():  # the thread may add one meanwhile
+            self.diagnostics.report(WARN, _listed(faults))
         elif time.monotonic() - self._dropped_at < _RECENT_SECONDS:
-            self.diagnostics.report(WARN, f"messages dropped: {by_topic}")
+            why = _listed(self._thread.refused.copy())
+            self.diagnostics.report(WARN, f"messages dropped: {by_topic}{'; ' if why else ''}{why}")
         elif self.episodes.running:
             self.diagnostics.report(OK, f"recording episode {self.episodes.number}")
         else:
@@ -394,7 +424,18 @@ class RecorderNode(RunnableNode):
             self._note(self.episodes.finish("end", reason))
 
     def close(self) -> None:
-        """What has come and waits for its turn is recorded, too: the end of the last episode is in it."""
+        """What has come and waits for its turn is recorded, too: the end of the last episode is in it. A bag that is
+        not whole, or ended before its time, is an error, and its exit status 1."""
+        try:
+            self._take_what_waits()
+            self._end("the recorder was stopped")
+        finally:
+            self._thread.close()
+            if self._thread.stopped != CLOSED:
+                self.get_logger().error(f"stopped: {self._thread.stopped}")
+                self.exit_status = 1
+
+    def _take_what_waits(self) -> None:
         for subscription in self._subscriptions_made:
             for _ in range(subscription.qos_profile.depth):
                 with subscription.handle:
@@ -402,8 +443,25 @@ class RecorderNode(RunnableNode):
                 if waiting is None:
                     break
                 subscription.callback(waiting[0])
-        self._end("the recorder was stopped")
-        self._thread.close()
+
+
+def _news(content: bytes, rate: float) -> tuple[dict[str, Any], int]:
+    """What a simulator says of its episode, and how long its `step` steps take [ns].
+
+    Raises ValueError, TypeError, OverflowError, RecursionError, IndexError, struct.error for what is no news.
+    """
+    news = json_of(content)
+    if not isinstance(news, dict):
+        raise ValueError(f"{str(news)[:50]!r}, a JSON object expected")
+    json.dumps([news.get("index"), news.get("seed")], allow_nan=False)  # an event is written so, which has them
+    steps = int(news.get("step") or 0)
+    if not 0 <= steps <= _MOST_STEPS:
+        raise ValueError(f"step {str(steps)[:50]}, 0 to {_MOST_STEPS} expected")
+    return news, round(steps / rate * 1e9)
+
+
+def _listed(reasons: Mapping[str, str]) -> str:
+    return "; ".join(f"{topic}: {why}" for topic, why in reasons.items())
 
 
 def _is_down(pressed: Sequence[bool], number: int | None) -> bool:

@@ -21,6 +21,8 @@ from diffusion_ros.ros.worker import Worker, failure
 
 FLUSH_SECONDS = 0.5
 """What is written is in the file so soon: a process that is killed loses no more."""
+CLOSED = "closed"
+"""Why nothing is written any more, where that was asked for and the bag is whole."""
 _NOTHING = 200
 """Bytes that a message counts beside its own, so that a flood of empty ones fills the queue, too."""
 _PATIENCE_SECONDS = 4.0
@@ -28,6 +30,11 @@ _PATIENCE_SECONDS = 4.0
 _RECOVER = "diffusion_ros recover"
 Kind = tuple[str, OfferedQos]
 """Type of a topic's messages as "package/msg/Type", and what its publisher offers."""
+
+
+def size(content: bytes) -> int:
+    """Bytes that a serialized message counts while it waits."""
+    return len(content) + _NOTHING
 
 
 def free_bytes(path: Any) -> int:
@@ -54,10 +61,12 @@ class BagThread:
         """Why it should be closed now, '' as long as there is room."""
         self.written = 0
         """Messages."""
-        self.overflow: Counter[str] = Counter()
-        """By topic: messages that were dropped because too many waited."""
+        self.dropped: Counter[str] = Counter()
+        """By topic: messages that were dropped because too many waited, or as pictures that cannot be compressed."""
+        self.refused: dict[str, str] = {}
+        """By topic: why the last picture that was dropped could not be compressed."""
         self.faults: dict[str, str] = {}
-        """By topic: why its messages are not written."""
+        """By topic: why none of its messages is written."""
         self.free = free_bytes(bag.folder)
         self._max_bytes, self._min_free = max_bytes, min_free
         self._compress, self._quality = compress, quality
@@ -75,13 +84,13 @@ class BagThread:
         """A serialized message of a topic; whether it will be written."""
         if self.stopped or self._closed or topic in self.faults:
             return False
-        size = len(content) + _NOTHING
+        counts = size(content)
         with self._worker.condition:
-            fits = self._bytes + size <= self._max_bytes
+            fits = self._bytes + counts <= self._max_bytes
             if fits:
-                self._hand_over(size, partial(self._write, topic, kind, received_ns, content))
+                self._hand_over(counts, partial(self._write, topic, kind, received_ns, content))
             else:
-                self.overflow[topic] += 1
+                self.dropped[topic] += 1
         return fits
 
     def event(self, received_ns: int, content: Mapping[str, Any]) -> None:
@@ -96,7 +105,7 @@ class BagThread:
             with self._worker.condition:
                 self._hand_over(0, lambda: None)
 
-    def close(self, reason: str = "closed") -> None:
+    def close(self, reason: str = CLOSED) -> None:
         """Writes what waits and makes the bag whole; `stopped` is the reason then."""
         if self._closed:
             return
@@ -150,12 +159,16 @@ class BagThread:
     def _write(self, topic: str, kind: Kind, received_ns: int, content: bytes) -> None:
         name, qos = kind
         if self._compress and name == "sensor_msgs/msg/Image":
-            topic, name = f"{topic}/compressed", "sensor_msgs/msg/CompressedImage"
             try:
                 content = self._compressed(content)
-            except ValueError as error:
-                self.faults[topic.removesuffix("/compressed")] = str(error)
+            except (
+                Exception
+            ) as error:  # cv2's and rclpy's own, too: this picture is lost, and the next may be a good one
+                with self._worker.condition:
+                    self.dropped[topic] += 1
+                    self.refused[topic] = " ".join(str(error).split())
                 return
+            topic, name = f"{topic}/compressed", "sensor_msgs/msg/CompressedImage"
         if topic not in self.bag:
             try:
                 self.bag.add(topic, name, qos)

@@ -165,6 +165,7 @@ def contract(
         "action_low": low,
         "action_high": high,
         "frame": frame,
+        # Deltas in the frame's axes, whatever a policy's rows are: what is recorded is executed_action.
         "action": {},
         "topics": names,
     }

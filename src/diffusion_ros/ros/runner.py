@@ -116,7 +116,8 @@ class RunnableNode(Node):
         return (copy.copy(qos),)
 
     def close(self) -> None:
-        """Called once before the node is destroyed, while it can still publish: stop threads, say the last word."""
+        """Called once before the node is destroyed, while it can still publish: stop threads, say the last word. It may
+        set exit_status."""
 
 
 def _init(args: Sequence[str] | None) -> None:
@@ -135,7 +136,7 @@ def _init(args: Sequence[str] | None) -> None:
 def run(make_node: Callable[[], RunnableNode], args: Sequence[str] | None = None) -> int:
     """Runs one node until it ends itself or SIGINT or SIGTERM arrives; returns the exit status.
 
-    Status 0 after a signal (a stop that was asked for), the node's own exit_status, and 2 after one line on stderr
+    Status 0 after a signal (a stop that was asked for), or the node's own exit_status, and 2 after one line on stderr
     where arguments, parameters or files given to it are bad (a ValueError or OSError while it is made) or a library is
     not installed.
     """
@@ -169,7 +170,6 @@ def run(make_node: Callable[[], RunnableNode], args: Sequence[str] | None = None
         # spin() sometimes sleeps through a signal; spin_once with a time limit cannot.
         while not stop_signal and node.exit_status is None:
             executor.spin_once(timeout_sec=_WAKE_SECONDS)
-        return node.exit_status or 0
     finally:
         if node is not None:
             node.close()
@@ -180,3 +180,4 @@ def run(make_node: Callable[[], RunnableNode], args: Sequence[str] | None = None
         rclpy.try_shutdown()
         for number, handler in previous.items():
             signal.signal(number, handler)
+    return node.exit_status or 0  # which closing it may have set
