@@ -336,3 +336,82 @@ def test_a_folder_and_nothing(tmp_path: Path) -> None:
         assert why in refused(path)
         with pytest.raises(ValueError, match=why):
             load_trajectories((path,))
+
+
+def test_what_a_recording_says_of_its_checkpoints_frame_and_lag_is_the_policys(tmp_path: Path) -> None:
+    said = {"base_pose": [0.1, 0.2, 0.3, 0, 0, 0, 1], "response": [80, 0.8, 30, 0.8]}
+    env = {"robots": "my_arm", "diffusion_ros": said}
+    path = write(tmp_path / "x.hdf5", env=env)
+    data = load_demonstrations(path, ())
+    options = Options(data=(path,), out=tmp_path / "x.pt", observations="state", denoiser="unet", rollouts=0)
+    spec = make_spec(options, data, data.recorded.actions)
+    assert spec.base_pose == tuple(said["base_pose"]) and spec.response == tuple(said["response"])
+    other = write(tmp_path / "y.hdf5", env={"robots": "my_arm"})
+    assert load_demonstrations(other, ()).data_hash != data.data_hash
+    with pytest.raises(ValueError, match="in a checkpoint's frame, by an arm that lags"):
+        load_files((other, path), ())
+    for wrong in ({"base_pose": [1, 2]}, {"response": "soft"}):
+        assert f"env_args: {next(iter(wrong))} " in refused(write(tmp_path / "z.hdf5", env={"diffusion_ros": wrong}))
+
+
+def test_the_hash_knows_what_the_numbers_mean_and_who_is_held_out(tmp_path: Path) -> None:
+    def masked(train: list[int], valid: list[int]) -> Change:
+        def change(file: h5py.File) -> None:
+            for key, numbers in (("train", train), ("valid", valid)):
+                file[f"mask/{key}"] = [f"demo_{i}".encode() for i in numbers]
+
+        return change
+
+    tool = {"controller_configs": {"type": "OSC_POSE", "input_ref_frame": "tool"}}
+    files = [
+        write(tmp_path / "a.hdf5"),
+        write(tmp_path / "b.hdf5", env=tool),
+        write(tmp_path / "c.hdf5", masked([0, 1], [2, 3])),
+        write(tmp_path / "d.hdf5", masked([2, 3], [0, 1])),
+    ]
+    assert len({load_demonstrations(path, ()).data_hash for path in files}) == 4
+
+
+def test_corrections_are_split_among_those_in_which_a_person_acted(tmp_path: Path) -> None:
+    def corrected(file: h5py.File) -> None:
+        for i, demo in enumerate(file["data"].values()):
+            demo["by_person"] = np.full((10, 1), i in (1, 3), np.uint8)
+
+    data = load_demonstrations(write(tmp_path / "x.hdf5", corrected), ())
+    assert data.person is not None and data.person.shape == (40,)
+    for seed in range(6):
+        train, held = split_files((data,), 0.04, seed, persons=True)
+        assert sorted([*train, *held]) == [1, 3] and len(held) == 1
+    wide = write(
+        tmp_path / "y.hdf5", lambda file: file["data/demo_2"].create_dataset("by_person", data=np.ones((10, 2)))
+    )
+    assert refused(wide).endswith("demo_2/by_person has shape (10, 2), expected (N)")
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"inputs": ("robot0_gripper_qpos",), "observations": "inputs"}, "without robot0_eef_pos nothing says where"),
+        ({"inputs": ("robot0_gripper_qpos",)}, "with the object's pose robot0_eef_pos, robot0_eef_quat come first"),
+        ({"inputs": ("robot0_eef_pos", "robot0_eef_quat", "object_pos")}, "inputs object_pos: read already"),
+        (
+            {"inputs": ("robot0_eef_pos",), "observations": "inputs", "action_kind": "relative_pose"},
+            "relative_pose without robot0_eef_pos and robot0_eef_quat",
+        ),
+        (
+            {"inputs": ("robot0_eef_pos", "force"), "observations": "inputs", "rollouts": 5},
+            "the simulator shows no force",
+        ),
+    ],
+)
+def test_what_could_not_be_exported_is_refused_before_the_training(
+    changes: dict[str, Any], why: str, tmp_path: Path
+) -> None:
+    def pushed(file: h5py.File) -> None:
+        for demo in file["data"].values():
+            demo["obs/force"] = np.ones((10, 2))
+
+    path = write(tmp_path / "x.hdf5", pushed)
+    small = {"observations": "state", "denoiser": "unet", "unet_widths": (16, 32), "rollouts": 0}
+    with pytest.raises(ValueError, match=why):
+        Trainer(Options(data=(path,), out=tmp_path / "x.pt", **{**small, **changes}))

@@ -26,7 +26,7 @@ from diffusion_ros.simulators.driver_streams import picture_size
 from diffusion_ros.simulators.tasks import ARM_RESPONSE, ARM_TASKS
 from diffusion_ros.spec import FITTED, IMAGE_SUFFIX, CheckpointSpec, TensorSpec
 from training.data.action_rows import JOINT_POSITIONS, row_limits
-from training.data.demonstrations import HAND, Demonstrations
+from training.data.demonstrations import HAND, OBJECT, Demonstrations
 from training.diffusion.noise_schedule import NoiseSchedule
 from training.diffusion.normalizer import LimitsNormalizer
 from training.diffusion.policy import (
@@ -169,6 +169,12 @@ class Options(SamplerOptions):
             raise ValueError(f"crop {self.crop}: must be 0, or 8 at least")
         if not self.inputs or len(set(self.inputs)) != len(self.inputs):
             raise ValueError(f"inputs {', '.join(self.inputs) or 'none'}: at least one, each once")
+        if self.needs_object and (twice := [name for name in self.inputs if name in OBJECT]):
+            raise ValueError(f"inputs {', '.join(twice)}: read already, with the object's pose")
+        if self.needs_object and self.inputs[:2] != HAND[:2]:
+            raise ValueError(
+                f"inputs {', '.join(self.inputs)}: with the object's pose {', '.join(HAND[:2])} come first"
+            )
         if not self.camera_names or len(set(self.camera_names)) != len(self.camera_names):
             raise ValueError(f"camera_names {', '.join(self.camera_names) or 'none'}: at least one, each once")
         if self.observations in ("state", "inputs") and (self.pose_head or self.encoder_iterations):
@@ -402,9 +408,9 @@ def make_spec(options: Options, data: Demonstrations, actions: ActionFormat) -> 
         workspace_high=tuple((high + WORKSPACE_MARGIN).tolist()),
         actions=actions.to_json(),
         pictures=FITTED if options.cameras else {},
-        # Of another robot nobody has told where it stood, or measured how it followed.
-        base_pose=ARM_TASKS[data.task].base_pose if own else (),
-        response=ARM_RESPONSE if own else (),
+        # Of another robot what its recording says: where it stood, and how its arm followed.
+        base_pose=ARM_TASKS[data.task].base_pose if own else data.recorded.base_pose,
+        response=ARM_RESPONSE if own else data.recorded.response,
         sampler=options.sampler,
         sampler_steps=options.steps,
         num_train_timesteps=options.num_train_timesteps,
@@ -422,8 +428,6 @@ def _visited(data: Demonstrations, actions: ActionFormat) -> tuple[NDArray[np.fl
         visited = data.observations[EEF_POS]
     elif actions.kind == "joint_positions":
         visited = forward(actions, data.actions[:, :-1].astype(np.float64))[0]
-    elif actions.kind == "pose":
-        visited = data.actions[:, :3]
     else:
         raise ValueError(f"inputs: without {EEF_POS} nothing says where the hand may go")
     return visited.min(axis=0).astype(float), visited.max(axis=0).astype(float)

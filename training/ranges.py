@@ -72,7 +72,8 @@ def record(path: Path) -> dict[str, tuple[tuple[float, ...], tuple[float, ...]]]
     weights = checkpoint.weights(path)
     inputs = []
     for tensor in spec.inputs:
-        name, part = _STATISTICS.get(tensor.name, ("", slice(None)))
+        # Those that have a range have it from their data; others are older than --inputs, and their order is fixed.
+        name, part = ("", slice(None)) if tensor.low else _STATISTICS.get(tensor.name, ("", slice(None)))
         if name:
             if f"{name}.offset" not in weights:
                 raise CheckpointError(f"{path}: has no statistics {name}: was it trained by train_diffusion_policy?")

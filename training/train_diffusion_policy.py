@@ -8,6 +8,8 @@ crops of every image.
 
 from __future__ import annotations
 
+import hashlib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +30,7 @@ from diffusion_ros.spec import IMAGE_SUFFIX
 from training import command_line
 from training.captured_step import adamw
 from training.data.action_rows import converted, seen_from, with_widths
-from training.data.demonstrations import Windows, joined, load_files, make_windows, split_files
+from training.data.demonstrations import HAND, OBJECT, Windows, joined, load_files, make_windows, split_files
 from training.data.resident import Resident, ResidentWindows, steps_of
 from training.diffusion.export_proof import export
 from training.diffusion.policy import (
@@ -75,15 +77,21 @@ class Trainer:
             data = with_widths(data, *options.gripper_width)
         chain = arm_chain(options, data)
         self.data, self.actions = converted(data, options.action_kind, chain)
+        if self.actions.chain:  # the rows are made by it
+            sha256 = hashlib.sha256((self.data.data_hash + repr(self.actions)).encode()).hexdigest()
+            self.data = replace(self.data, data_hash=sha256)
         if options.rollouts and (not self.data.recorded.own or self.data.task not in ARM_TASKS):
             raise ValueError(
                 f"rollouts {options.rollouts}: the simulator has no {self.data.task} by {self.data.recorded}, as the"
                 " data are of; 0 expected"
             )
+        if options.rollouts and (hidden := [name for name in options.inputs if name not in (*HAND, *OBJECT)]):
+            raise ValueError(f"rollouts {options.rollouts}: the simulator shows no {', '.join(hidden)}; 0 expected")
         self.bookkeeping = Run(options, self.data.data_hash)
         self.accelerator, self.device = self.bookkeeping.accelerator, self.bookkeeping.device
-        train, held = split_files(files, options.validation, options.seed)
-        person = self.data.person if options.learn_from == "person" else None
+        persons = options.learn_from == "person"
+        train, held = split_files(files, options.validation, options.seed, persons)
+        person = self.data.person if persons else None
         window = (options.n_obs_steps, options.rows, options.action_steps_only, person)
         self.train = make_windows(self.data, train, *window)
         self.held = make_windows(self.data, held, *window)
@@ -105,6 +113,7 @@ class Trainer:
         self.pictures = tuple(f"{camera}{IMAGE_SUFFIX}" for camera in options.cameras)
         limits = Limits.of(options, self.data, self.actions, self._all_rows())
         self.policy = build_policy(options, limits, inputs := Inputs.of(options, self.data)).to(self.device)
+        self.spec = checkpoint.checked(make_spec(options, self.data, self.actions))
         checkpoint.script(self.policy)  # what cannot be exported must fail now, not after hours
         views = camera_views(self.data.task, options.cameras, inputs.picture_size[0]) if options.pose_points else []
         self.views = [view.to(self.device) for view in views]
@@ -351,7 +360,7 @@ class Trainer:
     def _export(self, ema: ExponentialMovingAverage) -> None:
         options = self.options
         with ema.applied():
-            export(self.policy, make_spec(options, self.data, self.actions), options.out, options, options.half_weights)
+            export(self.policy, self.spec, options.out, options, options.half_weights)
         # Whatever fails below, what was trained is there.
         if options.rollouts:
             checkpoint.record_scores(options.out, self._roll_out(Policy(checkpoint.load(options.out))))

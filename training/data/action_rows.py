@@ -58,21 +58,20 @@ def converted(
     rows = data.actions.astype(np.float64)
     if kind == own.kind == "delta":
         return data, own
-    if kind == own.kind == "joint_positions":
+    if own.kind == "joint_positions":
         if chain is None or chain.joints != own.joints:
             known = ", ".join(chain.joints) if chain is not None else "nothing"
             raise ValueError(
                 f"actions of the joints {', '.join(own.joints)}: where they take the hand is not known;"
                 f" the arm's description has {known}"
             )
-        return data, chain
+        if kind == own.kind:
+            return data, chain
     hands = _hands(data)
     poses = _of_the_hand(rows, *hands) if own.kind == "pose" else rows
     if own.kind == "delta":
         poses = poses_of_deltas(rows, *hands, own.axes)
-    elif own.kind == "joint_positions":
-        if chain is None:
-            raise ValueError(f"action_kind {kind}: of joint positions only with the arm's description")
+    elif chain is not None and own.kind == "joint_positions":
         positions, rotations = forward(chain, rows[:, :-1])
         poses = np.concatenate((positions, rotations.as_rotvec(), rows[:, -1:]), axis=1)
     if kind == "delta":

@@ -316,7 +316,19 @@ class Bag:
             scale=tuple(most.tolist()),
             numbers={tensor.name: tensor.shape[0] for tensor in spec.inputs if tensor.name not in pictures},
             pictures={name: self._size or (height, width) for name, (height, width) in pictures.items()},
+            # A person's rows are like those of the session's checkpoint, and all is in its frame.
+            base_pose=spec.base_pose if self._robot is not None else (),
+            response=self._response(),
         )
+
+    def _response(self) -> tuple[float, ...]:
+        """Of the session's checkpoint. The simulator's own arm needs none said."""
+        if self._robot is None or not self._spec.response:
+            return ()
+        if self._fold > 1:
+            rule = f"the session's {self.contract.rate:g} Hz expected: rows of an arm that lags cannot be joined"
+            raise ValueError(f"{self.path}: rate {self._rate:g} Hz, {rule}")
+        return self._spec.response
 
     # Rows and episodes
 

@@ -197,18 +197,22 @@ def _persons(data: Demonstrations) -> NDArray[np.bool_]:
 
 
 def split_files(
-    files: Sequence[Demonstrations], validation: float, seed: int
+    files: Sequence[Demonstrations], validation: float, seed: int, persons: bool = False
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Indices of training and of validation episodes among all files' together: what a file says of its own, else a
-    random share."""
+    random share. persons: of those alone in which a person acted."""
     train, held, first = [], [], 0
     for file in files:
+        acted = _persons(file) if persons else np.ones(len(file), np.bool_)
+        pairs = zip(file.starts[:-1], file.starts[1:], strict=True)
+        of_use = np.flatnonzero([acted[start:end].any() for start, end in pairs])
         if file.held is not None:
-            mine = np.setdiff1d(np.arange(file.episodes), file.held), file.held
-        elif file.episodes == 1 and len(files) > 1:
-            mine = np.arange(1), np.arange(0)
+            mine = np.setdiff1d(of_use, file.held), np.intersect1d(of_use, file.held)
+        elif len(of_use) < 2 and len(files) > 1:
+            mine = of_use, np.arange(0)
         else:
-            mine = split_episodes(file.episodes, validation, seed)
+            part = split_episodes(len(of_use), validation, seed)
+            mine = of_use[part[0]], of_use[part[1]]
         train.append(mine[0] + first)
         held.append(mine[1] + first)
         first += file.episodes
@@ -285,7 +289,8 @@ def _read(file: h5py.File, path: Path, selection: Selection) -> Demonstrations:
     actions, persons = [], []
     for name, arrays in found.items():
         rows = layout.actions(_finite(path, name, "actions", np.asarray(arrays["actions"], dtype=np.float64)))
-        persons.append(arrays["by_person"][:].astype(np.bool_) if "by_person" in arrays else None)
+        acted = arrays.get("by_person")
+        persons.append(None if acted is None else layout.actions(acted[:].reshape(-1)) != 0)
         for key in selection.numbers:
             value = _finite(path, name, key, np.asarray(arrays[key], dtype=np.float32))
             parts[key].append(layout.numbers(key, value))
@@ -304,8 +309,10 @@ def _read(file: h5py.File, path: Path, selection: Selection) -> Demonstrations:
     digest = hashlib.sha256(starts.tobytes())
     for array in (all_actions, *(observations[key] for key in sorted(observations))):
         digest.update(np.ascontiguousarray(array).data)
-    if not recorded.own:
+    if recorded != RecordedWith(recorded.environment):
         digest.update(repr(recorded).encode())
+    if held is not None:
+        digest.update(repr(sorted(held)).encode())
     kept = None if held is None else np.flatnonzero([name in held for name in names])
     person = None
     if any(one is not None for one in persons):
@@ -373,6 +380,8 @@ def _arrays(
             raise ValueError(f"{where}/{key} has shape {shape}, expected (N, {width or '7 or more'})")
     if "by_person" in demo:
         arrays["by_person"] = dataset(demo, "by_person", where)
+        if arrays["by_person"].size != len(arrays["by_person"]):
+            raise ValueError(f"{where}/by_person has shape {arrays['by_person'].shape}, expected (N)")
     for key in pictures:
         shape, kind = arrays[key].shape, arrays[key].dtype
         if len(shape) != 4 or kind != np.uint8 or shape[3] != 3:

@@ -28,6 +28,11 @@ class Layout:
     """Name of an observation, in robomimic's names where there is one (robot0_eef_pos) -> how many numbers."""
     pictures: Mapping[str, tuple[int, int]]
     """Name, which ends with _image -> height and width [px]."""
+    base_pose: tuple[float, ...] = ()
+    """Where the robot's base stands in the frame of poses and deltas, as a checkpoint's specification has it (7); ():
+    that frame is the base's, or the simulator's own."""
+    response: tuple[float, ...] = ()
+    """How the arm follows rows, likewise (4); (): within a step, or as the simulator's own."""
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,8 @@ from typing import Any
 from diffusion_ros.action_kinds import ActionFormat
 from diffusion_ros.robot import ACTION_SCALE, RATE, ROTATION_SCALE, TRANSLATION_SCALE
 
+KEY = "diffusion_ros"
+"""Of env_kwargs: what robosuite does not know."""
 OWN_ROBOT = "Panda"
 """robosuite's, which the simulator has."""
 _FRAMES = {"base": "base", "world": "base", "tool": "tool"}
@@ -29,6 +31,9 @@ class RecordedWith:
     """(7) of a full action: m, rad, and 1 of the gripper. Of other kinds than deltas the most that a step goes."""
     actions: ActionFormat = field(default_factory=ActionFormat)
     """What the rows say."""
+    base_pose: tuple[float, ...] = ()
+    response: tuple[float, ...] = ()
+    """Of a robot that was driven by a checkpoint's frame and rows: see episodes.Layout."""
 
     @property
     def own(self) -> bool:
@@ -38,8 +43,9 @@ class RecordedWith:
     def __str__(self) -> str:
         text = f"{self.robot} at {self.rate:g} Hz, {self.scale[0]:g} m and {self.scale[3]:g} rad a step"
         said = {"delta": "in the tool's axes" if self.actions.axes == "tool" else "", "pose": "as poses"}
-        how = said.get(self.actions.kind, "as joint positions")
-        return f"{text}, {how}" if how else text
+        hows = [said.get(self.actions.kind, "as joint positions")]
+        hows += ["in a checkpoint's frame"] * bool(self.base_pose) + ["by an arm that lags"] * bool(self.response)
+        return ", ".join([text, *filter(None, hows)])
 
 
 def read(text: Any) -> RecordedWith:
@@ -61,7 +67,18 @@ def read(text: Any) -> RecordedWith:
     if isinstance(rate, bool) or not isinstance(rate, (int, float)) or not 1 <= rate <= 100:
         raise ValueError(f"env_args: control_freq {rate!r}, 1 to 100 Hz expected")
     scale, actions = _controller(settings.get("controller_configs"))
-    return RecordedWith(arguments["env_name"], str(names[0]), float(rate), scale, actions)
+    frame, lag = (_of_checkpoint(settings, name, sizes) for name, sizes in (("base_pose", (7,)), ("response", (2, 4))))
+    return RecordedWith(arguments["env_name"], str(names[0]), float(rate), scale, actions, frame, lag)
+
+
+def _of_checkpoint(settings: Mapping[str, Any], name: str, sizes: tuple[int, ...]) -> tuple[float, ...]:
+    """What recordings say beside robosuite's settings, below the key diffusion_ros."""
+    own = settings.get(KEY)
+    value = own.get(name, []) if isinstance(own, Mapping) else []
+    numbers = isinstance(value, list) and all(type(x) in (int, float) and math.isfinite(x) for x in value)
+    if not numbers or len(value) not in (0, *sizes):
+        raise ValueError(f"env_args: {name} {value!r}, {' or '.join(map(str, sizes))} numbers expected")
+    return tuple(map(float, value))
 
 
 def _controller(controller: Any) -> tuple[tuple[float, ...], ActionFormat]:
