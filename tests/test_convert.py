@@ -313,6 +313,7 @@ def test_a_session_as_it_was_recorded(tmp_path: Path) -> None:
         (["a.hdf5", "x", "--action-kind", "pose"], "action_kind pose: of LeRobot data sets only"),
         (["a.hdf5", "x", "--crf", "52"], "crf 52: 0 to 51 expected"),
         (["a.hdf5", "x", "--map", "y"], "map y: NAME=FEATURE expected"),
+        (["a.hdf5", "x", "--map", "y=a", "z=b", "y=c"], "map y: each name once expected"),
         (["a.hdf5", "x", "--picture-size", "big"], "picture_size 'big': width and height are expected"),
         (["a.hdf5", "x", "--only-successes", "--with-failures"], "only_successes and with_failures: one of them"),
         (["cut.hdf5", "x"], "cut.hdf5: damaged or cut short, or not HDF5"),

@@ -375,6 +375,12 @@ def test_names_and_units_for_a_set_of_somebody_else(tmp_path: Path) -> None:
     first = next(iter(found))
     np.testing.assert_array_equal(first.actions, action[:6].astype(np.float64) * np.array(what.scale))
     assert first.extras["names"]["robot0_eef_pos"] == ["x", "y", "z"]
+    assert found.left_out == ("observation.state[3:4]", "language")
+    names = {"a": "observation.state[1:2]", "b": "observation.state[2:3]"}
+    assert lerobot.read(tmp_path / "x", Foreign("delta", names=names))[1].left_out[:2] == (
+        "observation.state[0:1]",
+        "observation.state[3:4]",
+    )
     what, _ = lerobot.read(tmp_path / "x", Foreign("joint_positions"))
     assert what.actions.joints == ("0", "1", "2", "3", "4", "5") and what.actions.width == 7
     assert lerobot.read(tmp_path / "x", Foreign("pose"))[0].scale == tuple(ACTION_SCALE)
@@ -388,6 +394,18 @@ def test_names_and_units_for_a_set_of_somebody_else(tmp_path: Path) -> None:
         ({"action_kind": "pose", "names": {"a": "b"}}, "map a=b: a feature of"),
         ({"action_kind": "pose", "names": {"a": "observation.state[2:9]"}}, "of 4 numbers, first < end <= 4 expected"),
         ({"action_kind": "pose", "names": {"a": "observation.images.top"}}, "a name that ends with _image"),
+        (
+            {"action_kind": "pose", "names": {"wrist_image": "observation.images.top"}},
+            "observation.images.top and observation.images.wrist are both called wrist_image: a map of one to",
+        ),
+        (
+            {"action_kind": "pose", "names": {"wrist_image": "observation.state"}},
+            "observation.state and observation.images.wrist are both called wrist_image",
+        ),
+        (
+            {"action_kind": "pose", "names": {"state": "next.reward"}},
+            "next.reward and observation.state are both called state",
+        ),
     ],
 )
 def test_what_is_said_of_it_must_fit(said: dict[str, Any], why: str, tmp_path: Path) -> None:

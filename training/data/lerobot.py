@@ -353,13 +353,22 @@ def _foreign_features(
     parts: dict[str, tuple[str, int, int]] = {}
     cameras: dict[str, str] = {}
     extras: dict[str, tuple[str, int]] = {}
-    left_out, renamed = [], set()
+    left_out = []
+    used: dict[str, set[int]] = {}  # feature that is mapped -> which of its numbers
+
+    def claim(name: str, key: str) -> None:
+        """Refuses a name that is another feature's already: one of the two would be lost."""
+        other = cameras.get(name) or parts.get(name, ("",))[0]
+        if other:
+            raise ValueError(f"{folder}: {other} and {key} are both called {name}: a map of one to another expected")
+
     for name, text in names.items():
         match = re.fullmatch(r"([^\[\]]+)(?:\[(\d+):(\d+)\])?", text)
         key = match[1] if match else text
         if match is None or key not in features:
             raise ValueError(f"map {name}={text}: a feature of {folder} expected, with [first:end] or without")
-        renamed.add(key)
+        numbers = used.setdefault(key, set())
+        claim(name, key)
         if features[key]["dtype"] in ("video", "image"):
             if not name.endswith(IMAGE_SUFFIX) or match[2]:
                 raise ValueError(f"map {name}={text}: a name that ends with {IMAGE_SUFFIX}, and all of it, expected")
@@ -370,19 +379,35 @@ def _foreign_features(
         if not first < end <= width:
             raise ValueError(f"map {name}={text}: of {width} numbers, first < end <= {width} expected")
         parts[name] = key, first, end
+        numbers.update(range(first, end))
     for key, feature in features.items():
-        if key in renamed or key in (ACTION, *INDICES, NEXT_SUCCESS):
+        if key in used:
+            left_out += _rest(key, used[key], 0 if key in cameras.values() else _width(feature))
+            continue
+        if key in (ACTION, *INDICES, NEXT_SUCCESS):
             continue
         if feature["dtype"] in ("video", "image"):
-            cameras[key.removeprefix(IMAGES).removeprefix("observation.") + IMAGE_SUFFIX] = key
+            name = key.removeprefix(IMAGES).removeprefix("observation.") + IMAGE_SUFFIX
+            claim(name, key)
+            cameras[name] = key
         elif len(feature["shape"]) != 1 or feature["dtype"] not in _DTYPES:
             left_out.append(key)
         elif key.startswith("observation."):
-            parts[key.removeprefix("observation.")] = key, 0, _width(feature)
+            name = key.removeprefix("observation.")
+            claim(name, key)
+            parts[name] = key, 0, _width(feature)
         else:
             original = {there: ours for ours, there in EXTRAS.items()}.get(key, key)
+            if original in extras:
+                raise ValueError(f"{folder}: {extras[original][0]} and {key} are both {original}, one of them expected")
             extras[original] = key, 1 if feature["shape"] == [1] else 2
     return parts, cameras, extras, tuple(left_out)
+
+
+def _rest(key: str, used: set[int], width: int) -> list[str]:
+    """What a map leaves of a feature's numbers, as `feature[first:end]`."""
+    edges = np.flatnonzero(np.diff([0, *(i not in used for i in range(width)), 0])).reshape(-1, 2)
+    return [f"{key}[{first}:{end}]" for first, end in edges.tolist()]
 
 
 _DTYPES = ("bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "float16", "float32", "float64")
