@@ -26,7 +26,7 @@ from tests import foreign_layouts
 from tests.recordings import CAMERAS, arrays, episodes, layout, pictures, write_hdf5
 from training import convert
 from training.convert import Options
-from training.data import lerobot, lerobot_writer, robomimic
+from training.data import hdf5_file, lerobot, lerobot_writer, robomimic
 from training.data.bags import Bag
 from training.data.demonstrations import load_demonstrations
 from training.data.episodes import Episode
@@ -231,6 +231,31 @@ def test_only_what_a_person_did(tmp_path: Path) -> None:
     assert refused(source, tmp_path / "c", only_person=True).endswith("episode 0 does not say whether a person acted")
 
 
+@pytest.mark.parametrize("out", ["b.hdf5", "b"])
+def test_who_acted_is_each_demonstrations_own(out: str, tmp_path: Path) -> None:
+    """A policy's steps stay a policy's beside a demonstration that does not say."""
+    source = write_hdf5(tmp_path / "a.hdf5", cameras=False)
+    with h5py.File(source, "a") as file:
+        del file["data/demo_0/by_person"]
+    back = converted(source, tmp_path / out, with_failures=True)
+    first, second, third = convert.read(Options(back, back))[1]
+    assert first.person is None
+    for episode in (second, third):
+        np.testing.assert_array_equal(episode.person, np.arange(len(episode)) % 5 < 3)
+    if out.endswith(".hdf5"):
+        np.testing.assert_array_equal(load_demonstrations(back, ()).person, load_demonstrations(source, ()).person)
+
+
+def test_who_acted_in_liberos_rows(tmp_path: Path) -> None:
+    """Its first action has no observation before it, and goes."""
+    source = foreign_layouts.write_libero(tmp_path / "a.hdf5", pictures=False)
+    with h5py.File(source, "a") as file:
+        file["data/demo_1/by_person"] = (np.arange(12) % 3).astype(np.uint8)
+    first, second = robomimic.read(source)[1]
+    assert first.person is None
+    np.testing.assert_array_equal(second.person, np.arange(1, 12) % 3 != 0)
+
+
 def test_pictures_of_another_size(tmp_path: Path) -> None:
     source = write_hdf5(tmp_path / "a.hdf5")
     out = converted(source, tmp_path / "b.hdf5", picture_size="32x24")
@@ -345,6 +370,9 @@ def test_one_line(
         ("obs/agentview_image", np.zeros((12, 48, 48, 3), np.uint8), "obs/agentview_image is not the same in demo_0"),
         ("obs/object", None, "obs/object is not the same in demo_0 and demo_1"),
         ("actions", None, "demo_0 has no actions (N, n)"),
+        ("actions", np.full((12, 7), b"x"), "demo_0 has no actions (N, n)"),
+        ("by_person", np.zeros(11), "demo_0/by_person has shape (11,), (12,) expected as in actions"),
+        ("by_person", np.full(12, np.nan), "demo_0/by_person has values that are NaN or infinite"),
     ],
 )
 @pytest.mark.parametrize("out", ["x", "x.hdf5"])
@@ -366,6 +394,29 @@ def test_overwriting(tmp_path: Path) -> None:
     assert lengths(converted(out, tmp_path / "c.hdf5")) == [12, 15]
     assert lengths(converted(source, tmp_path / "c.hdf5", overwrite=True, with_failures=True)) == [12, 9, 15]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.hdf5", "b", "c.hdf5"]
+
+
+def test_sizes_are_checked_before_numbers_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a small file with large arrays; 10 numbers a step tell deltas from poses, and an episode has 77."""
+    source, n = tmp_path / "a.hdf5", 10_000
+    with h5py.File(source, "w") as file:
+        file.create_group("data").attrs["env_args"] = robomimic.env_args(layout(cameras=False))
+        for name, width in (("actions", 7), ("obs/robot0_eef_pos", 3), ("obs/wide", 67)):
+            file.create_dataset(f"data/demo_0/{name}", (n, width), "f4", chunks=(1000, width), compression="gzip")
+
+    def free(numbers: int) -> None:
+        memory = SimpleNamespace(available=8 * numbers * n / 0.8)
+        monkeypatch.setattr(hdf5_file.psutil, "virtual_memory", lambda: memory)
+
+    free(9)
+    with pytest.raises(ValueError, match=r"a.hdf5: its arrays take .* GiB expected"):
+        robomimic.read(source)
+    free(76)
+    _, found = robomimic.read(source)
+    with pytest.raises(ValueError, match=r"a.hdf5: its arrays take .* GiB expected"):
+        next(iter(found))
+    free(78)
+    assert len(next(iter(found))) == n
 
 
 @pytest.mark.parametrize("out", ["x", "x.hdf5"])
