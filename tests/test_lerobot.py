@@ -479,7 +479,13 @@ def test_a_file_that_is_missing_or_damaged(name: str, how: str, copy: Path) -> N
 
 def test_attributes_that_are_damaged(copy: Path) -> None:
     (copy / lerobot.ATTRIBUTES).write_text("{}\n")
-    assert refused(copy) == f"{copy}/meta/diffusion_ros.jsonl: damaged ('action')"
+    assert refused(copy) == f"{copy}/meta/diffusion_ros.jsonl: damaged ('episode_index')"
+
+
+@pytest.mark.parametrize("said", [{"action_kind": "pose"}, {"action_scale": (1, 1)}, {"names": {"x": "action"}}])
+def test_our_own_sets_say_what_they_have(said: dict[str, Any], written: Path) -> None:
+    rule = "says itself what it has: no action_kind, action_scale or map expected"
+    assert refused(written, **said) == f"{written}: {rule}"
 
 
 def change_table(path: Path, name: str, values: Any) -> None:

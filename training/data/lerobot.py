@@ -17,7 +17,7 @@ diffusion_ros.by_person         1 a person acted, 0 a policy, -1 unknown
 next.reward, next.done          robomimic's rewards and dones
 robomimic.<name>                its other arrays
 info.json: diffusion_ros        what the layout says
-meta/diffusion_ros.jsonl        an episode's attributes and lists, by the SHA-256 of its `action`
+meta/diffusion_ros.jsonl        an episode's attributes and lists, by its index and the SHA-256 of its `action`
 """
 
 from __future__ import annotations
@@ -101,7 +101,8 @@ class Recording:
 
     def __iter__(self) -> Iterator[Episode]:
         try:
-            attributes = {line["action"]: line for line in read_lines(self.folder / ATTRIBUTES)}
+            lines = read_lines(self.folder / ATTRIBUTES)
+            attributes = {(line["episode_index"], line["action"]): line for line in lines}
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{self.folder / ATTRIBUTES}: damaged ({error})") from None
         cache: dict[tuple[Path, tuple[int, ...]], Any] = {}
@@ -109,7 +110,10 @@ class Recording:
             yield self._episode(row, attributes, cache)
 
     def _episode(
-        self, row: Mapping[str, Any], attributes: Mapping[str, Any], cache: dict[tuple[Path, tuple[int, ...]], Any]
+        self,
+        row: Mapping[str, Any],
+        attributes: Mapping[tuple[int, str], Any],
+        cache: dict[tuple[Path, tuple[int, ...]], Any],
     ) -> Episode:
         features, steps, index = self.info["features"], row["length"], row["episode_index"]
         path = _file(self.folder, self.info, "data_path", row, "data/")
@@ -143,7 +147,7 @@ class Recording:
             for name, (key, axes) in self.extras.items()
         }
         own = self.info.get(OWN) or {}
-        line = attributes.get(digest_of(found[ACTION]), {})
+        line = attributes.get((index, digest_of(found[ACTION])), {})
         extras |= {"task": self.tasks[int(found["task_index"][0])]}
         extras |= {key: own[key] for key in ("env_args", "names") if own.get(key)}
         extras |= {key: line[key] for key in ("attributes", "masks") if line.get(key)}
@@ -207,6 +211,8 @@ def read(folder: Path, foreign: Foreign = Foreign()) -> tuple[Layout, Recording]
     own = info.get(OWN)
     fps = float(info["fps"])
     if own is not None:
+        if foreign != Foreign():
+            raise ValueError(f"{folder}: says itself what it has: no action_kind, action_scale or map expected")
         try:
             if own["version"] != 1:
                 raise ValueError(f"version {own['version']}, 1 expected")
@@ -260,11 +266,6 @@ def read(folder: Path, foreign: Foreign = Foreign()) -> tuple[Layout, Recording]
         layout = replace(layout, scale=_greatest(replace(found, cameras={})))
         found = replace(found, layout=layout)
     return layout, found
-
-
-def is_dataset(folder: Path) -> bool:
-    """Whether a folder is one of LeRobot's, of any version."""
-    return (folder / INFO).is_file()
 
 
 def _info(folder: Path) -> dict[str, Any]:
