@@ -97,6 +97,21 @@ def test_the_trainer_reads_the_same(tmp_path: Path) -> None:
     np.testing.assert_array_equal(first.actions, third.actions)
 
 
+def test_demonstrations_with_the_same_actions_keep_their_own(tmp_path: Path) -> None:
+    """A scripted expert acts alike in several; lists and attributes are not exchanged."""
+    source = write_hdf5(tmp_path / "a.hdf5", lengths=(12, 12, 12), cameras=False)
+    with h5py.File(source, "a") as file:
+        for i in (1, 2):
+            file[f"data/demo_{i}/actions"][:] = file["data/demo_0/actions"][:]
+    middle = converted(source, tmp_path / "middle", with_failures=True)
+    first, second = dict(arrays(source)), dict(arrays(converted(middle, tmp_path / "b.hdf5", with_failures=True)))
+    for name in ("mask/train", "mask/valid", *(f"data/demo_{i}@seed" for i in range(3))):
+        np.testing.assert_array_equal(first[name], second[name], err_msg=name)
+    change = json.loads((middle / "meta/diffusion_ros.jsonl").read_text().splitlines()[0]) | {"action": "another"}
+    (middle / "meta/diffusion_ros.jsonl").write_text(json.dumps(change) + "\n")
+    assert not any("attributes" in episode.extras for episode in lerobot.read(middle)[1]), "not of these actions"
+
+
 def middle_info(folder: Path) -> dict[str, Any]:
     found: dict[str, Any] = json.loads((folder / "meta/info.json").read_text())
     return found
@@ -177,6 +192,35 @@ def test_libero_calls_its_pictures_rgb_and_the_rest_is_said(tmp_path: Path, caps
     assert read.pictures == CAMERAS
     converted(path, tmp_path / "b.hdf5")
     assert "left out: datagen, next_obs, obs/pose\n" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("out", ["b.hdf5", "b"])
+def test_attributes_of_any_kind(out: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = write_hdf5(tmp_path / "a.hdf5", cameras=False)
+    kept = {
+        "words": (np.array([b"lift", b"put"]), ["lift", "put"]),
+        "table": (np.array([[b"a", b"b"], [b"c", b"d"]]), [["a", "b"], ["c", "d"]]),
+        "texts": (["one", "two"], ["one", "two"]),
+        "numbers": (np.array([[1, 2], [3, 4]]), [[1, 2], [3, 4]]),
+        "flag": (np.True_, True),
+    }
+    lost = {
+        "nothing": h5py.Empty("f8"),
+        "unknown": np.nan,
+        "edges": np.array([0.0, np.inf]),
+        "turn": 1 + 2j,
+        "pair": np.zeros((), [("x", "f8"), ("y", "S3")]),
+    }
+    with h5py.File(source, "a") as file:
+        demo = file["data/demo_2"]
+        demo.attrs.update({name: value for name, (value, _) in kept.items()} | lost)
+        demo.attrs["place"] = demo["actions"].ref
+    back = converted(source, tmp_path / out)
+    names = ", ".join(f"attribute {name}" for name in sorted([*lost, "place"]))
+    assert f"left out: {names}\n" in capsys.readouterr().out
+    *_, last = convert.read(Options(back, back))[1]
+    assert {name: last.extras["attributes"][name] for name in kept} == {n: plain for n, (_, plain) in kept.items()}
+    assert last.extras["attributes"]["seed"] == 2 and not {*lost, "place"} & set(last.extras["attributes"])
 
 
 TWO = ("agentview", "robot0_eye_in_hand")

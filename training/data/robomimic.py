@@ -112,7 +112,7 @@ class Demonstrations:
         if person is not None:
             _finite(f"{where}/{_PERSON}", person)
         success = demo.attrs.get("success")
-        attributes = {key: _plain(value) for key, value in demo.attrs.items() if key not in _OWN}
+        attributes, _ = _attributes(demo)
         return Episode(
             numbers=numbers,
             pictures=pictures,
@@ -299,6 +299,7 @@ def _inventory(demo: Any, where: str, layout: FileLayout) -> _Inventory:
             arrays[key] = item.shape[1:]
         else:
             left_out.add(key)
+    left_out.update(_attributes(demo)[1])
     if not steps - layout.late:
         raise ValueError(f"{where}: has one step, and no observation before it")
     return _Inventory(steps - layout.late, numbers, pictures, arrays, left_out)
@@ -327,11 +328,31 @@ def _text(value: Any) -> str:
     return value.decode() if isinstance(value, bytes) else str(value)
 
 
+def _attributes(demo: h5py.Group) -> tuple[dict[str, Any], list[str]]:
+    """A demonstration's attributes as JSON has them, and the names of those that it has not."""
+    plain: dict[str, Any] = {}
+    left_out = []
+    for key in demo.attrs:
+        if key in _OWN:
+            continue
+        try:
+            plain[key] = _plain(demo.attrs[key])
+        except (OSError, TypeError, ValueError):  # the first and the last are h5py's, of types that NumPy has not
+            left_out.append(f"attribute {key}")
+    return plain, left_out
+
+
 def _plain(value: Any) -> Any:
-    """An attribute as JSON has it."""
+    """An attribute, or a part of one, as JSON has it. TypeError for what it has not: NaN, an empty or compound one."""
+    if isinstance(value, (np.generic, np.ndarray)) and value.dtype.kind != "V":
+        value = value.tolist()
+    if isinstance(value, list):
+        return [_plain(part) for part in value]
     if isinstance(value, bytes):
         return value.decode(errors="replace")
-    return value.tolist() if isinstance(value, (np.generic, np.ndarray)) else value
+    if isinstance(value, (str, int)) or (isinstance(value, float) and math.isfinite(value)):
+        return value
+    raise TypeError(f"{type(value).__name__} is no JSON")
 
 
 # -- writing ----------------------------------------------------------------------------------------------------------
