@@ -26,7 +26,7 @@ from tests import foreign_layouts
 from tests.recordings import CAMERAS, arrays, episodes, layout, pictures, write_hdf5
 from training import convert
 from training.convert import Options
-from training.data import lerobot, lerobot_writer, robomimic
+from training.data import hdf5_file, lerobot, lerobot_writer, robomimic
 from training.data.bags import Bag
 from training.data.demonstrations import load_demonstrations
 from training.data.episodes import Episode
@@ -95,6 +95,21 @@ def test_the_trainer_reads_the_same(tmp_path: Path) -> None:
     third = load_demonstrations(converted(tmp_path / "middle", tmp_path / "c.hdf5", with_failures=True), ())
     np.testing.assert_array_equal(first.observations["robot0_eef_pos"], third.observations["robot0_eef_pos"])
     np.testing.assert_array_equal(first.actions, third.actions)
+
+
+def test_demonstrations_with_the_same_actions_keep_their_own(tmp_path: Path) -> None:
+    """A scripted expert acts alike in several; lists and attributes are not exchanged."""
+    source = write_hdf5(tmp_path / "a.hdf5", lengths=(12, 12, 12), cameras=False)
+    with h5py.File(source, "a") as file:
+        for i in (1, 2):
+            file[f"data/demo_{i}/actions"][:] = file["data/demo_0/actions"][:]
+    middle = converted(source, tmp_path / "middle", with_failures=True)
+    first, second = dict(arrays(source)), dict(arrays(converted(middle, tmp_path / "b.hdf5", with_failures=True)))
+    for name in ("mask/train", "mask/valid", *(f"data/demo_{i}@seed" for i in range(3))):
+        np.testing.assert_array_equal(first[name], second[name], err_msg=name)
+    change = json.loads((middle / "meta/diffusion_ros.jsonl").read_text().splitlines()[0]) | {"action": "another"}
+    (middle / "meta/diffusion_ros.jsonl").write_text(json.dumps(change) + "\n")
+    assert not any("attributes" in episode.extras for episode in lerobot.read(middle)[1]), "not of these actions"
 
 
 def middle_info(folder: Path) -> dict[str, Any]:
@@ -179,6 +194,35 @@ def test_libero_calls_its_pictures_rgb_and_the_rest_is_said(tmp_path: Path, caps
     assert "left out: datagen, next_obs, obs/pose\n" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("out", ["b.hdf5", "b"])
+def test_attributes_of_any_kind(out: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = write_hdf5(tmp_path / "a.hdf5", cameras=False)
+    kept = {
+        "words": (np.array([b"lift", b"put"]), ["lift", "put"]),
+        "table": (np.array([[b"a", b"b"], [b"c", b"d"]]), [["a", "b"], ["c", "d"]]),
+        "texts": (["one", "two"], ["one", "two"]),
+        "numbers": (np.array([[1, 2], [3, 4]]), [[1, 2], [3, 4]]),
+        "flag": (np.True_, True),
+    }
+    lost = {
+        "nothing": h5py.Empty("f8"),
+        "unknown": np.nan,
+        "edges": np.array([0.0, np.inf]),
+        "turn": 1 + 2j,
+        "pair": np.zeros((), [("x", "f8"), ("y", "S3")]),
+    }
+    with h5py.File(source, "a") as file:
+        demo = file["data/demo_2"]
+        demo.attrs.update({name: value for name, (value, _) in kept.items()} | lost)
+        demo.attrs["place"] = demo["actions"].ref
+    back = converted(source, tmp_path / out)
+    names = ", ".join(f"attribute {name}" for name in sorted([*lost, "place"]))
+    assert f"left out: {names}\n" in capsys.readouterr().out
+    *_, last = convert.read(Options(back, back))[1]
+    assert {name: last.extras["attributes"][name] for name in kept} == {n: plain for n, (_, plain) in kept.items()}
+    assert last.extras["attributes"]["seed"] == 2 and not {*lost, "place"} & set(last.extras["attributes"])
+
+
 TWO = ("agentview", "robot0_eye_in_hand")
 LAYOUTS: dict[str, Callable[[Path], Path]] = {
     "robomimic": lambda path: foreign_layouts.write_robomimic(path, cameras=TWO),
@@ -229,6 +273,31 @@ def test_only_what_a_person_did(tmp_path: Path) -> None:
     with h5py.File(source, "a") as file:
         del file["data/demo_0/by_person"]
     assert refused(source, tmp_path / "c", only_person=True).endswith("episode 0 does not say whether a person acted")
+
+
+@pytest.mark.parametrize("out", ["b.hdf5", "b"])
+def test_who_acted_is_each_demonstrations_own(out: str, tmp_path: Path) -> None:
+    """A policy's steps stay a policy's beside a demonstration that does not say."""
+    source = write_hdf5(tmp_path / "a.hdf5", cameras=False)
+    with h5py.File(source, "a") as file:
+        del file["data/demo_0/by_person"]
+    back = converted(source, tmp_path / out, with_failures=True)
+    first, second, third = convert.read(Options(back, back))[1]
+    assert first.person is None
+    for episode in (second, third):
+        np.testing.assert_array_equal(episode.person, np.arange(len(episode)) % 5 < 3)
+    if out.endswith(".hdf5"):
+        np.testing.assert_array_equal(load_demonstrations(back, ()).person, load_demonstrations(source, ()).person)
+
+
+def test_who_acted_in_liberos_rows(tmp_path: Path) -> None:
+    """Its first action has no observation before it, and goes."""
+    source = foreign_layouts.write_libero(tmp_path / "a.hdf5", pictures=False)
+    with h5py.File(source, "a") as file:
+        file["data/demo_1/by_person"] = (np.arange(12) % 3).astype(np.uint8)
+    first, second = robomimic.read(source)[1]
+    assert first.person is None
+    np.testing.assert_array_equal(second.person, np.arange(1, 12) % 3 != 0)
 
 
 def test_pictures_of_another_size(tmp_path: Path) -> None:
@@ -313,6 +382,7 @@ def test_a_session_as_it_was_recorded(tmp_path: Path) -> None:
         (["a.hdf5", "x", "--action-kind", "pose"], "action_kind pose: of LeRobot data sets only"),
         (["a.hdf5", "x", "--crf", "52"], "crf 52: 0 to 51 expected"),
         (["a.hdf5", "x", "--map", "y"], "map y: NAME=FEATURE expected"),
+        (["a.hdf5", "x", "--map", "y=a", "z=b", "y=c"], "map y: each name once expected"),
         (["a.hdf5", "x", "--picture-size", "big"], "picture_size 'big': width and height are expected"),
         (["a.hdf5", "x", "--only-successes", "--with-failures"], "only_successes and with_failures: one of them"),
         (["cut.hdf5", "x"], "cut.hdf5: damaged or cut short, or not HDF5"),
@@ -344,6 +414,9 @@ def test_one_line(
         ("obs/agentview_image", np.zeros((12, 48, 48, 3), np.uint8), "obs/agentview_image is not the same in demo_0"),
         ("obs/object", None, "obs/object is not the same in demo_0 and demo_1"),
         ("actions", None, "demo_0 has no actions (N, n)"),
+        ("actions", np.full((12, 7), b"x"), "demo_0 has no actions (N, n)"),
+        ("by_person", np.zeros(11), "demo_0/by_person has shape (11,), (12,) expected as in actions"),
+        ("by_person", np.full(12, np.nan), "demo_0/by_person has values that are NaN or infinite"),
     ],
 )
 @pytest.mark.parametrize("out", ["x", "x.hdf5"])
@@ -365,6 +438,29 @@ def test_overwriting(tmp_path: Path) -> None:
     assert lengths(converted(out, tmp_path / "c.hdf5")) == [12, 15]
     assert lengths(converted(source, tmp_path / "c.hdf5", overwrite=True, with_failures=True)) == [12, 9, 15]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.hdf5", "b", "c.hdf5"]
+
+
+def test_sizes_are_checked_before_numbers_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a small file with large arrays; 10 numbers a step tell deltas from poses, and an episode has 77."""
+    source, n = tmp_path / "a.hdf5", 10_000
+    with h5py.File(source, "w") as file:
+        file.create_group("data").attrs["env_args"] = robomimic.env_args(layout(cameras=False))
+        for name, width in (("actions", 7), ("obs/robot0_eef_pos", 3), ("obs/wide", 67)):
+            file.create_dataset(f"data/demo_0/{name}", (n, width), "f4", chunks=(1000, width), compression="gzip")
+
+    def free(numbers: int) -> None:
+        memory = SimpleNamespace(available=8 * numbers * n / 0.8)
+        monkeypatch.setattr(hdf5_file.psutil, "virtual_memory", lambda: memory)
+
+    free(9)
+    with pytest.raises(ValueError, match=r"a.hdf5: its arrays take .* GiB expected"):
+        robomimic.read(source)
+    free(76)
+    _, found = robomimic.read(source)
+    with pytest.raises(ValueError, match=r"a.hdf5: its arrays take .* GiB expected"):
+        next(iter(found))
+    free(78)
+    assert len(next(iter(found))) == n
 
 
 @pytest.mark.parametrize("out", ["x", "x.hdf5"])

@@ -375,6 +375,12 @@ def test_names_and_units_for_a_set_of_somebody_else(tmp_path: Path) -> None:
     first = next(iter(found))
     np.testing.assert_array_equal(first.actions, action[:6].astype(np.float64) * np.array(what.scale))
     assert first.extras["names"]["robot0_eef_pos"] == ["x", "y", "z"]
+    assert found.left_out == ("observation.state[3:4]", "language")
+    names = {"a": "observation.state[1:2]", "b": "observation.state[2:3]"}
+    assert lerobot.read(tmp_path / "x", Foreign("delta", names=names))[1].left_out[:2] == (
+        "observation.state[0:1]",
+        "observation.state[3:4]",
+    )
     what, _ = lerobot.read(tmp_path / "x", Foreign("joint_positions"))
     assert what.actions.joints == ("0", "1", "2", "3", "4", "5") and what.actions.width == 7
     assert lerobot.read(tmp_path / "x", Foreign("pose"))[0].scale == tuple(ACTION_SCALE)
@@ -388,6 +394,18 @@ def test_names_and_units_for_a_set_of_somebody_else(tmp_path: Path) -> None:
         ({"action_kind": "pose", "names": {"a": "b"}}, "map a=b: a feature of"),
         ({"action_kind": "pose", "names": {"a": "observation.state[2:9]"}}, "of 4 numbers, first < end <= 4 expected"),
         ({"action_kind": "pose", "names": {"a": "observation.images.top"}}, "a name that ends with _image"),
+        (
+            {"action_kind": "pose", "names": {"wrist_image": "observation.images.top"}},
+            "observation.images.top and observation.images.wrist are both called wrist_image: a map of one to",
+        ),
+        (
+            {"action_kind": "pose", "names": {"wrist_image": "observation.state"}},
+            "observation.state and observation.images.wrist are both called wrist_image",
+        ),
+        (
+            {"action_kind": "pose", "names": {"state": "next.reward"}},
+            "next.reward and observation.state are both called state",
+        ),
     ],
 )
 def test_what_is_said_of_it_must_fit(said: dict[str, Any], why: str, tmp_path: Path) -> None:
@@ -461,7 +479,13 @@ def test_a_file_that_is_missing_or_damaged(name: str, how: str, copy: Path) -> N
 
 def test_attributes_that_are_damaged(copy: Path) -> None:
     (copy / lerobot.ATTRIBUTES).write_text("{}\n")
-    assert refused(copy) == f"{copy}/meta/diffusion_ros.jsonl: damaged ('action')"
+    assert refused(copy) == f"{copy}/meta/diffusion_ros.jsonl: damaged ('episode_index')"
+
+
+@pytest.mark.parametrize("said", [{"action_kind": "pose"}, {"action_scale": (1, 1)}, {"names": {"x": "action"}}])
+def test_our_own_sets_say_what_they_have(said: dict[str, Any], written: Path) -> None:
+    rule = "says itself what it has: no action_kind, action_scale or map expected"
+    assert refused(written, **said) == f"{written}: {rule}"
 
 
 def change_table(path: Path, name: str, values: Any) -> None:

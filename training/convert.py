@@ -80,6 +80,9 @@ class Options:
             raise ValueError(f"rate {self.rate}: 1 to 100 Hz expected")
         if wrong := [text for text in self.map if not re.fullmatch(r"[^=]+=[^=]+", text)]:
             raise ValueError(f"map {wrong[0]}: NAME=FEATURE expected")
+        names = [text.split("=")[0] for text in self.map]
+        if twice := [name for name in names if names.count(name) > 1]:
+            raise ValueError(f"map {twice[0]}: each name once expected")
         if self.action_scale is not None and not min(self.action_scale) > 0:
             raise ValueError(f"action_scale {self.action_scale}: two numbers above 0 expected")
 

@@ -17,7 +17,7 @@ diffusion_ros.by_person         1 a person acted, 0 a policy, -1 unknown
 next.reward, next.done          robomimic's rewards and dones
 robomimic.<name>                its other arrays
 info.json: diffusion_ros        what the layout says
-meta/diffusion_ros.jsonl        an episode's attributes and lists, by the SHA-256 of its `action`
+meta/diffusion_ros.jsonl        an episode's attributes and lists, by its index and the SHA-256 of its `action`
 """
 
 from __future__ import annotations
@@ -101,7 +101,8 @@ class Recording:
 
     def __iter__(self) -> Iterator[Episode]:
         try:
-            attributes = {line["action"]: line for line in read_lines(self.folder / ATTRIBUTES)}
+            lines = read_lines(self.folder / ATTRIBUTES)
+            attributes = {(line["episode_index"], line["action"]): line for line in lines}
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{self.folder / ATTRIBUTES}: damaged ({error})") from None
         cache: dict[tuple[Path, tuple[int, ...]], Any] = {}
@@ -109,7 +110,10 @@ class Recording:
             yield self._episode(row, attributes, cache)
 
     def _episode(
-        self, row: Mapping[str, Any], attributes: Mapping[str, Any], cache: dict[tuple[Path, tuple[int, ...]], Any]
+        self,
+        row: Mapping[str, Any],
+        attributes: Mapping[tuple[int, str], Any],
+        cache: dict[tuple[Path, tuple[int, ...]], Any],
     ) -> Episode:
         features, steps, index = self.info["features"], row["length"], row["episode_index"]
         path = _file(self.folder, self.info, "data_path", row, "data/")
@@ -143,7 +147,7 @@ class Recording:
             for name, (key, axes) in self.extras.items()
         }
         own = self.info.get(OWN) or {}
-        line = attributes.get(digest_of(found[ACTION]), {})
+        line = attributes.get((index, digest_of(found[ACTION])), {})
         extras |= {"task": self.tasks[int(found["task_index"][0])]}
         extras |= {key: own[key] for key in ("env_args", "names") if own.get(key)}
         extras |= {key: line[key] for key in ("attributes", "masks") if line.get(key)}
@@ -207,6 +211,8 @@ def read(folder: Path, foreign: Foreign = Foreign()) -> tuple[Layout, Recording]
     own = info.get(OWN)
     fps = float(info["fps"])
     if own is not None:
+        if foreign != Foreign():
+            raise ValueError(f"{folder}: says itself what it has: no action_kind, action_scale or map expected")
         try:
             if own["version"] != 1:
                 raise ValueError(f"version {own['version']}, 1 expected")
@@ -260,11 +266,6 @@ def read(folder: Path, foreign: Foreign = Foreign()) -> tuple[Layout, Recording]
         layout = replace(layout, scale=_greatest(replace(found, cameras={})))
         found = replace(found, layout=layout)
     return layout, found
-
-
-def is_dataset(folder: Path) -> bool:
-    """Whether a folder is one of LeRobot's, of any version."""
-    return (folder / INFO).is_file()
 
 
 def _info(folder: Path) -> dict[str, Any]:
@@ -353,13 +354,22 @@ def _foreign_features(
     parts: dict[str, tuple[str, int, int]] = {}
     cameras: dict[str, str] = {}
     extras: dict[str, tuple[str, int]] = {}
-    left_out, renamed = [], set()
+    left_out = []
+    used: dict[str, set[int]] = {}  # feature that is mapped -> which of its numbers
+
+    def claim(name: str, key: str) -> None:
+        """Refuses a name that is another feature's already: one of the two would be lost."""
+        other = cameras.get(name) or parts.get(name, ("",))[0]
+        if other:
+            raise ValueError(f"{folder}: {other} and {key} are both called {name}: a map of one to another expected")
+
     for name, text in names.items():
         match = re.fullmatch(r"([^\[\]]+)(?:\[(\d+):(\d+)\])?", text)
         key = match[1] if match else text
         if match is None or key not in features:
             raise ValueError(f"map {name}={text}: a feature of {folder} expected, with [first:end] or without")
-        renamed.add(key)
+        numbers = used.setdefault(key, set())
+        claim(name, key)
         if features[key]["dtype"] in ("video", "image"):
             if not name.endswith(IMAGE_SUFFIX) or match[2]:
                 raise ValueError(f"map {name}={text}: a name that ends with {IMAGE_SUFFIX}, and all of it, expected")
@@ -370,19 +380,35 @@ def _foreign_features(
         if not first < end <= width:
             raise ValueError(f"map {name}={text}: of {width} numbers, first < end <= {width} expected")
         parts[name] = key, first, end
+        numbers.update(range(first, end))
     for key, feature in features.items():
-        if key in renamed or key in (ACTION, *INDICES, NEXT_SUCCESS):
+        if key in used:
+            left_out += _rest(key, used[key], 0 if key in cameras.values() else _width(feature))
+            continue
+        if key in (ACTION, *INDICES, NEXT_SUCCESS):
             continue
         if feature["dtype"] in ("video", "image"):
-            cameras[key.removeprefix(IMAGES).removeprefix("observation.") + IMAGE_SUFFIX] = key
+            name = key.removeprefix(IMAGES).removeprefix("observation.") + IMAGE_SUFFIX
+            claim(name, key)
+            cameras[name] = key
         elif len(feature["shape"]) != 1 or feature["dtype"] not in _DTYPES:
             left_out.append(key)
         elif key.startswith("observation."):
-            parts[key.removeprefix("observation.")] = key, 0, _width(feature)
+            name = key.removeprefix("observation.")
+            claim(name, key)
+            parts[name] = key, 0, _width(feature)
         else:
             original = {there: ours for ours, there in EXTRAS.items()}.get(key, key)
+            if original in extras:
+                raise ValueError(f"{folder}: {extras[original][0]} and {key} are both {original}, one of them expected")
             extras[original] = key, 1 if feature["shape"] == [1] else 2
     return parts, cameras, extras, tuple(left_out)
+
+
+def _rest(key: str, used: set[int], width: int) -> list[str]:
+    """What a map leaves of a feature's numbers, as `feature[first:end]`."""
+    edges = np.flatnonzero(np.diff([0, *(i not in used for i in range(width)), 0])).reshape(-1, 2)
+    return [f"{key}[{first}:{end}]" for first, end in edges.tolist()]
 
 
 _DTYPES = ("bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "float16", "float32", "float64")

@@ -244,7 +244,8 @@ class _Writer:
             self._write_rows()
         attributes = {"attributes": episode.extras.get("attributes"), "masks": episode.extras.get("masks")}
         if any(attributes.values()):
-            add_line(self._folder / ATTRIBUTES, {"action": digest_of(columns[ACTION]), **attributes})
+            key = {"episode_index": self.episodes, "action": digest_of(columns[ACTION])}
+            add_line(self._folder / ATTRIBUTES, key | attributes)
         self.frames += steps
         self.episodes += 1
 

@@ -32,13 +32,14 @@ from training.data import recorded_with
 from training.data.demonstrations import demonstration_names
 from training.data.episodes import Episode, Layout
 from training.data.file_layouts import FileLayout, are_poses, layout_of
-from training.data.hdf5_file import check_memory, opened
+from training.data.hdf5_file import check_memory, dataset, opened
 
 SUFFIXES = (".hdf5", ".h5")
 _BLOCK = 16
 """Pictures that are in memory at once."""
 _OF_ACTIONS = ("actions", "states", "rewards", "dones")
 """Arrays that stand beside the action in any layout."""
+_PERSON = "by_person"
 _OWN = ("num_samples", "success")
 """Attributes of a demonstration that are made anew."""
 
@@ -54,7 +55,7 @@ class _Inventory:
     pictures: dict[str, tuple[str, tuple[int, int]]]
     """Our name -> the file's, height and width."""
     arrays: dict[str, tuple[int, ...]]
-    """What stands beside obs -> its shape but for the first axis."""
+    """What stands beside obs, but who acted -> its shape but for the first axis."""
     left_out: set[str] = field(default_factory=set)
 
 
@@ -90,7 +91,8 @@ class Demonstrations:
     def _episode(self, demo: h5py.Group, name: str, told: dict[str, Any]) -> Episode:
         where = f"{self.path}: {name}"
         found, layout = _inventory(demo, where, self.layout), self.layout
-        check_memory(self.path, sum(8 * math.prod(shape) for shape in found.arrays.values()) * found.steps)
+        a_step = sum(found.numbers.values()) + sum(math.prod(shape) for shape in found.arrays.values())
+        check_memory(self.path, 8 * a_step * found.steps)
         obs = demo["obs"]
         numbers = {}
         for key in self.inventory.numbers:
@@ -105,16 +107,19 @@ class Demonstrations:
         rows = np.asarray(extras["actions"], np.float64)
         if self.actions.kind == "delta":
             rows = rows * self.scale
-        person = extras.pop("by_person", None)
+        # Each demonstration's own, as a trainer reads it: a policy's steps stay so beside demonstrations without it.
+        person = layout.actions(demo[_PERSON][:].reshape(-1)) if _PERSON in demo else None
+        if person is not None:
+            _finite(f"{where}/{_PERSON}", person)
         success = demo.attrs.get("success")
-        attributes = {key: _plain(value) for key, value in demo.attrs.items() if key not in _OWN}
+        attributes, _ = _attributes(demo)
         return Episode(
             numbers=numbers,
             pictures=pictures,
             actions=rows,
             stamps=(np.arange(found.steps) * (1e9 / self.rate)).round().astype(np.int64),
             success=None if success is None else bool(success),
-            person=None if person is None else person.reshape(-1) != 0,
+            person=None if person is None else person != 0,
             extras=extras | told | {"attributes": attributes, "masks": self.masks.get(name, ())},
         )
 
@@ -160,6 +165,8 @@ def read(path: Path) -> tuple[Layout, Demonstrations]:
         masks = _masks(file, path, names)
         actions = recorded.actions
         if actions.kind == "delta" and EEF_POS in inventories[0].numbers:
+            a_step = math.prod(inventories[0].arrays["actions"]) + inventories[0].numbers[EEF_POS]
+            check_memory(path, 8 * a_step * inventories[0].steps)
             rows, hand = data[names[0]]["actions"][:].astype(float), data[names[0]]["obs"][laid.name(EEF_POS)][:]
             if are_poses(laid.actions(rows), laid.numbers(EEF_POS, hand)):
                 actions = ActionFormat("pose")
@@ -254,9 +261,10 @@ def _inventory(demo: Any, where: str, layout: FileLayout) -> _Inventory:
     obs = demo.get("obs") if isinstance(demo, h5py.Group) else None
     if not isinstance(obs, h5py.Group):
         raise ValueError(f"{where} has no obs")
-    if not isinstance(demo.get("actions"), h5py.Dataset) or demo["actions"].ndim != 2:
+    rows = demo.get("actions")
+    if not isinstance(rows, h5py.Dataset) or rows.ndim != 2 or not rows.shape[1] or rows.dtype.kind not in "buif":
         raise ValueError(f"{where} has no actions (N, n)")
-    steps = len(demo["actions"])
+    steps = len(rows)
     if not steps:
         raise ValueError(f"{where}: has no steps")
     numbers: dict[str, int] = {}
@@ -281,12 +289,17 @@ def _inventory(demo: Any, where: str, layout: FileLayout) -> _Inventory:
     for key, item in demo.items():
         if key == "obs":
             continue
+        if key == _PERSON:
+            if dataset(demo, key, where).size != steps or item.shape[:1] != (steps,):
+                raise ValueError(f"{where}/{key} has shape {item.shape}, ({steps},) expected as in actions")
+            continue
         fits = isinstance(item, h5py.Dataset) and item.shape[:1] == (steps,) and item.ndim <= 2 and item.size
         # Where observations come late, nobody knows of other arrays which way they go.
         if fits and item.dtype.kind in "buif" and (not layout.late or key in _OF_ACTIONS):
             arrays[key] = item.shape[1:]
         else:
             left_out.add(key)
+    left_out.update(_attributes(demo)[1])
     if not steps - layout.late:
         raise ValueError(f"{where}: has one step, and no observation before it")
     return _Inventory(steps - layout.late, numbers, pictures, arrays, left_out)
@@ -315,11 +328,31 @@ def _text(value: Any) -> str:
     return value.decode() if isinstance(value, bytes) else str(value)
 
 
+def _attributes(demo: h5py.Group) -> tuple[dict[str, Any], list[str]]:
+    """A demonstration's attributes as JSON has them, and the names of those that it has not."""
+    plain: dict[str, Any] = {}
+    left_out = []
+    for key in demo.attrs:
+        if key in _OWN:
+            continue
+        try:
+            plain[key] = _plain(demo.attrs[key])
+        except (OSError, TypeError, ValueError):  # the first and the last are h5py's, of types that NumPy has not
+            left_out.append(f"attribute {key}")
+    return plain, left_out
+
+
 def _plain(value: Any) -> Any:
-    """An attribute as JSON has it."""
+    """An attribute, or a part of one, as JSON has it. TypeError for what it has not: NaN, an empty or compound one."""
+    if isinstance(value, (np.generic, np.ndarray)) and value.dtype.kind != "V":
+        value = value.tolist()
+    if isinstance(value, list):
+        return [_plain(part) for part in value]
     if isinstance(value, bytes):
         return value.decode(errors="replace")
-    return value.tolist() if isinstance(value, (np.generic, np.ndarray)) else value
+    if isinstance(value, (str, int)) or (isinstance(value, float) and math.isfinite(value)):
+        return value
+    raise TypeError(f"{type(value).__name__} is no JSON")
 
 
 # -- writing ----------------------------------------------------------------------------------------------------------
@@ -354,7 +387,7 @@ def _write_episode(group: h5py.Group, layout: Layout, episode: Episode, where: s
         if isinstance(values, np.ndarray) and key != "actions":
             group[key] = values
     if episode.person is not None:
-        group["by_person"] = episode.person.astype(np.uint8)
+        group[_PERSON] = episode.person.astype(np.uint8)
     for key, value in episode.extras.get("attributes", {}).items():
         group.attrs[key] = value
     group.attrs["num_samples"] = steps
