@@ -518,3 +518,18 @@ def test_pictures_are_never_all_in_memory(out: str, tmp_path: Path) -> None:
         tracemalloc.stop()
     # A block of 16 twice, and of the comparison 32.
     assert peak < 18e6
+
+
+def test_a_checkpoints_frame_and_lag_survive_in_both_formats(tmp_path: Path) -> None:
+    what = replace(
+        layout(False), robot="my_arm", base_pose=(0.1, 0.2, 0.3, 0.0, 0.0, 0.0, 1.0), response=(80.0, 0.8, 30.0, 0.8)
+    )
+    first, middle, last = tmp_path / "a.hdf5", tmp_path / "b", tmp_path / "c.hdf5"
+    robomimic.write(first, what, episodes(what))
+    for source, out in ((first, middle), (middle, last)):
+        convert.convert(Options(source, out))
+    assert lerobot.read(middle)[0].response == what.response
+    for path in (first, last):
+        found, recorded = robomimic.read(path)[0], load_demonstrations(path, (), False).recorded
+        assert (found.base_pose, found.response) == (recorded.base_pose, recorded.response)
+        assert (found.base_pose, found.response) == (what.base_pose, what.response)

@@ -228,6 +228,8 @@ def read(folder: Path, foreign: Foreign = Foreign()) -> tuple[Layout, Recording]
                 scale=tuple(own["scale"]),
                 numbers={name: width for name, _, width in own["numbers"]},
                 pictures={name: _picture_size(features[key]) for name, key in own["pictures"].items()},
+                base_pose=tuple(own["base_pose"]),
+                response=tuple(own["response"]),
             )
             extras = {name: (key, axes) for name, (key, axes) in own["extras"].items()}
             used = [

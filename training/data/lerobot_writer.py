@@ -320,6 +320,8 @@ class _Writer:
             "rate": layout.rate,
             "actions": layout.actions.to_json(),
             "scale": list(layout.scale),
+            "base_pose": list(layout.base_pose),
+            "response": list(layout.response),
             "numbers": [[name, _home(name), width] for name, width in layout.numbers.items()],
             "pictures": {name: camera.key for name, camera in zip(layout.pictures, self._cameras, strict=True)},
             "extras": {name: list(where) for name, where in extras.items()},

@@ -189,6 +189,8 @@ def read(path: Path) -> tuple[Layout, Demonstrations]:
         scale=recorded.scale,
         numbers=dict(first.numbers),
         pictures={key: size for key, (_, size) in first.pictures.items()},
+        base_pose=recorded.base_pose,
+        response=recorded.response,
     )
     inventory = _Inventory(first.steps, first.numbers, first.pictures, arrays)
     scale = np.array(recorded.scale)
@@ -247,6 +249,8 @@ def env_args(layout: Layout) -> str:
         "controller_configs": controller,
         "camera_names": [name.removesuffix(IMAGE_SUFFIX) for name in layout.pictures],
     }
+    if layout.base_pose or layout.response:
+        settings[recorded_with.KEY] = {"base_pose": list(layout.base_pose), "response": list(layout.response)}
     if len(sizes) == 1:
         height, width = sizes.pop()
         settings |= {"camera_heights": height, "camera_widths": width}
