@@ -168,15 +168,26 @@ def test_rows_are_of_one_step_within_the_speeds_and_end_with_zeros() -> None:
 
 def test_the_gripper_stays_as_it_was_told_until_the_person_says_more() -> None:
     rows = PersonRows(0.05, 0.2, 1.0)
-    rows.executed(np.array([0, 0, 0, 0, 0, 0, 0.4]))
+    rows.executed(np.array([0, 0, 0, 0, 0, 0, 0.4]), False)
     assert rows.row(STILL)[6] == 1.0, "the policy had closed it, and taking over drops nothing"  # type: ignore[index]
-    rows.executed(np.array([0, 0, 0, 0, 0, 0, -1.0]))
+    rows.executed(np.array([0, 0, 0, 0, 0, 0, -1.0]), True)
     assert rows.row(STILL)[6] == 1.0, "what is heard of one's own row comes late"  # type: ignore[index]
     assert [rows.row(Asked(np.zeros(6), grip))[6] for grip in ("toggle", "", "close", "toggle", "open")] == [  # type: ignore[index]
         *(-1.0, -1.0, 1.0, -1.0, -1.0)
     ]
+    rows.executed(np.array([0, 0, 0, 0, 0, 0, 1.0]), False)
+    assert rows.row(STILL)[6] == -1.0, "nor a policy's, which the person has overruled"  # type: ignore[index]
     fresh = PersonRows(0.05, 0.2, 1.0)
     assert fresh.row(Asked(np.zeros(6), "toggle"))[6] == 1.0  # type: ignore[index]
+
+
+def test_the_gripper_is_learnt_from_the_policy_while_a_person_holds_on() -> None:
+    rows = PersonRows(0.05, 0.2, 1.0)
+    assert rows.row(STILL)[6] == 0.0  # type: ignore[index]
+    rows.executed(np.array([0, 0, 0, 0, 0, 0, -1.0]), True)
+    assert rows.row(STILL)[6] == 0.0, "one's own, heard late"  # type: ignore[index]
+    rows.executed(np.array([0, 0, 0, 0, 0, 0, -1.0]), False)
+    assert rows.row(STILL)[6] == -1.0  # type: ignore[index]
 
 
 @pytest.mark.parametrize("response", [(), (88.2, 0.803)])
@@ -199,11 +210,11 @@ def test_the_hand_goes_by_the_speed_that_was_asked_for(response: tuple[float, ..
 # Who decides
 
 
-def test_a_row_takes_over_and_zeros_or_silence_give_back() -> None:
+def test_a_row_takes_over_and_letting_go_or_silence_gives_back() -> None:
     person = Takeover(PERIOD_NS)
     assert not person.update(0, 0.0, 0) and person.sets_aside(0) == ""
-    person.say(ZEROS, 10**9, 10**9, 1.0)
-    assert not person.update(10**9, 1.0, 0), "zeros take nothing over"
+    person.say(None, 10**9, 10**9, 1.0)
+    assert not person.update(10**9, 1.0, 0), "who lets go takes nothing over"
     person.say(ROW, 10**9, 10**9, 1.0)
     assert person.update(10**9, 1.0, 0) and person.sets_aside(2 * 10**9) == "chunk set aside: a person drives"
     assert person.update(10**9 + 250_000_000, 1.25, 0)
@@ -211,9 +222,15 @@ def test_a_row_takes_over_and_zeros_or_silence_give_back() -> None:
     assert "while a person drove" in person.sets_aside(10**9 + 260_000_000)
     assert person.sets_aside(10**9 + 260_000_001) == ""
     person.say(ROW, 2 * 10**9, 2 * 10**9, 2.0)
-    person.say(ZEROS, 2 * 10**9, 2 * 10**9, 2.0)
+    person.say(None, 2 * 10**9, 2 * 10**9, 2.0)
     assert not person.update(2 * 10**9, 2.0, 2 * 10**9 + 30_000_000)
     assert person.sets_aside(2 * 10**9 + 30_000_000), "of an observation that is stamped ahead of the clock, too"
+
+
+def test_who_holds_still_decides() -> None:
+    person = Takeover(PERIOD_NS)
+    person.say(ZEROS, 10**9, 10**9, 1.0)
+    assert person.update(10**9, 1.0, 0) and not person.row(10**9).row.any()
 
 
 def test_age_counts_by_receipt_and_by_stamp() -> None:
@@ -258,7 +275,7 @@ def test_one_row_begins_in_each_step_at_whatever_pace_they_come() -> None:
 def test_a_time_that_begins_again_forgets_when_it_was_released() -> None:
     person = Takeover(PERIOD_NS)
     person.say(ROW, 50 * 10**9, 50 * 10**9, 1.0)
-    person.say(ZEROS, 50 * 10**9, 50 * 10**9, 1.0)
+    person.say(None, 50 * 10**9, 50 * 10**9, 1.0)
     person.update(50 * 10**9, 1.0, 0)
     assert person.sets_aside(10**9)
     person.update(10**9, 61.0, 0)

@@ -198,21 +198,26 @@ class PersonRows:
         self._steps = np.repeat([period / gains[0], period / gains[1]], 3)
         self._greatest = np.array(greatest) if len(greatest) else np.full(ACTION_SIZE, np.inf)
         self._gripper = 0.0
-        """-1 open, 1 closed, as the last row had it; 0 before anything is known of it."""
+        """-1 open to 1 closed, as the last row had it; 0 before anything is known of it."""
+        self._chosen = False
+        """Whether the person has said what the gripper is to do, since they took over."""
         self.driving = False
 
-    def executed(self, row: Array) -> None:
-        """A row (7) that was executed, anybody's: what the gripper was told last stays until the person says more."""
-        if not self.driving and row[6]:
+    def executed(self, row: Array, person: bool) -> None:
+        """A row (7) that was executed, and whether it was a person's: what the gripper was told last stays until the
+        person says more. One's own rows are heard late, and a policy's last ones may be, too."""
+        if row[6] and (not self.driving or not (person or self._chosen)):
             self._gripper = math.copysign(1.0, row[6])
 
     def row(self, asked: Asked | None) -> Array | None:
-        """(7), once in each control step: zeros for the step in which the person lets go, None after it."""
+        """(7), once in each control step: zeros for the step in which the person lets go, None after it. `driving` says
+        whether the person holds on, for theirs may be all zero, too."""
         if asked is None:
-            before, self.driving = self.driving, False
+            before, self.driving, self._chosen = self.driving, False, False
             return np.zeros(ACTION_SIZE) if before else None
         self.driving = True
         if asked.grip:
+            self._chosen = True
             # Of a gripper that nothing is known of, nobody toggles what it holds.
             self._gripper = {"open": -1.0, "close": 1.0}.get(asked.grip, -self._gripper or 1.0)
         speeds = np.concatenate((shortened(asked.twist[:3], self._linear), shortened(asked.twist[3:], self._angular)))
@@ -234,8 +239,9 @@ class PersonRow:
 class Takeover:
     """Whether a person decides, and their row that is due.
 
-    A row that is not all zeros takes over; zeros, or silence, give back. A row that cannot be used holds. Afterwards a
-    policy's chunk counts if its observation was made when the person had let go (`sets_aside`).
+    A row takes over, also one that is all zero: they hold still. None, or silence, gives back. A row that cannot be
+    used holds. Afterwards a policy's chunk counts if its observation was made when the person had let go
+    (`sets_aside`).
     """
 
     def __init__(self, period_ns: int, max_age: float = FRESH_SECONDS) -> None:
@@ -251,13 +257,13 @@ class Takeover:
         self._due: PersonRow | None = None
         self._released_ns: int | None = None
 
-    def say(self, row: Array, stamp_ns: int, now_ns: int, seconds: float) -> None:
-        """The person's row (7). Raises ValueError for one of another time."""
+    def say(self, row: Array | None, stamp_ns: int, now_ns: int, seconds: float) -> None:
+        """The person's row (7); None: they let go. Raises ValueError for one of another time."""
         age = (now_ns - stamp_ns) / 1e9
         if abs(age) > self._max_age:
             when = f"{age:.2f} s old" if age > 0 else f"stamped {-age:.2f} s ahead of the clock"
             raise ValueError(f"{when}, at most {self._max_age:g} s expected")
-        if np.any(row):
+        if row is not None:
             self._take(stamp_ns, seconds, "")
             self.newest = row
         elif self.decides:

@@ -87,7 +87,7 @@ class TeleopNode(RunnableNode):
             self,
             JointTrajectory,
             topics.EXECUTED_ACTION,
-            lambda msg: self.rows.executed(messages.executed_from_msg(msg)[1]),
+            lambda msg: self.rows.executed(*messages.executed_from_msg(msg)[1:]),
             lambda error, msg: None,
             topics.WATCHED_QOS,
             max_bytes=MAX_BYTES,
@@ -214,7 +214,8 @@ class TeleopNode(RunnableNode):
 
     def _say(self, row: NDArray[np.float64] | None) -> None:
         if row is not None:
-            msg = messages.command_to_msg(row, self.now_ns(), self._period_ns, self.parameters.frame_id)
+            held, frame = self.rows.driving, self.parameters.frame_id
+            msg = messages.teleop_to_msg(row, held, self.now_ns(), self._period_ns, frame)
             self._publisher.publish(msg)
             self.diagnostics.tick(topics.TELEOP_ACTION)
 

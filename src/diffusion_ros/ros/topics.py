@@ -37,7 +37,8 @@ policy's. Nothing while it holds. The stamp is that of the observation that it a
 begins."""
 TELEOP_ACTION = "teleop_action"
 """What a person asks for: one row like those of action_chunk in each control step, stamped now, while they decide. The
-gripper is -1 or 1, 0 where nothing is known of it. A row of zeros, or silence, gives back."""
+gripper is 0 where nothing is known of it: as it is. Last comes `held`: 1 while the dead-man is held, 0 gives back, as
+silence does. Without `held`, seven columns, a row of zeros gives back."""
 JOINT_COMMAND = "joint_command"
 """The effort of one joint, with the stamp of the joint_states that it answers."""
 EFFORT_COMMAND = "effort_command"
