@@ -169,9 +169,9 @@ def test_rows_are_of_one_step_within_the_speeds_and_end_with_zeros() -> None:
 def test_the_gripper_stays_as_it_was_told_until_the_person_says_more() -> None:
     rows = PersonRows(0.05, 0.2, 1.0)
     rows.executed(np.array([0, 0, 0, 0, 0, 0, 0.4]), False)
-    assert rows.row(STILL)[6] == 1.0, "the policy had closed it, and taking over drops nothing"  # type: ignore[index]
+    assert rows.row(STILL)[6] == 0.4, "the policy had closed it, and taking over drops nothing"  # type: ignore[index]
     rows.executed(np.array([0, 0, 0, 0, 0, 0, -1.0]), True)
-    assert rows.row(STILL)[6] == 1.0, "what is heard of one's own row comes late"  # type: ignore[index]
+    assert rows.row(STILL)[6] == 0.4, "what is heard of one's own row comes late"  # type: ignore[index]
     assert [rows.row(Asked(np.zeros(6), grip))[6] for grip in ("toggle", "", "close", "toggle", "open")] == [  # type: ignore[index]
         *(-1.0, -1.0, 1.0, -1.0, -1.0)
     ]
@@ -179,6 +179,22 @@ def test_the_gripper_stays_as_it_was_told_until_the_person_says_more() -> None:
     assert rows.row(STILL)[6] == -1.0, "nor a policy's, which the person has overruled"  # type: ignore[index]
     fresh = PersonRows(0.05, 0.2, 1.0)
     assert fresh.row(Asked(np.zeros(6), "toggle"))[6] == 1.0  # type: ignore[index]
+
+
+def test_taking_over_tells_the_gripper_what_it_was_told_last() -> None:
+    rows = PersonRows(0.05, 0.2, 1.0)
+    for value in (1.0, -0.05):
+        rows.executed(np.array([0, 0, 0, 0, 0, 0, value]), False)
+        assert rows.row(STILL)[6] == value  # type: ignore[index]
+        rows.row(None)
+    assert rows.row(Asked(np.zeros(6), "toggle"))[6] == 1.0, "by the sign alone"  # type: ignore[index]
+    rows.row(None)
+    rows.executed(ZEROS, True)
+    assert rows.row(STILL)[6] == 1.0  # type: ignore[index]
+    rows.row(None)
+    rows.executed(ZEROS, False)
+    assert rows.row(STILL)[6] == 0.0, "a policy's: as it is, or in the middle"  # type: ignore[index]
+    assert rows.row(Asked(np.zeros(6), "toggle"))[6] == -1.0  # type: ignore[index]
 
 
 def test_the_gripper_is_learnt_from_the_policy_while_a_person_holds_on() -> None:
@@ -230,7 +246,8 @@ def test_a_row_takes_over_and_letting_go_or_silence_gives_back() -> None:
 def test_who_holds_still_decides() -> None:
     person = Takeover(PERIOD_NS)
     person.say(ZEROS, 10**9, 10**9, 1.0)
-    assert person.update(10**9, 1.0, 0) and not person.row(10**9).row.any()
+    due = person.row(10**9)
+    assert person.update(10**9, 1.0, 0) and due is not None and not due.row.any() and due.gripper is None
 
 
 def test_age_counts_by_receipt_and_by_stamp() -> None:
@@ -264,12 +281,25 @@ def test_one_row_begins_in_each_step_at_whatever_pace_they_come() -> None:
             person.say(np.full(7, k + 1.0), now, now, 0.01 * k)
         if person.update(now, 0.01 * k, 0):
             due = person.row(now)
+            assert due is not None
             keys.append(due.key)
             values.append(due.row[0])
     numbers = [number for _, number in keys]
     assert numbers == sorted(numbers) and set(numbers) == set(range(numbers[-1] + 1)), "none is left out"
     changes = [i for i in range(1, len(values)) if values[i] != values[i - 1]]
     assert changes and all(numbers[i] != numbers[i - 1] for i in changes), "a row stays what it was when it began"
+
+
+def test_a_takeover_has_nothing_of_the_one_before() -> None:
+    person = Takeover(PERIOD_NS)
+    person.say(ROW, 10**9, 10**9, 1.0)
+    person.say(None, 10**9, 10**9, 1.0)
+    assert not person.update(10**9, 1.0, 0)
+    person.refuse("NaN", 2 * 10**9, 2.0)
+    assert person.update(2 * 10**9, 2.0, 0) and person.row(2 * 10**9) is None and not person.newest.any()
+    person.say(2 * ROW, 2 * 10**9, 2 * 10**9, 2.0)
+    due = person.row(2 * 10**9 + 1)
+    assert due is not None and np.array_equal(due.row, 2 * ROW), "within the period of what was refused"
 
 
 def test_a_time_that_begins_again_forgets_when_it_was_released() -> None:

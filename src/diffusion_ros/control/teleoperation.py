@@ -198,7 +198,9 @@ class PersonRows:
         self._steps = np.repeat([period / gains[0], period / gains[1]], 3)
         self._greatest = np.array(greatest) if len(greatest) else np.full(ACTION_SIZE, np.inf)
         self._gripper = 0.0
-        """-1 open to 1 closed, as the last row had it; 0 before anything is known of it."""
+        """-1 open to 1 closed, as the last row had it; 0 as it is, also before anything is known of it."""
+        self._side = 0.0
+        """Its last sign, -1 or 1, for whoever toggles it; 0 before anything is known of it."""
         self._chosen = False
         """Whether the person has said what the gripper is to do, since they took over."""
         self.driving = False
@@ -206,8 +208,12 @@ class PersonRows:
     def executed(self, row: Array, person: bool) -> None:
         """A row (7) that was executed, and whether it was a person's: what the gripper was told last stays until the
         person says more. One's own rows are heard late, and a policy's last ones may be, too."""
-        if row[6] and (not self.driving or not (person or self._chosen)):
-            self._gripper = math.copysign(1.0, row[6])
+        if self.driving and (person or self._chosen):
+            return
+        if row[6] or not person:  # a person's 0 is what their device does not know
+            self._gripper = float(row[6])
+        if row[6]:
+            self._side = math.copysign(1.0, row[6])
 
     def row(self, asked: Asked | None) -> Array | None:
         """(7), once in each control step: zeros for the step in which the person lets go, None after it. `driving` says
@@ -219,7 +225,7 @@ class PersonRows:
         if asked.grip:
             self._chosen = True
             # Of a gripper that nothing is known of, nobody toggles what it holds.
-            self._gripper = {"open": -1.0, "close": 1.0}.get(asked.grip, -self._gripper or 1.0)
+            self._gripper = self._side = {"open": -1.0, "close": 1.0}.get(asked.grip, -self._side or 1.0)
         speeds = np.concatenate((shortened(asked.twist[:3], self._linear), shortened(asked.twist[3:], self._angular)))
         row = np.append(self._steps * speeds, self._gripper)
         limited: Array = np.clip(row, -self._greatest, self._greatest)
@@ -234,6 +240,11 @@ class PersonRow:
     """(7) as in ActionChunk."""
     key: tuple[int, int]
     """When the person took over [ns], and how many rows ago."""
+
+    @property
+    def gripper(self) -> float | None:
+        """-1 open to 1 closed; None: as it is, for nothing is known of it."""
+        return float(self.row[6]) or None
 
 
 class Takeover:
@@ -251,7 +262,7 @@ class Takeover:
         self.reason = ""
         """Why nothing moves though a person decides, or ''."""
         self.newest: Array = np.zeros(ACTION_SIZE)
-        """The row that was heard last (7)."""
+        """The row that was heard last (7), since the person took over."""
         self._stamp_ns, self._heard = 0, -math.inf
         self._began_ns: int | None = None
         self._due: PersonRow | None = None
@@ -275,7 +286,7 @@ class Takeover:
 
     def _take(self, stamp_ns: int, seconds: float, reason: str) -> None:
         if not self.decides:
-            self.decides, self._began_ns, self._due = True, None, None
+            self.decides, self._began_ns, self._due, self.newest = True, None, None, np.zeros(ACTION_SIZE)
         self._stamp_ns, self._heard, self.reason = stamp_ns, seconds, reason
 
     def update(self, now_ns: int, seconds: float, seen_ns: int) -> bool:
@@ -288,8 +299,11 @@ class Takeover:
             self._released_ns = max(now_ns, seen_ns)
         return self.decides
 
-    def row(self, now_ns: int) -> PersonRow:
-        """The row that is due: one for each control step from when the person took over, at whatever pace they come."""
+    def row(self, now_ns: int) -> PersonRow | None:
+        """The row that is due: one for each control step from when the person took over, at whatever pace they come.
+        None while what they say cannot be used."""
+        if self.reason:
+            return None
         if self._began_ns is None or now_ns < self._began_ns:
             self._began_ns, self._due = now_ns, None
         key = self._began_ns, (now_ns - self._began_ns) // self._period_ns
