@@ -436,6 +436,11 @@ def test_a_gamepads_rows_come_while_it_is_held_and_end_with_zeros(graph: Graph) 
     hands.msg = None
     graph.spin_until(lambda: not hands.said[-1].any(), 2.0)
     hands.msg = joy(5, _1=1.0)
+    graph.spin(0.3)
+    assert not hands.said[-1].any(), "after a silence the dead-man must be seen up"
+    hands.msg = joy()
+    graph.spin(0.1)
+    hands.msg = joy(5, _1=1.0)
     graph.spin_until(lambda: hands.said[-1].any())
     graph.remove(node)
     graph.spin_until(lambda: not hands.said[-1].any(), 2.0)
@@ -481,6 +486,23 @@ def test_rows_are_like_the_checkpoints(graph: Graph, tmp_path: Path) -> None:
         TeleopNode(
             [Parameter("device", value="twist"), Parameter("checkpoint", value=path), Parameter("rate", value=10.0)]
         )
+
+
+@pytest.mark.parametrize(
+    ("section", "why"),
+    [
+        ("buttons: {topic: /joy, enable: 0}\n", "button 0 is buttons.enable and teleop.gripper: another one expected"),
+        ("record: {topic: /joy, start: 5}\n", "button 5 is record.start and teleop.dead_man: another one expected"),
+    ],
+)
+def test_a_gamepads_usual_buttons_mean_nothing_else_in_the_robots_file(tmp_path: Path, section: str, why: str) -> None:
+    path = tmp_path / "robot.yaml"
+    path.write_text((ROOT / "config/robots/franka_crisp.yaml").read_text().split("\nbuttons:")[0] + "\n" + section)
+    with ros_graph.graph():
+        values = {"device": "joy", "robot": str(path)}
+        with pytest.raises(ParameterError, match=why):
+            TeleopNode([Parameter(name, value=value) for name, value in values.items()])
+        TeleopNode([Parameter(name, value=value) for name, value in {**values, "topic": "/pad"}.items()]).destroy_node()
 
 
 # The keyboard

@@ -75,9 +75,23 @@ def test_a_dead_man_that_was_down_from_the_first_may_be_stuck() -> None:
     assert device.asked(0.2) is not None
 
 
+def test_a_dead_man_is_seen_up_again_after_a_silence() -> None:
+    device = Gamepad(Teleop(gripper=0))
+    device.heard(sticks(), pad(), 0.0)
+    device.heard(sticks(_1=1.0), pad(5), 0.2)
+    assert device.asked(0.2) is not None
+    device.heard(sticks(_1=1.0), pad(5, 0), 0.3 + SILENT_SECONDS)
+    assert device.asked(0.3 + SILENT_SECONDS) is None
+    device.heard(sticks(), pad(0), 0.7)
+    device.heard(sticks(), pad(5, 0), 0.8)
+    asked = device.asked(0.8)
+    assert asked is not None and asked.grip == "", "nobody saw when that button went down"
+
+
 def test_a_gamepad_that_says_nonsense_is_let_go() -> None:
     device = Gamepad(Teleop())
     device.heard(sticks(), pad(), 0.0)
+    device.heard(sticks(), pad(), 0.9)
     for axes, buttons, why in (
         (sticks(_1=float("nan")), pad(5), "finite numbers expected"),
         ([0.0, 0.0], pad(5), "2 axes, an axis 4 expected"),
@@ -88,8 +102,8 @@ def test_a_gamepad_that_says_nonsense_is_let_go() -> None:
         with pytest.raises(ValueError, match=why):
             device.heard(axes, buttons, 1.0)
         assert device.asked(1.0) is None
-    device.heard(sticks(_2=float("nan")), pad(5), 1.0)
-    assert device.asked(1.0) is not None, "an axis that nothing uses"
+    device.heard(sticks(_2=float("nan")), pad(5), 1.1)
+    assert device.asked(1.1) is not None, "an axis that nothing uses"
 
 
 def test_a_grippers_button_counts_once_when_it_goes_down() -> None:
@@ -130,6 +144,9 @@ def test_a_key_moves_while_it_is_repeated_and_keeps_for_longer() -> None:
     both = device.asked(5.0)
     assert both is not None
     np.testing.assert_allclose(both.twist, [0, 0.2, 0, 0, 0, 0.5])
+    for opposite, along in (("w", 1.0), ("s", -1.0), ("w", 1.0)):
+        device.heard(opposite, 5.01)
+        assert device.asked(5.01).twist[0] == along * 0.2, "the newer of two opposite keys"  # type: ignore[union-attr]
     device.heard(" ", 5.01)
     held = device.asked(5.01)
     assert held is not None and not held.twist.any()

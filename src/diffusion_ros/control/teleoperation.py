@@ -56,13 +56,16 @@ def shaped(value: float, dead_zone: float, expo: float) -> float:
 
 
 class Gamepad:
-    """Axes and buttons. The dead-man must be seen up before it counts: one that is down at first may be stuck."""
+    """Axes and buttons. The dead-man must be seen up before it counts: one that is down at first, or after a silence,
+    may be stuck."""
 
     def __init__(self, teleop: Teleop) -> None:
         self._teleop = teleop
         self._axes: Array = np.zeros(6)
         self._pressed: list[bool] = []
         self._heard = -math.inf
+        self._came = -math.inf
+        """When it said anything, of use or not."""
         self._seen_up = False
         self._grip = ""
 
@@ -70,6 +73,10 @@ class Gamepad:
         """Raises ValueError for a gamepad with other axes and buttons, or with values that are none."""
         teleop = self._teleop
         before, self._heard = self._pressed, -math.inf  # of no use, unless all is well
+        if now - self._came > SILENT_SECONDS:
+            # It may be another one, or have been put down meanwhile.
+            before, self._seen_up = [], False
+        self._came = now
         most = max((number for number, _ in teleop.axes.values()), default=-1)
         if most >= len(axes):
             raise ValueError(f"{len(axes)} axes, an axis {most} expected")
@@ -159,6 +166,7 @@ class Keyboard:
                 self._heard, self._grip = -math.inf, ""
                 self._moved.clear()
             elif key in _MOTIONS:
+                self._moved.pop(key, None)  # of two opposite keys the newer counts, which is the last
                 self._moved[key] = self._heard = now
             elif key in _GRIPS:
                 self._grip, self._heard = _GRIPS[key], now

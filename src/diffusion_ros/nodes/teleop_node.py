@@ -107,6 +107,11 @@ class TeleopNode(RunnableNode):
         kind = "joy" if p.device == "keyboard" else p.device
         own = robot.teleop if robot is not None and robot.teleop is not None else Teleop()
         self._teleop = replace(own, topic=p.topic or (own.topic if own.type == kind else TELEOP_TOPICS[kind]))
+        if robot is not None and p.device == "joy":
+            # Also of a file without `teleop`, where the usual ones count.
+            twice = robot_file.button_twice(self._teleop, robot.buttons, robot.record)
+            if twice:
+                raise ParameterError(f"{self.get_name()}: {robot.path}: {twice}")
         p = replace(
             p,
             topic=self._teleop.topic if p.device != "keyboard" else "",
