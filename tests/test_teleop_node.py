@@ -559,6 +559,29 @@ def test_the_keyboard_drives(graph: Graph, keys: tuple[int, int]) -> None:
     assert settings(theirs) == before
 
 
+@pytest.mark.parametrize("drawn", [False, True], ids=["read", "drawn"])
+def test_a_terminal_that_is_gone_is_one_line_and_lets_go(
+    graph: Graph, capfd: pytest.CaptureFixture[str], drawn: bool
+) -> None:
+    ours, theirs = pty.openpty()
+    hands = graph.add(Hands())
+    node = graph.add(TeleopNode([Parameter("linear", value=0.2)], descriptor=theirs))
+    graph.spin_until(lambda: hands.count_publishers("teleop_action"))
+    graph.spin(0.2)
+    os.write(ours, b"w")
+    graph.spin_until(lambda: hands.said and hands.held[-1])
+    node._drawn = 0.0
+    os.close(ours)
+    if drawn:
+        node._on_picture(messages.image_to_msg(np.zeros((8, 8, 3), np.uint8), 10**18, "camera"))
+    graph.spin_until(lambda: node.exit_status == 1 and not hands.held[-1])
+    graph.spin(0.3)
+    node._on_picture(messages.image_to_msg(np.zeros((8, 8, 3), np.uint8), 10**18, "camera"))
+    graph.remove(node)
+    os.close(theirs)
+    assert capfd.readouterr().err.count("the terminal is gone: Input/output error") == 1
+
+
 def test_a_picture_is_as_large_as_fits() -> None:
     picture = np.zeros((84, 120, 3), np.uint8)
     assert blocks(picture, 200, 100).count("\u2580") == 120 * 42, "but no larger"

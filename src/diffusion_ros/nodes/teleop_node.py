@@ -187,7 +187,10 @@ class TeleopNode(RunnableNode):
             picture = messages.image_from_msg(msg)[1]
         except messages.MessageError:
             return
-        self._terminal.draw(picture, f"{self._state()}.  {HELP[1]}")
+        try:
+            self._terminal.draw(picture, f"{self._state()}.  {HELP[1]}")
+        except OSError as error:
+            self._lose_terminal(error)
 
     def _on_close_gripper(self, request: Any, response: Any) -> Any:
         """Closes the gripper, or opens it, for a person who drives."""
@@ -206,9 +209,7 @@ class TeleopNode(RunnableNode):
             try:
                 self._device.heard(self._terminal.read(), self.seconds())
             except OSError as error:
-                self.get_logger().error(f"the terminal is gone: {error.strerror}")
-                self.exit_status = 1
-                self._device = Keyboard(0.0, 0.0)
+                self._lose_terminal(error)
         asked = self._device.asked(self.seconds())
         if self._listener is not None and self._listener.conflict():
             asked = None
@@ -216,6 +217,14 @@ class TeleopNode(RunnableNode):
             asked = Asked(asked.twist, self._grip)
         self._grip = ""
         self._say(self.rows.row(asked))
+
+    def _lose_terminal(self, error: OSError) -> None:
+        """Nobody can press anything any more: lets go, and ends."""
+        assert self._terminal is not None
+        self._terminal.close()
+        self._terminal, self._device = None, Keyboard(0.0, 0.0)
+        self.get_logger().error(f"the terminal is gone: {error.strerror}")
+        self.exit_status = 1
 
     def _say(self, row: NDArray[np.float64] | None) -> None:
         if row is not None:

@@ -8,6 +8,7 @@ from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
 
 from diffusion_ros.robot import EEF_POS, EEF_QUAT, GRIPPER_QPOS, OBJECT_POS, OBJECT_QUAT
+from diffusion_ros.robot_file import TELEOP_TOPICS
 from diffusion_ros.spec import IMAGE_SUFFIX
 
 JOINT_STATES = "joint_states"
@@ -88,9 +89,9 @@ CLOCK = "/clock"
 """The time of a simulator in lockstep, or below speed 1."""
 TF = "/tf"
 """The hand and the cameras in the world, where tf2_msgs is installed."""
-JOY = "/joy"
+JOY = TELEOP_TOPICS["joy"]
 """A person's gamepad."""
-CMD_VEL = "/cmd_vel"
+CMD_VEL = TELEOP_TOPICS["twist"]
 """The hand's speed as a person wants it [m/s, rad/s], for as long as it is published."""
 DIAGNOSTICS = "/diagnostics"
 """Once a second: state, reasons for holding, rates, ages, latencies, checkpoint."""
