@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
+from sensor_msgs.msg import Joy
 
 from diffusion_ros import robot_file
 from diffusion_ros.control.observation import Frame
@@ -17,6 +18,7 @@ from diffusion_ros.robot_file import Teleop
 from diffusion_ros.simulators.arm import Simulation
 from training.data.experts import POINTING_DOWN, ExpertView
 from training.data.gamepad import Driver, Sticks, view_of
+from training.data.gamepad_node import GamepadHands
 from training.drive import Options
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -58,6 +60,33 @@ def test_the_teleop_node_reads_from_the_sticks_what_the_expert_wants(
 def test_a_gamepad_that_cannot_say_it_all_is_refused(changes: dict, lacks: str) -> None:
     with pytest.raises(ValueError, match=lacks):
         Sticks(replace(practice(), **changes), 0.5)
+
+
+class Clocked:
+    """A node of a gamepad, and what it said."""
+
+    def __init__(self) -> None:
+        self.now, self.said = 0.0, []
+
+    def create_publisher(self, *_: object) -> Clocked:
+        return self
+
+    def publish(self, msg: Joy) -> None:
+        self.said.append(bool(msg.buttons[practice().dead_man]))
+
+    def seconds(self) -> float:
+        return self.now
+
+    def now_ns(self) -> int:
+        return round(1e9 * self.now)
+
+
+def test_the_experts_dead_man_is_seen_up_after_a_silence() -> None:
+    node = Clocked()
+    hands = GamepadHands(node, "/joy", Sticks(practice(), 0.5))  # type: ignore[arg-type]
+    for node.now in (1.0, 1.05, 1.1, 1.5, 1.55):
+        hands.hold(np.zeros(7), np.zeros(6))
+    assert node.said == [False, True, True, True, False, True, True]
 
 
 def frame(step: int, can: Simulation) -> Frame:

@@ -334,6 +334,25 @@ def test_an_executed_action_says_whose_it_is(rng):
         messages.executed_from_msg(msg)
 
 
+def test_a_persons_row_says_whether_they_hold_the_dead_man(rng):
+    row = rng.normal(size=7)
+    for sent in (row, np.zeros(7)):
+        msg = wire(messages.teleop_to_msg(sent, True, STAMP, PERIOD, "world"))
+        stamp, back, period = messages.teleop_from_msg(msg)
+        assert (stamp, period, msg.joint_names[-1]) == (STAMP, PERIOD, "held") and np.array_equal(back, sent)
+        assert messages.teleop_from_msg(messages.teleop_to_msg(sent, False, STAMP, PERIOD, "world"))[1] is None
+    plain = messages.teleop_from_msg(messages.command_to_msg(row, STAMP, PERIOD, "world"))
+    assert np.array_equal(plain[1], row) and (plain[0], plain[2]) == (STAMP, PERIOD)
+    assert messages.teleop_from_msg(messages.command_to_msg(np.zeros(7), STAMP, PERIOD, "world"))[1] is None
+    for wrong, why in (
+        (messages.executed_to_msg(row, True, STAMP, PERIOD, "world"), "joint names"),
+        (messages.teleop_to_msg(np.full(7, np.nan), True, STAMP, PERIOD, "world"), "eef_dx of point 0 is nan"),
+        (messages.teleop_to_msg(row, 0.5, STAMP, PERIOD, "world"), r"held 0\.5, 0 or 1 expected"),
+    ):
+        with pytest.raises(MessageError, match=why):
+            messages.teleop_from_msg(wrong)
+
+
 def test_a_chunk_that_is_none_is_refused(rng):
     def refused(change, expected):
         message = messages.chunk_to_msg(chunk(rng), "world")

@@ -315,7 +315,12 @@ TF = {"source": "tf", "parent": "map", "child": "tool0"}
         ("teleop", {"dead_man": 0.5}, "teleop.dead_man: 0.5, the number of a button expected"),
         ("teleop", {"dead_man": 0}, "teleop.dead_man: buttons 0, 0, 4: another button each expected"),
         ("teleop", {"open": 3, "close": 3}, "teleop.dead_man: buttons 5, 3, 3, 4: another button each"),
-        ("teleop", {"dead_man": 1}, "teleop: button 1, which buttons.enable or buttons.stop is: another expected"),
+        (
+            "teleop",
+            {"dead_man": 1},
+            "teleop: button 1 is buttons.stop and teleop.dead_man: another one expected for each",
+        ),
+        ("teleop", {"gripper": 7}, "teleop: button 7 is buttons.enable and teleop.gripper: another one expected"),
         ("teleop", {"axes": {"x": [1, 0.0]}}, "teleop.axes.x: [1.0, 0.0], the number of an axis and a factor"),
         ("teleop", {"axes": {"x": [-1, 1.0]}}, "teleop.axes.x: [-1.0, 1.0], the number of an axis and a factor"),
         ("teleop", {"axes": {"yaw": [1, 1.0]}}, "teleop.axes.yaw: unknown key"),
@@ -329,6 +334,30 @@ def test_a_mistake_is_one_line_with_the_key_the_value_and_the_rule(
     line = refusal(written(tmp_path, changed(key, value)))
     assert expected in line
     assert key.split(".")[0].rstrip("s") in line
+
+
+@pytest.mark.parametrize(
+    ("sections", "expected"),
+    [
+        ({"teleop": {}, "record": {"start": 5}}, "teleop: button 5 is record.start and teleop.dead_man: another one"),
+        ({"teleop": {}, "record": {"start": 8, "discard": 4}}, "teleop: button 4 is record.discard and teleop.slow"),
+        ({"buttons": {"topic": "/joy", "enable": 0}, "teleop": {}}, "teleop: button 0 is buttons.enable and teleop.gr"),
+        ({"buttons": {"topic": "/joy", "hold": 0}, "teleop": {}}, "teleop: button 0 is buttons.hold and teleop.grip"),
+        ({"buttons": {"topic": "/joy", "hold": 5}, "teleop": {}}, ""),
+        ({"teleop": {"topic": "/pad"}, "record": {"start": 5}}, ""),
+        ({"teleop": {"type": "twist"}, "record": {"start": 5}}, ""),
+        ({"record": {"start": 5}}, ""),
+    ],
+)
+def test_a_button_means_one_thing(sections: dict[str, Any], expected: str, tmp_path: Path) -> None:
+    content = {**changed("limits.linear", 0.3), **sections}
+    if not content.get("teleop", True):
+        content["teleop"] = {"dead_man": 5}
+    path = written(tmp_path, content)
+    if expected:
+        assert refusal(path).startswith(expected)
+    else:
+        robot_file.read(path)
 
 
 def test_names_that_are_taken_are_names_to_ros(tmp_path: Path) -> None:

@@ -182,6 +182,28 @@ def test_a_gripper_that_follows_goes_to_the_place_that_a_row_says(graph: Graph, 
     assert bench.gripper[-1] == pytest.approx(0.05)
 
 
+def test_a_person_who_knows_nothing_of_a_gripper_that_follows_leaves_it_where_it_is(
+    graph: Graph, tmp_path: Path
+) -> None:
+    bench = Bench(graph, tmp_path, "pose", "teleop: {type: twist}\n", gripper=", proportional: true")
+    person = bench.node.create_publisher(JointTrajectory, topics.TELEOP_ACTION, topics.COMMAND_QOS)
+    value = [0.0]
+
+    def say() -> None:
+        row = [0.001, 0, 0, 0, 0, 0, value[0]]
+        person.publish(messages.teleop_to_msg(row, True, bench._now(), PERIOD_NS, bench.executor.frame_id))
+
+    bench.node.create_timer(0.05, say)
+    graph.spin_until(lambda: len(bench.received) > 20)
+    assert not bench.gripper
+    value[0] = 0.5
+    graph.spin_until(lambda: bench.gripper)
+    assert bench.gripper[-1] == pytest.approx(0.02)
+    value[0] = 0.0
+    graph.spin(0.3)
+    assert bench.gripper[-1] == pytest.approx(0.02)
+
+
 @pytest.mark.parametrize("output", TYPES)
 def test_it_moves_as_asked_and_holds_when_told(graph: Graph, tmp_path: Path, output: str) -> None:
     bench = Bench(graph, tmp_path, output)

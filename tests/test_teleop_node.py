@@ -86,6 +86,10 @@ class World(Node):
     def say(self, row: np.ndarray, ago_ns: int = 0, frame: str = WORLD_FRAME, period_ns: int = PERIOD_NS) -> None:
         self.person.publish(messages.command_to_msg(row, self.now() - ago_ns, period_ns, frame))
 
+    def say_of_kind(self, kind: str) -> None:
+        chunk = ActionChunk(self.now(), PERSON[np.newaxis], PERIOD_NS, kind)
+        self.person.publish(messages.chunk_to_msg(chunk, WORLD_FRAME))
+
 
 @pytest.fixture
 def graph() -> Iterator[Graph]:
@@ -143,6 +147,22 @@ def test_who_stands_still_holds_the_policy_back(bench: tuple[Graph, World, Execu
     assert executor.diagnostics.summary.startswith("acting for a person")
 
 
+def test_who_holds_the_dead_man_holds_the_policy_back_though_nothing_is_known_of_the_gripper(
+    bench: tuple[Graph, World, ExecutorNode],
+) -> None:
+    graph, world, executor = bench
+
+    def hold() -> bool:
+        world.person.publish(messages.teleop_to_msg(np.zeros(7), True, world.now(), PERIOD_NS, WORLD_FRAME))
+        graph.spin(0.03)
+        return len(world.commands) > 5 and not np.any(world.commands[-5:])
+
+    graph.spin_until(hold)
+    assert executor.diagnostics.summary == "acting for a person"
+    world.person.publish(messages.teleop_to_msg(np.zeros(7), False, world.now(), PERIOD_NS, WORLD_FRAME))
+    graph.spin_until(lambda: np.array_equal(lately(world)[-1], POLICY))
+
+
 def test_a_person_who_falls_silent_has_let_go(bench: tuple[Graph, World, ExecutorNode]) -> None:
     graph, world, executor = bench
     world.policy = False
@@ -165,10 +185,12 @@ def test_a_person_who_falls_silent_has_let_go(bench: tuple[Graph, World, Executo
         ({"ago_ns": 400_000_000}, "s old, at most 0.25 s expected"),
         ({"ago_ns": -400_000_000}, "s ahead of the clock"),
         ({"frame": "tool0"}, "frame 'tool0', 'world' expected"),
-        ({"period_ns": 2 * PERIOD_NS}, "1 rows of 100000000 ns, one of 50000000 ns expected"),
+        ({"period_ns": 2 * PERIOD_NS}, "a row of 100000000 ns, one of 50000000 ns expected"),
+        ({"kind": "pose"}, "joint names eef_x, eef_y, eef_z, eef_rx, eef_ry, eef_rz, gripper, eef_dx, "),
+        ({"kind": "tool_delta"}, "joint names tool_dx, tool_dy, tool_dz, "),
         ({"row": np.array([0.3, 0, 0, 0, 0, 0, 0])}, "eef_dx of a person is 0.3, at most 0.25 expected"),
     ],
-    ids=["nan", "old", "ahead", "frame", "period", "gross"],
+    ids=["nan", "old", "ahead", "frame", "period", "pose", "tool", "gross"],
 )
 def test_what_a_person_cannot_have_meant_is_a_hold(
     bench: tuple[Graph, World, ExecutorNode], wrong: dict[str, Any], why: str
@@ -177,7 +199,10 @@ def test_what_a_person_cannot_have_meant_is_a_hold(
     seen = []
 
     def held() -> bool:
-        world.say(**{"row": PERSON, **wrong})
+        if "kind" in wrong:
+            world.say_of_kind(**wrong)
+        else:
+            world.say(**{"row": PERSON, **wrong})
         graph.spin(0.03)
         seen.append(executor.diagnostics.summary)
         return not any(row.any() for row in world.commands[-5:])
@@ -349,17 +374,19 @@ class Hands(Node):
     def __init__(self) -> None:
         super().__init__("hands")
         self.said: list[np.ndarray] = []
-        self.create_subscription(
-            JointTrajectory,
-            topics.TELEOP_ACTION,
-            lambda msg: self.said.append(messages.command_from_msg(msg)[1]),
-            topics.WATCHED_QOS,
-        )
+        """Rows, of those who let go zeros."""
+        self.held: list[bool] = []
+        self.create_subscription(JointTrajectory, topics.TELEOP_ACTION, self._hear, topics.WATCHED_QOS)
         self.joy = self.create_publisher(Joy, "/joy", 1)
         self.twist = self.create_publisher(TwistStamped, "/cmd_vel", 1)
         self.executed = self.create_publisher(JointTrajectory, topics.EXECUTED_ACTION, topics.WATCHED_QOS)
         self.msg: Any = None
         self.create_timer(0.02, self._publish)
+
+    def _hear(self, msg: JointTrajectory) -> None:
+        row = messages.teleop_from_msg(msg)[1]
+        self.said.append(np.zeros(7) if row is None else row)
+        self.held.append(row is not None)
 
     def _publish(self) -> None:
         if self.msg is not None:
@@ -378,6 +405,14 @@ def test_a_gamepads_rows_come_while_it_is_held_and_end_with_zeros(graph: Graph) 
     node = teleop(graph, device="joy", linear=0.2)
     graph.spin_until(lambda: hands.count_subscribers("/joy") and hands.count_publishers("teleop_action"))
     graph.spin(0.3)
+    hands.msg = joy()
+    graph.spin(0.1)
+    hands.msg = joy(5)
+    graph.spin_until(lambda: len(hands.said) > 2)
+    assert not np.any(hands.said) and all(hands.held), "held still, and nothing known of the gripper: not let go"
+    hands.msg = joy()
+    graph.spin_until(lambda: not hands.held[-1])
+    hands.said.clear()
     hands.executed.publish(messages.executed_to_msg(-PERSON, False, 1, PERIOD_NS, WORLD_FRAME))
     hands.msg = joy(_1=1.0)
     graph.spin(0.3)
@@ -400,6 +435,11 @@ def test_a_gamepads_rows_come_while_it_is_held_and_end_with_zeros(graph: Graph) 
     graph.spin_until(lambda: hands.said[-1].any())
     hands.msg = None
     graph.spin_until(lambda: not hands.said[-1].any(), 2.0)
+    hands.msg = joy(5, _1=1.0)
+    graph.spin(0.3)
+    assert not hands.said[-1].any(), "after a silence the dead-man must be seen up"
+    hands.msg = joy()
+    graph.spin(0.1)
     hands.msg = joy(5, _1=1.0)
     graph.spin_until(lambda: hands.said[-1].any())
     graph.remove(node)
@@ -446,6 +486,23 @@ def test_rows_are_like_the_checkpoints(graph: Graph, tmp_path: Path) -> None:
         TeleopNode(
             [Parameter("device", value="twist"), Parameter("checkpoint", value=path), Parameter("rate", value=10.0)]
         )
+
+
+@pytest.mark.parametrize(
+    ("section", "why"),
+    [
+        ("buttons: {topic: /joy, enable: 0}\n", "button 0 is buttons.enable and teleop.gripper: another one expected"),
+        ("record: {topic: /joy, start: 5}\n", "button 5 is record.start and teleop.dead_man: another one expected"),
+    ],
+)
+def test_a_gamepads_usual_buttons_mean_nothing_else_in_the_robots_file(tmp_path: Path, section: str, why: str) -> None:
+    path = tmp_path / "robot.yaml"
+    path.write_text((ROOT / "config/robots/franka_crisp.yaml").read_text().split("\nbuttons:")[0] + "\n" + section)
+    with ros_graph.graph():
+        values = {"device": "joy", "robot": str(path)}
+        with pytest.raises(ParameterError, match=why):
+            TeleopNode([Parameter(name, value=value) for name, value in values.items()])
+        TeleopNode([Parameter(name, value=value) for name, value in {**values, "topic": "/pad"}.items()]).destroy_node()
 
 
 # The keyboard
@@ -500,6 +557,29 @@ def test_the_keyboard_drives(graph: Graph, keys: tuple[int, int]) -> None:
     graph.spin_until(draw)
     graph.remove(node)
     assert settings(theirs) == before
+
+
+@pytest.mark.parametrize("drawn", [False, True], ids=["read", "drawn"])
+def test_a_terminal_that_is_gone_is_one_line_and_lets_go(
+    graph: Graph, capfd: pytest.CaptureFixture[str], drawn: bool
+) -> None:
+    ours, theirs = pty.openpty()
+    hands = graph.add(Hands())
+    node = graph.add(TeleopNode([Parameter("linear", value=0.2)], descriptor=theirs))
+    graph.spin_until(lambda: hands.count_publishers("teleop_action"))
+    graph.spin(0.2)
+    os.write(ours, b"w")
+    graph.spin_until(lambda: hands.said and hands.held[-1])
+    node._drawn = 0.0
+    os.close(ours)
+    if drawn:
+        node._on_picture(messages.image_to_msg(np.zeros((8, 8, 3), np.uint8), 10**18, "camera"))
+    graph.spin_until(lambda: node.exit_status == 1 and not hands.held[-1])
+    graph.spin(0.3)
+    node._on_picture(messages.image_to_msg(np.zeros((8, 8, 3), np.uint8), 10**18, "camera"))
+    graph.remove(node)
+    os.close(theirs)
+    assert capfd.readouterr().err.count("the terminal is gone: Input/output error") == 1
 
 
 def test_a_picture_is_as_large_as_fits() -> None:

@@ -75,9 +75,23 @@ def test_a_dead_man_that_was_down_from_the_first_may_be_stuck() -> None:
     assert device.asked(0.2) is not None
 
 
+def test_a_dead_man_is_seen_up_again_after_a_silence() -> None:
+    device = Gamepad(Teleop(gripper=0))
+    device.heard(sticks(), pad(), 0.0)
+    device.heard(sticks(_1=1.0), pad(5), 0.2)
+    assert device.asked(0.2) is not None
+    device.heard(sticks(_1=1.0), pad(5, 0), 0.3 + SILENT_SECONDS)
+    assert device.asked(0.3 + SILENT_SECONDS) is None
+    device.heard(sticks(), pad(0), 0.7)
+    device.heard(sticks(), pad(5, 0), 0.8)
+    asked = device.asked(0.8)
+    assert asked is not None and asked.grip == "", "nobody saw when that button went down"
+
+
 def test_a_gamepad_that_says_nonsense_is_let_go() -> None:
     device = Gamepad(Teleop())
     device.heard(sticks(), pad(), 0.0)
+    device.heard(sticks(), pad(), 0.9)
     for axes, buttons, why in (
         (sticks(_1=float("nan")), pad(5), "finite numbers expected"),
         ([0.0, 0.0], pad(5), "2 axes, an axis 4 expected"),
@@ -88,8 +102,8 @@ def test_a_gamepad_that_says_nonsense_is_let_go() -> None:
         with pytest.raises(ValueError, match=why):
             device.heard(axes, buttons, 1.0)
         assert device.asked(1.0) is None
-    device.heard(sticks(_2=float("nan")), pad(5), 1.0)
-    assert device.asked(1.0) is not None, "an axis that nothing uses"
+    device.heard(sticks(_2=float("nan")), pad(5), 1.1)
+    assert device.asked(1.1) is not None, "an axis that nothing uses"
 
 
 def test_a_grippers_button_counts_once_when_it_goes_down() -> None:
@@ -130,6 +144,9 @@ def test_a_key_moves_while_it_is_repeated_and_keeps_for_longer() -> None:
     both = device.asked(5.0)
     assert both is not None
     np.testing.assert_allclose(both.twist, [0, 0.2, 0, 0, 0, 0.5])
+    for opposite, along in (("w", 1.0), ("s", -1.0), ("w", 1.0)):
+        device.heard(opposite, 5.01)
+        assert device.asked(5.01).twist[0] == along * 0.2, "the newer of two opposite keys"  # type: ignore[union-attr]
     device.heard(" ", 5.01)
     held = device.asked(5.01)
     assert held is not None and not held.twist.any()
@@ -168,15 +185,42 @@ def test_rows_are_of_one_step_within_the_speeds_and_end_with_zeros() -> None:
 
 def test_the_gripper_stays_as_it_was_told_until_the_person_says_more() -> None:
     rows = PersonRows(0.05, 0.2, 1.0)
-    rows.executed(np.array([0, 0, 0, 0, 0, 0, 0.4]))
-    assert rows.row(STILL)[6] == 1.0, "the policy had closed it, and taking over drops nothing"  # type: ignore[index]
-    rows.executed(np.array([0, 0, 0, 0, 0, 0, -1.0]))
-    assert rows.row(STILL)[6] == 1.0, "what is heard of one's own row comes late"  # type: ignore[index]
+    rows.executed(np.array([0, 0, 0, 0, 0, 0, 0.4]), False)
+    assert rows.row(STILL)[6] == 0.4, "the policy had closed it, and taking over drops nothing"  # type: ignore[index]
+    rows.executed(np.array([0, 0, 0, 0, 0, 0, -1.0]), True)
+    assert rows.row(STILL)[6] == 0.4, "what is heard of one's own row comes late"  # type: ignore[index]
     assert [rows.row(Asked(np.zeros(6), grip))[6] for grip in ("toggle", "", "close", "toggle", "open")] == [  # type: ignore[index]
         *(-1.0, -1.0, 1.0, -1.0, -1.0)
     ]
+    rows.executed(np.array([0, 0, 0, 0, 0, 0, 1.0]), False)
+    assert rows.row(STILL)[6] == -1.0, "nor a policy's, which the person has overruled"  # type: ignore[index]
     fresh = PersonRows(0.05, 0.2, 1.0)
     assert fresh.row(Asked(np.zeros(6), "toggle"))[6] == 1.0  # type: ignore[index]
+
+
+def test_taking_over_tells_the_gripper_what_it_was_told_last() -> None:
+    rows = PersonRows(0.05, 0.2, 1.0)
+    for value in (1.0, -0.05):
+        rows.executed(np.array([0, 0, 0, 0, 0, 0, value]), False)
+        assert rows.row(STILL)[6] == value  # type: ignore[index]
+        rows.row(None)
+    assert rows.row(Asked(np.zeros(6), "toggle"))[6] == 1.0, "by the sign alone"  # type: ignore[index]
+    rows.row(None)
+    rows.executed(ZEROS, True)
+    assert rows.row(STILL)[6] == 1.0  # type: ignore[index]
+    rows.row(None)
+    rows.executed(ZEROS, False)
+    assert rows.row(STILL)[6] == 0.0, "a policy's: as it is, or in the middle"  # type: ignore[index]
+    assert rows.row(Asked(np.zeros(6), "toggle"))[6] == -1.0  # type: ignore[index]
+
+
+def test_the_gripper_is_learnt_from_the_policy_while_a_person_holds_on() -> None:
+    rows = PersonRows(0.05, 0.2, 1.0)
+    assert rows.row(STILL)[6] == 0.0  # type: ignore[index]
+    rows.executed(np.array([0, 0, 0, 0, 0, 0, -1.0]), True)
+    assert rows.row(STILL)[6] == 0.0, "one's own, heard late"  # type: ignore[index]
+    rows.executed(np.array([0, 0, 0, 0, 0, 0, -1.0]), False)
+    assert rows.row(STILL)[6] == -1.0  # type: ignore[index]
 
 
 @pytest.mark.parametrize("response", [(), (88.2, 0.803)])
@@ -199,11 +243,11 @@ def test_the_hand_goes_by_the_speed_that_was_asked_for(response: tuple[float, ..
 # Who decides
 
 
-def test_a_row_takes_over_and_zeros_or_silence_give_back() -> None:
+def test_a_row_takes_over_and_letting_go_or_silence_gives_back() -> None:
     person = Takeover(PERIOD_NS)
     assert not person.update(0, 0.0, 0) and person.sets_aside(0) == ""
-    person.say(ZEROS, 10**9, 10**9, 1.0)
-    assert not person.update(10**9, 1.0, 0), "zeros take nothing over"
+    person.say(None, 10**9, 10**9, 1.0)
+    assert not person.update(10**9, 1.0, 0), "who lets go takes nothing over"
     person.say(ROW, 10**9, 10**9, 1.0)
     assert person.update(10**9, 1.0, 0) and person.sets_aside(2 * 10**9) == "chunk set aside: a person drives"
     assert person.update(10**9 + 250_000_000, 1.25, 0)
@@ -211,9 +255,16 @@ def test_a_row_takes_over_and_zeros_or_silence_give_back() -> None:
     assert "while a person drove" in person.sets_aside(10**9 + 260_000_000)
     assert person.sets_aside(10**9 + 260_000_001) == ""
     person.say(ROW, 2 * 10**9, 2 * 10**9, 2.0)
-    person.say(ZEROS, 2 * 10**9, 2 * 10**9, 2.0)
+    person.say(None, 2 * 10**9, 2 * 10**9, 2.0)
     assert not person.update(2 * 10**9, 2.0, 2 * 10**9 + 30_000_000)
     assert person.sets_aside(2 * 10**9 + 30_000_000), "of an observation that is stamped ahead of the clock, too"
+
+
+def test_who_holds_still_decides() -> None:
+    person = Takeover(PERIOD_NS)
+    person.say(ZEROS, 10**9, 10**9, 1.0)
+    due = person.row(10**9)
+    assert person.update(10**9, 1.0, 0) and due is not None and not due.row.any() and due.gripper is None
 
 
 def test_age_counts_by_receipt_and_by_stamp() -> None:
@@ -247,6 +298,7 @@ def test_one_row_begins_in_each_step_at_whatever_pace_they_come() -> None:
             person.say(np.full(7, k + 1.0), now, now, 0.01 * k)
         if person.update(now, 0.01 * k, 0):
             due = person.row(now)
+            assert due is not None
             keys.append(due.key)
             values.append(due.row[0])
     numbers = [number for _, number in keys]
@@ -255,10 +307,22 @@ def test_one_row_begins_in_each_step_at_whatever_pace_they_come() -> None:
     assert changes and all(numbers[i] != numbers[i - 1] for i in changes), "a row stays what it was when it began"
 
 
+def test_a_takeover_has_nothing_of_the_one_before() -> None:
+    person = Takeover(PERIOD_NS)
+    person.say(ROW, 10**9, 10**9, 1.0)
+    person.say(None, 10**9, 10**9, 1.0)
+    assert not person.update(10**9, 1.0, 0)
+    person.refuse("NaN", 2 * 10**9, 2.0)
+    assert person.update(2 * 10**9, 2.0, 0) and person.row(2 * 10**9) is None and not person.newest.any()
+    person.say(2 * ROW, 2 * 10**9, 2 * 10**9, 2.0)
+    due = person.row(2 * 10**9 + 1)
+    assert due is not None and np.array_equal(due.row, 2 * ROW), "within the period of what was refused"
+
+
 def test_a_time_that_begins_again_forgets_when_it_was_released() -> None:
     person = Takeover(PERIOD_NS)
     person.say(ROW, 50 * 10**9, 50 * 10**9, 1.0)
-    person.say(ZEROS, 50 * 10**9, 50 * 10**9, 1.0)
+    person.say(None, 50 * 10**9, 50 * 10**9, 1.0)
     person.update(50 * 10**9, 1.0, 0)
     assert person.sets_aside(10**9)
     person.update(10**9, 61.0, 0)

@@ -393,11 +393,9 @@ def _check(robot: RobotFile, top: Section) -> None:
         raise top.error("observations.hand.parent", f"{source.parent!r}, the base frame {robot.base.frame!r} expected")
     if source.source == "tf" and source.child != robot.tool.frame:
         raise top.error("observations.hand.child", f"{source.child!r}, the tool's frame {robot.tool.frame!r} expected")
-    if robot.teleop is not None and robot.teleop.type == "joy" and robot.buttons is not None:
-        ours, theirs = robot.teleop, robot.buttons
-        for number in (ours.dead_man, ours.gripper, ours.open, ours.close, ours.slow):
-            if number is not None and ours.topic == theirs.topic and number in (theirs.enable, theirs.stop):
-                raise top.error("teleop", f"button {number}, which buttons.enable or buttons.stop is: another expected")
+    teleop = robot.teleop if robot.teleop is not None and robot.teleop.type == "joy" else None
+    if twice := button_twice(teleop, robot.buttons, robot.record):
+        raise top.error("record" if teleop is None else "teleop", twice)
     topics = [(f"{name}{IMAGE_SUFFIX}", picture.topic) for name, picture in robot.pictures.items()]
     for i, (name, topic) in enumerate(topics):
         twin = next((other for other, known in topics[:i] if known == topic), None)
@@ -405,6 +403,29 @@ def _check(robot: RobotFile, top: Section) -> None:
             raise top.error(
                 f"observations.{name}.topic", f"{topic}, which is {twin}'s as well: one camera each expected"
             )
+
+
+def button_twice(teleop: Teleop | None, buttons: Buttons | None, record: RecordButtons | None) -> str:
+    """'' or which button of a gamepad means two things. teleop: of a gamepad that drives, what is usual included.
+
+    The operator's hold may be the dead-man as well: both are kept down by whoever drives.
+    """
+    found: dict[tuple[str, int], str] = {}
+    for section, said, names in (
+        ("buttons", buttons, ("enable", "stop", "hold")),
+        ("record", record, ("start", "success", "failure", "discard")),
+        ("teleop", teleop, ("dead_man", "gripper", "open", "close", "slow")),
+    ):
+        if said is None:
+            continue
+        for name in names:
+            number, key = getattr(said, name), f"{section}.{name}"
+            if number is None:
+                continue
+            other = found.setdefault((said.topic, number), key)
+            if other != key and (other, key) != ("buttons.hold", "teleop.dead_man"):
+                return f"button {number} is {other} and {key}: another one expected for each"
+    return ""
 
 
 def _record(top: Section) -> RecordButtons:

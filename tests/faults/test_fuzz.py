@@ -150,6 +150,7 @@ def readers() -> list[tuple[Any, Callable[[Any], Any]]]:
     return [
         (messages.chunk_to_msg(ActionChunk(10**18, rows, PERIOD_NS), world), messages.chunk_from_msg),
         (messages.command_to_msg(rows[0], 10**18, PERIOD_NS, world), messages.command_from_msg),
+        (messages.teleop_to_msg(rows[0], True, 10**18, PERIOD_NS, world), messages.teleop_from_msg),
         (messages.pose_to_msg((0, 0, 0), (0, 0, 0, 1), 10**18, world), messages.pose_from_msg),
         (image, messages.image_from_msg),
         (joints, lambda msg: messages.joint_state_from_msg(msg, fingers)),

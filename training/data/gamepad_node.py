@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Protocol
 
@@ -13,6 +14,7 @@ from std_msgs.msg import String
 from trajectory_msgs.msg import JointTrajectory
 
 from diffusion_ros.control.observation import Frame
+from diffusion_ros.control.teleoperation import SILENT_SECONDS
 from diffusion_ros.robot import ACTION_SCALE, ACTION_SIZE, FINGERS, RATE, WORLD_FRAME
 from diffusion_ros.robot_file import RobotFile
 from diffusion_ros.ros import messages, topics
@@ -69,8 +71,11 @@ class GamepadHands:
     def __init__(self, node: RunnableNode, topic: str, sticks: Sticks) -> None:
         self._node, self._sticks = node, sticks
         self._publisher = node.create_publisher(Joy, topic, topics.SENSOR_QOS)
+        self._said = -math.inf
 
     def hold(self, row: Array, noise: Array) -> None:
+        if self._node.seconds() - self._said > SILENT_SECONDS / 2:
+            self.rest()  # the dead-man must be seen up after a silence, and whoever listens may see a longer one
         self._say(*self._sticks.held(row, noise))
 
     def rest(self) -> None:
@@ -80,6 +85,7 @@ class GamepadHands:
         return int(self._publisher.get_subscription_count()) > 0
 
     def _say(self, axes: list[float], buttons: list[bool]) -> None:
+        self._said = self._node.seconds()
         self._publisher.publish(messages.joy_to_msg(axes, buttons, self._node.now_ns()))
 
 

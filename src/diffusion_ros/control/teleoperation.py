@@ -56,13 +56,16 @@ def shaped(value: float, dead_zone: float, expo: float) -> float:
 
 
 class Gamepad:
-    """Axes and buttons. The dead-man must be seen up before it counts: one that is down at first may be stuck."""
+    """Axes and buttons. The dead-man must be seen up before it counts: one that is down at first, or after a silence,
+    may be stuck."""
 
     def __init__(self, teleop: Teleop) -> None:
         self._teleop = teleop
         self._axes: Array = np.zeros(6)
         self._pressed: list[bool] = []
         self._heard = -math.inf
+        self._came = -math.inf
+        """When it said anything, of use or not."""
         self._seen_up = False
         self._grip = ""
 
@@ -70,6 +73,10 @@ class Gamepad:
         """Raises ValueError for a gamepad with other axes and buttons, or with values that are none."""
         teleop = self._teleop
         before, self._heard = self._pressed, -math.inf  # of no use, unless all is well
+        if now - self._came > SILENT_SECONDS:
+            # It may be another one, or have been put down meanwhile.
+            before, self._seen_up = [], False
+        self._came = now
         most = max((number for number, _ in teleop.axes.values()), default=-1)
         if most >= len(axes):
             raise ValueError(f"{len(axes)} axes, an axis {most} expected")
@@ -159,6 +166,7 @@ class Keyboard:
                 self._heard, self._grip = -math.inf, ""
                 self._moved.clear()
             elif key in _MOTIONS:
+                self._moved.pop(key, None)  # of two opposite keys the newer counts, which is the last
                 self._moved[key] = self._heard = now
             elif key in _GRIPS:
                 self._grip, self._heard = _GRIPS[key], now
@@ -198,23 +206,34 @@ class PersonRows:
         self._steps = np.repeat([period / gains[0], period / gains[1]], 3)
         self._greatest = np.array(greatest) if len(greatest) else np.full(ACTION_SIZE, np.inf)
         self._gripper = 0.0
-        """-1 open, 1 closed, as the last row had it; 0 before anything is known of it."""
+        """-1 open to 1 closed, as the last row had it; 0 as it is, also before anything is known of it."""
+        self._side = 0.0
+        """Its last sign, -1 or 1, for whoever toggles it; 0 before anything is known of it."""
+        self._chosen = False
+        """Whether the person has said what the gripper is to do, since they took over."""
         self.driving = False
 
-    def executed(self, row: Array) -> None:
-        """A row (7) that was executed, anybody's: what the gripper was told last stays until the person says more."""
-        if not self.driving and row[6]:
-            self._gripper = math.copysign(1.0, row[6])
+    def executed(self, row: Array, person: bool) -> None:
+        """A row (7) that was executed, and whether it was a person's: what the gripper was told last stays until the
+        person says more. One's own rows are heard late, and a policy's last ones may be, too."""
+        if self.driving and (person or self._chosen):
+            return
+        if row[6] or not person:  # a person's 0 is what their device does not know
+            self._gripper = float(row[6])
+        if row[6]:
+            self._side = math.copysign(1.0, row[6])
 
     def row(self, asked: Asked | None) -> Array | None:
-        """(7), once in each control step: zeros for the step in which the person lets go, None after it."""
+        """(7), once in each control step: zeros for the step in which the person lets go, None after it. `driving` says
+        whether the person holds on, for theirs may be all zero, too."""
         if asked is None:
-            before, self.driving = self.driving, False
+            before, self.driving, self._chosen = self.driving, False, False
             return np.zeros(ACTION_SIZE) if before else None
         self.driving = True
         if asked.grip:
+            self._chosen = True
             # Of a gripper that nothing is known of, nobody toggles what it holds.
-            self._gripper = {"open": -1.0, "close": 1.0}.get(asked.grip, -self._gripper or 1.0)
+            self._gripper = self._side = {"open": -1.0, "close": 1.0}.get(asked.grip, -self._side or 1.0)
         speeds = np.concatenate((shortened(asked.twist[:3], self._linear), shortened(asked.twist[3:], self._angular)))
         row = np.append(self._steps * speeds, self._gripper)
         limited: Array = np.clip(row, -self._greatest, self._greatest)
@@ -230,12 +249,18 @@ class PersonRow:
     key: tuple[int, int]
     """When the person took over [ns], and how many rows ago."""
 
+    @property
+    def gripper(self) -> float | None:
+        """-1 open to 1 closed; None: as it is, for nothing is known of it."""
+        return float(self.row[6]) or None
+
 
 class Takeover:
     """Whether a person decides, and their row that is due.
 
-    A row that is not all zeros takes over; zeros, or silence, give back. A row that cannot be used holds. Afterwards a
-    policy's chunk counts if its observation was made when the person had let go (`sets_aside`).
+    A row takes over, also one that is all zero: they hold still. None, or silence, gives back. A row that cannot be
+    used holds. Afterwards a policy's chunk counts if its observation was made when the person had let go
+    (`sets_aside`).
     """
 
     def __init__(self, period_ns: int, max_age: float = FRESH_SECONDS) -> None:
@@ -245,19 +270,19 @@ class Takeover:
         self.reason = ""
         """Why nothing moves though a person decides, or ''."""
         self.newest: Array = np.zeros(ACTION_SIZE)
-        """The row that was heard last (7)."""
+        """The row that was heard last (7), since the person took over."""
         self._stamp_ns, self._heard = 0, -math.inf
         self._began_ns: int | None = None
         self._due: PersonRow | None = None
         self._released_ns: int | None = None
 
-    def say(self, row: Array, stamp_ns: int, now_ns: int, seconds: float) -> None:
-        """The person's row (7). Raises ValueError for one of another time."""
+    def say(self, row: Array | None, stamp_ns: int, now_ns: int, seconds: float) -> None:
+        """The person's row (7); None: they let go. Raises ValueError for one of another time."""
         age = (now_ns - stamp_ns) / 1e9
         if abs(age) > self._max_age:
             when = f"{age:.2f} s old" if age > 0 else f"stamped {-age:.2f} s ahead of the clock"
             raise ValueError(f"{when}, at most {self._max_age:g} s expected")
-        if np.any(row):
+        if row is not None:
             self._take(stamp_ns, seconds, "")
             self.newest = row
         elif self.decides:
@@ -269,7 +294,7 @@ class Takeover:
 
     def _take(self, stamp_ns: int, seconds: float, reason: str) -> None:
         if not self.decides:
-            self.decides, self._began_ns, self._due = True, None, None
+            self.decides, self._began_ns, self._due, self.newest = True, None, None, np.zeros(ACTION_SIZE)
         self._stamp_ns, self._heard, self.reason = stamp_ns, seconds, reason
 
     def update(self, now_ns: int, seconds: float, seen_ns: int) -> bool:
@@ -282,8 +307,11 @@ class Takeover:
             self._released_ns = max(now_ns, seen_ns)
         return self.decides
 
-    def row(self, now_ns: int) -> PersonRow:
-        """The row that is due: one for each control step from when the person took over, at whatever pace they come."""
+    def row(self, now_ns: int) -> PersonRow | None:
+        """The row that is due: one for each control step from when the person took over, at whatever pace they come.
+        None while what they say cannot be used."""
+        if self.reason:
+            return None
         if self._began_ns is None or now_ns < self._began_ns:
             self._began_ns, self._due = now_ns, None
         key = self._began_ns, (now_ns - self._began_ns) // self._period_ns

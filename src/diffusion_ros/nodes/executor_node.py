@@ -286,12 +286,11 @@ class ExecutorNode(RunnableNode):
         assert self._takeover is not None
         self.diagnostics.tick(topics.TELEOP_ACTION)
         messages.check_frame(msg.header, self.frame_id)
-        chunk = messages.chunk_from_msg(msg)
-        if len(chunk.rows) != 1 or chunk.period_ns != self.executor_logic.period_ns:
-            rule = f"one of {self.executor_logic.period_ns} ns expected"
-            raise messages.MessageError(f"{len(chunk.rows)} rows of {chunk.period_ns} ns, {rule}")
+        stamp_ns, row, period_ns = messages.teleop_from_msg(msg)
+        if period_ns != self.executor_logic.period_ns:
+            raise messages.MessageError(f"a row of {period_ns} ns, one of {self.executor_logic.period_ns} ns expected")
         try:
-            self._takeover.say(chunk.rows[0], chunk.stamp_ns, self.now_ns(), self.seconds())
+            self._takeover.say(row, stamp_ns, self.now_ns(), self.seconds())
         except ValueError as error:
             raise messages.MessageError(str(error)) from None
         self._person_decides()

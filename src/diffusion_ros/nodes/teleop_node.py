@@ -87,7 +87,7 @@ class TeleopNode(RunnableNode):
             self,
             JointTrajectory,
             topics.EXECUTED_ACTION,
-            lambda msg: self.rows.executed(messages.executed_from_msg(msg)[1]),
+            lambda msg: self.rows.executed(*messages.executed_from_msg(msg)[1:]),
             lambda error, msg: None,
             topics.WATCHED_QOS,
             max_bytes=MAX_BYTES,
@@ -107,6 +107,11 @@ class TeleopNode(RunnableNode):
         kind = "joy" if p.device == "keyboard" else p.device
         own = robot.teleop if robot is not None and robot.teleop is not None else Teleop()
         self._teleop = replace(own, topic=p.topic or (own.topic if own.type == kind else TELEOP_TOPICS[kind]))
+        if robot is not None and p.device == "joy":
+            # Also of a file without `teleop`, where the usual ones count.
+            twice = robot_file.button_twice(self._teleop, robot.buttons, robot.record)
+            if twice:
+                raise ParameterError(f"{self.get_name()}: {robot.path}: {twice}")
         p = replace(
             p,
             topic=self._teleop.topic if p.device != "keyboard" else "",
@@ -182,7 +187,10 @@ class TeleopNode(RunnableNode):
             picture = messages.image_from_msg(msg)[1]
         except messages.MessageError:
             return
-        self._terminal.draw(picture, f"{self._state()}.  {HELP[1]}")
+        try:
+            self._terminal.draw(picture, f"{self._state()}.  {HELP[1]}")
+        except OSError as error:
+            self._lose_terminal(error)
 
     def _on_close_gripper(self, request: Any, response: Any) -> Any:
         """Closes the gripper, or opens it, for a person who drives."""
@@ -201,9 +209,7 @@ class TeleopNode(RunnableNode):
             try:
                 self._device.heard(self._terminal.read(), self.seconds())
             except OSError as error:
-                self.get_logger().error(f"the terminal is gone: {error.strerror}")
-                self.exit_status = 1
-                self._device = Keyboard(0.0, 0.0)
+                self._lose_terminal(error)
         asked = self._device.asked(self.seconds())
         if self._listener is not None and self._listener.conflict():
             asked = None
@@ -212,9 +218,18 @@ class TeleopNode(RunnableNode):
         self._grip = ""
         self._say(self.rows.row(asked))
 
+    def _lose_terminal(self, error: OSError) -> None:
+        """Nobody can press anything any more: lets go, and ends."""
+        assert self._terminal is not None
+        self._terminal.close()
+        self._terminal, self._device = None, Keyboard(0.0, 0.0)
+        self.get_logger().error(f"the terminal is gone: {error.strerror}")
+        self.exit_status = 1
+
     def _say(self, row: NDArray[np.float64] | None) -> None:
         if row is not None:
-            msg = messages.command_to_msg(row, self.now_ns(), self._period_ns, self.parameters.frame_id)
+            held, frame = self.rows.driving, self.parameters.frame_id
+            msg = messages.teleop_to_msg(row, held, self.now_ns(), self._period_ns, frame)
             self._publisher.publish(msg)
             self.diagnostics.tick(topics.TELEOP_ACTION)
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import select
 import subprocess
 import termios
 
@@ -33,6 +35,8 @@ class Terminal:
         # Opened anew: what does not block here blocks for whoever else has the terminal, else.
         self._screen = os.open(name, os.O_WRONLY | os.O_NOCTTY | os.O_NONBLOCK)
         self._unwritten = b""
+        self._hung_up = select.poll()
+        self._hung_up.register(descriptor, 0)
         # It reads until we are gone, in whatever way.
         self._keeper = subprocess.Popen(
             ["sh", "-c", 'cat > /dev/null; stty "$0" < "$1"', saved, name],
@@ -49,6 +53,9 @@ class Terminal:
     def read(self) -> str:
         """What was typed since the last time. Raises OSError where the terminal is gone."""
         self._write("")
+        if self._hung_up.poll(0):
+            # Reading says nothing of it: it gives '', as where nothing was typed.
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
         return os.read(self._descriptor, 4096).decode(errors="ignore")
 
     def show(self, *lines: str) -> None:
@@ -57,7 +64,7 @@ class Terminal:
 
     def draw(self, picture: NDArray[np.uint8], below: str) -> None:
         """A picture (H, W, 3) rgb at the top, as large as fits, and a line under it; none while the terminal still has
-        to take the last one."""
+        to take the last one. Raises OSError where the terminal is gone."""
         self._write("")
         if self._unwritten:
             return

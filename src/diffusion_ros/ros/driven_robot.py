@@ -201,7 +201,7 @@ class DrivenRobot:
             command = logic.command(self._row_ns(now_ns), now_ns)
         self.targets.hard = bool(logic.estop_reason)
         command = self._move_arm(logic, command, elapsed, now_ns)
-        self._move_gripper(logic, command, now_ns)
+        self._move_gripper(logic, command, now_ns, person)
         return command
 
     def _move_arm(self, logic: ChunkExecutor, command: Command, elapsed: float, now_ns: int) -> Command:
@@ -307,7 +307,7 @@ class DrivenRobot:
             rows = np.array([self.frames.row(row) for row in logic.begun(self._row_ns(then_ns))])
             self.targets.anchor(near.position, near.rotation, (then_ns - self._chunk_ns) / 1e9, rows)
 
-    def _move_gripper(self, logic: ChunkExecutor, command: Command, now_ns: int) -> None:
+    def _move_gripper(self, logic: ChunkExecutor, command: Command, now_ns: int, person: PersonRow | None) -> None:
         """By the row that is due now, which is not the arm's: its fingers have another latency."""
         if self.gripper is None:
             return
@@ -318,7 +318,8 @@ class DrivenRobot:
                 due = logic.command(now_ns + self._gripper_ns - self._period_ns // 2, now_ns)
             if due.key is not None and due.key != self._gripper_key:
                 self._gripper_key = due.key
-                self.gripper.row(float(due.row[6]))
+                as_it_is = command.person and person is not None and person.gripper is None
+                self.gripper.row(None if as_it_is else float(due.row[6]))
         self.gripper.tick(held)
 
     def forget(self) -> None:

@@ -72,9 +72,12 @@ class GripperOutput:
             return self._publisher.deaf()
         return "" if self._client.server_is_ready() else f"{self.name}: no action server"
 
-    def row(self, value: float) -> None:
-        """-1 open to +1 closed, once for each row that falls due."""
-        if self._file.proportional:
+    def row(self, value: float | None) -> None:
+        """-1 open to +1 closed, None as it is; once for each row that falls due."""
+        if value is None:
+            if not self._file.proportional:
+                self.logic.row(0.0)
+        elif self._file.proportional:
             part = (1.0 + min(max(value, -1.0), 1.0)) / 2.0
             self._place = self._file.open + part * (self._file.closed - self._file.open)
         else:

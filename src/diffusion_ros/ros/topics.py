@@ -8,6 +8,7 @@ from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
 
 from diffusion_ros.robot import EEF_POS, EEF_QUAT, GRIPPER_QPOS, OBJECT_POS, OBJECT_QUAT
+from diffusion_ros.robot_file import TELEOP_TOPICS
 from diffusion_ros.spec import IMAGE_SUFFIX
 
 JOINT_STATES = "joint_states"
@@ -37,7 +38,8 @@ policy's. Nothing while it holds. The stamp is that of the observation that it a
 begins."""
 TELEOP_ACTION = "teleop_action"
 """What a person asks for: one row like those of action_chunk in each control step, stamped now, while they decide. The
-gripper is -1 or 1, 0 where nothing is known of it. A row of zeros, or silence, gives back."""
+gripper is 0 where nothing is known of it: as it is. Last comes `held`: 1 while the dead-man is held, 0 gives back, as
+silence does. Without `held`, seven columns, a row of zeros gives back."""
 JOINT_COMMAND = "joint_command"
 """The effort of one joint, with the stamp of the joint_states that it answers."""
 EFFORT_COMMAND = "effort_command"
@@ -87,9 +89,9 @@ CLOCK = "/clock"
 """The time of a simulator in lockstep, or below speed 1."""
 TF = "/tf"
 """The hand and the cameras in the world, where tf2_msgs is installed."""
-JOY = "/joy"
+JOY = TELEOP_TOPICS["joy"]
 """A person's gamepad."""
-CMD_VEL = "/cmd_vel"
+CMD_VEL = TELEOP_TOPICS["twist"]
 """The hand's speed as a person wants it [m/s, rad/s], for as long as it is published."""
 DIAGNOSTICS = "/diagnostics"
 """Once a second: state, reasons for holding, rates, ages, latencies, checkpoint."""

@@ -67,6 +67,12 @@ from diffusion_ros.ros.messages.actions import (
 from diffusion_ros.ros.messages.actions import (
     joint_command_to_msg as joint_command_to_msg,
 )
+from diffusion_ros.ros.messages.actions import (
+    teleop_from_msg as teleop_from_msg,
+)
+from diffusion_ros.ros.messages.actions import (
+    teleop_to_msg as teleop_to_msg,
+)
 from diffusion_ros.ros.messages.driver_inputs import (
     Trajectory as Trajectory,
 )

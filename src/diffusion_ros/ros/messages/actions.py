@@ -20,6 +20,7 @@ from diffusion_ros.ros.messages.fields import MessageError, duration_to_msg, fin
 Array = NDArray[np.float64]
 
 _EXECUTED_NAMES = (*ACTION_NAMES, "person")
+_TELEOP_NAMES = (*ACTION_NAMES, "held")
 GRIPPER_ACTIONS = {"gripper_command": "GripperCommand", "parallel_gripper_command": "ParallelGripperCommand"}
 """Output of a robot's file -> control_msgs' action."""
 
@@ -110,26 +111,54 @@ def command_from_msg(msg: JointTrajectory) -> tuple[int, Array]:
 
 def executed_to_msg(row: ArrayLike, person: bool, time_ns: int, period_ns: int, frame_id: str) -> JointTrajectory:
     """row (7) as in ActionChunk. time_ns: when it begins, or the stamp of the observation that it answers."""
-    values = [*np.asarray(row, np.float64).tolist(), float(person)]
-    return JointTrajectory(
-        header=header_to_msg(time_ns, frame_id),
-        joint_names=list(_EXECUTED_NAMES),
-        points=[JointTrajectoryPoint(positions=values, time_from_start=duration_to_msg(period_ns))],
-    )
+    return _with_flag(_EXECUTED_NAMES, row, person, time_ns, period_ns, frame_id)
 
 
 def executed_from_msg(msg: JointTrajectory) -> tuple[int, Array, bool]:
     """Stamp [ns], the row (7), and whether it is a person's. Raises MessageError."""
-    if list(msg.joint_names) != list(_EXECUTED_NAMES):
-        raise MessageError(f"joint names {', '.join(msg.joint_names) or 'none'}, {', '.join(_EXECUTED_NAMES)} expected")
-    if len(msg.points) != 1 or len(msg.points[0].positions) != len(_EXECUTED_NAMES):
-        raise MessageError(f"{len(msg.points)} points, one of {len(_EXECUTED_NAMES)} positions expected")
+    return (stamp_ns(msg.header.stamp), *_row_and_flag(msg, _EXECUTED_NAMES))
+
+
+def teleop_to_msg(row: ArrayLike, held: bool, time_ns: int, period_ns: int, frame_id: str) -> JointTrajectory:
+    """row (7) as in ActionChunk; held: whether the person holds the dead-man, else they let go."""
+    return _with_flag(_TELEOP_NAMES, row, held, time_ns, period_ns, frame_id)
+
+
+def teleop_from_msg(msg: JointTrajectory) -> tuple[int, Array | None, int]:
+    """Stamp [ns], a person's row (7), None where they let go, and its period [ns]. Without `held` a row that is all
+    zero lets go. Raises MessageError."""
+    if list(msg.joint_names) == list(_TELEOP_NAMES):
+        row, held = _row_and_flag(msg, _TELEOP_NAMES)
+    else:
+        row = command_from_msg(msg)[1]
+        held = bool(np.any(row))
+    return stamp_ns(msg.header.stamp), row if held else None, stamp_ns(msg.points[0].time_from_start)
+
+
+def _with_flag(
+    names: Sequence[str], row: ArrayLike, flag: bool, time_ns: int, period_ns: int, frame_id: str
+) -> JointTrajectory:
+    """A row (7) and, last, whether what the last name says is so."""
+    values = [*np.asarray(row, np.float64).tolist(), float(flag)]
+    return JointTrajectory(
+        header=header_to_msg(time_ns, frame_id),
+        joint_names=list(names),
+        points=[JointTrajectoryPoint(positions=values, time_from_start=duration_to_msg(period_ns))],
+    )
+
+
+def _row_and_flag(msg: JointTrajectory, names: Sequence[str]) -> tuple[Array, bool]:
+    if list(msg.joint_names) != list(names):
+        raise MessageError(f"joint names {', '.join(msg.joint_names) or 'none'}, {', '.join(names)} expected")
+    if len(msg.points) != 1 or len(msg.points[0].positions) != len(names):
+        raise MessageError(f"{len(msg.points)} points, one of {len(names)} positions expected")
     values = np.array(msg.points[0].positions, np.float64)
     if not np.all(np.isfinite(values)):
-        raise MessageError(f"positions {values.tolist()}, finite numbers expected")
+        j = int(np.argmin(np.isfinite(values)))
+        raise MessageError(f"{names[j]} of point 0 is {values[j]}, a finite number expected")
     if values[-1] not in (0.0, 1.0):
-        raise MessageError(f"person {values[-1]:g}, 0 or 1 expected")
-    return stamp_ns(msg.header.stamp), values[:-1], bool(values[-1])
+        raise MessageError(f"{names[-1]} {values[-1]:g}, 0 or 1 expected")
+    return values[:-1], bool(values[-1])
 
 
 def force_to_msg(force: ArrayLike, time_ns: int, frame_id: str) -> WrenchStamped:
