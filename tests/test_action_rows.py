@@ -28,6 +28,8 @@ QUARTER = Rotation.from_euler("z", -90, degrees=True)
 ABSOLUTE = {"controller_configs": {"type": "OSC_POSE", "control_delta": False}}
 JOINTS = {"controller_configs": {"type": "JOINT_POSITION", "input_type": "absolute"}}
 
+pytestmark = pytest.mark.usefixtures("fresh_accelerate", "scripted_at_the_end")
+
 
 @pytest.fixture(scope="module")
 def can() -> Simulation:

@@ -20,6 +20,8 @@ from training.train_diffuser import Options, Trainer
 
 Stream = dict[str, np.ndarray]
 
+pytestmark = pytest.mark.usefixtures("fresh_accelerate", "scripted_at_the_end")
+
 
 @pytest.fixture(scope="module")
 def d4rl(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Stream]:

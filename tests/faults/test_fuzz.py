@@ -153,7 +153,7 @@ def readers() -> list[tuple[Any, Callable[[Any], Any]]]:
         (messages.teleop_to_msg(rows[0], True, 10**18, PERIOD_NS, world), messages.teleop_from_msg),
         (messages.pose_to_msg((0, 0, 0), (0, 0, 0, 1), 10**18, world), messages.pose_from_msg),
         (image, messages.image_from_msg),
-        (joints, lambda msg: messages.joint_state_from_msg(msg, fingers)),
+        (joints, lambda msg: messages.joint_state_from_msg(msg, fingers)[:2]),
         (joints, lambda msg: messages.joint_motion_from_msg(msg, fingers, True)),
         (messages.joint_command_to_msg("a", 1.0, 5), lambda msg: messages.joint_command_from_msg(msg, "a")),
         (messages.odometry_to_msg((0, 0), (0, 0), 5, "map"), messages.odometry_from_msg),

@@ -74,6 +74,22 @@ class Goal:
     position: Array
     """(3) m."""
     rotation: Rotation
+    beyond: float = 0.0
+    """m that the rows behind it go on: where they do, nothing has to stop there."""
+    beyond_turn: float = 0.0
+    """rad, likewise."""
+
+
+def goals(places: Sequence[tuple[Array, Rotation]]) -> list[Goal]:
+    """Rows of places (3) m, one after the other."""
+    made: list[Goal] = []
+    for position, rotation in reversed(places):
+        far = turned = 0.0
+        if made:
+            far = made[-1].beyond + float(np.linalg.norm(made[-1].position - position))
+            turned = made[-1].beyond_turn + float((made[-1].rotation * rotation.inv()).magnitude())
+        made.append(Goal(position, rotation, far, turned))
+    return made[::-1]
 
 
 class TargetGenerator:
@@ -325,12 +341,7 @@ class TargetGenerator:
             self._row, self._goal = row, np.array(row.position, np.float64)
             self._from, self._turn = Rotation.from_rotvec(self._turn) * self._from, np.zeros(3)
             self._turn_goal = (row.rotation * self._from.inv()).as_rotvec()
-            self._pace = np.concatenate(
-                (
-                    self._paced(self._goal - self._position, self.limits.linear_acceleration),
-                    self._paced(self._turn_goal, self.limits.angular_acceleration),
-                )
-            )
+            self._pace = np.concatenate((self._goal - self._position, self._turn_goal)) / self.row_seconds
             return
         self._row = np.array(row, np.float64)
         if self._more_waits:
@@ -342,13 +353,6 @@ class TargetGenerator:
         self._goal = self._position + self._row[:3]
         self._turn_goal = self._row[3:6].copy()
         self._pace = self._row[:6] / self.row_seconds
-
-    def _paced(self, way: Array, braking: float) -> Array:
-        """The velocity (3) that goes a way (3) within the row, but no faster than it could stop at its end."""
-        seconds, distance = self.row_seconds, float(np.linalg.norm(way))
-        half = 0.5 * braking * seconds
-        # Of a speed that is chosen once a row: v^2 = 2 a d, less the way until the next row.
-        return shortened(way / seconds, math.sqrt(half * half + 2.0 * braking * distance) - half)
 
     def _substep(self, dt: float, position: Array) -> None:
         limits = self.limits
@@ -364,6 +368,12 @@ class TargetGenerator:
             turned, turning = answered(self._of_rotation, self._turn - self._turn_goal, self._turn_velocity, dt)
         else:
             wanted, turning = self._pace[:3], self._pace[3:]
+            if isinstance(self._row, Goal):
+                # No faster than it could stop where the rows that are known end.
+                left = float(np.linalg.norm(self._goal - self._position)) + self._row.beyond
+                turn_left = float(np.linalg.norm(self._turn_goal - self._turn)) + self._row.beyond_turn
+                wanted = shortened(wanted, _stoppable(left, limits.linear_acceleration, dt))
+                turning = shortened(turning, _stoppable(turn_left, limits.angular_acceleration, dt))
             way, turned = wanted * dt, turning * dt
         self._velocity, way = _within(self._velocity, wanted, way, limits.linear, limits.linear_acceleration * dt, dt)
         self._turn_velocity, turned = _within(
@@ -399,6 +409,12 @@ def on_course(step: Array, velocity: Array, least: float, most: float) -> float:
     """How long an even course at velocity (3) [m/s] takes to come nearest to a step (3) [m], least to most [s]."""
     squared = float(velocity @ velocity)
     return min(max(float(step @ velocity) / squared, least), most) if squared > 0.0 else most
+
+
+def _stoppable(distance: float, braking: float, dt: float) -> float:
+    """The speed v that a braking [1/s^2] ends within a distance, when it goes on for dt: v dt + v^2 / 2 a = d."""
+    step = braking * dt
+    return math.sqrt(step * step + 2.0 * braking * distance) - step
 
 
 def shortened(vector: Array, length: float) -> Array:

@@ -7,7 +7,7 @@ understands. A hold brakes the target and stays there.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -17,7 +17,7 @@ from sensor_msgs.msg import JointState
 
 from diffusion_ros.control.action_chunk import ChunkExecutor, Command
 from diffusion_ros.control.frames import RobotFrames
-from diffusion_ros.control.targets import Goal, Target, TargetGenerator
+from diffusion_ros.control.targets import Goal, Target, TargetGenerator, goals
 from diffusion_ros.control.teleoperation import PersonRow
 from diffusion_ros.robot_file import HAND, RobotFile
 from diffusion_ros.ros import messages
@@ -225,7 +225,7 @@ class DrivenRobot:
                 command = logic.hold(now_ns, apart)
         if not self.targets.started:
             return command
-        row = self._in_base(command.row, command.pose) if command.acting else None
+        row = self._due_row(logic, command, now_ns) if command.acting else None
         if command.key is not None and command.key[0] != self._chunk_ns:
             self._chunk_ns = command.key[0]
             self.output.renew()
@@ -239,7 +239,7 @@ class DrivenRobot:
 
             def preview(step: float) -> list[Target]:
                 coming = [command.row] if command.person else logic.rest(self._row_ns(now_ns))
-                rows = [self._in_base(row, row if command.pose is not None else None) for row in coming]
+                rows = self._in_base(coming, command.pose is not None)
                 return self.targets.preview(rows, step, self._remaining(command, now_ns))
 
             measured = hand.position, hand.rotation
@@ -253,9 +253,15 @@ class DrivenRobot:
             self._hold(target, elapsed, now)
         return command
 
-    def _in_base(self, row: Array, pose: Array | None) -> Array | Goal:
-        """A row (7) of motion, or a pose (7), in the driver's base."""
-        return self.frames.row(row) if pose is None else Goal(*self.frames.place(pose))
+    def _in_base(self, rows: Sequence[Array] | Array, poses: bool) -> list[Array | Goal]:
+        """Rows (7) of motion, or poses (7), in the driver's base."""
+        return [*goals([self.frames.place(row) for row in rows])] if poses else [self.frames.row(row) for row in rows]
+
+    def _due_row(self, logic: ChunkExecutor, command: Command, now_ns: int) -> Array | Goal:
+        if command.pose is None:
+            return self.frames.row(command.row)
+        coming = logic.rest(self._row_ns(now_ns))[1:]
+        return self._in_base([command.pose, *coming], True)[0]
 
     def _start(self, hand: Hand) -> str:
         """The target anew, from where the hand is. Returns '' or why not."""
