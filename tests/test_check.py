@@ -177,6 +177,12 @@ class Drivers:
         self.thread = threading.Thread(target=self.executor.spin, daemon=True)
         self.thread.start()
 
+    def in_its_thread(self, do: Callable[[Any], Any], what: Any) -> None:
+        """What is destroyed while the thread that spins collects what it waits for, ends it: so that thread does it."""
+        task = self.executor.create_task(do, what)
+        while not task.done():
+            time.sleep(0.01)
+
     def commands_append(self, msg: Any) -> None:
         self.commands.append(msg)
 
@@ -423,7 +429,7 @@ def descriptions(drivers: Drivers, *texts: str) -> Iterator[None]:
         yield
     finally:
         for publisher in publishers:
-            drivers.node.destroy_publisher(publisher)
+            drivers.in_its_thread(drivers.node.destroy_publisher, publisher)
 
 
 def test_the_hand_by_forward_kinematics(drivers: Drivers, checkpoint: Path, tmp_path: Path) -> None:
@@ -464,7 +470,7 @@ def controller(drivers: Drivers) -> Iterator[None]:
     drivers.set()
     taken = drivers.node.create_subscription(JointTrajectory, "/jtc/joint_trajectory", drivers.commands_append, 10)
     yield
-    drivers.node.destroy_subscription(taken)
+    drivers.in_its_thread(drivers.node.destroy_subscription, taken)
 
 
 @pytest.mark.parametrize(
@@ -574,7 +580,7 @@ def transforms(drivers: Drivers, monkeypatch: pytest.MonkeyPatch) -> Iterator[Ca
     yield lambda *those, by="teleop": moving[by].publish(TFMessage.of(*those))
     drivers.set()
     time.sleep(0.1)  # until the drivers' thread has done with them
-    drivers.node.destroy_publisher(moving["driver"])
+    drivers.in_its_thread(drivers.node.destroy_publisher, moving["driver"])
     node.destroy_node()
 
 
