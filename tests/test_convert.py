@@ -478,9 +478,9 @@ def test_stopped_half_way(out: str, stop: type[BaseException], tmp_path: Path, m
         return started[-1]
 
     monkeypatch.setattr(subprocess, "Popen", popen)
-    read = robomimic.Demonstrations.__iter__
+    read = robomimic.FileEpisodes.__iter__
 
-    def stopped(self: robomimic.Demonstrations) -> Iterator[Episode]:
+    def stopped(self: robomimic.FileEpisodes) -> Iterator[Episode]:
         for i, episode in enumerate(read(self)):
             if i == 1:
 
@@ -491,7 +491,7 @@ def test_stopped_half_way(out: str, stop: type[BaseException], tmp_path: Path, m
                 episode = replace(episode, pictures=dict.fromkeys(episode.pictures, broken))
             yield episode
 
-    monkeypatch.setattr(robomimic.Demonstrations, "__iter__", stopped)
+    monkeypatch.setattr(robomimic.FileEpisodes, "__iter__", stopped)
     with pytest.raises(stop):
         converted(source, tmp_path / out, overwrite=True, with_failures=True)
     assert {path: path.read_bytes() for path in sorted(tmp_path.rglob("*")) if path.is_file()} == before

@@ -83,7 +83,7 @@ class Clocked:
 
 def test_the_experts_dead_man_is_seen_up_after_a_silence() -> None:
     node = Clocked()
-    hands = GamepadHands(node, "/joy", Sticks(practice(), 0.5))  # type: ignore[arg-type]
+    hands = GamepadHands(node, "/joy", Sticks(practice(), 0.5))
     for node.now in (1.0, 1.05, 1.1, 1.5, 1.55):
         hands.hold(np.zeros(7), np.zeros(6))
     assert node.said == [False, True, True, True, False, True, True]

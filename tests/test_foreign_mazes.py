@@ -117,7 +117,7 @@ def test_a_diffuser_trains(of: str, windows: str, request: pytest.FixtureRequest
         "validation": 0.1,
         "validate_every": 2,
     }
-    Trainer(Options(data=(path,), out=out, windows=windows, **small)).run()  # type: ignore[arg-type]
+    Trainer(Options(data=(path,), out=out, windows=windows, **small)).run()
     spec = checkpoint.read_spec(out)
     assert spec.task == "umaze" and spec.environment == "PointMaze_UMaze-v3" and spec.rate == 100
     assert np.isfinite(spec.scores["validation_loss"])

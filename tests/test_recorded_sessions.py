@@ -37,8 +37,9 @@ from diffusion_ros.control.pictures import fit
 from diffusion_ros.nodes.policy_node import PolicyNode
 from diffusion_ros.robot import EEF_POS, EEF_QUAT, FINGERS, GRIPPER_QPOS
 from diffusion_ros.ros import messages
-from training.data.bags import Bag, match
+from training.data.bags import Bag
 from training.data.episodes import Episode
+from training.data.row_frames import match
 
 MS = 1_000_000
 SECOND = 1000 * MS
@@ -58,13 +59,13 @@ def graph() -> Iterator[ros_graph.Graph]:
 def live(node: PolicyNode, sent: Iterable[Sent]) -> list[Frame]:
     """The frames that a policy node makes of messages, each heard when it came."""
     frames: list[Frame] = []
-    node._observe = lambda frame: frames.append(frame)  # type: ignore[method-assign]
+    node._observe = lambda frame: frames.append(frame)
     listening: dict[str, list[Any]] = {}
     for subscription in node.subscriptions:
         listening.setdefault(subscription.topic_name, []).append(subscription)
     info = {"publisher_gid": {"data": b"one"}}
     for one in sent:
-        node.now_ns = lambda came=one.came_ns: came  # type: ignore[method-assign,misc]
+        node.now_ns = lambda came=one.came_ns: came
         for subscription in listening.get(one.topic, ()):
             msg = one.content if subscription.raw else deserialize_message(one.content, type(one.msg))
             subscription.callback(msg, info)

@@ -303,7 +303,7 @@ def test_handing_over_does_not_jump(graph: Graph, tmp_path: Path, output: str) -
             bench.place = [target.position - target.rotation.apply([0, 0, 0.1]), target.rotation]  # the arm follows
         return command
 
-    robot.act = logged  # type: ignore[method-assign]
+    robot.act = logged
     bench.act(0.02, 0.0, 0.0, 0.0, 0.0, 0.1, -1.0)
     graph.spin_until(lambda: log and log[-1][1].velocity[0] < -0.1)
     graph.spin(0.3)
@@ -341,9 +341,9 @@ def test_a_person_alone_needs_no_checkpoint(graph: Graph, tmp_path: Path) -> Non
     msg.linear.x, msg.angular.z = 0.1, 0.2
     bench.node.create_timer(0.05, lambda: twists.publish(msg))
     graph.spin_until(lambda: bench.received)
-    first = bench.executor._robot.targets.target()  # type: ignore[union-attr]
-    graph.spin_until(lambda: bench.executor._robot.targets.target().velocity[0] < -0.09)  # type: ignore[union-attr]
-    target = bench.executor._robot.targets.target()  # type: ignore[union-attr]
+    first = bench.executor._robot.targets.target()
+    graph.spin_until(lambda: bench.executor._robot.targets.target().velocity[0] < -0.09)
+    target = bench.executor._robot.targets.target()
     # Its base is turned by half a turn in the driver's.
     np.testing.assert_allclose(target.velocity, [-0.1, 0, 0], atol=1e-6)
     np.testing.assert_allclose(target.angular_velocity, [0, 0, 0.2], atol=1e-6)

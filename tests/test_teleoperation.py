@@ -138,7 +138,7 @@ def test_a_key_moves_while_it_is_repeated_and_keeps_for_longer() -> None:
     assert pause is not None and not pause.twist.any(), "until it is repeated it does not move, and is held"
     for time in np.arange(1.5, 2.5, 0.04):
         device.heard("w", time)
-        assert device.asked(time).twist[0] == 0.2  # type: ignore[union-attr]
+        assert device.asked(time).twist[0] == 0.2
     assert device.asked(2.45 + HELD_SECONDS) is not None and device.asked(2.6 + HELD_SECONDS) is None
     device.heard("\x1b[Dj", 5.0)
     both = device.asked(5.0)
@@ -146,7 +146,7 @@ def test_a_key_moves_while_it_is_repeated_and_keeps_for_longer() -> None:
     np.testing.assert_allclose(both.twist, [0, 0.2, 0, 0, 0, 0.5])
     for opposite, along in (("w", 1.0), ("s", -1.0), ("w", 1.0)):
         device.heard(opposite, 5.01)
-        assert device.asked(5.01).twist[0] == along * 0.2, "the newer of two opposite keys"  # type: ignore[union-attr]
+        assert device.asked(5.01).twist[0] == along * 0.2, "the newer of two opposite keys"
     device.heard(" ", 5.01)
     held = device.asked(5.01)
     assert held is not None and not held.twist.any()
@@ -177,50 +177,50 @@ def test_rows_are_of_one_step_within_the_speeds_and_end_with_zeros() -> None:
     np.testing.assert_allclose(row, [0.006, 0.008, 0, 0, 0, -0.05, 0])
     still = rows.row(STILL)
     assert still is not None and not still.any() and rows.driving, "nothing is known of the gripper"
-    assert not rows.row(None).any()  # type: ignore[union-attr]
+    assert not rows.row(None).any()
     assert rows.row(None) is None, "then it is silent"
     tight = PersonRows(0.05, 1.0, 1.0, greatest=(0.01,) * 6 + (1.0,))
-    np.testing.assert_allclose(tight.row(Asked(np.full(6, 0.5)))[:3], 0.01)  # type: ignore[index]
+    np.testing.assert_allclose(tight.row(Asked(np.full(6, 0.5)))[:3], 0.01)
 
 
 def test_the_gripper_stays_as_it_was_told_until_the_person_says_more() -> None:
     rows = PersonRows(0.05, 0.2, 1.0)
     rows.executed(np.array([0, 0, 0, 0, 0, 0, 0.4]), False)
-    assert rows.row(STILL)[6] == 0.4, "the policy had closed it, and taking over drops nothing"  # type: ignore[index]
+    assert rows.row(STILL)[6] == 0.4, "the policy had closed it, and taking over drops nothing"
     rows.executed(np.array([0, 0, 0, 0, 0, 0, -1.0]), True)
-    assert rows.row(STILL)[6] == 0.4, "what is heard of one's own row comes late"  # type: ignore[index]
-    assert [rows.row(Asked(np.zeros(6), grip))[6] for grip in ("toggle", "", "close", "toggle", "open")] == [  # type: ignore[index]
+    assert rows.row(STILL)[6] == 0.4, "what is heard of one's own row comes late"
+    assert [rows.row(Asked(np.zeros(6), grip))[6] for grip in ("toggle", "", "close", "toggle", "open")] == [
         *(-1.0, -1.0, 1.0, -1.0, -1.0)
     ]
     rows.executed(np.array([0, 0, 0, 0, 0, 0, 1.0]), False)
-    assert rows.row(STILL)[6] == -1.0, "nor a policy's, which the person has overruled"  # type: ignore[index]
+    assert rows.row(STILL)[6] == -1.0, "nor a policy's, which the person has overruled"
     fresh = PersonRows(0.05, 0.2, 1.0)
-    assert fresh.row(Asked(np.zeros(6), "toggle"))[6] == 1.0  # type: ignore[index]
+    assert fresh.row(Asked(np.zeros(6), "toggle"))[6] == 1.0
 
 
 def test_taking_over_tells_the_gripper_what_it_was_told_last() -> None:
     rows = PersonRows(0.05, 0.2, 1.0)
     for value in (1.0, -0.05):
         rows.executed(np.array([0, 0, 0, 0, 0, 0, value]), False)
-        assert rows.row(STILL)[6] == value  # type: ignore[index]
+        assert rows.row(STILL)[6] == value
         rows.row(None)
-    assert rows.row(Asked(np.zeros(6), "toggle"))[6] == 1.0, "by the sign alone"  # type: ignore[index]
+    assert rows.row(Asked(np.zeros(6), "toggle"))[6] == 1.0, "by the sign alone"
     rows.row(None)
     rows.executed(ZEROS, True)
-    assert rows.row(STILL)[6] == 1.0  # type: ignore[index]
+    assert rows.row(STILL)[6] == 1.0
     rows.row(None)
     rows.executed(ZEROS, False)
-    assert rows.row(STILL)[6] == 0.0, "a policy's: as it is, or in the middle"  # type: ignore[index]
-    assert rows.row(Asked(np.zeros(6), "toggle"))[6] == -1.0  # type: ignore[index]
+    assert rows.row(STILL)[6] == 0.0, "a policy's: as it is, or in the middle"
+    assert rows.row(Asked(np.zeros(6), "toggle"))[6] == -1.0
 
 
 def test_the_gripper_is_learnt_from_the_policy_while_a_person_holds_on() -> None:
     rows = PersonRows(0.05, 0.2, 1.0)
-    assert rows.row(STILL)[6] == 0.0  # type: ignore[index]
+    assert rows.row(STILL)[6] == 0.0
     rows.executed(np.array([0, 0, 0, 0, 0, 0, -1.0]), True)
-    assert rows.row(STILL)[6] == 0.0, "one's own, heard late"  # type: ignore[index]
+    assert rows.row(STILL)[6] == 0.0, "one's own, heard late"
     rows.executed(np.array([0, 0, 0, 0, 0, 0, -1.0]), False)
-    assert rows.row(STILL)[6] == -1.0  # type: ignore[index]
+    assert rows.row(STILL)[6] == -1.0
 
 
 @pytest.mark.parametrize("response", [(), (88.2, 0.803)])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable
@@ -44,6 +45,14 @@ def run(options: type[T], job: Callable[[T], None], description: str | None, aft
     except (OSError, RuntimeError) as error:
         print(error, file=sys.stderr)
         sys.exit(1)
+
+
+def width_and_height(text: str) -> tuple[int, int]:
+    """Of a picture_size such as 640x480 [px]. ValueError, in one line, for what is none."""
+    if not re.fullmatch(r"[1-9]\d{0,3}x[1-9]\d{0,3}", text):
+        raise ValueError(f"picture_size {text!r}: width and height are expected, as in 640x480")
+    width, height = map(int, text.split("x"))
+    return width, height
 
 
 def _terminate(number: int, frame: FrameType | None) -> NoReturn:

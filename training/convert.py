@@ -70,8 +70,8 @@ class Options:
     """Replaces what is at OUT."""
 
     def __post_init__(self) -> None:
-        if self.picture_size is not None and not re.fullmatch(r"[1-9]\d{0,3}x[1-9]\d{0,3}", self.picture_size):
-            raise ValueError(f"picture_size {self.picture_size!r}: width and height are expected, as in 640x480")
+        if self.picture_size is not None:
+            command_line.width_and_height(self.picture_size)
         if self.only_successes and self.with_failures:
             raise ValueError("only_successes and with_failures: one of them expected")
         if not 0 <= self.crf <= 51:
@@ -89,10 +89,7 @@ class Options:
     @property
     def size(self) -> tuple[int, int] | None:
         """Width and height of the pictures in OUT; None: IN's."""
-        if self.picture_size is None:
-            return None
-        width, height = map(int, self.picture_size.split("x"))
-        return width, height
+        return None if self.picture_size is None else command_line.width_and_height(self.picture_size)
 
 
 def kind_of(source: Path) -> str:

@@ -20,15 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from diffusion_ros import robot_file
-from diffusion_ros.robot import (
-    EEF_POS,
-    EEF_QUAT,
-    GRIPPER_QPOS,
-    OBJECT_POS,
-    OBJECT_QUAT,
-    RATE,
-    WORLD_FRAME,
-)
+from diffusion_ros.robot import EEF_POS, EEF_QUAT, GRIPPER_QPOS, OBJECT_POS, OBJECT_QUAT, RATE, WORLD_FRAME
 from diffusion_ros.robot_file import OBJECT, Teleop
 from diffusion_ros.simulators.tasks import ARM_TASKS, arm_task
 from diffusion_ros.spec import CheckpointSpec, TensorSpec
@@ -38,7 +30,7 @@ from training.data.gamepad import Driver, Sticks
 if TYPE_CHECKING:
     from diffusion_ros.ros.runner import RunnableNode
 
-_INPUTS = ((EEF_POS, 3), (EEF_QUAT, 4), (GRIPPER_QPOS, 2), (OBJECT_POS, 3), (OBJECT_QUAT, 4))
+_INPUTS = ((EEF_POS, 3, "m"), (EEF_QUAT, 4, "1"), (GRIPPER_QPOS, 2, "m"), (OBJECT_POS, 3, "m"), (OBJECT_QUAT, 4, "1"))
 
 
 @dataclass(frozen=True)
@@ -75,20 +67,18 @@ class Options:
 
 def inputs_of(task: str) -> CheckpointSpec:
     """What the driver observes, as a policy's inputs, in the world."""
-    kinds = {3: "m", 4: "1", 2: "m"}
-    inputs = tuple(TensorSpec(name, (size,), "float32", kinds[size], WORLD_FRAME) for name, size in _INPUTS)
     return CheckpointSpec(
-        "policy",
-        task,
-        ARM_TASKS[task].environment,
-        inputs,
-        (),
-        RATE,
-        1,
-        1,
-        1,
-        (),
-        (),
+        kind="policy",
+        task=task,
+        environment=ARM_TASKS[task].environment,
+        inputs=tuple(TensorSpec(name, (size,), "float32", unit, WORLD_FRAME) for name, size, unit in _INPUTS),
+        outputs=(),
+        rate=RATE,
+        horizon=1,
+        n_obs_steps=1,
+        n_action_steps=1,
+        action_low=(),
+        action_high=(),
         base_pose=ARM_TASKS[task].base_pose,
     )
 

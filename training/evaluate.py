@@ -6,7 +6,6 @@ import dataclasses
 import json
 import multiprocessing
 import queue
-import re
 import signal
 import time
 from dataclasses import dataclass, field
@@ -69,16 +68,13 @@ class Options:
             raise ValueError(f"episodes {self.episodes}, workers {self.workers}: both must be at least 1")
         if self.json is not None and not self.json.parent.exists():
             raise ValueError(f"{self.json}: its folder does not exist")
-        if self.picture_size is not None and not re.fullmatch(r"[1-9]\d{0,3}x[1-9]\d{0,3}", self.picture_size):
-            raise ValueError(f"picture_size {self.picture_size!r}: width and height are expected, as in 640x480")
+        if self.picture_size is not None:
+            command_line.width_and_height(self.picture_size)
 
     @property
     def pictures(self) -> tuple[int, int] | None:
         """Width and height of the cameras' pictures; None: as large as the policy's."""
-        if self.picture_size is None:
-            return None
-        width, height = map(int, self.picture_size.split("x"))
-        return width, height
+        return None if self.picture_size is None else command_line.width_and_height(self.picture_size)
 
 
 def _evaluate_share(options: Options, indices: list[int], results: Any) -> None:

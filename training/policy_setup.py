@@ -22,9 +22,9 @@ from diffusion_ros.control.frames import RobotFrames
 from diffusion_ros.control.kinematics import Arm
 from diffusion_ros.robot import CAMERAS, EEF_POS, EEF_QUAT, IMAGE_SIZE
 from diffusion_ros.simulators.arm import Simulation
-from diffusion_ros.simulators.driver_streams import picture_size
 from diffusion_ros.simulators.tasks import ARM_RESPONSE, ARM_TASKS
 from diffusion_ros.spec import FITTED, IMAGE_SUFFIX, CheckpointSpec, TensorSpec
+from training.command_line import width_and_height
 from training.data.action_rows import JOINT_POSITIONS, row_limits
 from training.data.demonstrations import HAND, OBJECT, Demonstrations
 from training.diffusion.noise_schedule import NoiseSchedule
@@ -164,7 +164,7 @@ class Options(SamplerOptions):
                 f"gripper_width {self.gripper_width}: the closed one's, and the open one's above it, expected"
             )
         if self.picture_size:
-            picture_size(self.picture_size)
+            width_and_height(self.picture_size)
         if self.crop and self.crop < 8:
             raise ValueError(f"crop {self.crop}: must be 0, or 8 at least")
         if not self.inputs or len(set(self.inputs)) != len(self.inputs):
@@ -213,7 +213,7 @@ class Options(SamplerOptions):
         """Height and width of pictures; None: the data's."""
         if not self.picture_size:
             return None
-        width, height = picture_size(self.picture_size)
+        width, height = width_and_height(self.picture_size)
         return height, width
 
     @property
@@ -301,7 +301,10 @@ def arm_chain(options: Options, data: Demonstrations) -> ActionFormat | None:
                 f"{robot.path}: description: a file expected (description: {{file: ...}}), to know the arm"
             )
         text = Path(robot.description.file).read_text()
-        arm, frames = Arm.from_urdf(text, robot.joints, robot.base.frame, robot.tool.frame), RobotFrames(robot)
+        arm, frames = (
+            Arm.from_urdf(text, robot.joints, robot.base.frame, robot.tool.frame),
+            RobotFrames(robot, data.recorded.base_pose),
+        )
         return chain_of(robot.joints, lambda joints: frames.to_policy(*frames.hand(*arm.forward(joints))))
     kinds = options.action_kind, data.recorded.actions.kind
     if "joint_positions" not in kinds or data.task not in ARM_TASKS or not data.recorded.own:

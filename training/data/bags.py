@@ -35,7 +35,7 @@ import shutil
 import tempfile
 import weakref
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -45,12 +45,10 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 from rclpy.serialization import deserialize_message
-from scipy.spatial.transform import Rotation
 from sensor_msgs.msg import CompressedImage
 from trajectory_msgs.msg import JointTrajectory
 
 from diffusion_ros import robot_file, yaml_file
-from diffusion_ros.action_kinds import ActionFormat
 from diffusion_ros.bags import EVENT
 from diffusion_ros.control.observation import HISTORY_NS, Frame
 from diffusion_ros.control.pictures import PictureError, fit
@@ -66,6 +64,7 @@ from diffusion_ros.spec import FITTED, IMAGE_SUFFIX, CheckpointSpec, TensorSpec
 from training.data.bag_file import BagFile, Contract, read_contract, text_of
 from training.data.episodes import Episode, Layout
 from training.data.replay_node import ReplayNode
+from training.data.row_frames import Kept, Row, folded, nearest, same_stamps
 
 Array = NDArray[np.float64]
 Picture = NDArray[np.uint8]
@@ -83,19 +82,6 @@ _TAIL_NS = HISTORY_NS + 500_000_000
 
 
 @dataclass(frozen=True)
-class _Row:
-    """What was executed in one control step."""
-
-    stamp_ns: int
-    due_ns: int
-    """The time of the frame that it answers."""
-    values: Array
-    person: bool | None
-    place: int
-    """Among all messages, in their order of arrival."""
-
-
-@dataclass(frozen=True)
 class _Event:
     """What is said of an episode."""
 
@@ -110,23 +96,14 @@ class _Recorded:
     """An episode while it is read."""
 
     start: _Event
-    rows: list[_Row] = field(default_factory=list)
+    rows: list[Row] = field(default_factory=list)
     end: _Event | None = None
     ended_ns: int = 0
     """When its end came, by the clock of arrivals."""
 
-    def has(self, row: _Row) -> bool:
+    def has(self, row: Row) -> bool:
         """Whether a row began in it; the events may have come before or after it."""
         return self.start.stamp_ns <= row.stamp_ns and (self.end is None or row.stamp_ns <= self.end.stamp_ns)
-
-
-@dataclass(frozen=True)
-class _Kept:
-    """A frame, in place of each picture where it is in the bag: time of arrival and which of those that came then."""
-
-    frame: Frame
-    place: int
-    time_ns: int
 
 
 class Bag:
@@ -337,7 +314,7 @@ class Bag:
         node = self._node()
         executed = node.resolve_topic_name(EXECUTED)
         if executed in self.file.topics:
-            return executed, partial(_executed, self.contract.action.width)
+            return executed, _executed
         command = node.resolve_topic_name(topics.EEF_COMMAND)
         if self._robot is None and command in self.file.topics:
             return command, _commanded
@@ -374,13 +351,13 @@ class Bag:
         """In order. Reads the bag once, and again the stretch of an episode for each call of one of its pictures."""
         self.left_out.clear()
         node = self._node()
-        frames: deque[_Kept] = deque()
+        frames: deque[Kept] = deque()
         place = 0
         pictures = _Numbered()
 
         def observe(frame: Frame) -> None:
             if source.trusted():
-                frames.append(_Kept(frame, place, node.time_ns))
+                frames.append(Kept(frame, place, node.time_ns))
             else:
                 self.left_out[f"frames: {'; '.join(source.frozen_reasons) or _words(source.too_slow())}"] += 1
 
@@ -389,7 +366,7 @@ class Bag:
         made = 0
         running: _Recorded | None = None
         ended: deque[_Recorded] = deque()
-        loose: deque[_Row] = deque(maxlen=_LOOSE)
+        loose: deque[Row] = deque(maxlen=_LOOSE)
         wanted = {*self._events, self._rows_topic, *node.subscriptions}
         for topic, time_ns, content in self.file.messages(wanted):
             place += 1
@@ -433,7 +410,7 @@ class Bag:
             why = "; ".join(f"{count} {what}" for what, count in self.left_out.most_common(3))
             raise ValueError(f"{self.path}: no episode has a step{f': {why}' if why else ''}")
 
-    def _read(self, content: bytes, place: int) -> _Row | None:
+    def _read(self, content: bytes, place: int) -> Row | None:
         """None for a hold, and for what is no row."""
         try:
             found = self._read_row(content)
@@ -444,9 +421,9 @@ class Bag:
             return None
         stamp_ns, values, person = found
         latency = 0.0 if self._robot is None else self._robot.action.latency
-        return _Row(stamp_ns, stamp_ns + round(latency * 1e9), values, person, place)
+        return Row(stamp_ns, stamp_ns + round(latency * 1e9), values, person, place)
 
-    def _add_row(self, recording: _Recorded, row: _Row) -> None:
+    def _add_row(self, recording: _Recorded, row: Row) -> None:
         if not recording.has(row):
             return
         rows = recording.rows
@@ -466,17 +443,19 @@ class Bag:
     def _row_ns(self) -> int:
         return round(1e9 / self.contract.rate)
 
-    def _finish(self, recorded: _Recorded, frames: deque[_Kept]) -> Iterator[Episode]:
+    def _finish(self, recorded: _Recorded, frames: deque[Kept]) -> Iterator[Episode]:
         """The episode of what came: one, or none where it was discarded or has no steps."""
         if recorded.start.number not in self._labels:
             return
         rows = (
-            recorded.rows if self._fold == 1 else list(_folded(recorded.rows, self._fold, self._row_ns, self.contract))
+            recorded.rows
+            if self._fold == 1
+            else list(folded(recorded.rows, self._fold, self._row_ns, self.contract.action))
         )
         self._leave_out(
             "rows: a run too short for a step of the lower rate", len(recorded.rows) - self._fold * len(rows)
         )
-        found = _same_stamps(rows, frames) if self._robot is None else _nearest(rows, frames, self._spec.period_ns)
+        found = same_stamps(rows, frames) if self._robot is None else nearest(rows, frames, self._spec.period_ns)
         steps = [(row, kept.frame) for row, kept in zip(rows, found, strict=True) if kept is not None]
         self._leave_out("rows: no frame of their time", len(rows) - len(steps))
         if not steps:
@@ -637,100 +616,11 @@ class _Reader:
         pass
 
 
-def _executed(width: int, content: bytes) -> tuple[int, Array, bool]:
-    """executed_action: `width` columns and `person`. Raises MessageError."""
-    msg = deserialize_message(content, JointTrajectory)
-    if len(msg.points) != 1 or len(msg.points[0].positions) != width + 1 or list(msg.joint_names)[-1:] != ["person"]:
-        raise messages.MessageError(f"one point of {width} columns and person expected")
-    values = np.array(msg.points[0].positions, np.float64)
-    if not np.all(np.isfinite(values)):
-        raise messages.MessageError("finite numbers expected")
-    return messages.stamp_ns(msg.header.stamp), values[:-1], bool(values[-1] > 0.5)
+def _executed(content: bytes) -> tuple[int, Array, bool]:
+    return messages.executed_from_msg(deserialize_message(content, JointTrajectory))
 
 
 def _commanded(content: bytes) -> tuple[int, Array, None] | None:
     """eef_command, whose zeros mean hold."""
     stamp_ns, row = messages.command_from_msg(deserialize_message(content, JointTrajectory))
     return (stamp_ns, row, None) if np.any(row) else None
-
-
-def _folded(rows: Sequence[_Row], fold: int, row_ns: int, contract: Contract) -> Iterator[_Row]:
-    """One row for each `fold` that follow each other without a hold."""
-    run: list[_Row] = []
-    for row in rows:
-        if run and not 0 < row.due_ns - run[-1].due_ns <= 2 * row_ns:
-            run = []
-        run.append(row)
-        if len(run) == fold:
-            person = None if run[0].person is None else any(row.person for row in run)
-            yield replace(run[0], values=_together([row.values for row in run], contract.action), person=person)
-            run = []
-
-
-def _together(rows: Sequence[Array], actions: ActionFormat) -> Array:
-    """One row that goes as far as several one after the other; the gripper's is the last one's."""
-    whole = rows[-1].copy()
-    if actions.kind == "delta":
-        turn = Rotation.identity()
-        for row in rows:
-            turn = Rotation.from_rotvec(row[3:6]) * turn
-        whole[:3], whole[3:6] = np.sum([row[:3] for row in rows], axis=0), turn.as_rotvec()
-    return whole
-
-
-def _same_stamps(rows: Sequence[_Row], frames: Iterable[_Kept]) -> list[_Kept | None]:
-    """To each row the frame of its stamp; of several, as a simulation that begins again has them, the one that came
-    nearest to it."""
-    by_stamp: dict[int, list[_Kept]] = {}
-    for kept in frames:
-        by_stamp.setdefault(kept.frame.stamp_ns, []).append(kept)
-    return [
-        min(by_stamp.get(row.due_ns, ()), key=lambda kept: abs(kept.place - row.place), default=None) for row in rows
-    ]
-
-
-def _nearest(rows: Sequence[_Row], frames: Iterable[_Kept], period_ns: int) -> list[_Kept | None]:
-    if not rows:
-        return []
-    first, last = rows[0].due_ns - period_ns, rows[-1].due_ns + period_ns
-    near = sorted((k for k in frames if first <= k.frame.stamp_ns <= last), key=lambda kept: kept.frame.stamp_ns)
-    found = match([row.due_ns for row in rows], [kept.frame.stamp_ns for kept in near], period_ns)
-    return [None if k is None else near[k] for k in found]
-
-
-def match(due: Sequence[int], stamps: Sequence[int], period_ns: int) -> list[int | None]:
-    """To each time [ns] the place of its frame among stamps [ns], both rising; None where none is within a period.
-
-    Places never fall. Of all such ways the one with the least cost: how far a frame is from its time, an eighth of a
-    period more for one after it, and half a period for a frame that is used again (Viterbi 1967).
-    """
-    found: list[int | None] = []
-    # Of the time before: place -> least cost, and the places that led there, as (place, those before).
-    costs: dict[int, tuple[int, Any]] = {}
-    lowest = 0
-    for time_ns in due:
-        while lowest < len(stamps) and stamps[lowest] < time_ns - period_ns:
-            lowest += 1
-        here: dict[int, tuple[int, Any]] = {}
-        k = lowest
-        while k < len(stamps) and stamps[k] <= time_ns + period_ns:
-            off = stamps[k] - time_ns
-            off = -off if off <= 0 else off + period_ns // 8
-            before = ((cost + (period_ns // 2 if j == k else 0), j) for j, (cost, _) in costs.items() if j <= k)
-            cost, j = min(before, default=(0, -1))
-            here[k] = off + cost, (k, costs[j][1] if j >= 0 else None)
-            k += 1
-        if not here:
-            found += [*_way(costs), None]
-        costs = here
-    return found + _way(costs)
-
-
-def _way(costs: Mapping[int, tuple[int, Any]]) -> list[int | None]:
-    """The places on the way of least cost."""
-    way: list[int | None] = []
-    link = min(((cost, k, link) for k, (cost, link) in costs.items()), default=(0, 0, None), key=lambda c: c[:2])[2]
-    while link is not None:
-        way.append(link[0])
-        link = link[1]
-    return way[::-1]

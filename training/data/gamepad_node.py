@@ -99,19 +99,19 @@ class RowHands:
 
     def hold(self, row: Array, noise: Array) -> None:
         self._holds = True
-        self._say(row + np.append(noise, 0.0) * ACTION_SCALE)
+        self._say(row + np.append(noise, 0.0) * ACTION_SCALE, True)
 
     def rest(self) -> None:
         if self._holds:
             self._holds = False
-            self._say(np.zeros(ACTION_SIZE))
+            self._say(np.zeros(ACTION_SIZE), False)
 
     def is_heard(self) -> bool:
         return int(self._publisher.get_subscription_count()) > 0
 
-    def _say(self, row: Array) -> None:
+    def _say(self, row: Array, held: bool) -> None:
         now_ns = self._node.now_ns()
-        self._publisher.publish(messages.command_to_msg(row, now_ns, round(1e9 / RATE), WORLD_FRAME))
+        self._publisher.publish(messages.teleop_to_msg(row, held, now_ns, round(1e9 / RATE), WORLD_FRAME))
 
 
 class ExpertNode(RunnableNode):

@@ -60,7 +60,7 @@ class _Inventory:
 
 
 @dataclass(frozen=True)
-class Demonstrations:
+class FileEpisodes:
     """The episodes of a file; read anew at each iteration."""
 
     path: Path
@@ -146,7 +146,7 @@ class _Pictures:
             raise ValueError(f"{self.path}: {self.place}: damaged ({str(error).splitlines()[0]})") from None
 
 
-def read(path: Path) -> tuple[Layout, Demonstrations]:
+def read(path: Path) -> tuple[Layout, FileEpisodes]:
     """What holds for all demonstrations of a file, and these. ValueError, in one line, for what is missing, damaged or
     not alike in all of them."""
     with opened(path) as file:
@@ -194,7 +194,7 @@ def read(path: Path) -> tuple[Layout, Demonstrations]:
     )
     inventory = _Inventory(first.steps, first.numbers, first.pictures, arrays)
     scale = np.array(recorded.scale)
-    return layout, Demonstrations(
+    return layout, FileEpisodes(
         path, tuple(names), actions, scale, recorded.rate, laid, inventory, masks, tuple(sorted(left_out))
     )
 

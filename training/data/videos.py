@@ -32,7 +32,7 @@ class VideoWriter:
         self.frames = 0
         self._shape = (height, width, 3)
         colours = ["libx264rgb", "rgb24"] if crf == LOSSLESS else ["libx264", "yuv420p"]
-        self._errors = tempfile.TemporaryFile()  # noqa: SIM115
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115  (closed with the writer)
         source = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}", "-r", f"{rate:g}", "-i", "-"]
         # Without pictures that refer to later ones, the first one is at 0.
         codec = ["-c:v", colours[0], "-pix_fmt", colours[1], "-crf", str(crf), "-g", _KEY_FRAMES, "-bf", "0"]

@@ -489,7 +489,7 @@ class ChunkExecutor:
 
     def rest(self, t_ns: int) -> NDArray[np.float64]:
         """Rows (N, 7) of the chunk that decides at t_ns, from the one that is due on: motions in the frame's axes,
-        within the limits of a step, or poses (Command.pose). None where none is due."""
+        within the limits of a step, or poses (Command.pose). No row where none is due."""
         rows, due = self._deciding(t_ns)
         return rows[due:]
 

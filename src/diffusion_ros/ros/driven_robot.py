@@ -106,6 +106,9 @@ class DrivenRobot:
         self._forgetting = False
         """Whether the target brakes, to be forgotten when it stands."""
         self._advanced_ns: int | None = None
+        self._goal_key: tuple[int, int] | None = None
+        self._goal: Array | Goal | None = None
+        """Of the row of a pose that is due, once for the row: the output has several periods for each."""
         self._limited = ""
         """Why the arm could not go all the way to its last target."""
 
@@ -260,8 +263,11 @@ class DrivenRobot:
     def _due_row(self, logic: ChunkExecutor, command: Command, now_ns: int) -> Array | Goal:
         if command.pose is None:
             return self.frames.row(command.row)
+        if command.key == self._goal_key and self._goal is not None:
+            return self._goal
         coming = logic.rest(self._row_ns(now_ns))[1:]
-        return self._in_base([command.pose, *coming], True)[0]
+        self._goal_key, self._goal = command.key, self._in_base([command.pose, *coming], True)[0]
+        return self._goal
 
     def _start(self, hand: Hand) -> str:
         """The target anew, from where the hand is. Returns '' or why not."""
