@@ -24,6 +24,7 @@ COMMANDS = (
     "train_ppo",
     "ablate_rainbow",
     "evaluate",
+    "export_again",
     "ranges",
     "response",
     "typical",

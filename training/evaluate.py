@@ -10,7 +10,7 @@ import signal
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from tqdm import tqdm
@@ -26,6 +26,9 @@ from training.evaluation.arm import evaluate_arm
 from training.evaluation.guard import evaluate_guard, watch_policy
 from training.evaluation.gym import evaluate_gym
 from training.evaluation.maze import PlannerOptions, evaluate_planner
+
+if TYPE_CHECKING:
+    from training.evaluation.rollout import Late
 
 IDENTITY = ("checkpoint", "checkpoint_sha256")
 """Of a summary: which file it is about."""
@@ -49,12 +52,24 @@ class Options:
     """Sampler, ddim or ddpm, instead of the checkpoint's."""
     sampler_steps: int | None = None
     """Denoising steps instead of the checkpoint's."""
+    timestep_spacing: Literal["leading", "trailing"] | None = None
+    """Which diffusion steps the sampler visits, instead of the checkpoint's choice."""
     max_steps: int | None = None
     """Longest episode in steps, instead of the task's."""
     policy_seed: int = 0
     """Seed of the policy's noise."""
     workers: int = 1
     """Policies only: number of processes. Results do not depend on it."""
+    n_action_steps: int | None = None
+    """Policies only: rows that are executed before the next chunk, instead of the checkpoint's."""
+    delay_ms: tuple[float, ...] = ()
+    """Policies only: chunks come so late [ms] and the robot does not wait. Several: one after the other."""
+    jitter_ms: float = 0.0
+    """And up to so much later, drawn anew for each chunk."""
+    late: Literal["go on", "latest", "blend", "ensemble", "wait"] = "go on"
+    """What is done about it. go on: a chunk goes on from the rows that are executed until it comes (real-time
+    chunking); latest: the robot changes over to it; blend: in four rows; ensemble: each row is the mean of all chunks;
+    wait: the robot stands until it comes."""
     planner: PlannerOptions = field(default_factory=PlannerOptions)
     """For planners only."""
     picture_size: str | None = None
@@ -68,6 +83,10 @@ class Options:
             raise ValueError(f"episodes {self.episodes}, workers {self.workers}: both must be at least 1")
         if self.json is not None and not self.json.parent.exists():
             raise ValueError(f"{self.json}: its folder does not exist")
+        if any(not 0 <= delay <= 2000 for delay in (*self.delay_ms, self.jitter_ms)):
+            raise ValueError(f"delay_ms {list(self.delay_ms)}, jitter_ms {self.jitter_ms}: from 0 to 2000 expected")
+        if self.jitter_ms and not self.delay_ms:
+            raise ValueError("jitter_ms goes with delay_ms")
         if self.picture_size is not None:
             command_line.width_and_height(self.picture_size)
 
@@ -77,7 +96,7 @@ class Options:
         return None if self.picture_size is None else command_line.width_and_height(self.picture_size)
 
 
-def _evaluate_share(options: Options, indices: list[int], results: Any) -> None:
+def _evaluate_share(options: Options, late: Late | None, indices: list[int], results: Any) -> None:
     import torch
 
     from diffusion_ros.models.policy import Policy
@@ -88,6 +107,8 @@ def _evaluate_share(options: Options, indices: list[int], results: Any) -> None:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(1)
     policy = Policy(_load(options))
+    if options.n_action_steps is not None:
+        policy.spec = with_action_steps(policy.spec, options.n_action_steps)
     simulation = Simulation(policy.spec.task, policy.spec.cameras)
     for index in indices:
         for episode in roll_out(
@@ -99,6 +120,7 @@ def _evaluate_share(options: Options, indices: list[int], results: Any) -> None:
             options.policy_seed,
             first=index,
             picture_size=options.pictures,
+            late=late,
         ):
             results.put(episode)
     simulation.close()
@@ -108,8 +130,19 @@ def _load(options: Options) -> Any:
     from diffusion_ros import checkpoint
 
     return checkpoint.load(
-        options.checkpoint, kind="policy", sampler=options.sampler, sampler_steps=options.sampler_steps
+        options.checkpoint,
+        kind="policy",
+        sampler=options.sampler,
+        sampler_steps=options.sampler_steps,
+        timestep_spacing=options.timestep_spacing,
     )
+
+
+def with_action_steps(spec: CheckpointSpec, n: int) -> CheckpointSpec:
+    """Raises ValueError for more than there are rows."""
+    if not 1 <= n <= spec.n_rows:
+        raise ValueError(f"n_action_steps {n}: from 1 to the {spec.n_rows} rows of a chunk expected")
+    return dataclasses.replace(spec, n_action_steps=n)
 
 
 def check_pictures(spec: CheckpointSpec, width: int, height: int) -> None:
@@ -145,17 +178,34 @@ def evaluate(options: Options) -> dict[str, Any]:
     if spec.kind in REACTIVE_KINDS:
         return evaluate_gym(options.checkpoint, options.episodes, options.seed, options.max_steps)
     require("robosuite", "mujoco")
+    from training.evaluation.rollout import Late
+
+    if not options.delay_ms:
+        return _evaluate_policy(options, None)
+    of_each = [
+        _evaluate_policy(options, Late(delay / 1000, options.jitter_ms / 1000, options.late))
+        for delay in options.delay_ms
+    ]
+    return of_each[0] if len(of_each) == 1 else {"task": spec.task, "episodes": options.episodes, "delays": of_each}
+
+
+def _evaluate_policy(options: Options, late: Late | None) -> dict[str, Any]:
     loaded = _load(options)
+    if options.n_action_steps is not None:
+        with_action_steps(loaded.spec, options.n_action_steps)
     began = time.monotonic()
     context = multiprocessing.get_context("spawn")
     results: Any = context.Queue()
     shares = [list(range(options.episodes))[worker :: options.workers] for worker in range(options.workers)]
-    workers = [context.Process(target=_evaluate_share, args=(options, share, results)) for share in shares if share]
+    workers = [
+        context.Process(target=_evaluate_share, args=(options, late, share, results)) for share in shares if share
+    ]
     for worker in workers:
         worker.start()
     episodes: list[dict[str, Any]] = []
+    what = loaded.spec.task if late is None else f"{loaded.spec.task}, {1000 * late.delay:g} ms"
     try:
-        with tqdm(total=options.episodes, unit="episode", desc=loaded.spec.task) as bar:
+        with tqdm(total=options.episodes, unit="episode", desc=what) as bar:
             while len(episodes) < options.episodes:
                 try:
                     episodes.append(dataclasses.asdict(results.get(timeout=1.0)))
@@ -171,6 +221,10 @@ def evaluate(options: Options) -> dict[str, Any]:
                 worker.terminate()
             worker.join()
     episodes.sort(key=lambda episode: episode["index"])
+    delayed: dict[str, Any] = {}
+    if late is not None:
+        delayed = {"delay_ms": 1000 * late.delay, "jitter_ms": 1000 * late.jitter, "late": late.strategy}
+        delayed |= {name: float(np.mean([e[name] for e in episodes])) for name in ("held", "jump", "jerk")}
     return {
         "task": loaded.spec.task,
         "episodes": options.episodes,
@@ -180,8 +234,11 @@ def evaluate(options: Options) -> dict[str, Any]:
         "mode": "without ROS",
         "sampler": loaded.spec.sampler,
         "sampler_steps": loaded.spec.sampler_steps,
+        "timestep_spacing": loaded.spec.timestep_spacing,
         "policy_seed": options.policy_seed,
+        **({} if options.n_action_steps is None else {"n_action_steps": options.n_action_steps}),
         **({} if options.picture_size is None else {"picture_size": options.picture_size}),
+        **delayed,
         "checkpoint": str(options.checkpoint),
         "checkpoint_sha256": loaded.sha256,
         "seconds": round(time.monotonic() - began, 1),
@@ -203,7 +260,8 @@ def _report(options: Options) -> None:
         summary["checkpoint_sha256"] = checkpoint.file_sha256(options.checkpoint)
     if options.json is not None:
         write_json(options.json, summary)
-    print(json.dumps({key: value for key, value in summary.items() if key != "results"}))
+    for of_one in summary.get("delays", [summary]):
+        print(json.dumps({key: value for key, value in of_one.items() if key != "results"}))
 
 
 if __name__ == "__main__":

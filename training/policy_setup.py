@@ -94,6 +94,10 @@ class Options(SamplerOptions):
     """Number of frames that the policy sees."""
     n_action_steps: int = 8
     """Rows that are executed before the next chunk. --resume can change it afterwards."""
+    max_delay: int = 0
+    """Rows after the newest observation that may be decided already when a chunk is made, because it comes late: the
+    policy learns to go on from them. Such a chunk needs a horizon with room for that. The data must say what was
+    executed (executed_actions)."""
     layers: int = 8
     """Transformer: decoder layers."""
     heads: int = 4
@@ -159,6 +163,13 @@ class Options(SamplerOptions):
                 f"n_action_steps {self.n_action_steps}: at most horizon - n_obs_steps + 1 ="
                 f" {self.horizon - self.n_obs_steps + 1} rows lie in the future"
             )
+        if not 0 <= self.max_delay < self.horizon - self.n_obs_steps + 1:
+            raise ValueError(
+                f"max_delay {self.max_delay}: from 0 to below horizon - n_obs_steps + 1 ="
+                f" {self.horizon - self.n_obs_steps + 1}, the rows that lie in the future"
+            )
+        if self.max_delay and self.action_steps_only:
+            raise ValueError("max_delay and action_steps_only exclude each other: what was executed is part of a chunk")
         if self.gripper_width is not None and not 0 <= self.gripper_width[0] < self.gripper_width[1]:
             raise ValueError(
                 f"gripper_width {self.gripper_width}: the closed one's, and the open one's above it, expected"
@@ -343,33 +354,44 @@ def build_policy(options: Options, limits: Limits, inputs: Inputs) -> DiffusionP
             # Where the first row is that of the newest observation, every row may see every observation.
             "causal": not options.action_steps_only,
         }
-    denoiser = make_denoiser(options.denoiser, width, options.rows, n_conditions, encoder.out_dim, **extra)
+    extra["out_dim"] = width
+    seen = width + (1 if options.max_delay else 0)  # a channel that says which rows are known
+    denoiser = make_denoiser(options.denoiser, seen, options.rows, n_conditions, encoder.out_dim, **extra)
     return DiffusionPolicy(
         encoder,
         denoiser,
-        NoiseSchedule(options.num_train_timesteps, options.beta_schedule, options.prediction_type),
+        NoiseSchedule(
+            options.num_train_timesteps, options.beta_schedule, options.prediction_type, options.timestep_spacing
+        ),
         limits.action,
         options.n_obs_steps,
         options.rows,
         options.conditioning,
         options.action_steps_only,
         options.sampler,
+        options.max_delay,
     )
+
+
+def options_of(spec: CheckpointSpec) -> Options:
+    """Those that a policy was trained with."""
+    values = current_options(Options, spec.training) | {"data": (), "data_weights": ()}
+    for name in ("unet_widths", "betas", "inputs", "camera_names", "gripper_width"):
+        values[name] = tuple(values[name]) if values[name] is not None else None
+    known = {field.name for field in dataclasses.fields(Options)}
+    return Options(**{name: value for name, value in values.items() if name in known})
 
 
 def restore_policy(path: Path) -> DiffusionPolicy:
     """The eager module of an exported checkpoint, for comparisons and for training on. Raises CheckpointError."""
     spec = checkpoint.read_spec(path)
-    values = current_options(Options, spec.training) | {"data": (), "data_weights": ()}
-    for name in ("unet_widths", "betas", "inputs", "camera_names", "gripper_width"):
-        values[name] = tuple(values[name]) if values[name] is not None else None
-    known = {field.name for field in dataclasses.fields(Options)}
-    options = Options(**{name: value for name, value in values.items() if name in known})
+    options = options_of(spec)
     inputs = Inputs.of_spec(options, spec)
     rows = unit_limits(spec.action_format.checkpoint_width)
     limits = Limits(unit_limits(vector_width(inputs.numbers)), unit_limits(POSE_DIM), rows)
     policy = build_policy(options, limits, inputs)
     policy.load_state_dict(checkpoint.weights(path))
+    policy.sampler, policy.schedule.timestep_spacing = spec.sampler, spec.timestep_spacing
     return policy.eval()
 
 
@@ -416,6 +438,8 @@ def make_spec(options: Options, data: Demonstrations, actions: ActionFormat) -> 
         response=ARM_RESPONSE if own else data.recorded.response,
         sampler=options.sampler,
         sampler_steps=options.steps,
+        timestep_spacing=options.timestep_spacing,
+        max_delay=options.max_delay,
         num_train_timesteps=options.num_train_timesteps,
         git_commit=git_commit(),
         data_hash=data.data_hash,

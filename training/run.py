@@ -240,6 +240,9 @@ class SamplerOptions(DiffusionOptions):
     """Sampler of the checkpoint. It can be changed when the checkpoint is loaded."""
     num_inference_steps: int | None
     """Denoising steps of the sampler. They can be changed when the checkpoint is loaded."""
+    timestep_spacing: Literal["leading", "trailing"] = "trailing"
+    """Which diffusion steps the sampler visits: trailing begins at the last, leading ends at the first. It can be
+    changed when the checkpoint is loaded."""
     half_weights: bool = True
     """Store the checkpoint's weights in half precision."""
     validate_every: int = 500
@@ -260,7 +263,7 @@ class SamplerOptions(DiffusionOptions):
 
     @property
     def free(self) -> frozenset[str]:
-        return super().free | {"sampler", "num_inference_steps", "half_weights", "validate_every"}
+        return super().free | {"sampler", "num_inference_steps", "timestep_spacing", "half_weights", "validate_every"}
 
 
 def options_json(options: RunOptions) -> dict[str, Any]:

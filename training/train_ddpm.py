@@ -136,7 +136,7 @@ def build_diffusion(options: Options, shape: tuple[int, int, int]) -> ImageDiffu
         options.num_train_timesteps,
         SCHEDULES[options.beta_schedule],
         options.prediction_type,
-        timestep_spacing="trailing",
+        timestep_spacing=options.timestep_spacing,
     )
     return ImageDiffusion(denoiser, schedule, height, width, options.sampler)
 
@@ -158,6 +158,7 @@ def make_spec(options: Options, data: ImageData) -> CheckpointSpec:
         action_high=(),
         sampler=options.sampler,
         sampler_steps=options.steps,
+        timestep_spacing=options.timestep_spacing,
         num_train_timesteps=options.num_train_timesteps,
         git_commit=git_commit(),
         data_hash=data.data_hash,

@@ -150,6 +150,7 @@ def make_spec(options: Options, data: Trajectories, scores: dict[str, Any]) -> C
         response=response,
         sampler=options.sampler,
         sampler_steps=options.steps,
+        timestep_spacing=options.timestep_spacing,
         num_train_timesteps=options.num_train_timesteps,
         stride=options.stride,
         git_commit=git_commit(),

@@ -87,6 +87,8 @@ class Trainer:
             )
         if options.rollouts and (hidden := [name for name in options.inputs if name not in (*HAND, *OBJECT)]):
             raise ValueError(f"rollouts {options.rollouts}: the simulator shows no {', '.join(hidden)}; 0 expected")
+        if options.max_delay and self.data.executed is None:
+            raise ValueError(f"max_delay {options.max_delay}: {lacks_executed(files)}")
         self.bookkeeping = Run(options, self.data.data_hash)
         self.accelerator, self.device = self.bookkeeping.accelerator, self.bookkeeping.device
         persons = options.learn_from == "person"
@@ -137,9 +139,9 @@ class Trainer:
         """Observations of the steps (n,), name -> (n, ...)."""
         return self.resident.frames(steps, self.pictures)
 
-    def rows(self, windows: ResidentWindows, chosen: Tensor) -> Tensor:
-        """Rows (B, rows, A) of windows (B), as they are learnt."""
-        rows = self.resident.actions[windows.acted[chosen]]
+    def rows(self, windows: ResidentWindows, chosen: Tensor, of: Tensor | None = None) -> Tensor:
+        """Rows (B, rows, A) of windows (B), as they are learnt; of (N, A): those of all steps, None: the labels."""
+        rows = (self.resident.actions if of is None else of)[windows.acted[chosen]]
         if self.turns is None:
             return rows
         newest = windows.observed[chosen, -1]
@@ -160,6 +162,8 @@ class Trainer:
             "noise": torch.randn((draws, size, options.rows, self.policy.width), **of),
             "t": torch.randint(0, options.num_train_timesteps, (draws, size), **of),
         }
+        if options.max_delay:
+            batch["known"] = torch.randint(0, self.policy.max_known + 1, (size,), **of)
         encoder = self.policy.encoder
         if crops and self.features is not None:
             batch["crops"] = torch.randint(0, len(self.features), (size, 1), **of)
@@ -419,7 +423,10 @@ class _Objective(nn.Module):
         observed = acted if trainer.policy.inpainting else windows.observed[chosen]
         features = trainer.window_features(observed, batch.get("crops"))
         actions = trainer.rows(windows, chosen)
-        loss: Tensor = self.loss(features, actions, windows.valid[chosen], batch["noise"], batch["t"])
+        executed = None if "known" not in batch else trainer.rows(windows, chosen, trainer.resident.executed)
+        loss: Tensor = self.loss(
+            features, actions, windows.valid[chosen], batch["noise"], batch["t"], executed, batch.get("known")
+        )
         if trainer.features is None and trainer.policy.encoder.has_pose_head:
             loss = loss + trainer.pose_loss(features, observed)
         return loss

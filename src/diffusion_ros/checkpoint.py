@@ -175,8 +175,9 @@ def load(
     task: str | None = None,
     sampler: str | None = None,
     sampler_steps: int | None = None,
+    timestep_spacing: str | None = None,
 ) -> Checkpoint:
-    """Loads and tries a checkpoint; `sampler` and `sampler_steps` replace the exported ones.
+    """Loads and tries a checkpoint; `sampler`, `sampler_steps` and `timestep_spacing` replace the exported ones.
 
     Raises CheckpointError, in one line, for a missing, truncated or foreign file, another kind or task than expected,
     weights or statistics that are not finite or degenerate, a specification that the module does not fulfil.
@@ -184,7 +185,7 @@ def load(
     import torch
 
     path = Path(path)
-    spec = read_spec(path)
+    exported_spec = spec = read_spec(path)
     kinds = (kind,) if isinstance(kind, str) else kind
     if kinds is not None and spec.kind not in kinds:
         raise CheckpointError(
@@ -192,11 +193,8 @@ def load(
         )
     if task is not None and spec.task != task:
         raise CheckpointError(f"{path}: was trained on the task {spec.task}, {task} is needed")
-    changes: dict[str, Any] = {}
-    if sampler is not None:
-        changes["sampler"] = sampler
-    if sampler_steps is not None:
-        changes["sampler_steps"] = sampler_steps
+    chosen = {"sampler": sampler, "sampler_steps": sampler_steps, "timestep_spacing": timestep_spacing}
+    changes: dict[str, Any] = {name: value for name, value in chosen.items() if value is not None}
     try:
         spec = checked(dataclasses.replace(spec, **changes))
     except SpecError as error:
@@ -221,12 +219,21 @@ def load(
         problem = _bad_weights(module)
         if problem:
             raise CheckpointError(f"{path}: {problem}")
-        entries = KINDS[spec.kind].entry_points
+        kind_of = KINDS[spec.kind]
+        entries = kind_of.entry_points
         missing = [name for name in entries if not hasattr(module, name)]
         if missing:
             raise CheckpointError(f"{path}: the module has no {' and no '.join(missing)}, as a {spec.kind} must")
         if hasattr(module, "sampler"):
             module.sampler = spec.sampler
+        if hasattr(module, "schedule") and hasattr(module.schedule, "timestep_spacing"):
+            module.schedule.timestep_spacing = spec.timestep_spacing
+        elif timestep_spacing not in (None, exported_spec.timestep_spacing):
+            raise CheckpointError(
+                f"{path}: timestep_spacing {timestep_spacing!r}: it is of a time when none could be chosen;"
+                " `python -m training.export_again` mends that"
+            )
+        entries += tuple(name for name in kind_of.optional if hasattr(module, name))
         module = torch.jit.freeze(module, preserved_attrs=list(entries))
     checkpoint = Checkpoint(module, spec, file_sha256(path), device)
     try:

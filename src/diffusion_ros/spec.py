@@ -114,6 +114,11 @@ class CheckpointSpec:
     rotation (4), or the same of both (2). (): within a step."""
     sampler: str = ""
     sampler_steps: int = 0
+    timestep_spacing: str = ""
+    """Which diffusion steps the sampler visits: models.timesteps."""
+    max_delay: int = 0
+    """Rows after the newest observation that may be given to a policy, because they are executed anyway before its
+    chunk comes: it was trained to go on from them. 0: it was not."""
     num_train_timesteps: int = 0
     stride: int = 1
     """Control steps between two rows; more than 1 for planners."""
@@ -132,6 +137,8 @@ class CheckpointSpec:
             raise SpecError(f"spec: inputs {', '.join(names)}: every name may appear once")
         if self.pictures and self.pictures != FITTED:
             raise SpecError(f"spec: pictures {self.pictures!r}, {{}} or {FITTED!r} expected")
+        if not 0 <= self.max_delay < (self.n_rows if self.kind == "policy" else 1):
+            raise SpecError(f"spec: max_delay {self.max_delay}, in a policy from 0 to below its rows expected, else 0")
         if self.base_pose and (
             len(self.base_pose) != 7
             or not all(math.isfinite(x) for x in self.base_pose)
@@ -215,12 +222,23 @@ class CheckpointSpec:
             values[name] = _tensors(name, fields[name])
         for name in ("action_low", "action_high", "workspace_low", "workspace_high", "base_pose", "response"):
             values[name] = _numbers(name, fields.get(name, []))
-        for name in ("kind", "task", "environment", "sampler", "git_commit", "data_hash"):
+        if values.get("sampler") and "timestep_spacing" not in fields:
+            # As samplers were before it was a choice.
+            values["timestep_spacing"] = "leading" if fields["kind"] == "policy" else "trailing"
+        for name in ("kind", "task", "environment", "sampler", "timestep_spacing", "git_commit", "data_hash"):
             if not isinstance(values.get(name, ""), str):
                 raise SpecError(f"spec: {name} {values[name]!r}, a string expected")
         if isinstance(values["rate"], bool) or not isinstance(values["rate"], (int, float)):
             raise SpecError(f"spec: rate {values['rate']!r}, a number expected")
-        for name in ("horizon", "n_obs_steps", "n_action_steps", "sampler_steps", "num_train_timesteps", "stride"):
+        for name in (
+            "horizon",
+            "n_obs_steps",
+            "n_action_steps",
+            "sampler_steps",
+            "num_train_timesteps",
+            "stride",
+            "max_delay",
+        ):
             if isinstance(values.get(name, 1), bool) or not isinstance(values.get(name, 1), int):
                 raise SpecError(f"spec: {name} {values[name]!r}, an integer expected")
         for name in ("training", "scores", "pictures", "typical", "actions"):

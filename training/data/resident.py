@@ -43,6 +43,7 @@ class Resident:
         self.pictures = {n: value.to(device) if self.whole else value.pin_memory() for n, value in pictures.items()}
         self.low_dim = {n: value.to(device) for n, value in tensors.items() if n not in pictures}
         self.actions = torch.from_numpy(data.actions).to(device)
+        self.executed = None if data.executed is None else torch.from_numpy(data.executed).to(device)
 
     def frames(self, steps: Tensor, pictures: tuple[str, ...] = ()) -> dict[str, Tensor]:
         """Observations of steps (n,): all numbers, and the pictures that are named; name -> (n, ...)."""

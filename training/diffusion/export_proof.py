@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from diffusion_ros import checkpoint
 from diffusion_ros.atomic_file import atomic_write
 from diffusion_ros.checkpoint import Checkpoint, CheckpointError
-from diffusion_ros.models.planner import trailing_timesteps
+from diffusion_ros.models.timesteps import timesteps
 from diffusion_ros.spec import CheckpointSpec
 from training.diffusion.diffuser import Diffuser
 from training.diffusion.images import ImageDiffusion
@@ -93,21 +93,18 @@ class Scheduler:
     """diffusers' scheduler for a checkpoint's sampler, as the options of its training say.
 
     Args:
-        spacing: "leading" or "trailing".
         prediction_type: what `step` is given.
         steps: how many there are from noise to a sample.
     """
 
-    def __init__(
-        self, loaded: Checkpoint, options: SamplerOptions, spacing: str, prediction_type: str, steps: int
-    ) -> None:
+    def __init__(self, loaded: Checkpoint, options: SamplerOptions, prediction_type: str, steps: int) -> None:
         settings = {
             "num_train_timesteps": options.num_train_timesteps,
             "beta_start": 1e-4,
             "beta_end": 0.02,
             "beta_schedule": BETA_SCHEDULES.get(options.beta_schedule, options.beta_schedule),
             "prediction_type": prediction_type,
-            "timestep_spacing": spacing,
+            "timestep_spacing": options.timestep_spacing,
         }
         self._scheduler = DDPMScheduler(**settings, variance_type="fixed_small")
         self._ddim = loaded.spec.sampler == "ddim"
@@ -140,7 +137,7 @@ class Scheduler:
 
 
 def _policy_error(loaded: Checkpoint, policy: DiffusionPolicy, options: SamplerOptions) -> float:
-    scheduler = Scheduler(loaded, options, "leading", options.prediction_type, _steps(loaded))
+    scheduler = Scheduler(loaded, options, options.prediction_type, _steps(loaded))
     features = torch.randn((2, policy.n_obs_steps, policy.encoder.out_dim), generator=_generator(SEED + 1))
     cond = features[:, :0] if policy.inpainting else features
     generator = _generator(SEED)
@@ -166,14 +163,14 @@ def _planner_error(loaded: Checkpoint, diffuser: Diffuser, options: SamplerOptio
     Steps are what a planner's checkpoint has, so each is taken from where diffusers' has led.
     """
     rows, width = loaded.spec.horizon, diffuser.row_dim
-    reading = Scheduler(loaded, options, "trailing", options.prediction_type, loaded.spec.sampler_steps)
+    reading = Scheduler(loaded, options, options.prediction_type, loaded.spec.sampler_steps)
     # Of the clean plan, the known written into it.
-    stepping = Scheduler(loaded, options, "trailing", "sample", loaded.spec.sampler_steps)
+    stepping = Scheduler(loaded, options, "sample", loaded.spec.sampler_steps)
     known, mask = torch.zeros((1, rows, width)), torch.zeros((1, rows, width), dtype=torch.bool)
     mask[:, [0, -1], diffuser.action_dim :] = True
     known[:, [0, -1]] = 0.8 * torch.rand((2, width), generator=_generator(SEED + 1)) - 0.4
     given = diffuser.limits.unnormalize(known)
-    visited = trailing_timesteps(options.num_train_timesteps - 1, loaded.spec.sampler_steps)
+    visited = timesteps(options.timestep_spacing, options.num_train_timesteps - 1, loaded.spec.sampler_steps)
     error = 0.0 if visited == reading.timesteps else math.inf
     x = torch.randn((1, rows, width), generator=_generator(SEED))
     for t, previous in zip(reading.timesteps, [*reading.timesteps[1:], -1], strict=True):
@@ -189,7 +186,7 @@ def _planner_error(loaded: Checkpoint, diffuser: Diffuser, options: SamplerOptio
 
 def _image_error(loaded: Checkpoint, diffusion: ImageDiffusion, options: SamplerOptions) -> float:
     """Over all of the way from noise to the image, less what rounding to grey levels takes."""
-    scheduler = Scheduler(loaded, options, "trailing", options.prediction_type, _steps(loaded))
+    scheduler = Scheduler(loaded, options, options.prediction_type, _steps(loaded))
     generator = _generator(SEED)
     x = torch.randn((1, diffusion.channels, diffusion.height, diffusion.width), generator=generator)
     way, estimate = [x], torch.zeros_like(x)

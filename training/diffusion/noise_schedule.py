@@ -14,11 +14,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from diffusion_ros.models.planner import trailing_timesteps
+from diffusion_ros.models.timesteps import TIMESTEP_SPACINGS, timesteps
 
 BETA_SCHEDULES = ("linear", "quadratic", "sigmoid", "squaredcos_cap_v2")
 PREDICTION_TYPES = ("epsilon", "sample")
-TIMESTEP_SPACINGS = ("leading", "trailing")
 LOSSES = ("l1", "l2", "huber")
 BETA_START, BETA_END = 1e-4, 0.02
 """The first beta and the last, but for the cosine schedule (Ho et al. 2020, section 4)."""
@@ -81,9 +80,8 @@ class NoiseSchedule(nn.Module):
         num_train_timesteps: steps of the forward process.
         beta_schedule: see `make_betas`.
         prediction_type: what the network predicts, "epsilon" (the noise) or "sample" (the clean sample).
-        timestep_spacing: which steps sampling visits, as diffusers calls it. "leading": multiples of T // n, the last
-            0; "trailing": the first T - 1, the last T / n - 1. Sampling starts from pure noise, and x is nearest to
-            that at T - 1: with few steps it matters (Lin et al. 2023, arXiv 2305.08891).
+        timestep_spacing: which steps sampling visits, "leading" or "trailing": see
+            :func:`diffusion_ros.models.timesteps.timesteps`.
     """
 
     def __init__(
@@ -91,7 +89,7 @@ class NoiseSchedule(nn.Module):
         num_train_timesteps: int = 100,
         beta_schedule: str = "squaredcos_cap_v2",
         prediction_type: str = "epsilon",
-        timestep_spacing: str = "leading",
+        timestep_spacing: str = "trailing",
     ) -> None:
         super().__init__()
         if prediction_type not in PREDICTION_TYPES:
@@ -107,13 +105,10 @@ class NoiseSchedule(nn.Module):
         self.timestep_spacing = timestep_spacing
 
     def timesteps(self, n: int) -> list[int]:
-        """The n steps that sampling visits, in falling order: the one place where they are chosen."""
+        """The n steps that sampling visits, in falling order."""
         if n < 1 or n > self.num_train_timesteps:
             raise ValueError(f"sampling steps are {n}: they must be 1 to {self.num_train_timesteps}")
-        if self.timestep_spacing == "trailing":
-            return trailing_timesteps(self.num_train_timesteps - 1, n)
-        stride = self.num_train_timesteps // n
-        return [i * stride for i in range(n - 1, -1, -1)]
+        return timesteps(self.timestep_spacing, self.num_train_timesteps - 1, n)
 
     def q_sample(self, x0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
         """Noise clean samples: x_t = sqrt(abar_t) x_0 + sqrt(1 - abar_t) epsilon (DDPM, equation 4).

@@ -28,6 +28,8 @@ POSE_DIM = 12
 """Of an object's pose: position, 6-D rotation, position relative to the hand."""
 POSE_POINTS = 4
 """Of an object's frame: its origin and the tips of its axes."""
+MAX_PULL = 5.0
+"""beta of arXiv 2506.07339: a stronger pull makes few steps unstable."""
 HAND_REACH = 0.1
 """Metres: the unit in which the object's position in the hand's frame is estimated."""
 
@@ -199,6 +201,11 @@ class DiffusionPolicy(nn.Module):
 
     Rows: 0 is the action of the oldest observed frame, unless `action_steps_only`: then it is that of the newest, and
     no action of the past is generated.
+
+    A chunk that comes late goes on from rows that will be executed before it does. With `max_delay` the network was
+    trained for that: the first rows may be known, up to max_delay of those that follow the newest observation; they are
+    written back like features, and a channel of the denoiser's input says which they are (Black et al. 2025,
+    arXiv 2512.05964). Without it, sampling is pulled towards them (`pulled`).
     """
 
     def __init__(
@@ -212,6 +219,7 @@ class DiffusionPolicy(nn.Module):
         conditioning: str = "observation",
         action_steps_only: bool = False,
         sampler: str = "ddim",
+        max_delay: int = 0,
     ) -> None:
         super().__init__()
         self.encoder = encoder
@@ -225,6 +233,10 @@ class DiffusionPolicy(nn.Module):
         self.width = self.action_dim + (encoder.out_dim if self.inpainting else 0)
         self.first_row = 0 if action_steps_only else n_obs_steps - 1
         self.sampler = sampler
+        self.max_delay = max_delay
+        self.max_known = self.first_row + max_delay if max_delay else 0
+        """Rows of a chunk that may be known, from the first on."""
+        self.max_pull = MAX_PULL
 
     def forward(self, obs: dict[str, Tensor], seed: int, steps: int) -> Tensor:
         """obs name -> (B, n_obs_steps, ...); returns (B, rows from the newest observation on, A)."""
@@ -250,31 +262,87 @@ class DiffusionPolicy(nn.Module):
 
         features (B, n_obs_steps, F), the oldest first. `seed` decides the noise, `steps` how many denoising steps.
         """
+        executed = torch.zeros([features.shape[0], self.rows, self.action_dim], device=features.device)
+        return self.sample_after(features, executed, executed[..., 0], seed, steps)
+
+    @exported
+    def sample_after(self, features: Tensor, executed: Tensor, weights: Tensor, seed: int, steps: int) -> Tensor:
+        """The same, of chunks that go on from rows which are executed anyway.
+
+        Args:
+            features: (B, n_obs_steps, F).
+            executed: (B, rows, A) in metres and radians, the first row that of the chunk's first (`first_row`).
+            weights: (B, rows) from 0 to 1, how much of a row is known. With max_delay rows of weight 1 are, the first
+                max_known at most, and the others are not.
+        """
         n = features.shape[0]
         generator = torch.Generator(device=features.device)
         generator.manual_seed(seed)
         x = torch.randn([n, self.rows, self.width], generator=generator, device=features.device)
         cond = features[:, :0] if self.inpainting else features
+        executed = self.action_limits.normalize(executed)
+        known, mask = self.known(features, executed, weights)
+        pull = self.max_delay == 0 and bool(weights.any())
         visited = self.schedule.timesteps(steps)
         for i in range(steps):
-            x = self.write_known(x, features)
+            x = torch.where(mask, known, x)
             t, previous = visited[i], visited[i + 1] if i + 1 < steps else -1
-            output = self.denoiser(x, torch.full([n], t, dtype=torch.int64, device=x.device), cond)
+            steps_t = torch.full([n], t, dtype=torch.int64, device=x.device)
+            if pull:  # noqa: SIM108 - too long for a line
+                output = self.pulled(x, steps_t, cond, executed, weights)
+            else:
+                output = self.predict(x, steps_t, cond, mask)
             if self.sampler == "ddim":
                 x = self.schedule.ddim_step(output, x, t, previous)
             else:
                 noise = torch.randn([n, self.rows, self.width], generator=generator, device=x.device)
                 x = self.schedule.ddpm_step(output, x, t, previous, noise)
-        x = self.write_known(x, features)
+        x = torch.where(mask, known, x)
         return self.action_limits.unnormalize(x[:, self.first_row :, : self.action_dim])
 
-    def write_known(self, x: Tensor, features: Tensor) -> Tensor:
-        """x (B, rows, width) with the observed features in their place, where they are part of the trajectory."""
-        if not self.inpainting:
-            return x
-        x = x.clone()
-        x[:, : self.n_obs_steps, self.action_dim :] = features
-        return x
+    def known(self, features: Tensor, executed: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+        """What of a trajectory is known, normalised, and where, (B, rows, width) both: the observed features where they
+        are part of it, and rows that are executed anyway, (B, rows, A) with weights (B, rows)."""
+        n = executed.shape[0]
+        known, mask = executed, torch.zeros([n, self.rows, self.action_dim], dtype=torch.bool, device=executed.device)
+        if self.max_known > 0:
+            rows = torch.arange(self.rows, device=executed.device) < self.max_known
+            mask = ((weights >= 1.0) & rows)[:, :, None].expand(-1, -1, self.action_dim)
+        if self.inpainting:
+            observed = torch.zeros([n, self.rows, self.width - self.action_dim], device=executed.device)
+            observed[:, : self.n_obs_steps] = features
+            seen = torch.zeros_like(observed, dtype=torch.bool)
+            seen[:, : self.n_obs_steps] = True
+            known, mask = torch.cat([known, observed], dim=-1), torch.cat([mask, seen], dim=-1)
+        return known, mask
+
+    def predict(self, x: Tensor, t: Tensor, cond: Tensor, mask: Tensor) -> Tensor:
+        """The denoiser's output (B, rows, width) at x (B, rows, width), in which the known is written, and t (B,)."""
+        if self.max_known > 0:
+            x = torch.cat([x, mask[:, :, :1].to(x.dtype)], dim=-1)
+        output: Tensor = self.denoiser(x, t, cond)
+        return output
+
+    def pulled(self, x: Tensor, t: Tensor, cond: Tensor, executed: Tensor, weights: Tensor) -> Tensor:
+        """The denoiser's output, so that the clean chunk which it implies comes nearer to rows that are executed anyway.
+
+        Guidance by the gradient of the weighted distance (Song et al. 2023, PiGDM; Black et al. 2025, arXiv 2506.07339,
+        equations 2 to 4), which say for flows: v + min(beta, (1 - tau) / (tau r^2)) J^T W (Y - x_1), r^2 =
+        (1 - tau)^2 / (tau^2 + (1 - tau)^2). With x = sqrt(abar) x_0 + sqrt(1 - abar) epsilon that is
+        x_0 + min(1 / sqrt(abar), beta sqrt(1 - abar)) J^T W (Y - x_0), J the derivative of x_0 by x.
+        """
+        alpha_bar = self.schedule.alphas_cumprod[t[0]]
+        x = x.detach().requires_grad_(True)
+        x0 = self.schedule.predict_x0(self.denoiser(x, t, cond), x, t)
+        away = (weights[:, :, None] * (executed - x0[..., : self.action_dim].clamp(-1.0, 1.0))).detach()
+        gradient = torch.autograd.grad([(away * x0[..., : self.action_dim]).sum()], [x])[0]
+        x0 = x0.detach().clamp(-1.0, 1.0)
+        if gradient is not None:
+            strength = torch.minimum(1.0 / alpha_bar.sqrt(), self.max_pull * (1.0 - alpha_bar).sqrt())
+            x0 = x0 + strength * gradient
+        if self.schedule.prediction_type == "sample":
+            return x0
+        return (x.detach() - alpha_bar.sqrt() * x0) / (1.0 - alpha_bar).sqrt()
 
 
 class PolicyLoss(nn.Module):
@@ -284,29 +352,44 @@ class PolicyLoss(nn.Module):
         super().__init__()
         self.policy = policy
 
-    def forward(self, features: Tensor, actions: Tensor, valid: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+    def forward(
+        self,
+        features: Tensor,
+        actions: Tensor,
+        valid: Tensor,
+        noise: Tensor,
+        t: Tensor,
+        executed: Tensor | None = None,
+        known: Tensor | None = None,
+    ) -> Tensor:
         """Mean squared error of the denoiser's prediction (Chi et al. 2023, equation 5).
 
         features (B, To, F), or (B, rows, F) to be inpainted; actions (B, rows, A) in metres, radians; valid (B, rows)
         bool, False where the episode was over; noise (D, B, rows, width) and t (D, B) int64: D draws of noise for each
-        sample, so that what an image costs to encode serves several denoising steps. Returns a scalar.
+        sample, so that what an image costs to encode serves several denoising steps. Of the first known (B) rows the
+        network is given what was executed (B, rows, A), and the loss leaves them out (arXiv 2512.05964). Returns a
+        scalar.
         """
         policy = self.policy
         x0 = policy.action_limits.normalize(actions)
-        weight = valid[:, :, None].float().expand(-1, -1, policy.width).clone()
         cond = features
+        # As in the paper's code the features are data here: through them the loss could be made zero by features that
+        # say nothing.
+        observed = features.detach()[:, : policy.n_obs_steps]
+        given, weights = x0, torch.zeros_like(x0[..., 0])
+        if executed is not None and known is not None:
+            given = policy.action_limits.normalize(executed)
+            weights = (torch.arange(policy.rows, device=x0.device) < known[:, None]).float()
+        given, mask = policy.known(observed, given, weights)
         if policy.inpainting:
-            # As in the paper's code the features are data here: through them the loss could be made zero by features
-            # that say nothing.
             x0 = torch.cat([x0, features.detach()], dim=-1)
-            weight[:, : policy.n_obs_steps, policy.action_dim :] = 0.0
             cond = features[:, :0]
-        x0, weight, cond = (repeat(v, "b rows f -> (draws b) rows f", draws=len(t)) for v in (x0, weight, cond))
+        weight = valid[:, :, None] & ~mask
+        x0, given, cond = (repeat(v, "b rows f -> (draws b) rows f", draws=len(t)) for v in (x0, given, cond))
+        mask, weight = (repeat(v, "b rows f -> (draws b) rows f", draws=len(t)) for v in (mask, weight.float()))
         noise, t = rearrange(noise, "draws b rows f -> (draws b) rows f"), rearrange(t, "draws b -> (draws b)")
-        x = policy.schedule.q_sample(x0, noise, t)
-        if policy.inpainting:
-            x = policy.write_known(x, x0[:, : policy.n_obs_steps, policy.action_dim :])
-        error = (policy.denoiser(x, t, cond) - policy.schedule.target(x0, noise)) ** 2
+        x = torch.where(mask, given, policy.schedule.q_sample(x0, noise, t))
+        error = (policy.predict(x, t, cond, mask) - policy.schedule.target(x0, noise)) ** 2
         loss: Tensor = (error * weight).sum() / weight.sum()
         return loss
 

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
+import itertools
+import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from diffusion_ros.control.action_chunk import ChunkExecutor, ExecutorLimits
+from diffusion_ros.control.action_chunk import ActionChunk, ChunkExecutor, Command, ExecutorLimits
+from diffusion_ros.control.delay import LATE_STRATEGIES, ChunkDelay
 from diffusion_ros.control.observation import Frame
 from diffusion_ros.control.pictures import fit
 from diffusion_ros.control.policy_controller import PolicyController
@@ -19,6 +23,9 @@ from diffusion_ros.robot import EEF_POS, EEF_QUAT
 from diffusion_ros.simulators.arm import Simulation
 from diffusion_ros.simulators.episode import episode_stamp_ns
 from diffusion_ros.spec import IMAGE_SUFFIX
+
+BLEND_ROWS = 4
+"""In which one chunk goes over into the next, with the strategy 'blend'."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +42,57 @@ class RolloutResult:
     """Of the simulator's final state."""
 
 
-def make_executor(policy: Policy) -> ChunkExecutor:
+@dataclass(frozen=True)
+class LateResult(RolloutResult):
+    """What became of one in which chunks came late."""
+
+    held: int
+    """Steps without a row."""
+    jump: float
+    """The greatest change of the commanded velocity where one chunk follows another [m/s]."""
+    jerk: float
+    """Of the commanded motion, root mean square [m/s^3]."""
+
+
+@dataclass(frozen=True)
+class Late:
+    """Chunks come late: by `delay` seconds, and by up to `jitter` more, drawn anew for each."""
+
+    delay: float
+    jitter: float = 0.0
+    strategy: str = "go on"
+    """One of LATE_STRATEGIES."""
+    interval: int = 0
+    """Steps from one chunk to the next, 0: n_action_steps, or as many as the rows last for."""
+
+    def __post_init__(self) -> None:
+        if self.strategy not in LATE_STRATEGIES:
+            raise ValueError(f"strategy {self.strategy!r}: one of {', '.join(LATE_STRATEGIES)} expected")
+        if not (self.delay >= 0 and self.jitter >= 0 and self.interval >= 0):
+            raise ValueError(f"delay {self.delay}, jitter {self.jitter}, interval {self.interval}: at least 0 expected")
+
+    def controller(self, policy: Policy, seed: int) -> PolicyController:
+        """The policy's part."""
+        controller = PolicyController(policy, seed, goes_on=self.strategy == "go on")
+        worst = math.ceil((self.delay + self.jitter) / policy.spec.period_ns * 1e9 - 1e-6)
+        lasts = max(1, policy.spec.n_rows - worst)
+        controller.interval_steps = min(self.interval or policy.spec.n_action_steps, lasts)
+        if self.strategy == "ensemble":
+            controller.interval_steps = 1
+        if self.strategy == "wait":
+            controller.interval_steps = policy.spec.n_action_steps
+        return controller
+
+    def executor(self, policy: Policy) -> ChunkExecutor:
+        """The robot's part."""
+        join = {"blend": "blend", "ensemble": "ensemble"}.get(self.strategy, "latest")
+        executor = make_executor(policy, join)
+        if self.strategy != "wait":
+            executor.max_rows = None
+        return executor
+
+
+def make_executor(policy: Policy, join: str = "latest") -> ChunkExecutor:
     """The executor as it runs in lockstep."""
     spec = policy.spec
     limits = ExecutorLimits(spec.action_low, spec.action_high, spec.workspace_low, spec.workspace_high)
@@ -43,6 +100,8 @@ def make_executor(policy: Policy) -> ChunkExecutor:
         limits,
         spec.period_ns,
         spec.period_ns,
+        join=join,
+        blend_rows=BLEND_ROWS,
         max_rows=spec.n_action_steps,
         position_range=spec.range_of(EEF_POS),
     )
@@ -58,12 +117,14 @@ def roll_out(
     first: int = 0,
     watch: Callable[[int], None] = lambda step: None,
     picture_size: tuple[int, int] | None = None,
+    late: Late | None = None,
 ) -> Iterator[RolloutResult]:
     """Episodes `first` to `episodes` - 1, each until success or `max_steps`; episode i resets with seed + i.
 
     Frames that no chunk is made from are not rendered: it changes nothing but the time. `watch` is called before each
     step with its number. picture_size: width and height of larger pictures that the cameras make [px]; they are fitted
-    to the policy's size as a robot's are. Raises ValueError for a policy that sees what the simulator does not show.
+    to the policy's size as a robot's are. late: chunks come late and the robot does not wait; None: it does. Raises
+    ValueError for a policy that sees what the simulator does not show.
     """
     shown = simulation.observe(images=False)
     if hidden := [name for name in policy.spec.input_names if name not in shown and not name.endswith(IMAGE_SUFFIX)]:
@@ -73,11 +134,13 @@ def roll_out(
         tensor.shape[:2] != usual for tensor in policy.spec.inputs if tensor.name.endswith(IMAGE_SUFFIX)
     )
     limit = simulation.task.max_steps if max_steps is None else max_steps
-    controller = PolicyController(policy, policy_seed)
-    executor = make_executor(policy)
     for index in range(first, episodes):
+        controller = PolicyController(policy, policy_seed) if late is None else late.controller(policy, policy_seed)
+        executor = make_executor(policy) if late is None else late.executor(policy)
+        post = _Post(late, policy, seed + index)
         simulation.reset(seed + index)
         digest = hashlib.sha256()
+        commands: list[Command] = []
         steps = 0
         while steps < limit and not simulation.success:
             watch(steps)
@@ -92,18 +155,80 @@ def roll_out(
                 policy.check_ranges(frame)
                 if used:
                     controller.push(Frame(stamp, {name: frame[name] for name in policy.spec.input_names}))
-                if controller.needs_chunk(stamp):
+                if not post.waits and controller.needs_chunk(stamp):
                     chunk = controller.chunk()
             except RangeError:
                 chunk = controller.distrust(stamp)
-            refused = executor.add_chunk(chunk) if chunk is not None else ""
-            if refused:
-                raise RuntimeError(f"episode {index}, step {steps}: {refused}")
+            if chunk is not None:
+                post.send(chunk)
+            for arrived in post.delivered(stamp):
+                if post.restamps:
+                    controller.last_chunk = arrived
+                refused = executor.add_chunk(arrived)
+                if refused:
+                    raise RuntimeError(f"episode {index}, step {steps}: {refused}")
             command = executor.command(stamp)
+            if late is not None:
+                commands.append(command)
+                post.executed(command)
+                controller.delay_rows = post.delay.rows
+                controller.executed(stamp, command.row)
             digest.update(np.ascontiguousarray(command.row).tobytes())
             simulation.step(command.row)
             steps += 1
-        yield RolloutResult(index, seed + index, simulation.success, steps, digest.hexdigest(), simulation.state_hash())
+        result = RolloutResult(
+            index, seed + index, simulation.success, steps, digest.hexdigest(), simulation.state_hash()
+        )
+        yield result if late is None else _smoothness(result, commands, policy.spec.rate)
+
+
+class _Post:
+    """Chunks under way from the policy to the robot."""
+
+    def __init__(self, late: Late | None, policy: Policy, seed: int) -> None:
+        self.late = late
+        self.period_ns = policy.spec.period_ns
+        self.delay = ChunkDelay()
+        self.restamps = late is not None and late.strategy == "wait"
+        self._random = np.random.default_rng(seed)
+        self._chunks: list[tuple[int, ActionChunk]] = []
+
+    @property
+    def waits(self) -> bool:
+        """Whether no chunk may be asked for, because the robot stands until the one under way comes."""
+        return self.restamps and bool(self._chunks)
+
+    def send(self, chunk: ActionChunk) -> None:
+        seconds = 0.0
+        if self.late is not None:
+            seconds = self.late.delay + self.late.jitter * float(self._random.random())
+        # One at a time: what was asked for later does not come earlier.
+        comes = max([chunk.stamp_ns + round(1e9 * seconds), *(at for at, _ in self._chunks)])
+        self._chunks.append((comes, chunk))
+
+    def delivered(self, stamp_ns: int) -> list[ActionChunk]:
+        """What has come by now, the oldest first."""
+        here = [chunk for at, chunk in self._chunks if at <= stamp_ns]
+        self._chunks = [(at, chunk) for at, chunk in self._chunks if at > stamp_ns]
+        return [replace(chunk, stamp_ns=stamp_ns) for chunk in here] if self.restamps else here
+
+    def executed(self, command: Command) -> None:
+        if command.key is not None:
+            self.delay.executed(*command.key)
+
+
+def _smoothness(result: RolloutResult, commands: list[Command], rate: float) -> LateResult:
+    velocities = np.array([command.row[:3] for command in commands]) * rate
+    chunks = [None if command.key is None else command.key[0] for command in commands]
+    changes = np.linalg.norm(np.diff(velocities, axis=0), axis=1)
+    joins = [i for i, (one, two) in enumerate(itertools.pairwise(chunks)) if None not in (one, two) and one != two]
+    bends = np.linalg.norm(np.diff(velocities, 2, axis=0), axis=1) * rate**2
+    return LateResult(
+        **dataclasses.asdict(result),
+        held=sum(not command.acting for command in commands),
+        jump=float(changes[joins].max()) if joins else 0.0,
+        jerk=float(np.sqrt(np.mean(bends**2))) if len(bends) else 0.0,
+    )
 
 
 def _pictures(policy: Policy, simulation: Simulation, size: tuple[int, int] | None) -> dict[str, NDArray[Any]]:

@@ -102,6 +102,7 @@ class DiffusionTransformer(nn.Module):
         attention_dropout: dropout inside the layers, of attention weights and of what each part adds.
         n_cond_layers: encoder layers; 0 for an MLP with Mish, four times as wide.
         causal: a row looks only at itself and earlier rows, and at observations up to its own step.
+        out_dim: channels of a row of the output; in_dim when None.
     """
 
     def __init__(
@@ -116,6 +117,7 @@ class DiffusionTransformer(nn.Module):
         attention_dropout: float = 0.3,
         n_cond_layers: int = 0,
         causal: bool = True,
+        out_dim: int | None = None,
     ) -> None:
         super().__init__()
         if width % n_heads:
@@ -132,7 +134,7 @@ class DiffusionTransformer(nn.Module):
                 *[EncoderLayer(width, n_heads, attention_dropout) for _ in range(n_cond_layers)]
             )
         self.decoder = nn.ModuleList([DecoderLayer(width, n_heads, attention_dropout) for _ in range(n_layers)])
-        self.head = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, in_dim))
+        self.head = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, in_dim if out_dim is None else out_dim))
         rows, tokens = torch.arange(horizon)[:, None], torch.arange(1 + n_obs_steps)
         # Token 0 is the diffusion step, token s the observation of row s - 1.
         self.mask = nn.Buffer(rows >= rows.T) if causal else None

@@ -22,7 +22,11 @@ ROW_NAMES = {"delta": ACTION_NAMES, "tool_delta": TOOL_ACTION_NAMES, "pose": POS
 """Kind of a chunk -> what its columns are called."""
 MAX_ROWS = 256
 """Rows of a chunk that is read at all."""
+JOINS = ("latest", "blend", "ensemble")
+"""How one chunk follows another: see ChunkExecutor."""
 _KEPT_CHUNKS = 3
+_ENSEMBLE_DECAY = 0.01
+"""m of Zhao et al. 2023 (arXiv 2304.13705, section IV-B): the i-th chunk, from the oldest on, weighs exp(-m i)."""
 _JUMP_M = 0.05
 """What a pose may differ from the last one however short the time: noise, and stamps that are not quite true."""
 _SETTLED_NS = 500_000_000
@@ -153,6 +157,8 @@ class ChunkExecutor:
 
     join 'latest': the newest chunk that covers the time decides. 'blend': over the first blend_rows rows that are used
     of a new chunk, translation and rotation go over linearly from the previous chunk; the gripper switches at once.
+    'ensemble': the mean of all chunks that cover the time, the older ones a little more (Zhao et al. 2023); the gripper
+    is the newest's.
     max_rows: rows of a chunk that may be executed; None: all. In lockstep n_action_steps, since there the next chunk
     is waited for; on a running clock all, since the rows beyond n_action_steps bridge a chunk that is late.
     max_chunk_rows: a chunk of more rows would drive on long after its sender is gone, and is refused.
@@ -187,8 +193,8 @@ class ChunkExecutor:
             raise ValueError(f"period {period_ns} ns, more than 0 expected")
         if max_observation_age_ns < 0:
             raise ValueError(f"max_observation_age {max_observation_age_ns} ns, at least 0 expected")
-        if join not in ("latest", "blend"):
-            raise ValueError(f"join {join!r}, 'latest' or 'blend' expected")
+        if join not in JOINS:
+            raise ValueError(f"join {join!r}, one of {', '.join(JOINS)} expected")
         if join == "blend" and blend_rows < 1:
             raise ValueError(f"blend_rows {blend_rows}, at least 1 expected with join 'blend'")
         if max_rows is not None and max_rows < 1:
@@ -199,6 +205,8 @@ class ChunkExecutor:
         self.period_ns = period_ns
         self.max_observation_age_ns = max_observation_age_ns
         self.blend_rows = blend_rows if join == "blend" else 0
+        self.ensemble = join == "ensemble"
+        self._kept_chunks = max_chunk_rows if self.ensemble else _KEPT_CHUNKS
         self.max_rows = max_rows
         self.max_chunk_rows = max_chunk_rows
         self.max_ahead_ns = max_ahead_ns
@@ -254,7 +262,7 @@ class ChunkExecutor:
         elif self._chunks and chunk.stamp_ns == self._chunks[-1].stamp_ns:
             self._chunks[-1] = chunk
         else:
-            self._chunks = [*self._chunks[1 - _KEPT_CHUNKS :], chunk]
+            self._chunks = [*self._chunks[1 - self._kept_chunks :], chunk]
         self._joined = {c.stamp_ns: self._joined[c.stamp_ns] for c in self._chunks if c.stamp_ns in self._joined}
 
     def _is_far(self, chunk: ActionChunk) -> bool:
@@ -531,6 +539,8 @@ class ChunkExecutor:
     def _blended(self, k: int, t_ns: int) -> NDArray[np.float64]:
         chunk = self._chunks[k]
         row: NDArray[np.float64] = chunk.rows[chunk.index_at(t_ns)].copy()
+        if self.ensemble:
+            return self._mean(row, [c for c in self._chunks[: k + 1] if c.kind == chunk.kind], t_ns)
         if self.blend_rows == 0:
             return row
         first = min(self._joined.get(chunk.stamp_ns, t_ns), t_ns)
@@ -547,6 +557,16 @@ class ChunkExecutor:
             return row
         row[:6] = (1.0 - weight) * before[:6] + weight * row[:6]
         return row
+
+    def _mean(self, newest: NDArray[np.float64], chunks: list[ActionChunk], t_ns: int) -> NDArray[np.float64]:
+        """Of what chunks, the oldest first, say of t_ns."""
+        rows = np.array([row for row in (chunk.row(t_ns) for chunk in chunks) if row is not None])
+        weights = np.exp(-_ENSEMBLE_DECAY * np.arange(len(rows)))
+        mean: NDArray[np.float64] = weights @ rows / weights.sum()
+        if chunks[-1].kind == "pose":
+            mean[3:6] = Rotation.from_rotvec(rows[:, 3:6]).mean(weights).as_rotvec()
+        mean[6] = newest[6]
+        return mean
 
     def _why_not_covered(self, t_ns: int) -> str:
         if not self._chunks:

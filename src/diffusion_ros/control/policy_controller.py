@@ -8,6 +8,14 @@ With n_action_steps 8 and lead_steps 1 (x: the observation that a chunk is made 
 
 With a lead the policy computes while the last rows of the chunk before are executed. In lockstep the lead is 0, because
 the robot waits.
+
+A chunk that comes d rows late is made to go on from the d rows of the chunk before that are executed until it comes,
+and from the row that was executed last (., real-time chunking; Black et al. 2025, arXiv 2506.07339 and 2512.05964).
+With d = 3, asked for every 5 steps:
+
+    step     0   1   2   3   4   5   6   7   8   9  10  11  12  13  14
+    first    x           =   =   =   =   =
+    second                       .   x.  .   .   =   =   =   =   =
 """
 
 from __future__ import annotations
@@ -21,6 +29,7 @@ import torch
 from numpy.typing import NDArray
 
 from diffusion_ros.control.action_chunk import ActionChunk, hold_chunk
+from diffusion_ros.control.delay import soft_weights
 from diffusion_ros.control.observation import Frame, ObservationWindow, SpacedWindow
 from diffusion_ros.models.policy import Policy, chunk_seed
 
@@ -40,9 +49,12 @@ class PolicyController:
     Frames are encoded when a chunk needs them, once each. Not thread-safe: one thread owns it.
 
     spaced: frames come at a rate of their own, and a chunk's are chosen from all of them (SpacedWindow).
+    goes_on: chunks go on from rows that are executed before they come; `delay_rows` says how many, `executed` which.
     """
 
-    def __init__(self, policy: Policy, policy_seed: int, lead_steps: int = 0, spaced: bool = False) -> None:
+    def __init__(
+        self, policy: Policy, policy_seed: int, lead_steps: int = 0, spaced: bool = False, goes_on: bool = False
+    ) -> None:
         spec = policy.spec
         if not 0 <= lead_steps < spec.n_action_steps:
             raise ValueError(f"lead_steps {lead_steps}, from 0 to below n_action_steps {spec.n_action_steps} expected")
@@ -52,7 +64,19 @@ class PolicyController:
         self.policy_seed = policy_seed
         self.interval_steps = spec.n_action_steps - lead_steps
         """Steps from the observation of one chunk to that of the next."""
+        if goes_on and not policy.goes_on:
+            raise ValueError(
+                "the checkpoint's policy cannot go on from rows that are executed: it was exported before there was"
+                " such a thing; `python -m training.export_again` mends that"
+            )
+        self.goes_on = goes_on
+        self.delay_rows = 0
+        """Rows after the newest observation that are executed before the next chunk comes."""
         self.last_chunk: ActionChunk | None = None
+        self._sampled: tuple[NDArray[np.float64], Mapping[str, NDArray[Any]]] | None = None
+        """Of the last chunk: its rows as the policy gave them, and the newest frame that it was made from."""
+        self._executed: dict[int, NDArray[np.float64]] = {}
+        """By its time [ns]: a row (7) that was executed."""
         self.min_gap_ns = 0 if spaced else spec.period_ns * 3 // 4
         """Frames that come sooner after the last one are not used."""
         max_gap_ns = MAX_GAP_STEPS * spec.period_ns
@@ -75,6 +99,12 @@ class PolicyController:
                 self.reset()
         return self._window.push(frame.stamp_ns, _Observed(frame.values))
 
+    def executed(self, stamp_ns: int, row: NDArray[np.float64]) -> None:
+        """A row (7) of motions began to be executed at this time, as it was after all limits."""
+        self._executed[stamp_ns] = row
+        while len(self._executed) > 4 * self.policy.spec.horizon:
+            del self._executed[min(self._executed)]
+
     def needs_chunk(self, stamp_ns: int) -> bool:
         """Whether a chunk should be made from the observation stamped so.
 
@@ -83,7 +113,11 @@ class PolicyController:
         """
         if self.last_chunk is None or stamp_ns < self.last_chunk.stamp_ns:
             return True
-        return self.last_chunk.index_at(stamp_ns) >= self.interval_steps
+        steps = self.interval_steps
+        if self.goes_on:
+            # The rows have to last until the next one comes.
+            steps = max(1, min(steps, self.policy.spec.n_rows - self.delay_rows))
+        return self.last_chunk.index_at(stamp_ns) >= steps
 
     def needs_frame(self, stamp_ns: int) -> bool:
         """Whether an observation stamped so can be part of a chunk: who renders on demand may leave out the others."""
@@ -98,13 +132,54 @@ class PolicyController:
                 item.features = self.policy.encode(item.values)
         stamp_ns = self._window.newest_stamp_ns
         assert stamp_ns is not None
-        rows = self.policy.sample(
+        known, weights = self._known(stamp_ns, observed[-1].values) if self.goes_on else (None, None)
+        sampled = self.policy.sample(
             [item.features for item in observed if item.features is not None],
             chunk_seed(self.policy_seed, stamp_ns),
+            executed=known,
+            weights=weights,
         )
-        rows = self.policy.executable(rows, observed[-1].values)
+        self._sampled = sampled, observed[-1].values
+        rows = self.policy.executable(sampled, observed[-1].values)
         self.last_chunk = ActionChunk(stamp_ns, rows, self.policy.spec.period_ns, self.policy.row_kind)
         return self.last_chunk
+
+    def _known(
+        self, stamp_ns: int, now: Mapping[str, NDArray[Any]]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]] | tuple[None, None]:
+        """Rows (horizon, n) that are executed before the chunk can be, and how certain each is (horizon); None where no
+        chunk is under way."""
+        spec, last = self.policy.spec, self.last_chunk
+        if last is None or self._sampled is None or stamp_ns <= last.stamp_ns:
+            return None, None
+        begun = last.index_at(stamp_ns)
+        under_way = self.policy.restated(*self._sampled, now)
+        if begun + self.delay_rows > len(under_way):
+            return None, None  # it ends before, so that nobody knows what is executed then
+        before = spec.n_obs_steps - 1
+        rows = np.zeros((spec.horizon, under_way.shape[1]))
+        weights = np.zeros(spec.horizon)
+        left = under_way[begun:]
+        rows[before : before + len(left)] = left
+        if spec.max_delay:
+            weights[before : before + min(self.delay_rows, spec.max_delay)] = 1.0
+        else:
+            weights[before:] = soft_weights(spec.n_rows, self.delay_rows, len(left))
+        for i in range(before):
+            row = self._past(stamp_ns - (before - i) * spec.period_ns, begun - (before - i), under_way)
+            if row is None:
+                return None, None  # the network was trained on rows that are known from the first on
+            rows[i], weights[i] = row, 1.0
+        return rows, weights
+
+    def _past(self, t_ns: int, place: int, under_way: NDArray[np.float64]) -> NDArray[np.float64] | None:
+        """The row that was executed at t_ns: as it was, or as the chunk under way has it at that place."""
+        if self.policy.row_kind == "delta":
+            near = min(self._executed, key=lambda stamp: abs(stamp - t_ns), default=None)
+            if near is None or abs(near - t_ns) > self.policy.spec.period_ns // 2:
+                return None
+            return self._executed[near]
+        return under_way[place] if 0 <= place < len(under_way) else None
 
     def hold(self, stamp_ns: int) -> ActionChunk:
         """The answer to an observation that is not to be trusted. The next one that is, is answered at once."""
@@ -130,3 +205,5 @@ class PolicyController:
         """Forgets frames and chunk."""
         self._window.clear()
         self.last_chunk = None
+        self._sampled = None
+        self._executed.clear()

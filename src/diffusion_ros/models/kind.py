@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from diffusion_ros.models.timesteps import TIMESTEP_SPACINGS
 from diffusion_ros.spec import IMAGE_SUFFIX, CheckpointSpec, SpecError, box, positive
 
 if TYPE_CHECKING:
@@ -37,6 +38,8 @@ class Kind:
     """Methods of the module that are called, beside forward."""
     dry_run: Callable[[Checkpoint], str]
     """Runs the module on made-up input: what is wrong with its answer, or ''."""
+    optional: tuple[str, ...] = ()
+    """Methods that are called where a module has them."""
 
 
 def check_inputs(spec: CheckpointSpec) -> None:
@@ -60,7 +63,7 @@ def check_single(spec: CheckpointSpec, absent: tuple[str, ...]) -> None:
     for name, expected in (*((name, 1) for name in names), ("sampler_steps", 0), ("num_train_timesteps", 0)):
         if getattr(spec, name) != expected:
             raise SpecError(f"spec: {name} {getattr(spec, name)}, {expected} expected in a {spec.kind}")
-    for name in ("sampler", *absent):
+    for name in ("sampler", "timestep_spacing", *absent):
         if getattr(spec, name):
             raise SpecError(f"spec: {name} {getattr(spec, name)!r}, none expected in a {spec.kind}")
 
@@ -71,6 +74,9 @@ def check_sampler(spec: CheckpointSpec) -> None:
         positive(name, getattr(spec, name))
     if spec.sampler not in SAMPLERS:
         raise SpecError(f"spec: sampler {spec.sampler!r}, one of {', '.join(SAMPLERS)} expected")
+    if spec.timestep_spacing not in TIMESTEP_SPACINGS:
+        spacings = ", ".join(TIMESTEP_SPACINGS)
+        raise SpecError(f"spec: timestep_spacing {spec.timestep_spacing!r}, one of {spacings} expected")
     if spec.sampler_steps > spec.num_train_timesteps:
         raise SpecError(
             f"spec: sampler_steps {spec.sampler_steps}, at most num_train_timesteps {spec.num_train_timesteps} expected"

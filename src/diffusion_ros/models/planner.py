@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffusion_ros.models.kind import SAMPLERS, Checkpoint, Kind, check_rows
+from diffusion_ros.models.timesteps import timesteps
 from diffusion_ros.spec import CheckpointSpec, SpecError
 
 if TYPE_CHECKING:
@@ -116,15 +117,6 @@ def obstacle_guides(balls: Array, position_dim: int, margin: float, weight: floa
     }
 
 
-def trailing_timesteps(first: int, n: int) -> list[int]:
-    """n steps in falling order that begin at `first` and are evenly spread above 0 (Lin et al. 2023, arXiv 2305.08891).
-
-    A sample begins as noise, so the first step must be the last of training, or where a warm start was noised to.
-    """
-    # Half a step is rounded to the even neighbour, as numpy does; TorchScript's round gives a float.
-    return [int(round((first + 1) * (n - i) / n)) - 1 for i in range(n)]  # noqa: RUF046
-
-
 class Planner:
     """Plans from a checkpoint of kind 'planner'."""
 
@@ -215,7 +207,8 @@ class Planner:
         ancestral = (sampler or spec.sampler) == "ddpm"
         known_t = torch.tensor(known, dtype=torch.float32, device=device).expand(candidates, -1, -1)
         mask_t = torch.tensor(mask, device=device).expand(candidates, -1, -1)
-        visited = trailing_timesteps(first, n_steps)
+        # A plan that is noised again begins where it was noised to.
+        visited = timesteps("trailing" if warm is not None else spec.timestep_spacing, first, n_steps)
         seen: list[Array] = []
         clean = x
         done = 0

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
-from diffusion_ros.action_kinds import absolute_from, forward, rotation_from_6d
+from diffusion_ros.action_kinds import absolute_from, forward, relative_to, rotation_from_6d, rotation_to_6d
 from diffusion_ros.models.kind import Checkpoint, Kind, check_rows
 from diffusion_ros.ranges import outside
 from diffusion_ros.robot import ACTION_SIZE, EEF_POS, EEF_QUAT
@@ -70,20 +70,42 @@ class Policy:
             features: torch.Tensor = self.checkpoint.module.encode(inputs)[0]
         return features
 
-    def sample(self, features: Sequence[torch.Tensor], seed: int, steps: int | None = None) -> NDArray[np.float64]:
+    def sample(
+        self,
+        features: Sequence[torch.Tensor],
+        seed: int,
+        steps: int | None = None,
+        executed: NDArray[np.float64] | None = None,
+        weights: NDArray[np.float64] | None = None,
+    ) -> NDArray[np.float64]:
         """Rows (n_rows, n) float64 of the checkpoint's kind (action_kinds) from n_obs_steps features, the oldest first.
 
-        The seed alone decides the noise. steps: denoising steps, None for the spec's.
+        The seed alone decides the noise. steps: denoising steps, None for the spec's. executed (horizon, n): rows of
+        the same kind that are executed before this chunk can be, from that of the oldest observation on; weights
+        (horizon): 1 where such a row is certain, less where it is only likely, 0 where there is none.
         """
         import torch
 
         if len(features) != self.spec.n_obs_steps:
             raise FrameError(f"{len(features)} observation steps, the checkpoint expects {self.spec.n_obs_steps}")
-        with torch.inference_mode():
-            rows: torch.Tensor = self.checkpoint.module.sample(
-                torch.stack(list(features))[None], seed, self.spec.sampler_steps if steps is None else steps
-            )
-        return rows[0].double().cpu().numpy()
+        steps = self.spec.sampler_steps if steps is None else steps
+        module, seen = self.checkpoint.module, torch.stack(list(features))[None]
+        if executed is None or weights is None or not np.any(weights):
+            with torch.inference_mode():
+                rows: torch.Tensor = module.sample(seen, seed, steps)
+            return rows[0].double().cpu().numpy()
+        known, certain = (
+            torch.from_numpy(np.array(values, np.float32))[None].to(self.checkpoint.device)
+            for values in (executed, weights)
+        )
+        with torch.inference_mode(self.spec.max_delay > 0):  # what was not trained for it follows a gradient
+            rows = module.sample_after(seen.clone(), known, certain, seed, steps)
+        return rows[0].detach().double().cpu().numpy()
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether it can be given rows that are executed before its chunk can be. Checkpoints before 0.6 cannot."""
+        return hasattr(self.checkpoint.module, "sample_after")
 
     def executable(self, rows: NDArray[np.float64], observed: Mapping[str, NDArray[Any]]) -> NDArray[np.float64]:
         """Rows (N, 7) that an executor understands, of what was sampled: deltas as they are, else poses in the policy's
@@ -105,6 +127,17 @@ class Policy:
             hand = Rotation.from_quat(np.asarray(observed[EEF_QUAT], np.float64))
             poses = absolute_from(poses, np.asarray(observed[EEF_POS], np.float64), hand)
         return poses
+
+    def restated(
+        self, rows: NDArray[np.float64], then: Mapping[str, NDArray[Any]], now: Mapping[str, NDArray[Any]]
+    ) -> NDArray[np.float64]:
+        """Rows (N, n) that were sampled from a window whose newest frame was `then`, as one of `now` would say them."""
+        if self.spec.action_format.kind != "relative_pose":
+            return rows
+        poses = self.executable(rows, then)
+        hand = Rotation.from_quat(np.asarray(now[EEF_QUAT], np.float64))
+        seen = relative_to(poses, np.asarray(now[EEF_POS], np.float64), hand)
+        return np.concatenate((seen[:, :3], rotation_to_6d(Rotation.from_rotvec(seen[:, 3:6])), seen[:, 6:]), axis=1)
 
     @property
     def row_kind(self) -> str:
@@ -159,6 +192,6 @@ def _dry_run(checkpoint: Checkpoint) -> str:
     return ""
 
 
-KIND = Kind("policy", _check, ("encode", "sample"), _dry_run)
+KIND = Kind("policy", _check, ("encode", "sample"), _dry_run, optional=("sample_after",))
 """encode(inputs by name, a batch axis first) gives features (B, F); sample(features (B, n_obs_steps, F), seed, steps)
 gives rows (B, n_rows, n) float32 of the kind that the specification's `actions` say."""

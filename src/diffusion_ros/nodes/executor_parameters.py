@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from diffusion_ros import robot_file
-from diffusion_ros.control.action_chunk import ChunkExecutor, ExecutorLimits
+from diffusion_ros.control.action_chunk import JOINS, ChunkExecutor, ExecutorLimits
 from diffusion_ros.control.teleoperation import DEVICES
 from diffusion_ros.robot import ACTION_SIZE, EEF_POS, RATE, WORLD_FRAME
 from diffusion_ros.ros.params import ParameterError, parameter
@@ -53,8 +53,9 @@ class ExecutorParameters:
     workspace_high: tuple[float, ...] = parameter((), "upper corner of that box (3) [m]")
     join: str = parameter(
         "latest",
-        "latest: the newest chunk decides; blend: its first rows are blended with the chunk before",
-        choices=("latest", "blend"),
+        "latest: the newest chunk decides; blend: its first rows are blended with the chunk before;"
+        " ensemble: the mean of all chunks",
+        choices=JOINS,
     )
     blend_rows: int = parameter(2, "join blend: rows over which the old chunk fades out", low=1)
     max_observation_age: float = parameter(

@@ -1,0 +1,49 @@
+"""How late chunks come, in rows, and what is certain until the next one comes."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+
+import numpy as np
+from numpy.typing import NDArray
+
+LATE_STRATEGIES = ("go on", "latest", "blend", "ensemble", "wait")
+"""What to do about a chunk that comes late. go on: it is made to go on from the rows that are executed until it comes
+(real-time chunking). latest: nothing, the robot changes over to it. blend: it changes over in some rows. ensemble: each
+row is the mean of all chunks that have it (Zhao et al. 2023). wait: the robot stands until it comes."""
+_REMEMBERED = 10
+
+
+class ChunkDelay:
+    """An estimate from the last chunks: which row of each was the first that was executed.
+
+    It counts rows and no time, so the clocks of robot and policy may differ. The first chunk does not count: the
+    machine had to warm up, and nothing was executed before it.
+    """
+
+    def __init__(self, rows: int = 0) -> None:
+        """rows: what is assumed until more is known."""
+        self.rows = rows
+        """The most that the next chunk is expected to be late."""
+        self._seen: deque[int] = deque(maxlen=_REMEMBERED)
+        self._newest: int | None = None
+
+    def executed(self, chunk_stamp_ns: int, row: int) -> None:
+        """A row of the chunk with this stamp is executed."""
+        if chunk_stamp_ns == self._newest:
+            return
+        if self._newest is not None:
+            self._seen.append(row)
+            self.rows = max(self._seen)
+        self._newest = chunk_stamp_ns
+
+
+def soft_weights(rows: int, certain: int, likely: int) -> NDArray[np.float64]:
+    """(rows) 1 for the certain first ones, then less and less, 0 from `likely` on (arXiv 2506.07339, equation 5)."""
+    weights = np.zeros(rows)
+    weights[: min(certain, rows)] = 1.0
+    for i in range(certain, min(likely, rows)):
+        left = (likely - i) / (likely - certain + 1)
+        weights[i] = left * math.expm1(left) / math.expm1(1.0)
+    return weights
