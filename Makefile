@@ -75,6 +75,7 @@ check: setup kilted
 	$(PY) -m ruff format --check .
 	$(PY) -m ruff check .
 	$(PY) -m mypy --python-executable $(KILTED)
+	$(PY) -m tests.documents --check
 
 bench: setup
 	@for benchmark in tests/benchmarks/bench_*.py; do $(PY) "$$benchmark" || exit 1; done

@@ -1,4 +1,4 @@
-"""Writes docs/topics.md and docs/parameters.md from the code: `python -m tests.documents`.
+"""Writes docs/topics.md and docs/parameters.md from the code: `python -m tests.documents`. With --check it compares.
 
 Every node is made, with the small checkpoints of the tests, and asked which topics and services it has and with which
 quality of service. Descriptions are the docstrings in ros/topics.py and those of the services' callbacks. Parameters
@@ -33,6 +33,7 @@ import fake_policy
 import fake_rl
 import ros_graph
 import yaml
+from rclpy.logging import LoggingSeverity, set_logger_level
 from rclpy.parameter import Parameter
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 
@@ -389,10 +390,18 @@ def pages() -> Iterator[tuple[Path, str]]:
 
 
 def main() -> int:
+    compare = "--check" in sys.argv[1:]
+    set_logger_level("", LoggingSeverity.FATAL)
+    old = 0
     for path, text in pages():
-        path.write_text(text)
-        print(path.relative_to(ROOT))
-    return 0
+        name = path.relative_to(ROOT)
+        if not compare:
+            path.write_text(text)
+            print(name)
+        elif path.read_text() != text:
+            print(f"{name} is older than the code: python -m tests.documents writes it", file=sys.stderr)
+            old = 1
+    return old
 
 
 if __name__ == "__main__":

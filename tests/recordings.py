@@ -58,8 +58,8 @@ def episodes(what: Layout, lengths: tuple[int, ...] = (12, 9, 15)) -> list[Episo
     return found
 
 
-def write_hdf5(path: Path, lengths: tuple[int, ...] = (12, 9, 15), cameras: bool = True) -> Path:
-    """As collect_demos writes it, with lists of demonstrations and who acted."""
+def write_hdf5(path: Path, lengths: tuple[int, ...] = (12, 9, 15), cameras: bool = True, executed: bool = True) -> Path:
+    """As collect_demos writes it, with lists of demonstrations and who acted. executed: and what."""
     rng = np.random.default_rng(1)
     with h5py.File(path, "w") as file:
         data = file.create_group("data")
@@ -78,6 +78,8 @@ def write_hdf5(path: Path, lengths: tuple[int, ...] = (12, 9, 15), cameras: bool
             demo["rewards"] = rng.uniform(size=steps)
             demo["dones"] = np.eye(steps, dtype=np.int64)[-1]
             demo["by_person"] = (np.arange(steps) % 5 < 3).astype(np.uint8)
+            if executed:
+                demo["executed_actions"] = np.clip(demo["actions"][:] + rng.normal(size=(steps, 7)), -1, 1)
             demo.attrs.update(
                 num_samples=steps, model_file="<mujoco/>" * 9000, seed=i, noise_sigma=0.1 * i, success=i != 1
             )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ from diffusion_ros.models.policy import FrameError, Policy
 from diffusion_ros.robot import ACTION_SCALE
 from diffusion_ros.simulators.arm import Simulation
 from training.data.action_rows import converted, joint_goals, seen_from, with_widths
-from training.data.demonstrations import load_demonstrations, make_windows
+from training.data.demonstrations import Demonstrations, load_demonstrations, make_windows
 from training.policy_setup import Inputs, Options, restore_policy
 from training.train_diffusion_policy import Trainer
 
@@ -79,6 +81,34 @@ def test_poses_of_a_file_are_the_hands_however_robosuite_turns_its_grip_site(tmp
     np.testing.assert_allclose(mine.actions, theirs.actions, atol=1e-5)
     back, _ = converted(absolute, "delta")
     np.testing.assert_allclose(back.actions, deltas.actions, atol=1e-6)
+
+
+def executed_beside(path: Path) -> Path:
+    """What acts is the label of three steps later, which no observation is beside."""
+    with h5py.File(path, "r+") as file:
+        for demo in file["data"].values():
+            demo["executed_actions"] = np.roll(demo["actions"][:], 3, axis=0)
+    return path
+
+
+def with_label(data: Demonstrations) -> Demonstrations:
+    """Demonstrations whose label is what was executed."""
+    assert data.executed is not None
+    return replace(data, actions=data.executed, executed=None)
+
+
+@pytest.mark.parametrize("kind", ["", "pose", "relative_pose", "delta"])
+@pytest.mark.parametrize(("env", "file"), [({}, "delta"), (ABSOLUTE, "pose")], ids=["deltas", "poses"])
+def test_what_was_executed_is_of_the_kind_of_the_label(
+    kind: str, env: dict[str, Any], file: str, tmp_path: Path
+) -> None:
+    data = load_demonstrations(executed_beside(write(tmp_path / "x.hdf5", env, file)), ())
+    made, said = converted(data, kind)
+    alone, also = converted(with_label(data), kind)
+    assert made.executed is not None and made.executed_missing == "" and said == also
+    np.testing.assert_array_equal(made.executed, alone.actions)
+    np.testing.assert_array_equal(made.actions, converted(replace(data, executed=None), kind)[0].actions)
+    assert not np.array_equal(made.executed, made.actions) and made.executed.dtype == np.float32
 
 
 def test_poses_that_are_turned_by_anything_else_are_refused(tmp_path: Path) -> None:
@@ -224,6 +254,19 @@ def test_joint_positions_come_from_deltas_of_the_simulators_arm(tmp_path: Path, 
     np.testing.assert_allclose(forward(said, made.actions[:, :7])[0], poses.actions[:, :3], atol=1e-3)
     with pytest.raises(ValueError, match="only with the arm's description"):
         converted(data, "joint_positions")
+    executed_beside(path)
+    data = load_demonstrations(path, (), numbers=("robot0_eef_pos", "robot0_eef_quat", "robot0_joint_pos"))
+    beside = converted(data, "joint_positions", chain)[0]
+    np.testing.assert_array_equal(beside.actions, made.actions)
+    np.testing.assert_array_equal(beside.executed, converted(with_label(data), "joint_positions", chain)[0].actions)
+    # Where noise sent the hand out of reach, the labels can be learnt all the same.
+    far = replace(data, executed=data.executed + np.float32(1.0))
+    beside = converted(far, "joint_positions", chain)[0]
+    np.testing.assert_array_equal(beside.actions, made.actions)
+    assert beside.executed is None
+    assert re.match(
+        "executed_actions: .*: the arm does not reach what it was told: .* are left$", beside.executed_missing
+    )
 
 
 def test_a_task_of_ones_own_with_cameras_and_inputs_of_any_name_and_size(tmp_path: Path) -> None:
@@ -295,5 +338,11 @@ def test_widths_of_a_gripper(tmp_path: Path) -> None:
     made = with_widths(data, 0.0, 0.08)
     np.testing.assert_allclose(made.actions[:STEPS, 6], np.linspace(1, -1, STEPS), atol=1e-6)
     assert data.actions[0, 6] == 0.0, "the file's own stay"
+    assert made.executed is None
+    executed = data.actions[::-1].copy()
+    np.testing.assert_array_equal(with_widths(replace(data, executed=executed), 0.0, 0.08).executed, made.actions[::-1])
+    executed[3, 6] = 0.2
+    with pytest.raises(ValueError, match=r"^executed_actions: widths of the gripper from 0 to 0.2 m, 0 to 0.08 exp"):
+        with_widths(replace(data, executed=executed), 0.0, 0.08)
     with pytest.raises(ValueError, match=r"from 0 to 0.08 m, 0 to 0.04 expected"):
         with_widths(data, 0.0, 0.04)

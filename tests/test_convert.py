@@ -28,7 +28,7 @@ from training import convert
 from training.convert import Options
 from training.data import hdf5_file, lerobot, lerobot_writer, robomimic
 from training.data.bags import Bag
-from training.data.demonstrations import load_demonstrations
+from training.data.demonstrations import EXECUTED, load_demonstrations
 from training.data.episodes import Episode
 
 Run = Callable[..., tuple[object, str]]
@@ -110,6 +110,70 @@ def test_demonstrations_with_the_same_actions_keep_their_own(tmp_path: Path) -> 
     change = json.loads((middle / "meta/diffusion_ros.jsonl").read_text().splitlines()[0]) | {"action": "another"}
     (middle / "meta/diffusion_ros.jsonl").write_text(json.dumps(change) + "\n")
     assert not any("attributes" in episode.extras for episode in lerobot.read(middle)[1]), "not of these actions"
+
+
+def test_what_was_executed_survives(tmp_path: Path) -> None:
+    source = write_hdf5(tmp_path / "a.hdf5", cameras=False)
+    middle = converted(source, tmp_path / "middle", with_failures=True)
+    features = middle_info(middle)["features"]
+    assert features["diffusion_ros.executed_action"] == features["action"] | {"dtype": "float64"}
+    layout, found = lerobot.read(middle)
+    assert layout.executed
+    with h5py.File(source) as file:
+        for i, episode in enumerate(found):
+            rows = file[f"data/demo_{i}/executed_actions"][:]
+            np.testing.assert_array_equal(episode.executed, rows * ACTION_SCALE)
+            assert not np.array_equal(episode.executed, episode.actions)
+    again = converted(middle, tmp_path / "again", with_failures=True)
+    first = load_demonstrations(source, ())
+    for place in (middle, again, source):
+        back = load_demonstrations(converted(place, tmp_path / f"{place.name}.h5", with_failures=True), ())
+        assert back.data_hash == first.data_hash
+        np.testing.assert_array_equal(back.executed, first.executed)
+    some = load_demonstrations(converted(source, tmp_path / "some.hdf5", only_person=True, with_failures=True), ())
+    np.testing.assert_array_equal(some.executed, first.executed[first.person])
+    info = middle_info(middle)
+    info["features"]["diffusion_ros.executed_action"]["shape"] = [6]
+    (middle / "meta/info.json").write_text(json.dumps(info))
+    with pytest.raises(ValueError, match=r"executed_action has shape \[6\], \[7\] expected as action$"):
+        lerobot.read(middle)
+
+
+@pytest.mark.parametrize("actions", [ActionFormat(), ActionFormat("pose")], ids=lambda actions: actions.kind)
+def test_what_was_executed_is_in_the_units_of_the_actions(actions: ActionFormat, tmp_path: Path) -> None:
+    what = replace(layout(cameras=False, actions=actions), executed=True)
+    given = [replace(episode, executed=0.5 * episode.actions) for episode in episodes(what)]
+    robomimic.write(tmp_path / "x.hdf5", what, given)
+    lerobot_writer.write(tmp_path / "x", what, given)
+    for read, found in (robomimic.read(tmp_path / "x.hdf5"), lerobot.read(tmp_path / "x")):
+        assert read == what
+        for before, after in zip(given, found, strict=True):
+            np.testing.assert_allclose(after.executed, before.executed, rtol=1e-12)
+    executed = load_demonstrations(tmp_path / "x.hdf5", ()).executed
+    np.testing.assert_allclose(executed, np.concatenate([episode.executed for episode in given]), rtol=1e-6)
+    for wrong, shape in ((None, "None"), (given[1].actions[1:], r"\(8, 7\)")):
+        given[1] = replace(given[1], executed=wrong)
+        with pytest.raises(ValueError, match=f"^episode 1: executed_actions of shape {shape}, \\(9, 7\\) expected"):
+            lerobot_writer.write(tmp_path / "y", what, given)
+    with pytest.raises(ValueError, match=r"^episode 1: executed_actions of 8 steps, 9 expected"):
+        robomimic.write(tmp_path / "y.hdf5", what, given)
+
+
+def test_what_was_executed_in_some_episodes_only(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """HDF5 keeps it where it is; LeRobot's columns are those of all episodes, so it is left out and said."""
+    source = write_hdf5(tmp_path / "a.hdf5", cameras=False)
+    with h5py.File(source, "a") as file:
+        del file["data/demo_2/executed_actions"]
+    assert not robomimic.read(source)[0].executed
+    back = converted(source, tmp_path / "b.hdf5", with_failures=True)
+    assert "left out" not in capsys.readouterr().out
+    first, second = dict(arrays(source)), dict(arrays(back))
+    np.testing.assert_array_equal(second["data/demo_1/executed_actions"], first["data/demo_1/executed_actions"])
+    assert load_demonstrations(back, ()).data_hash == load_demonstrations(source, ()).data_hash
+    middle = converted(source, tmp_path / "middle", with_failures=True)
+    assert f"left out: executed_actions of 2 episodes: others of {source} have none\n" in capsys.readouterr().out
+    assert not any("executed" in feature for feature in middle_info(middle)["features"])
+    assert all(episode.executed is None for episode in lerobot.read(middle)[1])
 
 
 def middle_info(folder: Path) -> dict[str, Any]:
@@ -359,6 +423,10 @@ def test_a_session_as_it_was_recorded(tmp_path: Path) -> None:
     first = load_demonstrations(converted(bag, tmp_path / "a.hdf5"), ("agentview",), use_object=False)
     second = load_demonstrations(converted(middle, tmp_path / "b.hdf5"), ("agentview",), use_object=False)
     assert first.data_hash == second.data_hash and first.recorded.own and not first.person.any()
+    np.testing.assert_array_equal(first.executed, first.actions)
+    with h5py.File(tmp_path / "a.hdf5") as file:
+        for demo in file["data"].values():
+            np.testing.assert_array_equal(demo[EXECUTED][:], demo["actions"][:])
     np.testing.assert_allclose(first.actions, np.concatenate([e.actions for e in given]), rtol=1e-6)
     images = np.stack([image for episode in given for image in episode.pictures["agentview_image"]()])
     np.testing.assert_array_equal(first.observations["agentview_image"], images)
@@ -417,11 +485,15 @@ def test_one_line(
         ("actions", np.full((12, 7), b"x"), "demo_0 has no actions (N, n)"),
         ("by_person", np.zeros(11), "demo_0/by_person has shape (11,), (12,) expected as in actions"),
         ("by_person", np.full(12, np.nan), "demo_0/by_person has values that are NaN or infinite"),
+        (EXECUTED, np.zeros((12, 6)), "demo_0/executed_actions has shape (12, 6), (12, 7) expected as in actions"),
+        (EXECUTED, np.zeros((11, 7)), "demo_0/executed_actions has shape (11, 7), (12, 7) expected as in actions"),
+        (EXECUTED, np.full((12, 7), b"x"), "demo_0: executed_actions is |S1, an array of numbers expected"),
+        (EXECUTED, np.full((12, 7), np.nan), "demo_0/executed_actions has values that are NaN or infinite"),
     ],
 )
 @pytest.mark.parametrize("out", ["x", "x.hdf5"])
 def test_files_that_do_not_fit(out: str, name: str, value: Any, why: str, tmp_path: Path) -> None:
-    path = write_hdf5(tmp_path / "a.hdf5")
+    path = write_hdf5(tmp_path / "a.hdf5", executed=name != "actions")
     with h5py.File(path, "a") as file:
         del file["data/demo_0"][name]
         if value is not None:

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import h5py
 import numpy as np
@@ -77,6 +77,8 @@ def test_file_is_robomimics(lift_file: Path) -> None:
         assert demo["obs/robot0_eef_quat"].shape == (n, 4)
         assert demo["actions"].shape == (n, 7)
         assert np.abs(demo["actions"][:]).max() <= 1
+        assert demo["executed_actions"].shape == (n, 7) and np.abs(demo["executed_actions"][:]).max() <= 1
+        assert not np.array_equal(demo["executed_actions"][:], demo["actions"][:])
         assert demo["dones"][-1] == 1 and demo["dones"][:-1].sum() == 0
         assert demo["rewards"][-10:].min() == 1 and demo["rewards"][0] == 0
         assert demo["states"].shape[0] == n
@@ -87,8 +89,31 @@ def test_episode_depends_on_its_seed_alone(lift_file: Path) -> None:
     simulation = Simulation("lift")
     again = record_episode(simulation, small(lift_file), 1)
     with h5py.File(lift_file, "r") as file:
-        np.testing.assert_array_equal(file["data/demo_1/actions"][:], again["actions"])
+        for key in ("actions", "executed_actions"):
+            np.testing.assert_array_equal(file[f"data/demo_1/{key}"][:], again[key])
         np.testing.assert_array_equal(file["data/demo_1/obs/agentview_image"][:], again["obs"]["agentview_image"])
+
+
+def acted(episode: dict[str, Any], key: str) -> float:
+    """The farthest that the arm is from the recorded states, where it is told `key` instead: rad, m."""
+    simulation = Simulation("lift", ())
+    simulation.reset(4)
+    assert np.array_equal(simulation.flat_state(), episode["states"][0])
+    apart = []
+    for row, state in zip(episode[key][:-1], episode["states"][1:], strict=True):
+        simulation.step(row * ACTION_SCALE)
+        apart.append(np.abs(simulation.flat_state() - state).max())
+    return float(max(apart))
+
+
+@pytest.mark.parametrize(("noise", "wander"), [(0.5, 0), (0.0, 30)], ids=["noise", "wander"])
+def test_what_acted_stands_beside_the_label(noise: float, wander: int, tmp_path: Path) -> None:
+    """Executed again it makes the recorded states; the label does not."""
+    options = small(tmp_path / "x", images=False, noise=noise, wander=wander)
+    episode = record_episode(Simulation("lift", ()), options, 4)
+    rows = episode["executed_actions"]
+    assert rows.shape == episode["actions"].shape and np.abs(rows).max() <= 1
+    assert acted(episode, "executed_actions") < 1e-6 < 0.01 < acted(episode, "actions")
 
 
 def test_wandering_hand_is_told_the_way_of_the_expert(tmp_path: Path) -> None:

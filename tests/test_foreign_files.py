@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import subprocess
@@ -386,6 +387,75 @@ def test_corrections_are_split_among_those_in_which_a_person_acted(tmp_path: Pat
         tmp_path / "y.hdf5", lambda file: file["data/demo_2"].create_dataset("by_person", data=np.ones((10, 2)))
     )
     assert refused(wide).endswith("demo_2/by_person has shape (10, 2), expected (N)")
+
+
+def executed(*numbers: int) -> Change:
+    """Half of the label acts, in those demonstrations."""
+
+    def write_it(file: h5py.File) -> None:
+        for i in numbers:
+            file[f"data/demo_{i}/executed_actions"] = 0.5 * file[f"data/demo_{i}/actions"][:]
+
+    return write_it
+
+
+def test_what_was_executed_is_in_the_units_of_the_label(tmp_path: Path) -> None:
+    env = {"controller_configs": FLAT}
+    data = load_demonstrations(write(tmp_path / "x.hdf5", executed(0, 1, 2, 3), env=env), ())
+    np.testing.assert_allclose(data.executed, 0.5 * data.actions, rtol=1e-6)
+    assert data.executed.dtype == np.float32 and data.executed_missing == ""
+
+
+def test_files_that_lack_what_was_executed_are_named(tmp_path: Path) -> None:
+    whole = write(tmp_path / "whole.hdf5", executed(0, 1, 2, 3))
+    lists = masked(x=[0, 2])
+    some = write(tmp_path / "some.hdf5", lambda file: (executed(0, 2)(file), lists(file)))
+    none = write(tmp_path / "none.hdf5")
+    why = "no executed_actions: what acted is not known (collect_demos writes it)"
+    for path, lacks in ((some, "demo_1 has"), (none, "has")):
+        for paths in ((path,), (whole, path), (path, whole)):
+            data = joined(load_files(paths, ()))
+            assert data.executed is None and data.executed_missing == f"{path}: {lacks} {why}"
+    chosen = load_demonstrations(some, (), filter_key="x")
+    assert chosen.executed is not None and chosen.executed_missing == "", "those of the list have it"
+    both = joined((load_demonstrations(whole, ()), chosen))
+    assert both.executed_missing == "" and len(both) == 60
+    np.testing.assert_allclose(both.executed, 0.5 * both.actions, rtol=1e-6)
+
+
+def test_data_hash_covers_what_was_executed(tmp_path: Path) -> None:
+    paths = [
+        write(tmp_path / "a.hdf5"),
+        write(tmp_path / "b.hdf5", executed(0, 1, 2, 3)),
+        write(tmp_path / "c.hdf5", executed(0, 1)),
+        write(tmp_path / "d.hdf5", executed(0, 2)),
+        write(tmp_path / "e.hdf5", executed(0, 1, 2, 3)),
+    ]
+    with h5py.File(paths[4], "r+") as file:
+        file["data/demo_3/executed_actions"][9, 6] = 0.25
+    files = [load_demonstrations(path, ()) for path in paths]
+    assert len({data.data_hash for data in files}) == 5
+    # Without it the hash is what it was before there was such a thing: runs go on.
+    plain = files[0]
+    arrays = (plain.starts, plain.actions, *(plain.observations[name] for name in sorted(plain.observations)))
+    assert plain.data_hash == hashlib.sha256(b"".join(array.tobytes() for array in arrays)).hexdigest()
+
+
+@pytest.mark.parametrize(
+    ("value", "why"),
+    [
+        (np.zeros((10, 6)), "demo_2/executed_actions has shape (10, 6), expected (N, 7)"),
+        (np.zeros((9, 7)), "'executed_actions': 9"),
+        (np.full((10, 7), np.nan), "demo_2/executed_actions has values that are NaN or infinite"),
+        (np.full((10, 7), 2.0), "demo_2/executed_actions: an action of 2, expected -1 to 1"),
+        (np.full((10, 7), b"none"), "demo_2: executed_actions is |S4, an array of numbers expected"),
+    ],
+)
+def test_what_was_executed_has_the_shape_of_the_label(value: Any, why: str, tmp_path: Path) -> None:
+    def wrong(file: h5py.File) -> None:
+        file["data/demo_2/executed_actions"] = value
+
+    assert why in refused(write(tmp_path / "x.hdf5", wrong))
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ from tests.foreign_layouts import (
     write_robomimic,
     write_robosuite,
 )
+from training.data import robomimic
 from training.data.action_rows import converted
 from training.data.demonstrations import Demonstrations, load_demonstrations
 
@@ -133,6 +134,23 @@ def test_absolute_poses(write: Callable[[Path], Path], tmp_path: Path) -> None:
     assert np.abs(deltas.actions[:, 3:6]).max() <= 0.5 + 1e-5
 
 
+def test_deltas_that_were_executed_beside_absolute_poses_are_not_taken_for_poses(tmp_path: Path) -> None:
+    """diffusion_policy rewrites the actions alone, and env_args call them deltas still."""
+    path = write_absolute(tmp_path / "x_abs.hdf5")
+    plain = load_demonstrations(path, ())
+    with h5py.File(path, "r+") as file:
+        for demo in file["data"].values():
+            demo["executed_actions"] = np.full((len(demo["actions"]), 7), 0.5)
+    data = load_demonstrations(path, ())
+    assert data.executed is None and data.data_hash == plain.data_hash
+    assert data.executed_missing == f"{path}: actions are poses that env_args calls deltas: nobody knows what" + (
+        " executed_actions are"
+    )
+    layout, found = robomimic.read(path)
+    assert not layout.executed and "executed_actions" in found.left_out
+    assert all(episode.executed is None for episode in found)
+
+
 def test_poses_in_another_frame_than_the_hand_are_refused(tmp_path: Path) -> None:
     path = absolute_controller(tmp_path / "x_abs.hdf5")
     with h5py.File(path, "r+") as file:
@@ -170,6 +188,19 @@ def test_liberos(tmp_path: Path) -> None:
         np.testing.assert_array_equal(seen[first], demo["obs/agentview_rgb"][:-1][:, ::-1])
         brightness = seen.mean(axis=(0, 2, 3))
         assert brightness[:10].mean() > brightness[-10:].mean() + 100, "upright"
+
+
+def test_what_was_executed_goes_with_what_was_seen_before_it(tmp_path: Path) -> None:
+    path = write_libero(tmp_path / "x_demo.hdf5", pictures=False)
+    with h5py.File(path, "r+") as file:
+        for demo in file["data"].values():
+            demo["executed_actions"] = 0.5 * demo["actions"][:]
+    data = load_demonstrations(path, (), use_object=False)
+    np.testing.assert_allclose(data.executed, 0.5 * data.actions, rtol=1e-6)
+    layout, found = robomimic.read(path)
+    assert layout.executed
+    for episode in found:
+        np.testing.assert_allclose(episode.executed, 0.5 * episode.actions, rtol=1e-12)
 
 
 def test_two_arms_are_refused(tmp_path: Path) -> None:

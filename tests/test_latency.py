@@ -473,6 +473,7 @@ def table(text: str) -> dict[str, list[str]]:
     }
 
 
+@pytest.mark.slow
 def test_it_measures_what_the_drivers_do_and_writes_it(
     drivers: Drivers, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

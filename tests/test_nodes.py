@@ -970,6 +970,7 @@ def test_a_signal_ends_a_node_cleanly(graph, checkpoints, node, number):
     graph.spin_until(lambda: not robot.count_publishers(topics.DIAGNOSTICS), 10.0)
 
 
+@pytest.mark.slow
 def test_a_policy_that_is_killed_is_replaced_without_waiting_for_its_lease(graph, checkpoints):
     robot = graph.add(Robot())
     graph.add(executor_node(checkpoints["state"]))

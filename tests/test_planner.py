@@ -510,6 +510,7 @@ def test_an_arm_trains_exports_and_plans(tmp_path: Path) -> None:
         planner.plan(start)
 
 
+@pytest.mark.slow
 def test_a_value_function_is_learned_and_guides(straight_lines: Path, tmp_path: Path) -> None:
     out = tmp_path / "planner.pt"
     changes = {"value_iterations": 400, "batch_size": 128, "mixed_precision": "no", "iterations": 20}

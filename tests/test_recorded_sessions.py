@@ -177,9 +177,10 @@ def test_episodes_of_a_driven_robot_equal_the_live_frames_bit_for_bit(many: int,
         rows = [fake_bag.row(100 * number + k) for k in range(20)]
         assert [row for row in episode.actions.tolist() if row in rows] == episode.actions.tolist()
         assert len(episode) >= 15 and episode.person is not None and episode.person.all()
+        np.testing.assert_array_equal(episode.executed, episode.actions)
         np.testing.assert_array_equal(np.diff(episode.stamps) >= 0, True)
     assert found.layout.pictures == {SCENE: (84, 84), GRIP: (84, 84)}
-    assert found.layout.numbers == {EEF_POS: 3, EEF_QUAT: 4, GRIPPER_QPOS: 2}
+    assert found.layout.numbers == {EEF_POS: 3, EEF_QUAT: 4, GRIPPER_QPOS: 2} and found.layout.executed
     assert (found.layout.rate, found.layout.robot, found.layout.scale) == (
         20.0,
         "mine",

@@ -120,12 +120,12 @@ def test_from_state_and_what_lies_out_of_range_is_held_alike(tmp_path: Path) -> 
     assert 0 < sum(held) < 120, held
 
 
+@pytest.mark.slow  # test_bringup.py compares an episode of these with Gymnasium's, too
 @pytest.mark.parametrize(
     ("task", "module"),
     [
         ("cartpole", fake_rl.EveryBitDiscrete()),
-        # test_bringup.py compares an episode of these with Gymnasium's, too.
-        pytest.param("double_pendulum", fake_rl.EveryBitContinuous(), marks=pytest.mark.slow),
+        ("double_pendulum", fake_rl.EveryBitContinuous()),
     ],
 )
 def test_gymnasium_tasks(task: str, module: torch.nn.Module, tmp_path: Path, run_command: RunCommand) -> None:

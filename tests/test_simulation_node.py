@@ -331,7 +331,7 @@ def test_publisher_that_was_killed_does_not_count(graph: ros_graph.Graph, monkey
     graph.spin_until(lambda: node.exit_status == 2, 10)
 
 
-@pytest.mark.parametrize("mode", ["lockstep", "realtime"])
+@pytest.mark.parametrize("mode", ["lockstep", pytest.param("realtime", marks=pytest.mark.slow)])
 def test_second_simulator_that_appears_later_is_an_error(graph: ros_graph.Graph, mode: str) -> None:
     node = simulator(graph, mode=mode)
     peer = graph.add(Peer())

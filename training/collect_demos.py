@@ -1,9 +1,9 @@
 """Demonstrations of the scripted experts in robomimic's HDF5 format.
 
-The arm executes the expert's action plus noise, and the file records the expert's own action. So the data show how to
-recover from a policy's errors (Laskey et al. 2017, DART, arXiv 1703.09327). Episode i uses seed `seed + i`. Each
-episode is written to a part of its own, and the file appears when all are there. If a collection was stopped, the same
-command goes on where it was.
+The arm executes the expert's action plus noise, and the file records the expert's own action as the label (`actions`).
+So the data show how to recover from a policy's errors (Laskey et al. 2017, DART, arXiv 1703.09327). What was executed
+stands beside it (`executed_actions`). Episode i uses seed `seed + i`. Each episode is written to a part of its own, and
+the file appears when all are there. If a collection was stopped, the same command goes on where it was.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from diffusion_ros.simulators.arm import Simulation
 from diffusion_ros.simulators.tasks import arm_task
 from training import command_line
 from training.data.action_rows import JOINT_POSITIONS
+from training.data.demonstrations import EXECUTED
 from training.data.experts import NOISE_PARTS, NoisyExpert
 from training.data.parts import Job, parts
 from training.evaluation.rollout import roll_out
@@ -124,7 +125,7 @@ def record_episode(simulation: Simulation, options: Options, seed: int, policy: 
 
 
 def _attempt(simulation: Simulation, options: Options, sigma: float, rng: np.random.Generator) -> dict[str, Any] | None:
-    frames, states, actions, rewards = [], [], [], []
+    frames, states, actions, executed, rewards = [], [], [], [], []
     left = None
     wander = int(rng.integers(options.wander + 1)) if options.wander else 0
     expert = NoisyExpert(simulation, ACTION_SCALE * (sigma * NOISE_PARTS), rng, wander)
@@ -132,6 +133,7 @@ def _attempt(simulation: Simulation, options: Options, sigma: float, rng: np.ran
         frames.append(simulation.observe(options.images) | {JOINT_POSITIONS: simulation.joint_positions()[:7]})
         states.append(simulation.flat_state())
         actions.append(np.clip(expert.step() / ACTION_SCALE, -1, 1))
+        executed.append(np.clip(expert.executed / ACTION_SCALE, -1, 1))  # as Simulation.step does
         rewards.append(float(simulation.success))
         if left is None and rewards[-1]:
             left = AFTER_SUCCESS
@@ -150,6 +152,7 @@ def _attempt(simulation: Simulation, options: Options, sigma: float, rng: np.ran
     return {
         "obs": obs,
         "actions": np.stack(actions),
+        EXECUTED: np.stack(executed),
         "states": np.stack(states),
         "rewards": np.array(rewards),
         "dones": dones,
@@ -163,7 +166,7 @@ def _write_part(path: Path, simulation: Simulation, options: Options, seed: int,
         group = file.create_group("demo")
         for name, value in episode["obs"].items():
             group.create_dataset(f"obs/{name}", data=value)
-        for name in ("actions", "states", "rewards", "dones"):
+        for name in ("actions", EXECUTED, "states", "rewards", "dones"):
             group.create_dataset(name, data=episode[name])
         group.attrs["num_samples"] = len(episode["actions"])
         group.attrs["model_file"] = simulation.xml()
@@ -237,6 +240,7 @@ def collect(options: Options) -> None:
     """Records what is missing and writes the file; OSError and RuntimeError say in one line what went wrong."""
     require("robosuite", "mujoco")
     settings = {k: v for k, v in vars(options).items() if k not in ("out", "workers", "episodes")}
+    settings[EXECUTED] = True  # parts that were begun before lack it
     seeds = [options.seed + i for i in range(options.episodes)]
     with parts(
         options.out, seeds, settings, _work, _start_worker, (options,), options.workers, options.task, "episode"

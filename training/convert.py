@@ -25,6 +25,7 @@ from diffusion_ros.installation import require
 from diffusion_ros.simulators.tasks import ARM_TASKS
 from training import command_line
 from training.data import robomimic
+from training.data.demonstrations import EXECUTED
 from training.data.episodes import Episode, Layout
 from training.data.recorded_with import OWN_ROBOT
 
@@ -183,6 +184,7 @@ def stretches(episode: Episode, kept: NDArray[np.bool_]) -> Iterator[Episode]:
             actions=episode.actions[first:end],
             stamps=episode.stamps[first:end],
             person=None if episode.person is None else episode.person[first:end],
+            executed=None if episode.executed is None else episode.executed[first:end],
             extras={
                 name: value[first:end] if isinstance(value, np.ndarray) else value
                 for name, value in episode.extras.items()
@@ -236,13 +238,14 @@ def convert(options: Options) -> None:
     layout, source = read(options)
     left: list[int] = []
     bar = tqdm(source, unit="episode", desc=options.out.name, leave=False)
-    counts = [0, 0]
+    counts = [0, 0, 0]
 
     def counted(episodes: Iterable[Episode]) -> Iterator[Episode]:
         for episode in episodes:
             yield episode
             counts[0] += 1
             counts[1] += len(episode)
+            counts[2] += episode.executed is not None
 
     episodes: Iterable[Episode] = chosen(bar, options, left)
     if options.size is not None:
@@ -259,6 +262,8 @@ def convert(options: Options) -> None:
             errors = lerobot_writer.write(options.out, layout, counted(episodes), options.task or "", options.crf)
             for key, error in errors.items():
                 lines.append(f"{key}: mean error of the codec {error.mean:.2f} of 255 levels, at most {error.most}")
+            if counts[2] and not layout.executed:
+                lines.append(f"left out: {EXECUTED} of {counts[2]} episodes: others of {options.source} have none")
     print(f"{options.out}: {counts[0]} episodes, {counts[1]} steps", *lines, sep="\n")
     if left:
         why = "not successes" if options.only_successes else "failures"

@@ -24,7 +24,7 @@ from diffusion_ros.action_kinds import (
     rotation_to_6d,
 )
 from diffusion_ros.robot import EEF_POS, EEF_QUAT
-from training.data.demonstrations import Demonstrations
+from training.data.demonstrations import EXECUTED, Demonstrations
 from training.diffusion.normalizer import LimitsNormalizer
 
 Array = NDArray[np.float64]
@@ -48,14 +48,14 @@ _AGREES = 0.35
 def converted(
     data: Demonstrations, kind: str, chain: ActionFormat | None = None
 ) -> tuple[Demonstrations, ActionFormat]:
-    """The demonstrations with rows as they are learnt, and what those say. kind: '' the file's own, else one of
-    action_kinds.KINDS. chain: the arm's, for joint_positions.
+    """The demonstrations with rows as they are learnt, and what those say; what was executed likewise. kind: '' the
+    file's own, else one of action_kinds.KINDS. chain: the arm's, for joint_positions.
 
-    ValueError, in one line, where the file does not allow it.
+    ValueError, in one line, where the file does not allow it. Where it allows it of the labels alone, `executed` is
+    None and `executed_missing` says why: an arm may not reach where noise sent it.
     """
     own = data.recorded.actions
     kind = kind or own.kind
-    rows = data.actions.astype(np.float64)
     if kind == own.kind == "delta":
         return data, own
     if own.kind == "joint_positions":
@@ -67,37 +67,59 @@ def converted(
             )
         if kind == own.kind:
             return data, chain
+    if kind == "joint_positions" and chain is None:
+        raise ValueError("action_kind joint_positions: only with the arm's description")
     hands = _hands(data)
-    poses = _of_the_hand(rows, *hands) if own.kind == "pose" else rows
-    if own.kind == "delta":
-        poses = poses_of_deltas(rows, *hands, own.axes)
-    elif chain is not None and own.kind == "joint_positions":
-        positions, rotations = forward(chain, rows[:, :-1])
-        poses = np.concatenate((positions, rotations.as_rotvec(), rows[:, -1:]), axis=1)
-    if kind == "delta":
-        made = [delta_to(row, at, turn) for row, at, turn in zip(poses, hands[0], hands[1], strict=True)]
-        return replace(data, actions=np.array(made, np.float32)), ActionFormat()
-    if kind == "joint_positions":
-        if chain is None:
-            raise ValueError("action_kind joint_positions: only with the arm's description")
-        joints = joint_goals(chain, _joints(data), poses[:, :3], Rotation.from_rotvec(poses[:, 3:6]))
-        return replace(data, actions=np.hstack((joints, rows[:, -1:])).astype(np.float32)), chain
-    turned = rotation_to_6d(Rotation.from_rotvec(poses[:, 3:6]))
-    made_of = np.concatenate((poses[:, :3], turned, poses[:, 6:]), axis=1)
-    return replace(data, actions=made_of.astype(np.float32)), ActionFormat(kind)
+    quarter = _quarter(data.actions.astype(np.float64), *hands) if own.kind == "pose" else Rotation.identity()
+
+    def of_kind(given: NDArray[np.float32]) -> NDArray[np.float32]:
+        rows = given.astype(np.float64)
+        if own.kind == "delta":
+            poses = poses_of_deltas(rows, *hands, own.axes)
+        elif own.kind == "pose":
+            poses = rows.copy()
+            poses[:, 3:6] = (Rotation.from_rotvec(rows[:, 3:6]) * quarter.inv()).as_rotvec()
+        else:
+            assert chain is not None
+            positions, rotations = forward(chain, rows[:, :-1])
+            poses = np.concatenate((positions, rotations.as_rotvec(), rows[:, -1:]), axis=1)
+        if kind == "delta":
+            made = [delta_to(row, at, turn) for row, at, turn in zip(poses, hands[0], hands[1], strict=True)]
+            return np.array(made, np.float32)
+        if kind == "joint_positions":
+            assert chain is not None
+            joints = joint_goals(chain, _joints(data), poses[:, :3], Rotation.from_rotvec(poses[:, 3:6]))
+            return np.hstack((joints, rows[:, -1:])).astype(np.float32)
+        turned = rotation_to_6d(Rotation.from_rotvec(poses[:, 3:6]))
+        return np.concatenate((poses[:, :3], turned, poses[:, 6:]), axis=1).astype(np.float32)
+
+    said = chain if chain is not None and kind == "joint_positions" else ActionFormat(kind)
+    changed = replace(data, actions=of_kind(data.actions))
+    if data.executed is not None:
+        try:
+            changed = replace(changed, executed=of_kind(data.executed))
+        except ValueError as error:
+            changed = replace(changed, executed=None, executed_missing=f"{EXECUTED}: {error}")
+    return changed, said
 
 
 def with_widths(data: Demonstrations, closed: float, opened: float) -> Demonstrations:
     """The demonstrations whose last column was a width [m] between the fingers, as -1 open to +1 closed. ValueError
-    where none is near those two."""
-    widths = data.actions[:, -1]
+    where one is not near those two."""
+    actions = _of_widths("actions", data.actions, closed, opened)
+    executed = None if data.executed is None else _of_widths(EXECUTED, data.executed, closed, opened)
+    return replace(data, actions=actions, executed=executed)
+
+
+def _of_widths(what: str, rows: NDArray[np.float32], closed: float, opened: float) -> NDArray[np.float32]:
+    widths = rows[:, -1]
     slack = 0.1 * (opened - closed)
     if widths.min() < closed - slack or widths.max() > opened + slack:
         rule = f"{closed:g} to {opened:g} expected (gripper_width)"
-        raise ValueError(f"actions: widths of the gripper from {widths.min():.3g} to {widths.max():.3g} m, {rule}")
-    rows = data.actions.copy()
+        raise ValueError(f"{what}: widths of the gripper from {widths.min():.3g} to {widths.max():.3g} m, {rule}")
+    rows = rows.copy()
     rows[:, -1] = np.clip(1 - 2 * (widths - closed) / (opened - closed), -1, 1)
-    return replace(data, actions=rows)
+    return rows
 
 
 def _hands(data: Demonstrations) -> tuple[Array, Rotation]:
@@ -107,9 +129,9 @@ def _hands(data: Demonstrations) -> tuple[Array, Rotation]:
     return data.observations[EEF_POS].astype(np.float64), Rotation.from_quat(data.observations[EEF_QUAT])
 
 
-def _of_the_hand(rows: Array, positions: Array, hands: Rotation) -> Array:
-    """Pose rows (N, 7) whose rotations are the hand's. robosuite's poses turn the grip site, which stands a quarter of
-    a turn beside the hand: by how many quarters, the data say. ValueError where it is none."""
+def _quarter(rows: Array, positions: Array, hands: Rotation) -> Rotation:
+    """How the rotations of pose rows (N, 7) are turned beside the hand's. robosuite's poses turn the grip site, which
+    stands a quarter of a turn beside the hand: by how many quarters, the data say. ValueError where it is none."""
     away = float(np.median(np.linalg.norm(rows[:, :3] - positions, axis=1)))
     if away > _NEAR:
         rule = f"at most {_NEAR:g} m expected: they are in another frame than the hand's"
@@ -120,9 +142,7 @@ def _of_the_hand(rows: Array, positions: Array, hands: Rotation) -> Array:
     if (apart * quarter.inv()).magnitude() > _AGREES:
         rule = "a turn about the vertical of the hand by quarters of a turn expected"
         raise ValueError(f"actions: poses are turned by {np.round(apart.as_rotvec(), 2)} to the hand's: {rule}")
-    rows = rows.copy()
-    rows[:, 3:6] = (told * quarter.inv()).as_rotvec()
-    return rows
+    return quarter
 
 
 def _joints(data: Demonstrations) -> Array:

@@ -296,6 +296,7 @@ class Bag:
             # A person's rows are like those of the session's checkpoint, and all is in its frame.
             base_pose=spec.base_pose if self._robot is not None else (),
             response=self._response(),
+            executed=True,
         )
 
     def _response(self) -> tuple[float, ...]:
@@ -462,16 +463,18 @@ class Bag:
             return
         values = {name: [frame.values[name] for _, frame in steps] for name in self._names}
         people = [row.person for row, _ in steps]
+        executed = np.array([row.values for row, _ in steps], np.float64)
         yield Episode(
             numbers={name: np.array(values[name], np.float64) for name in self.layout.numbers},
             pictures={
                 name: partial(self._pictures, name, [(int(key[0]), int(key[1])) for key in values[name]])
                 for name in self.layout.pictures
             },
-            actions=np.array([row.values for row, _ in steps], np.float64),
+            actions=executed,
             stamps=np.array([frame.stamp_ns for _, frame in steps], np.int64),
             success=self._labels[recorded.start.number],
             person=None if None in people else np.array(people, np.bool_),
+            executed=executed,
         )
 
     def _leave_out(self, what: str, count: int) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,9 @@ LOW_DIM_SHAPES = {EEF_POS: (3,), EEF_QUAT: (4,), GRIPPER_QPOS: (2,)}
 HAND = tuple(LOW_DIM_SHAPES)
 OBJECT = ("object", OBJECT_POS, OBJECT_QUAT)
 """What an object's pose is, in robomimic's names and in the simulator's."""
+EXECUTED = "executed_actions"
+"""What acted, in the units of `actions`, which are the label."""
+_MISSING = f"no {EXECUTED}: what acted is not known (collect_demos writes it)"
 LARGEST = 128
 """Pixels: pictures that are no wider and higher are learnt from as they are; larger ones in the simulator's size."""
 
@@ -46,13 +49,18 @@ class Demonstrations:
     starts: NDArray[np.int64]
     """(E + 1): episode e is steps starts[e] to starts[e + 1]."""
     data_hash: str
-    """SHA-256 over all that was read: observations, actions, and where episodes begin."""
+    """SHA-256 over all that was read: observations, actions, what was executed, and where episodes begin."""
     recorded: RecordedWith
     """The robot's settings."""
     held: NDArray[np.int64] | None = None
     """The episodes that the file itself keeps for validation; None: it does not say."""
     person: NDArray[np.bool_] | None = None
     """(N) whether a person acted, and not a policy; None: always."""
+    executed: NDArray[np.float32] | None = None
+    """(N, A) what acted, in the units and of the kind of `actions`, which are the label; None: of one episode at least
+    nobody knows."""
+    executed_missing: str = f"demonstrations have {_MISSING}"
+    """Why `executed` is None, in one line that names the file."""
 
     def __len__(self) -> int:
         return len(self.actions)
@@ -179,6 +187,7 @@ def joined(files: Sequence[Demonstrations]) -> Demonstrations:
         return files[0]
     steps = np.cumsum([0, *(len(file) for file in files)])
     starts = [file.starts[:-1] + offset for file, offset in zip(files, steps[:-1], strict=True)]
+    known = [file.executed for file in files if file.executed is not None]
     return replace(
         files[0],
         observations={
@@ -189,6 +198,8 @@ def joined(files: Sequence[Demonstrations]) -> Demonstrations:
         data_hash=hashlib.sha256("".join(file.data_hash for file in files).encode()).hexdigest(),
         held=None,
         person=None if all(file.person is None for file in files) else np.concatenate([_persons(f) for f in files]),
+        executed=np.concatenate(known) if len(known) == len(files) else None,
+        executed_missing=next((file.executed_missing for file in files if file.executed is None), ""),
     )
 
 
@@ -287,6 +298,8 @@ def _read(file: h5py.File, path: Path, selection: Selection) -> Demonstrations:
     if selection.use_object:
         parts |= {"object_pos": [], "object_quat": []}
     actions, persons = [], []
+    executed: dict[str, NDArray[np.float32]] = {}
+    rewritten = False
     for name, arrays in found.items():
         rows = layout.actions(_finite(path, name, "actions", np.asarray(arrays["actions"], dtype=np.float64)))
         acted = arrays.get("by_person")
@@ -295,8 +308,11 @@ def _read(file: h5py.File, path: Path, selection: Selection) -> Demonstrations:
             value = _finite(path, name, key, np.asarray(arrays[key], dtype=np.float32))
             parts[key].append(layout.numbers(key, value))
         if EEF_POS in parts and recorded.actions.kind == "delta" and are_poses(rows, parts[EEF_POS][-1]):
-            recorded = replace(recorded, actions=ActionFormat("pose"))
-        actions.append(_in_units(path, name, rows, recorded))
+            recorded, rewritten = replace(recorded, actions=ActionFormat("pose")), True
+        actions.append(_in_units(path, name, "actions", rows, recorded))
+        if EXECUTED in arrays and not rewritten:  # else they are deltas still
+            acting = layout.actions(_finite(path, name, EXECUTED, np.asarray(arrays[EXECUTED], dtype=np.float64)))
+            executed[name] = _in_units(path, name, EXECUTED, acting, recorded)
         for key in pictures:
             parts[key].append(_fitted(path, name, key, layout.pictures(np.asarray(arrays[key])), size))
         if selection.use_object:
@@ -319,18 +335,43 @@ def _read(file: h5py.File, path: Path, selection: Selection) -> Demonstrations:
         marked = [np.ones(len(r), np.bool_) if p is None else p for p, r in zip(persons, actions, strict=True)]
         person = np.concatenate(marked)
         digest.update(person.tobytes())
+    for name, units in executed.items():
+        digest.update(f"{EXECUTED} {names.index(name)}".encode() + units.tobytes())
     task = tasks.get(recorded.environment, recorded.environment)
-    return Demonstrations(task, observations, all_actions, starts, digest.hexdigest(), recorded, kept, person)
+    return Demonstrations(
+        task,
+        observations,
+        all_actions,
+        starts,
+        digest.hexdigest(),
+        recorded,
+        kept,
+        person,
+        executed=np.concatenate(list(executed.values())) if len(executed) == len(names) else None,
+        executed_missing=_why_missing(path, names, executed, rewritten),
+    )
 
 
-def _in_units(path: Path, demo: str, rows: NDArray[np.float64], recorded: RecordedWith) -> NDArray[np.float32]:
+def _why_missing(path: Path, names: Sequence[str], executed: Container[str], rewritten: bool) -> str:
+    """A line for the first demonstration that does not say what acted; '' where all do."""
+    without = [name for name in names if name not in executed]
+    if rewritten:
+        return f"{path}: actions are poses that env_args calls deltas: nobody knows what {EXECUTED} are"
+    if not without:
+        return ""
+    return f"{path}: {'' if len(without) == len(names) else f'{without[0]} '}has {_MISSING}"
+
+
+def _in_units(
+    path: Path, demo: str, what: str, rows: NDArray[np.float64], recorded: RecordedWith
+) -> NDArray[np.float32]:
     """Deltas, which a file has in parts of the full ones, in metres and radians; other kinds are."""
     if recorded.actions.kind == "delta":
         if np.abs(rows).max() > 1 + 1e-6:
-            raise ValueError(f"{path}: {demo}: an action of {np.abs(rows).max():.3g}, expected -1 to 1")
+            raise ValueError(f"{path}: {demo}/{what}: an action of {np.abs(rows).max():.3g}, expected -1 to 1")
         rows = rows * np.array(recorded.scale)
     elif np.abs(rows[:, -1]).max() > 1 + 1e-6:
-        raise ValueError(f"{path}: {demo}: a gripper of {np.abs(rows[:, -1]).max():.3g}, expected -1 to 1")
+        raise ValueError(f"{path}: {demo}/{what}: a gripper of {np.abs(rows[:, -1]).max():.3g}, expected -1 to 1")
     return rows.astype(np.float32)
 
 
@@ -370,6 +411,8 @@ def _arrays(
         "actions": actions,
         **{key: layout.width(key, LOW_DIM_SHAPES.get(key, (0,))[0]) for key in selection.numbers},
     }
+    if EXECUTED in demo:
+        arrays[EXECUTED], wanted[EXECUTED] = dataset(demo, EXECUTED, where), actions
     for key, width in wanted.items():
         shape = arrays[key].shape
         if (len(shape) != 2 or shape[1] != width) if width else len(shape) not in (1, 2):

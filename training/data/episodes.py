@@ -33,6 +33,8 @@ class Layout:
     that frame is the base's, or the simulator's own."""
     response: tuple[float, ...] = ()
     """How the arm follows rows, likewise (4); (): within a step, or as the simulator's own."""
+    executed: bool = False
+    """Whether all episodes say what was executed."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,8 @@ class Episode:
     """None: nobody has said."""
     person: NDArray[np.bool_] | None = None
     """(N) whether a person acted, and not a policy; None: nothing is known."""
+    executed: NDArray[np.float64] | None = None
+    """(N, width) what acted, in the units of `actions`; these may be a label instead. None: nothing is known."""
     extras: Mapping[str, Any] = field(default_factory=dict)
     """What a format has beside that, by its own names (robomimic's states, rewards): kept where the other has it."""
 

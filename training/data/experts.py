@@ -285,6 +285,8 @@ class NoisyExpert:
         self._expert = EXPERTS[simulation.task_name](self._view)
         self._steps = 0
         self._way = np.zeros(7)
+        self.executed = np.zeros(7)
+        """(7) The command of the last step, noise and all; the simulation clips it to full scale."""
 
     def step(self) -> Array:
         """Takes a control step; returns the row (7) that the expert would have executed."""
@@ -292,9 +294,10 @@ class NoisyExpert:
         if self._steps < self._wander:
             if self._steps % 10 == 0:
                 self._way = ACTION_SCALE * self._rng.uniform(WANDER_LOW, WANDER_HIGH)
-            self._simulation.step(self._way)
+            self.executed = self._way
         else:
-            self._simulation.step(row + self._spread * self._rng.standard_normal(7))
+            self.executed = row + self._spread * self._rng.standard_normal(7)
+        self._simulation.step(self.executed)
         self._steps += 1
         self._view.look(self._simulation)
         return row

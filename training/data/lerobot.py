@@ -14,6 +14,7 @@ diffusion_ros.<feature>         the same three, float64
 diffusion_ros.stamp             ns
 diffusion_ros.success           1 success, 0 failure, -1 nobody has said; next.success is LeRobot's, in the last frame
 diffusion_ros.by_person         1 a person acted, 0 a policy, -1 unknown
+diffusion_ros.executed_action   what acted, float64, in the units of `action`; where all episodes say it
 next.reward, next.done          robomimic's rewards and dones
 robomimic.<name>                its other arrays
 info.json: diffusion_ros        what the layout says
@@ -57,6 +58,7 @@ STATE, ENVIRONMENT, ACTION = "observation.state", "observation.environment_state
 IMAGES = "observation.images."
 OWN = "diffusion_ros"
 STAMP, SUCCESS, PERSON = f"{OWN}.stamp", f"{OWN}.success", f"{OWN}.by_person"
+EXECUTED_ACTION = f"{OWN}.executed_action"
 NEXT_SUCCESS = "next.success"
 EXTRAS = {"rewards": "next.reward", "dones": "next.done"}
 """robomimic's name -> LeRobot's."""
@@ -120,6 +122,7 @@ class Recording:
         wanted = [*{home for home, _, _ in self.parts.values()}, ACTION, *(key for key, _ in self.extras.values())]
         wanted += [f"{OWN}.{key}" for key in (STATE, ENVIRONMENT, ACTION)]
         wanted += [STAMP, SUCCESS, NEXT_SUCCESS, PERSON, *INDICES]
+        wanted += [EXECUTED_ACTION] * self.layout.executed
         columns = [key for key in dict.fromkeys(wanted) if key in features]
         table = _episode_table(path, index, columns, cache)
         where = f"{path}: episode {index}"
@@ -158,7 +161,7 @@ class Recording:
             success = None if found[SUCCESS][0] < 0 else bool(found[SUCCESS][0])
         elif NEXT_SUCCESS in found:
             success = bool(found[NEXT_SUCCESS].any())
-        person = found.get(PERSON)
+        person, executed = found.get(PERSON), found.get(EXECUTED_ACTION)
         stamps = found.get(STAMP, (np.arange(steps) * (1e9 / self.layout.rate)).round())
         return Episode(
             numbers={name: states[home][:, first:end] for name, (home, first, end) in self.parts.items()},
@@ -167,6 +170,7 @@ class Recording:
             stamps=stamps.astype(np.int64),
             success=success,
             person=None if person is None or (person < 0).any() else person != 0,
+            executed=None if executed is None else executed.reshape(steps, -1).astype(np.float64),
             extras=extras,
         )
 
@@ -230,7 +234,11 @@ def read(folder: Path, foreign: Foreign = Foreign()) -> tuple[Layout, Recording]
                 pictures={name: _picture_size(features[key]) for name, key in own["pictures"].items()},
                 base_pose=tuple(own["base_pose"]),
                 response=tuple(own["response"]),
+                executed=EXECUTED_ACTION in features,
             )
+            if layout.executed and features[EXECUTED_ACTION]["shape"] != features[ACTION]["shape"]:
+                shapes = features[EXECUTED_ACTION]["shape"], features[ACTION]["shape"]
+                raise ValueError(f"{EXECUTED_ACTION} has shape {shapes[0]}, {shapes[1]} expected as action")
             extras = {name: (key, axes) for name, (key, axes) in own["extras"].items()}
             used = [
                 *(place[0] for place in parts.values()),

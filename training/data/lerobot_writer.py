@@ -19,6 +19,7 @@ from diffusion_ros.action_kinds import ActionFormat
 from diffusion_ros.atomic_file import add_line, atomic_folder, write_json
 from diffusion_ros.robot import ACTION_NAMES
 from diffusion_ros.spec import IMAGE_SUFFIX
+from training.data.demonstrations import EXECUTED
 from training.data.episodes import Episode, Layout
 from training.data.lerobot import (
     ACTION,
@@ -26,6 +27,7 @@ from training.data.lerobot import (
     DATA_PATH,
     ENVIRONMENT,
     EPISODES_PATH,
+    EXECUTED_ACTION,
     EXTRAS,
     IMAGES,
     INDICES,
@@ -95,7 +97,8 @@ def write(
     task: LeRobot's, in words; '': an episode's own, or the layout's environment.
     crf: of the videos, 0 to 51; 0 is lossless.
     Returns the codec's error of each camera, measured on the first episode. ValueError, in one line, for episodes that
-    do not fit the layout or each other, and for what LeRobot has no place for.
+    do not fit the layout or each other, and for what LeRobot has no place for: so what was executed is only written
+    where the layout says that all episodes have it.
     """
     if layout.rate != round(layout.rate):
         raise ValueError(f"rate {layout.rate:g} Hz: LeRobot's fps is a whole number")
@@ -297,7 +300,8 @@ class _Writer:
         def named(key: str, usual: list[str]) -> list[str]:
             return given[key] if len(given.get(key, ())) == len(usual) else usual
 
-        names = {ACTION: named(ACTION, _action_names(layout.actions))}
+        actions = named(ACTION, _action_names(layout.actions))
+        names = {ACTION: actions, EXECUTED_ACTION.removeprefix(f"{OWN}."): actions}
         for name, width in layout.numbers.items():
             names.setdefault(_home(name), []).extend(named(name, _names(name, width)))
         for key, values in columns.items():
@@ -397,9 +401,14 @@ def _columns(
     columns[NEXT_SUCCESS][-1] = bool(episode.success)
     person = np.full(steps, -1, np.int8) if episode.person is None else episode.person.astype(np.int8)
     columns[PERSON] = person
+    if layout.executed:
+        if episode.executed is None or episode.executed.shape != episode.actions.shape:
+            shape = None if episode.executed is None else episode.executed.shape
+            raise ValueError(f"{where}: {EXECUTED} of shape {shape}, {episode.actions.shape} expected as actions")
+        columns[EXECUTED_ACTION] = episode.executed.astype(np.float64)
     extras: dict[str, tuple[str, int]] = {}
     for name, values in episode.extras.items():
-        if not isinstance(values, np.ndarray):
+        if not isinstance(values, np.ndarray) or (name == EXECUTED and not layout.executed):
             continue
         feature = EXTRAS.get(name, name if "." in name else f"robomimic.{name}")
         if feature in columns or feature in INDICES or values.ndim > 2 or values.shape[0] != steps:

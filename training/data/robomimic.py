@@ -8,7 +8,8 @@ env_args     the file's own text (str), the same for all episodes
 names        LeRobot's, of the numbers of an observation or of `action`; here the attribute lerobot_names of `data`
 attributes   of the demonstration: name -> str, number or list of them
 masks        the lists below `mask` that name it
-any other    an array (N) or (N, n) beside obs: states, rewards, dones, and `actions` as the file has them
+any other    an array (N) or (N, n) beside obs: states, rewards, dones, and `actions` and `executed_actions` as the file
+             has them
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from diffusion_ros.atomic_file import atomic_write
 from diffusion_ros.robot import EEF_POS, EEF_QUAT
 from diffusion_ros.spec import IMAGE_SUFFIX
 from training.data import recorded_with
-from training.data.demonstrations import demonstration_names
+from training.data.demonstrations import EXECUTED, demonstration_names
 from training.data.episodes import Episode, Layout
 from training.data.file_layouts import FileLayout, are_poses, layout_of
 from training.data.hdf5_file import check_memory, dataset, opened
@@ -55,7 +56,9 @@ class _Inventory:
     pictures: dict[str, tuple[str, tuple[int, int]]]
     """Our name -> the file's, height and width."""
     arrays: dict[str, tuple[int, ...]]
-    """What stands beside obs, but who acted -> its shape but for the first axis."""
+    """What stands beside obs, but who acted and what -> its shape but for the first axis."""
+    executed: bool = False
+    """Whether it says what acted."""
     left_out: set[str] = field(default_factory=set)
 
 
@@ -74,6 +77,8 @@ class FileEpisodes:
     """Of the first demonstration; of arrays only those that all have."""
     masks: dict[str, tuple[str, ...]]
     """Demonstration -> the lists that name it."""
+    rewritten: bool
+    """Whether actions alone are poses, and what was executed is deltas still."""
     left_out: tuple[str, ...]
     """What the file has and episodes do not."""
 
@@ -92,6 +97,7 @@ class FileEpisodes:
         where = f"{self.path}: {name}"
         found, layout = _inventory(demo, where, self.layout), self.layout
         a_step = sum(found.numbers.values()) + sum(math.prod(shape) for shape in found.arrays.values())
+        a_step += math.prod(found.arrays["actions"]) * found.executed
         check_memory(self.path, 8 * a_step * found.steps)
         obs = demo["obs"]
         numbers = {}
@@ -102,11 +108,12 @@ class FileEpisodes:
             key: _Pictures(self.path, f"data/{name}/obs/{there}", layout) for key, (there, _) in found.pictures.items()
         }
         extras: dict[str, Any] = {key: layout.actions(np.asarray(demo[key])) for key in self.inventory.arrays}
+        # Each demonstration's own, like who acted: a file may have some with it and some without.
+        if found.executed and not self.rewritten:
+            extras[EXECUTED] = layout.actions(np.asarray(demo[EXECUTED]))
         for key, values in extras.items():
             _finite(f"{where}/{key}", values)
-        rows = np.asarray(extras["actions"], np.float64)
-        if self.actions.kind == "delta":
-            rows = rows * self.scale
+        scale = self.scale if self.actions.kind == "delta" else 1.0
         # Each demonstration's own, as a trainer reads it: a policy's steps stay so beside demonstrations without it.
         person = layout.actions(demo[_PERSON][:].reshape(-1)) if _PERSON in demo else None
         if person is not None:
@@ -116,10 +123,11 @@ class FileEpisodes:
         return Episode(
             numbers=numbers,
             pictures=pictures,
-            actions=rows,
+            actions=np.asarray(extras["actions"], np.float64) * scale,
             stamps=(np.arange(found.steps) * (1e9 / self.rate)).round().astype(np.int64),
             success=None if success is None else bool(success),
             person=None if person is None else person != 0,
+            executed=np.asarray(extras[EXECUTED], np.float64) * scale if EXECUTED in extras else None,
             extras=extras | told | {"attributes": attributes, "masks": self.masks.get(name, ())},
         )
 
@@ -163,13 +171,13 @@ def read(path: Path) -> tuple[Layout, FileEpisodes]:
         laid = layout_of(file)
         inventories = [_inventory(data[name], f"{path}: {name}", laid) for name in names]
         masks = _masks(file, path, names)
-        actions = recorded.actions
+        actions, rewritten = recorded.actions, False
         if actions.kind == "delta" and EEF_POS in inventories[0].numbers:
             a_step = math.prod(inventories[0].arrays["actions"]) + inventories[0].numbers[EEF_POS]
             check_memory(path, 8 * a_step * inventories[0].steps)
             rows, hand = data[names[0]]["actions"][:].astype(float), data[names[0]]["obs"][laid.name(EEF_POS)][:]
             if are_poses(laid.actions(rows), laid.numbers(EEF_POS, hand)):
-                actions = ActionFormat("pose")
+                actions, rewritten = ActionFormat("pose"), True
     first = inventories[0]
     for name, other in zip(names, inventories, strict=True):
         for mine, its in ((first.numbers, other.numbers), (first.pictures, other.pictures)):
@@ -178,6 +186,8 @@ def read(path: Path) -> tuple[Layout, FileEpisodes]:
                 raise ValueError(f"{path}: obs/{key} is not the same in {names[0]} and {name}, alike in all expected")
     arrays = {k: v for k, v in first.arrays.items() if all(other.arrays.get(k) == v for other in inventories)}
     left_out = set().union(*(other.left_out | (set(other.arrays) - set(arrays)) for other in inventories))
+    if rewritten and any(other.executed for other in inventories):
+        left_out.add(EXECUTED)
     if arrays.get("actions") != (actions.width,):
         widths = {other.arrays["actions"][0] for other in inventories} - {actions.width}
         raise ValueError(f"{path}: actions of {widths.pop()} numbers, {actions.width} of {actions.kind} expected")
@@ -191,11 +201,12 @@ def read(path: Path) -> tuple[Layout, FileEpisodes]:
         pictures={key: size for key, (_, size) in first.pictures.items()},
         base_pose=recorded.base_pose,
         response=recorded.response,
+        executed=not rewritten and all(other.executed for other in inventories),
     )
     inventory = _Inventory(first.steps, first.numbers, first.pictures, arrays)
     scale = np.array(recorded.scale)
     return layout, FileEpisodes(
-        path, tuple(names), actions, scale, recorded.rate, laid, inventory, masks, tuple(sorted(left_out))
+        path, tuple(names), actions, scale, recorded.rate, laid, inventory, masks, rewritten, tuple(sorted(left_out))
     )
 
 
@@ -297,6 +308,10 @@ def _inventory(demo: Any, where: str, layout: FileLayout) -> _Inventory:
             if dataset(demo, key, where).size != steps or item.shape[:1] != (steps,):
                 raise ValueError(f"{where}/{key} has shape {item.shape}, ({steps},) expected as in actions")
             continue
+        if key == EXECUTED:
+            if dataset(demo, key, where).shape != rows.shape:
+                raise ValueError(f"{where}/{key} has shape {item.shape}, {rows.shape} expected as in actions")
+            continue
         fits = isinstance(item, h5py.Dataset) and item.shape[:1] == (steps,) and item.ndim <= 2 and item.size
         # Where observations come late, nobody knows of other arrays which way they go.
         if fits and item.dtype.kind in "buif" and (not layout.late or key in _OF_ACTIONS):
@@ -306,7 +321,7 @@ def _inventory(demo: Any, where: str, layout: FileLayout) -> _Inventory:
     left_out.update(_attributes(demo)[1])
     if not steps - layout.late:
         raise ValueError(f"{where}: has one step, and no observation before it")
-    return _Inventory(steps - layout.late, numbers, pictures, arrays, left_out)
+    return _Inventory(steps - layout.late, numbers, pictures, arrays, EXECUTED in demo, left_out)
 
 
 def _masks(file: h5py.File, path: Path, names: Iterable[str]) -> dict[str, tuple[str, ...]]:
@@ -386,9 +401,14 @@ def _write_episode(group: h5py.Group, layout: Layout, episode: Episode, where: s
         array = group.create_dataset(f"obs/{key}", (steps, height, width, 3), np.uint8)
         for first, block in _blocks(episode.pictures[key](), f"{where}: {key}", (height, width, 3), steps):
             array[first : first + len(block)] = block
-    group["actions"] = _rows(layout, episode, where)
+    group["actions"] = _rows(layout, episode.actions, episode.extras.get("actions"), where, "action")
+    if episode.executed is not None:
+        own = episode.extras.get(EXECUTED)
+        group[EXECUTED] = _rows(layout, episode.executed, own, where, "executed action")
+        if len(episode.executed) != steps:
+            raise ValueError(f"{where}: {EXECUTED} of {len(episode.executed)} steps, {steps} expected")
     for key, values in episode.extras.items():
-        if isinstance(values, np.ndarray) and key != "actions":
+        if isinstance(values, np.ndarray) and key not in ("actions", EXECUTED):
             group[key] = values
     if episode.person is not None:
         group[_PERSON] = episode.person.astype(np.uint8)
@@ -399,19 +419,19 @@ def _write_episode(group: h5py.Group, layout: Layout, episode: Episode, where: s
         group.attrs["success"] = episode.success
 
 
-def _rows(layout: Layout, episode: Episode, where: str) -> NDArray[np.float64]:
-    """Actions as a file has them: deltas as parts of the scale, the rest as they are."""
-    if episode.actions.shape[1:] != (layout.actions.width,):
-        raise ValueError(f"{where}: actions of shape {episode.actions.shape}, (N, {layout.actions.width}) expected")
+def _rows(layout: Layout, rows: NDArray[np.float64], own: Any, where: str, what: str) -> NDArray[np.float64]:
+    """Actions (N, width) as a file has them: deltas as parts of the scale, the rest as they are. own: those of the file
+    that they come from, or None."""
+    if rows.shape[1:] != (layout.actions.width,):
+        raise ValueError(f"{where}: {what}s of shape {rows.shape}, (N, {layout.actions.width}) expected")
     if layout.actions.kind != "delta":
-        return episode.actions
+        return rows
     scale = np.array(layout.scale)
-    own = episode.extras.get("actions")
-    if own is not None and np.array_equal(np.asarray(own, np.float64) * scale, episode.actions):
+    if own is not None and np.array_equal(np.asarray(own, np.float64) * scale, rows):
         return np.asarray(own)  # to the last bit, which a division would lose
-    rows = episode.actions / scale
+    rows = rows / scale
     if np.abs(rows).max() > 1 + 1e-6:
-        raise ValueError(f"{where}: an action of {np.abs(rows).max():.3g} times the full one, at most 1 expected")
+        raise ValueError(f"{where}: an {what} of {np.abs(rows).max():.3g} times the full one, at most 1 expected")
     return np.asarray(np.clip(rows, -1, 1))
 
 
