@@ -316,16 +316,30 @@ def test_chunks_and_commands_are_exact(rng):
 
 def test_an_executed_action_says_whose_it_is(rng):
     row = rng.normal(size=7)
-    for person in (False, True):
-        msg = messages.executed_to_msg(row, person, 10**18 + 3, PERIOD, "world")
-        assert (msg.joint_names[-1], msg.header.frame_id) == ("person", "world")
+
+    def message(row, person=True, place=3):
+        return messages.executed_to_msg(
+            messages.Executed(10**18 + 3, row, person, place, 10**18 - 250_000_000), PERIOD, "world"
+        )
+
+    for person, place in ((False, 5), (True, -1)):
+        msg = message(row, person, place)
+        assert (msg.joint_names[-3:], msg.header.frame_id) == (["row", "age", "person"], "world")
         assert messages.stamp_ns(msg.points[0].time_from_start) == PERIOD
-        stamp, again, whose = messages.executed_from_msg(msg)
-        assert (stamp, whose) == (10**18 + 3, person) and np.array_equal(again, row)
+        stamp, again, whose, *chunk = messages.executed_from_msg(msg)
+        assert (stamp, whose, *chunk) == (10**18 + 3, person, place, 10**18 - 250_000_000) and np.array_equal(
+            again, row
+        )
+    # As the first bags have it.
+    del msg.joint_names[-3:-1]
+    msg.points[0].positions = [*row, 1.0]
+    assert messages.executed_from_msg(msg)[2:] == (True, -1, 10**18 + 3)
     for wrong, why in (
         (messages.command_to_msg(row, 1, PERIOD, "world"), "joint names"),
-        (messages.executed_to_msg(np.full(7, np.nan), True, 1, PERIOD, "world"), "finite"),
-        (messages.executed_to_msg(row[:6], True, 1, PERIOD, "world"), "one of 8 positions expected"),
+        (message(np.full(7, np.nan)), "finite"),
+        (message(row[:6]), "one of 10 positions expected"),
+        (message(row, place=0.5), r"row 0\.5, an integer from -1 to 255 expected"),
+        (message(row, place=256), "row 256, an integer"),
     ):
         with pytest.raises(messages.MessageError, match=why):
             messages.executed_from_msg(wrong)
@@ -345,7 +359,7 @@ def test_a_persons_row_says_whether_they_hold_the_dead_man(rng):
     assert np.array_equal(plain[1], row) and (plain[0], plain[2]) == (STAMP, PERIOD)
     assert messages.teleop_from_msg(messages.command_to_msg(np.zeros(7), STAMP, PERIOD, "world"))[1] is None
     for wrong, why in (
-        (messages.executed_to_msg(row, True, STAMP, PERIOD, "world"), "joint names"),
+        (messages.executed_to_msg(messages.Executed(STAMP, row, True, -1, STAMP), PERIOD, "world"), "joint names"),
         (messages.teleop_to_msg(np.full(7, np.nan), True, STAMP, PERIOD, "world"), "eef_dx of point 0 is nan"),
         (messages.teleop_to_msg(row, 0.5, STAMP, PERIOD, "world"), r"held 0\.5, 0 or 1 expected"),
     ):

@@ -85,7 +85,7 @@ class Robot(Node):
         self.joints = self.create_publisher(JointState, topics.JOINT_STATES, topics.SENSOR_QOS)
         self.commands: list[tuple[int, np.ndarray]] = []
         self.chunks: list[ActionChunk] = []
-        self.executed: list[tuple[int, np.ndarray, bool]] = []
+        self.executed: list[messages.Executed] = []
         self.create_subscription(
             JointTrajectory,
             topics.EXECUTED_ACTION,
@@ -249,8 +249,8 @@ def test_in_lockstep_the_bus_changes_no_bit(graph, checkpoints, kind):
         assert np.array_equal(ours, theirs), f"step {i}: {ours - theirs}"
     graph.spin_until(lambda: len(robot.executed) == len(got), 2.0)
     stamps = [stamp_of(episode, step) for episode in range(3) for step in range(20)]
-    assert [stamp for stamp, _, _ in robot.executed] == stamps and not any(person for *_, person in robot.executed)
-    assert np.array_equal([row for _, row, _ in robot.executed], got), "each row that begins is said, once"
+    assert [one.stamp_ns for one in robot.executed] == stamps and not any(one.person for one in robot.executed)
+    assert np.array_equal([one.row for one in robot.executed], got), "each row that begins is said, once"
     assert len({row.tobytes() for row in got}) > 20, "a policy that always says the same would prove nothing"
     assert sorted({chunk.stamp_ns for chunk in robot.chunks}) == [stamp_of(e, k) for e in range(3) for k in (0, 8, 16)]
     # What is shown in RViz: where the hand was, and where the chunk leads from there.

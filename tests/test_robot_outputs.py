@@ -587,7 +587,7 @@ def test_twists_in_the_tools_axes(graph: Graph, tmp_path: Path) -> None:
 
 def test_each_row_that_begins_is_said_once_and_none_while_it_holds(graph: Graph, tmp_path: Path) -> None:
     bench = Bench(graph, tmp_path, "pose")
-    executed: list[tuple[int, np.ndarray, bool]] = []
+    executed: list[messages.Executed] = []
     bench.node.create_subscription(
         JointTrajectory,
         topics.EXECUTED_ACTION,
@@ -600,7 +600,8 @@ def test_each_row_that_begins_is_said_once_and_none_while_it_holds(graph: Graph,
     bench._chunk()
     graph.spin_until(lambda: len(executed) == 9, 5.0)
     graph.spin(0.3)
-    assert np.array_equal([row for _, row, _ in executed], bench.rows), "one chunk alone: its rows in their order"
+    assert np.array_equal([one.row for one in executed], bench.rows), "one chunk alone: its rows in their order"
     stamps = np.array([stamp for stamp, *_ in executed]) / 1e9
     assert np.all(np.diff(stamps) > 0.005) and 0.3 < stamps[-1] - stamps[0] < 0.6, "rows of 50 ms, told every 20 ms"
-    assert not any(person for *_, person in executed)
+    assert not any(one.person for one in executed)
+    assert [one.place for one in executed] == list(range(9))

@@ -49,7 +49,7 @@ class World(Node):
         self.chunks = self.create_publisher(JointTrajectory, topics.ACTION_CHUNK, topics.COMMAND_QOS)
         self.person = self.create_publisher(JointTrajectory, topics.TELEOP_ACTION, topics.COMMAND_QOS)
         self.commands: list[np.ndarray] = []
-        self.executed: list[tuple[int, np.ndarray, bool]] = []
+        self.executed: list[messages.Executed] = []
         self.create_subscription(
             JointTrajectory,
             topics.EEF_COMMAND,
@@ -117,14 +117,14 @@ def lately(world: World) -> list[np.ndarray]:
 
 def test_a_person_takes_over_from_the_policy_and_gives_back(bench: tuple[Graph, World, ExecutorNode]) -> None:
     graph, world, executor = bench
-    assert not any(person for *_, person in world.executed)
+    assert not any(one.person for one in world.executed)
     world.row = PERSON
     graph.spin_until(lambda: np.array_equal(lately(world), [PERSON] * 3))
     graph.spin(0.4)
     assert executor.diagnostics.summary == "acting for a person"
     assert executor.diagnostics.values()["decides"] == "a person"
     assert np.array_equal(world.commands[-6:], [PERSON] * 6), "whatever the policy says meanwhile"
-    said = [(row, person) for _, row, person in world.executed]
+    said = [(one.row, one.person) for one in world.executed]
     assert said[0][1] is False and said[-1][1] is True
     assert all(np.array_equal(row, PERSON if person else POLICY) for row, person in said)
     stamps = [stamp for stamp, *_ in world.executed]
@@ -275,7 +275,7 @@ def test_handing_over_does_not_jump(graph: Graph, tmp_path: Path, output: str) -
     far = ", leash: [1.5, 1.5]"
     bench = Bench(graph, tmp_path, output, "teleop: {type: twist}\n", action=far)
     person = bench.node.create_publisher(JointTrajectory, topics.TELEOP_ACTION, topics.COMMAND_QOS)
-    executed: list[tuple[int, np.ndarray, bool]] = []
+    executed: list[messages.Executed] = []
     bench.node.create_subscription(
         JointTrajectory,
         topics.EXECUTED_ACTION,
@@ -318,11 +318,11 @@ def test_handing_over_does_not_jump(graph: Graph, tmp_path: Path, output: str) -
     graph.spin_until(lambda: bench.gripper[-1] == 0.08)
     assert len(log) > 20
     steady(log, 10.0, 20.0)
-    whose = [whose for *_, whose in executed]
+    whose = [one.person for one in executed]
     assert whose.count(True) >= 3 and whose == sorted(whose[: whose.index(True)]) + whose[whose.index(True) :]
-    rows = np.array([row for _, row, mine in executed if mine])
+    rows = np.array([one.row for one in executed if one.person])
     assert np.array_equal(rows, np.tile([-0.02, 0.01, 0, 0, 0.1, 0, 1.0], (len(rows), 1)))
-    stamps = np.array([stamp for stamp, _, mine in executed if mine]) / 1e9
+    stamps = np.array([one.stamp_ns for one in executed if one.person]) / 1e9
     # Each step begins with the first period of the output after it is due, however late a busy machine makes that.
     assert np.all(np.diff(stamps) > 0) and len(stamps) <= (stamps[-1] - stamps[0]) / 0.05 + 2, (
         "one for each control step"
@@ -413,7 +413,7 @@ def test_a_gamepads_rows_come_while_it_is_held_and_end_with_zeros(graph: Graph) 
     hands.msg = joy()
     graph.spin_until(lambda: not hands.held[-1])
     hands.said.clear()
-    hands.executed.publish(messages.executed_to_msg(-PERSON, False, 1, PERIOD_NS, WORLD_FRAME))
+    hands.executed.publish(messages.executed_to_msg(messages.Executed(1, -PERSON, False, 3, 0), PERIOD_NS, WORLD_FRAME))
     hands.msg = joy(_1=1.0)
     graph.spin(0.3)
     assert not hands.said

@@ -66,8 +66,8 @@ class Options:
     """Policies only: chunks come so late [ms] and the robot does not wait. Several: one after the other."""
     jitter_ms: float = 0.0
     """And up to so much later, drawn anew for each chunk."""
-    late: Literal["go on", "latest", "blend", "ensemble", "wait"] = "go on"
-    """What is done about it. go on: a chunk goes on from the rows that are executed until it comes (real-time
+    late: Literal["rtc", "latest", "blend", "ensemble", "wait"] = "rtc"
+    """What is done about it. rtc: a chunk goes on from the rows that are executed until it comes (real-time
     chunking); latest: the robot changes over to it; blend: in four rows; ensemble: each row is the mean of all chunks;
     wait: the robot stands until it comes."""
     planner: PlannerOptions = field(default_factory=PlannerOptions)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
@@ -41,11 +41,14 @@ def export_again(options: Options) -> None:
     spec = checkpoint.read_spec(options.checkpoint)
     if spec.kind != "policy":
         raise CheckpointError(f"{options.checkpoint}: is {checkpoint.with_article(spec.kind)}, a policy is needed")
-    changes = {"timestep_spacing": options.timestep_spacing, "sampler_steps": options.sampler_steps}
-    spec = dataclasses.replace(spec, **{name: value for name, value in changes.items() if value is not None})
+    if options.timestep_spacing is not None:
+        spec = dataclasses.replace(spec, timestep_spacing=options.timestep_spacing)
+    if options.sampler_steps is not None:
+        spec = dataclasses.replace(spec, sampler_steps=options.sampler_steps)
     policy = restore_policy(options.checkpoint)
     policy.schedule.timestep_spacing = spec.timestep_spacing
-    trained = dataclasses.replace(options_of(spec), timestep_spacing=spec.timestep_spacing)
+    spacing: Any = spec.timestep_spacing
+    trained = dataclasses.replace(options_of(spec), timestep_spacing=spacing)
     stored = {value.dtype for value in checkpoint.foreign(options.checkpoint).parameters()}
     export(policy, spec, options.out, trained, half=torch.float16 in stored)
 

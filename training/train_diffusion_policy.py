@@ -88,7 +88,7 @@ class Trainer:
         if options.rollouts and (hidden := [name for name in options.inputs if name not in (*HAND, *OBJECT)]):
             raise ValueError(f"rollouts {options.rollouts}: the simulator shows no {', '.join(hidden)}; 0 expected")
         if options.max_delay and self.data.executed is None:
-            raise ValueError(f"max_delay {options.max_delay}: {lacks_executed(files)}")
+            raise ValueError(f"max_delay {options.max_delay}: {self.data.executed_missing}")
         self.bookkeeping = Run(options, self.data.data_hash)
         self.accelerator, self.device = self.bookkeeping.accelerator, self.bookkeeping.device
         persons = options.learn_from == "person"

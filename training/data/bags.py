@@ -620,7 +620,8 @@ class _Reader:
 
 
 def _executed(content: bytes) -> tuple[int, Array, bool]:
-    return messages.executed_from_msg(deserialize_message(content, JointTrajectory))
+    executed = messages.executed_from_msg(deserialize_message(content, JointTrajectory))
+    return executed.stamp_ns, executed.row, executed.person
 
 
 def _commanded(content: bytes) -> tuple[int, Array, None] | None:

@@ -324,7 +324,7 @@ class DiffusionPolicy(nn.Module):
         return output
 
     def pulled(self, x: Tensor, t: Tensor, cond: Tensor, executed: Tensor, weights: Tensor) -> Tensor:
-        """The denoiser's output, so that the clean chunk which it implies comes nearer to rows that are executed anyway.
+        """The denoiser's output, so that the clean chunk which it implies comes nearer to rows that are executed.
 
         Guidance by the gradient of the weighted distance (Song et al. 2023, PiGDM; Black et al. 2025, arXiv 2506.07339,
         equations 2 to 4), which say for flows: v + min(beta, (1 - tau) / (tau r^2)) J^T W (Y - x_1), r^2 =

@@ -60,7 +60,7 @@ class Late:
 
     delay: float
     jitter: float = 0.0
-    strategy: str = "go on"
+    strategy: str = "rtc"
     """One of LATE_STRATEGIES."""
     interval: int = 0
     """Steps from one chunk to the next, 0: n_action_steps, or as many as the rows last for."""
@@ -73,7 +73,7 @@ class Late:
 
     def controller(self, policy: Policy, seed: int) -> PolicyController:
         """The policy's part."""
-        controller = PolicyController(policy, seed, goes_on=self.strategy == "go on")
+        controller = PolicyController(policy, seed, rtc=self.strategy == "rtc")
         worst = math.ceil((self.delay + self.jitter) / policy.spec.period_ns * 1e9 - 1e-6)
         lasts = max(1, policy.spec.n_rows - worst)
         controller.interval_steps = min(self.interval or policy.spec.n_action_steps, lasts)

@@ -8,8 +8,8 @@ from collections import deque
 import numpy as np
 from numpy.typing import NDArray
 
-LATE_STRATEGIES = ("go on", "latest", "blend", "ensemble", "wait")
-"""What to do about a chunk that comes late. go on: it is made to go on from the rows that are executed until it comes
+LATE_STRATEGIES = ("rtc", "latest", "blend", "ensemble", "wait")
+"""What to do about a chunk that comes late. rtc: it is made to go on from the rows that are executed until it comes
 (real-time chunking). latest: nothing, the robot changes over to it. blend: it changes over in some rows. ensemble: each
 row is the mean of all chunks that have it (Zhao et al. 2023). wait: the robot stands until it comes."""
 _REMEMBERED = 10

@@ -49,11 +49,11 @@ class PolicyController:
     Frames are encoded when a chunk needs them, once each. Not thread-safe: one thread owns it.
 
     spaced: frames come at a rate of their own, and a chunk's are chosen from all of them (SpacedWindow).
-    goes_on: chunks go on from rows that are executed before they come; `delay_rows` says how many, `executed` which.
+    rtc: chunks go on from rows that are executed before they come; `delay_rows` says how many, `executed` which.
     """
 
     def __init__(
-        self, policy: Policy, policy_seed: int, lead_steps: int = 0, spaced: bool = False, goes_on: bool = False
+        self, policy: Policy, policy_seed: int, lead_steps: int = 0, spaced: bool = False, rtc: bool = False
     ) -> None:
         spec = policy.spec
         if not 0 <= lead_steps < spec.n_action_steps:
@@ -64,12 +64,12 @@ class PolicyController:
         self.policy_seed = policy_seed
         self.interval_steps = spec.n_action_steps - lead_steps
         """Steps from the observation of one chunk to that of the next."""
-        if goes_on and not policy.goes_on:
+        if rtc and not policy.goes_on:
             raise ValueError(
                 "the checkpoint's policy cannot go on from rows that are executed: it was exported before there was"
                 " such a thing; `python -m training.export_again` mends that"
             )
-        self.goes_on = goes_on
+        self.rtc = rtc
         self.delay_rows = 0
         """Rows after the newest observation that are executed before the next chunk comes."""
         self.last_chunk: ActionChunk | None = None
@@ -114,7 +114,7 @@ class PolicyController:
         if self.last_chunk is None or stamp_ns < self.last_chunk.stamp_ns:
             return True
         steps = self.interval_steps
-        if self.goes_on:
+        if self.rtc:
             # The rows have to last until the next one comes.
             steps = max(1, min(steps, self.policy.spec.n_rows - self.delay_rows))
         return self.last_chunk.index_at(stamp_ns) >= steps
@@ -132,7 +132,7 @@ class PolicyController:
                 item.features = self.policy.encode(item.values)
         stamp_ns = self._window.newest_stamp_ns
         assert stamp_ns is not None
-        known, weights = self._known(stamp_ns, observed[-1].values) if self.goes_on else (None, None)
+        known, weights = self._known(stamp_ns, observed[-1].values) if self.rtc else (None, None)
         sampled = self.policy.sample(
             [item.features for item in observed if item.features is not None],
             chunk_seed(self.policy_seed, stamp_ns),

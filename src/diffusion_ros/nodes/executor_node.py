@@ -478,8 +478,9 @@ class ExecutorNode(RunnableNode):
     def _say_executed(self, command: Command, stamp_ns: int) -> None:
         """A row begins."""
         period_ns = self.executor_logic.period_ns
-        msg = messages.executed_to_msg(command.row, command.person, stamp_ns, period_ns, self.frame_id)
-        self._executed_publisher.publish(msg)
+        chunk_ns, place = (stamp_ns, -1) if command.person or command.key is None else command.key
+        executed = messages.Executed(stamp_ns, command.row, command.person, place, chunk_ns)
+        self._executed_publisher.publish(messages.executed_to_msg(executed, period_ns, self.frame_id))
 
     def _trace(self, stamp_ns: int, position: NDArray[np.float64]) -> None:
         if self._path and not 0 <= stamp_ns - self._path[-1][0] <= _PATH_GAP_NS:

@@ -24,6 +24,7 @@ from trajectory_msgs.msg import JointTrajectory
 
 from diffusion_ros import checkpoint, robot_file
 from diffusion_ros.control.action_chunk import ActionChunk, chunk_positions, hold_chunk
+from diffusion_ros.control.delay import ChunkDelay
 from diffusion_ros.control.observation import Frame, InterpolatingAssembler
 from diffusion_ros.control.policy_controller import PolicyController
 from diffusion_ros.models.kind import SAMPLERS
@@ -32,6 +33,7 @@ from diffusion_ros.robot import EEF_POS, EEF_QUAT, FINGERS, WORLD_FRAME
 from diffusion_ros.ros import messages, topics
 from diffusion_ros.ros.diagnostics import ERROR, OK, WARN, Diagnostics
 from diffusion_ros.ros.frame_source import FrameRules, FrameSource
+from diffusion_ros.ros.listener import MAX_BYTES, Listener
 from diffusion_ros.ros.params import declare, parameter
 from diffusion_ros.ros.runner import RunnableNode, run
 from diffusion_ros.ros.worker import Worker, failure
@@ -67,6 +69,13 @@ class PolicyParameters:
         "realtime: control steps before the end of a chunk at which the next one is begun; -1: 1, with a robot as many"
         " as its latency needs and 0.1 s for picture and inference",
         low=-1,
+    )
+    late: str = parameter(
+        "",
+        "realtime: what is done about a chunk that comes after its observation. rtc: it goes on from the rows that are"
+        " executed until it comes (real-time chunking); latest: the robot changes over to it; '': rtc where the"
+        " checkpoint was trained for it (max_delay), else latest",
+        choices=("", "rtc", "latest"),
     )
     robot: str = parameter(
         "",
@@ -141,9 +150,27 @@ class PolicyNode(RunnableNode):
         self._realtime = p.mode == "realtime"
         self.follows_clock &= self._realtime
         robot = robot_file.read(FilePath(p.robot)) if p.robot else None
+        rtc = self._realtime and p.late == "rtc"
         self._controller = PolicyController(
-            self.policy, p.policy_seed, lead_steps=p.lead_steps if self._realtime else 0, spaced=robot is not None
+            self.policy,
+            p.policy_seed,
+            lead_steps=p.lead_steps if self._realtime and not rtc else 0,
+            spaced=robot is not None,
+            rtc=rtc,
         )
+        self._delay = ChunkDelay()
+        self._executed: deque[messages.Executed] = deque(maxlen=4 * spec.horizon)
+        """What the worker has not heard of yet."""
+        if rtc:
+            self._executed_listener = Listener(
+                self,
+                JointTrajectory,
+                topics.EXECUTED_ACTION,
+                self._on_executed,
+                lambda error, msg: self.get_logger().warning(f"executed_action: {error}", once=True),
+                topics.WATCHED_QOS,
+                max_bytes=MAX_BYTES,
+            )
         self._frame_id = p.frame_id
         self._framed: float | None = None
         """When the last complete frame came."""
@@ -159,7 +186,8 @@ class PolicyNode(RunnableNode):
             "task": spec.task,
             "mode": p.mode,
             **({"robot": p.robot, "lead_steps": p.lead_steps} if robot is not None else {}),
-            "sampler": f"{spec.sampler} {spec.sampler_steps}",
+            "sampler": f"{spec.sampler} {spec.sampler_steps} {spec.timestep_spacing}",
+            "late": p.late,
             "device": p.device,
             "threads": torch.get_num_threads(),
         }.items():
@@ -227,6 +255,11 @@ class PolicyNode(RunnableNode):
             self._frames.append((frame, time.monotonic()))
             self._worker.condition.notify()
 
+    def _on_executed(self, msg: JointTrajectory) -> None:
+        executed = messages.executed_from_msg(msg)
+        with self._worker.condition:
+            self._executed.append(executed)
+
     # The worker thread
 
     def _take(self) -> list[tuple[Frame, float]] | None:
@@ -270,7 +303,19 @@ class PolicyNode(RunnableNode):
         with self._worker.condition:
             return self._busy or bool(self._frames)
 
+    def _hear(self) -> None:
+        """What was executed since the last frame."""
+        with self._worker.condition:
+            heard = list(self._executed)
+            self._executed.clear()
+        for executed in heard:
+            self._controller.executed(executed.stamp_ns, executed.row)
+            if executed.place >= 0:
+                self._delay.executed(executed.chunk_ns, executed.place)
+        self._controller.delay_rows = self._delay.rows
+
     def _think(self, frames: list[tuple[Frame, float]]) -> None:
+        self._hear()
         current: tuple[Frame, float] | None = None
         repeated = False
         for frame, received in frames:
@@ -417,6 +462,7 @@ def _completed(p: PolicyParameters) -> PolicyParameters:
     spec = checkpoint.read_spec(p.checkpoint)
     p = replace(
         p,
+        late=p.late or ("rtc" if spec.max_delay and p.mode == "realtime" else "latest"),
         sampler=p.sampler or spec.sampler,
         sampler_steps=p.sampler_steps or spec.sampler_steps,
         # With a robot its file says how the policy's frame lies to the driver's.

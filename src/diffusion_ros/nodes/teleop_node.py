@@ -87,7 +87,7 @@ class TeleopNode(RunnableNode):
             self,
             JointTrajectory,
             topics.EXECUTED_ACTION,
-            lambda msg: self.rows.executed(*messages.executed_from_msg(msg)[1:]),
+            lambda msg: self.rows.executed(*messages.executed_from_msg(msg)[1:3]),
             lambda error, msg: None,
             topics.WATCHED_QOS,
             max_bytes=MAX_BYTES,

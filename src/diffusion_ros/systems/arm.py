@@ -65,6 +65,11 @@ class RobotObserver(Observer):
 
 _DEVICE = Argument("device", "torch device that the policy runs on")
 _SAMPLER_STEPS = Argument("sampler_steps", "denoising steps of a chunk; 0: the checkpoint's own", minimum=0)
+_LATE = Argument(
+    "late",
+    "what is done about chunks that come late in real time; '': rtc where the policy was trained for it",
+    choices=("", "rtc", "latest"),
+)
 _OUTPUT_DIR = Argument(
     "output_dir", "folder for logs, parameters and videos; default: runs/<task>-<time>", "", path=True
 )
@@ -151,6 +156,7 @@ SIMULATION = System(
         _COMPRESS,
         _TELEOP,
         _SAMPLER_STEPS,
+        _LATE,
         _DEVICE,
     ),
     nodes=(
@@ -167,7 +173,7 @@ SIMULATION = System(
             "policy",
             "diffusion_ros.nodes.policy_node",
             "policy.yaml",
-            same_names("checkpoint", "mode", "policy_seed", "sampler_steps", "device"),
+            same_names("checkpoint", "mode", "policy_seed", "sampler_steps", "late", "device"),
             restarts=3,
         ),
         NodeDescription(
@@ -219,6 +225,7 @@ REHEARSAL = System(
         _TELEOP,
         _POLICY,
         _SAMPLER_STEPS,
+        _LATE,
         _DEVICE,
     ),
     nodes=(
@@ -235,7 +242,7 @@ REHEARSAL = System(
             "policy",
             "diffusion_ros.nodes.policy_node",
             "real_robot.yaml",
-            same_names("checkpoint", "robot", "policy_seed", "sampler_steps", "device"),
+            same_names("checkpoint", "robot", "policy_seed", "sampler_steps", "late", "device"),
             given={"mode": "realtime"},
             restarts=3,
             needs="policy",
@@ -281,6 +288,7 @@ REAL_ROBOT = System(
         _TELEOP,
         _POLICY,
         _SAMPLER_STEPS,
+        _LATE,
         _DEVICE,
         Argument("output_dir", "folder for logs and parameters; default: runs/real_robot-<time>", "", path=True),
         *_ROBOT_TOPICS.values(),
@@ -290,7 +298,7 @@ REAL_ROBOT = System(
             "policy",
             "diffusion_ros.nodes.policy_node",
             "real_robot.yaml",
-            same_names("checkpoint", "robot", "sampler_steps", "device"),
+            same_names("checkpoint", "robot", "sampler_steps", "late", "device"),
             given={"mode": "realtime"},
             restarts=3,
             needs="policy",

@@ -8,6 +8,9 @@ from diffusion_ros.ros.messages.actions import (
     GRIPPER_ACTIONS as GRIPPER_ACTIONS,
 )
 from diffusion_ros.ros.messages.actions import (
+    Executed as Executed,
+)
+from diffusion_ros.ros.messages.actions import (
     chunk_from_msg as chunk_from_msg,
 )
 from diffusion_ros.ros.messages.actions import (

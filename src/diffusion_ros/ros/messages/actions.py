@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from geometry_msgs.msg import WrenchStamped
@@ -19,7 +19,11 @@ from diffusion_ros.ros.messages.fields import MessageError, duration_to_msg, fin
 
 Array = NDArray[np.float64]
 
-_EXECUTED_NAMES = (*ACTION_NAMES, "person")
+_EXECUTED_NAMES = (*ACTION_NAMES, "row", "age", "person")
+_EXECUTED_NAMES_02 = (*ACTION_NAMES, "person")
+"""Of the first bags."""
+_LONGEST_AGE = 3600.0
+"""s, of the observation that an executed row was made from."""
 _TELEOP_NAMES = (*ACTION_NAMES, "held")
 GRIPPER_ACTIONS = {"gripper_command": "GripperCommand", "parallel_gripper_command": "ParallelGripperCommand"}
 """Output of a robot's file -> control_msgs' action."""
@@ -109,14 +113,39 @@ def command_from_msg(msg: JointTrajectory) -> tuple[int, Array]:
     return chunk.stamp_ns, row
 
 
-def executed_to_msg(row: ArrayLike, person: bool, time_ns: int, period_ns: int, frame_id: str) -> JointTrajectory:
-    """row (7) as in ActionChunk. time_ns: when it begins, or the stamp of the observation that it answers."""
-    return _with_flag(_EXECUTED_NAMES, row, person, time_ns, period_ns, frame_id)
+class Executed(NamedTuple):
+    """A row whose execution begins."""
+
+    stamp_ns: int
+    """When, or the stamp of the observation that it answers [ns]."""
+    row: Array
+    """(7) as in ActionChunk."""
+    person: bool
+    """Whether it is a person's."""
+    place: int
+    """In its chunk, from 0 on; -1: nobody knows."""
+    chunk_ns: int
+    """Stamp of that chunk [ns]; this row's own where nobody knows."""
 
 
-def executed_from_msg(msg: JointTrajectory) -> tuple[int, Array, bool]:
-    """Stamp [ns], the row (7), and whether it is a person's. Raises MessageError."""
-    return (stamp_ns(msg.header.stamp), *_row_and_flag(msg, _EXECUTED_NAMES))
+def executed_to_msg(executed: Executed, period_ns: int, frame_id: str) -> JointTrajectory:
+    age = (executed.stamp_ns - executed.chunk_ns) / 1e9
+    row = [*np.asarray(executed.row, np.float64).tolist(), float(executed.place), age]
+    return _with_flag(_EXECUTED_NAMES, row, executed.person, executed.stamp_ns, period_ns, frame_id)
+
+
+def executed_from_msg(msg: JointTrajectory) -> Executed:
+    """Raises MessageError."""
+    stamp = stamp_ns(msg.header.stamp)
+    if list(msg.joint_names) == list(_EXECUTED_NAMES_02):
+        return Executed(stamp, *_row_and_flag(msg, _EXECUTED_NAMES_02), -1, stamp)
+    values, person = _row_and_flag(msg, _EXECUTED_NAMES)
+    place, age = (float(value) for value in values[-2:])
+    if not (place == int(place) and -1 <= place < MAX_ROWS):
+        raise MessageError(f"row {place:g}, an integer from -1 to {MAX_ROWS - 1} expected")
+    if abs(age) > _LONGEST_AGE:
+        raise MessageError(f"age {age:g} s, at most {_LONGEST_AGE:g} expected")
+    return Executed(stamp, values[:-2], person, int(place), stamp - round(1e9 * age))
 
 
 def teleop_to_msg(row: ArrayLike, held: bool, time_ns: int, period_ns: int, frame_id: str) -> JointTrajectory:
