@@ -116,6 +116,35 @@ def test_what_acted_stands_beside_the_label(noise: float, wander: int, tmp_path:
     assert acted(episode, "executed_actions") < 1e-6 < 0.01 < acted(episode, "actions")
 
 
+def test_episodes_of_an_older_file_stay_without_what_acted(
+    lift_file: Path, tmp_path: Path, parts_made_here: MadeHere
+) -> None:
+    older = tmp_path / "older.hdf5"
+    older.write_bytes(lift_file.read_bytes())
+    with h5py.File(older, "r+") as file:
+        for demo in file["data"].values():
+            del demo["executed_actions"]
+    out = tmp_path / "x.hdf5"
+    with parts_made_here():
+        collect(small(out, episodes=1, include=older, images=False))
+    with h5py.File(out, "r") as file:
+        assert ["executed_actions" in file[f"data/demo_{i}"] for i in range(4)] == [False, False, False, True]
+    data = load_demonstrations(out, ())
+    assert data.executed is None and data.executed_missing.startswith(f"{out}: demo_0 has no executed_actions: ")
+    assert load_demonstrations(lift_file, ()).executed is not None
+
+
+def test_parts_without_what_acted_are_not_taken(tmp_path: Path) -> None:
+    """Of a collection that an earlier version began."""
+    out = tmp_path / "x.hdf5"
+    settings = {k: v for k, v in vars(small(out)).items() if k not in ("out", "workers", "episodes")}
+    begun = tmp_path / "x.hdf5.parts/settings.json"
+    begun.parent.mkdir()
+    begun.write_text(json.dumps(settings, default=str))
+    with pytest.raises(ValueError, match=r"x\.hdf5\.parts: begun with other settings .*; remove it or use those"):
+        collect(small(out))
+
+
 def test_wandering_hand_is_told_the_way_of_the_expert(tmp_path: Path) -> None:
     simulation = Simulation("lift", ())
     plain, wandered = (
