@@ -18,7 +18,8 @@ from diffusion_ros import checkpoint
 from diffusion_ros.control.hand_follower import arm_state
 from diffusion_ros.control.path_follower import FOLLOWERS, PursuitFollower, make_follower
 from diffusion_ros.models.hand_planner import HandPlanner
-from diffusion_ros.models.planner import Plan, PlanError, Planner, obstacle_guides, trailing_timesteps
+from diffusion_ros.models.planner import Plan, PlanError, Planner, obstacle_guides
+from diffusion_ros.models.timesteps import timesteps
 from diffusion_ros.simulators.tasks import maze_task
 from diffusion_ros.spec import CheckpointSpec, TensorSpec
 from training import train_diffuser
@@ -100,7 +101,7 @@ def test_eager_equals_scripted_bit_for_bit(options: dict[str, Any]) -> None:
 def test_timesteps_are_diffusers_trailing_ones(n: int) -> None:
     scheduler = DDIMScheduler(64, timestep_spacing="trailing")
     scheduler.set_timesteps(n)
-    assert trailing_timesteps(63, n) == scheduler.timesteps.tolist()
+    assert timesteps("trailing", 63, n) == scheduler.timesteps.tolist()
 
 
 @pytest.mark.parametrize("prediction", ["sample", "epsilon"])

@@ -115,7 +115,8 @@ class CheckpointSpec:
     sampler: str = ""
     sampler_steps: int = 0
     timestep_spacing: str = ""
-    """Which diffusion steps the sampler visits: models.timesteps."""
+    """Which diffusion steps the sampler visits: models.timesteps. "": as before it was a choice, which is leading for a
+    policy, else trailing."""
     max_delay: int = 0
     """Rows after the newest observation that may be given to a policy, because they are executed anyway before its
     chunk comes: it was trained to go on from them. 0: it was not."""
@@ -137,6 +138,8 @@ class CheckpointSpec:
             raise SpecError(f"spec: inputs {', '.join(names)}: every name may appear once")
         if self.pictures and self.pictures != FITTED:
             raise SpecError(f"spec: pictures {self.pictures!r}, {{}} or {FITTED!r} expected")
+        if self.sampler and not self.timestep_spacing:
+            object.__setattr__(self, "timestep_spacing", "leading" if self.kind == "policy" else "trailing")
         if not 0 <= self.max_delay < (self.n_rows if self.kind == "policy" else 1):
             raise SpecError(f"spec: max_delay {self.max_delay}, in a policy from 0 to below its rows expected, else 0")
         if self.base_pose and (
@@ -222,9 +225,6 @@ class CheckpointSpec:
             values[name] = _tensors(name, fields[name])
         for name in ("action_low", "action_high", "workspace_low", "workspace_high", "base_pose", "response"):
             values[name] = _numbers(name, fields.get(name, []))
-        if values.get("sampler") and "timestep_spacing" not in fields:
-            # As samplers were before it was a choice.
-            values["timestep_spacing"] = "leading" if fields["kind"] == "policy" else "trailing"
         for name in ("kind", "task", "environment", "sampler", "timestep_spacing", "git_commit", "data_hash"):
             if not isinstance(values.get(name, ""), str):
                 raise SpecError(f"spec: {name} {values[name]!r}, a string expected")
