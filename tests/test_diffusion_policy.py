@@ -34,6 +34,7 @@ def make_policy(
     pose_head: bool = False,
     use_object: bool = True,
     pose_points: bool = False,
+    max_delay: int = 0,
 ) -> DiffusionPolicy:
     torch.manual_seed(0)
     hand = LimitsNormalizer(-np.ones(11), np.ones(11))
@@ -43,10 +44,13 @@ def make_policy(
     rows = 8 if action_steps_only else 10
     width = 7 + (encoder.out_dim if inpainting else 0)
     small = {"n_layers": 2, "n_heads": 2, "width": 32} if kind == "transformer" else {"widths": (16, 32)}
-    denoiser = make_denoiser(kind, width, rows, 0 if inpainting else 2, encoder.out_dim, **small)
+    seen = width + (1 if max_delay else 0)
+    denoiser = make_denoiser(kind, seen, rows, 0 if inpainting else 2, encoder.out_dim, out_dim=width, **small)
     limits = LimitsNormalizer(-ACTION_LIMITS, ACTION_LIMITS)
     schedule = NoiseSchedule(100, "squaredcos_cap_v2", prediction)
-    return DiffusionPolicy(encoder, denoiser, schedule, limits, 2, rows, conditioning, action_steps_only).eval()
+    return DiffusionPolicy(
+        encoder, denoiser, schedule, limits, 2, rows, conditioning, action_steps_only, max_delay=max_delay
+    ).eval()
 
 
 def observations(n: int = 2, cameras: tuple[str, ...] = ()) -> dict[str, Tensor]:
@@ -113,7 +117,7 @@ def test_sampling_is_diffusers(sampler: str, steps: int, prediction: str) -> Non
     policy.sampler = sampler
     features = torch.randn((2, 2, policy.encoder.out_dim), generator=torch.Generator().manual_seed(5))
     kind = DDIMScheduler if sampler == "ddim" else DDPMScheduler
-    scheduler = kind(100, beta_schedule="squaredcos_cap_v2", prediction_type=prediction)
+    scheduler = kind(100, beta_schedule="squaredcos_cap_v2", prediction_type=prediction, timestep_spacing="trailing")
     scheduler.set_timesteps(steps)
     generator = torch.Generator().manual_seed(11)
     x = torch.randn((2, 10, 7), generator=generator)
@@ -236,3 +240,98 @@ def test_object_vector_is_relative_to_the_hand() -> None:
     obs = {name: value[:, 0] for name, value in observations().items()}
     moved = {**obs, "object_pos": obs["object_pos"] + 1, "robot0_eef_pos": obs["robot0_eef_pos"] + 1}
     torch.testing.assert_close(object_vector(moved)[:, 9:], object_vector(obs)[:, 9:])
+
+
+class Watched(nn.Module):
+    """Remembers what it is shown, and answers with the same numbers for ever."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.width = width
+        self.shown: list[Tensor] = []
+
+    def forward(self, x: Tensor, t: Tensor, cond: Tensor) -> Tensor:
+        self.shown.append(x)
+        return torch.full((*x.shape[:2], self.width), 0.25)
+
+
+@pytest.mark.parametrize("conditioning", ["observation", "inpainting"])
+def test_rows_that_are_executed_anyway_are_written_back_and_a_channel_says_which(conditioning: str) -> None:
+    policy = make_policy(prediction="sample", conditioning=conditioning, max_delay=4)
+    policy.denoiser = watched = Watched(policy.width)
+    features = torch.randn((2, 2, policy.encoder.out_dim), generator=torch.Generator().manual_seed(5))
+    executed = 0.01 * torch.randn((2, 10, 7), generator=torch.Generator().manual_seed(6))
+    weights = torch.zeros((2, 10))
+    weights[0, :3], weights[1, :8] = 1.0, 1.0  # of the second more than it was trained for: one past row and four
+    weights[0, 3] = 0.9  # likely is not certain
+    rows = policy.sample_after(features, executed, weights, 3, 2)
+    normalized = policy.action_limits.normalize(executed)
+    for x in watched.shown:
+        for i, known in enumerate((3, 5)):
+            assert torch.equal(x[i, :known, :7], normalized[i, :known])
+            assert not torch.isclose(x[i, known:, :7], normalized[i, known:]).all(dim=1).any()
+            assert torch.equal(x[i, :, -1], (torch.arange(10) < known).float())
+            torch.testing.assert_close(rows[i, : known - 1], executed[i, 1:known])
+            assert torch.equal(
+                rows[i, known - 1 :], policy.action_limits.unnormalize(torch.full((10 - known, 7), 0.25))
+            )
+    nothing = torch.zeros_like(weights)
+    assert torch.equal(policy.sample_after(features, executed, nothing, 3, 2), policy.sample(features, 3, 2))
+
+
+def test_what_is_known_is_what_was_executed_and_no_part_of_the_loss() -> None:
+    policy = make_policy(prediction="sample", max_delay=4)
+    features, actions, valid, noise, t = batch(policy)
+    executed, known = actions + 0.01, torch.tensor([0, 1, 3, 5])
+    answer = policy.action_limits.normalize(actions).repeat(2, 1, 1)
+    before = torch.arange(10) < known[:, None]
+    wrong = answer + before.repeat(2, 1)[:, :, None]
+
+    class Checked(nn.Module):
+        def forward(self, x: Tensor, t: Tensor, cond: Tensor) -> Tensor:
+            given = before.repeat(2, 1)
+            assert torch.equal(x[..., -1] > 0, given)
+            assert torch.equal(x[..., :7][given], policy.action_limits.normalize(executed).repeat(2, 1, 1)[given])
+            return wrong
+
+    policy.denoiser = Checked()
+    assert PolicyLoss(policy)(features, actions, valid, noise, t, executed, known) == 0
+    wrong = wrong + (torch.arange(10) == 5)[:, None]
+    assert PolicyLoss(policy)(features, actions, valid, noise, t, executed, known) > 0
+
+
+@pytest.mark.parametrize(("max_delay", "prediction"), [(4, "sample"), (0, "epsilon"), (0, "sample")])
+def test_going_on_is_the_same_in_torchscript(max_delay: int, prediction: str) -> None:
+    policy = make_policy(prediction=prediction, max_delay=max_delay)
+    features = torch.randn((1, 2, policy.encoder.out_dim), generator=torch.Generator().manual_seed(5))
+    executed, weights = torch.full((1, 10, 7), 0.02), torch.linspace(1, 0, 10)[None]
+    weights[:, :3] = 1.0
+    eager = policy.sample_after(features, executed, weights, 3, 4)
+    scripted = script(policy).sample_after(features, executed, weights, 3, 4)
+    torch.testing.assert_close(scripted, eager, rtol=1e-4, atol=1e-6)
+    assert not torch.allclose(eager, policy.sample(features, 3, 4), atol=1e-4)
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "sample"])
+def test_the_pull_is_the_gradient_of_the_weighted_distance(prediction: str) -> None:
+    """A denoiser that is linear in x: its derivative is known."""
+    policy = make_policy(prediction=prediction)
+    matrix = 0.1 * torch.randn((7, 7), generator=torch.Generator().manual_seed(1))
+
+    class Straight(nn.Module):
+        def forward(self, x: Tensor, t: Tensor, cond: Tensor) -> Tensor:
+            return x @ matrix.T
+
+    policy.denoiser = Straight()
+    x = 0.1 * torch.randn((1, 10, 7), generator=torch.Generator().manual_seed(2))
+    executed, weights, t = torch.full((1, 10, 7), 0.3), torch.linspace(1, 0, 10)[None], torch.tensor([60])
+    alpha_bar = policy.schedule.alphas_cumprod[60].double()
+    jacobian = matrix.double()
+    if prediction == "epsilon":
+        jacobian = (torch.eye(7).double() - (1 - alpha_bar).sqrt() * jacobian) / alpha_bar.sqrt()
+    x0 = (x.double() @ jacobian.T).clamp(-1, 1)
+    away = weights[..., None].double() * (executed.double() - x0)
+    strength = min(1 / alpha_bar.sqrt(), 5 * (1 - alpha_bar).sqrt())
+    expected = x0 + strength * away @ jacobian
+    output = policy.pulled(x, t, x[:, :0], executed, weights)
+    torch.testing.assert_close(policy.schedule.predict_x0(output, x, t).double(), expected, rtol=1e-4, atol=1e-5)

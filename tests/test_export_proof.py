@@ -41,7 +41,10 @@ def policy(**changes: Any) -> Made:
     span = np.array([0.05, 0.05, 0.05, 0.5, 0.5, 0.5, 1.0])
     limits = Limits(unit_limits(11), unit_limits(POSE_DIM), LimitsNormalizer(-0.7 * span, span))
     spec = fake_policy.spec(
-        (*fake_policy.LOW_DIM, *fake_policy.OBJECT), sampler=options.sampler, sampler_steps=options.steps
+        (*fake_policy.LOW_DIM, *fake_policy.OBJECT),
+        sampler=options.sampler,
+        sampler_steps=options.steps,
+        timestep_spacing=options.timestep_spacing,
     )
     inputs = policy_setup.Inputs.of_spec(options, spec)
     return policy_setup.build_policy(options, limits, inputs), spec, options
@@ -118,8 +121,7 @@ def other_prediction(module: torch.nn.Module, options: SamplerOptions) -> Sample
 
 
 def other_spacing(module: Any, options: SamplerOptions) -> SamplerOptions:
-    module.schedule.timestep_spacing = {"leading": "trailing", "trailing": "leading"}[module.schedule.timestep_spacing]
-    return options
+    return dataclasses.replace(options, timestep_spacing="leading")
 
 
 def without_clipping(module: Any, options: SamplerOptions) -> SamplerOptions:
@@ -139,10 +141,13 @@ class Unclipped(NoiseSchedule):
 
 
 class Forgetful(DiffusionPolicy):
-    """A policy that is to inpaint what it has observed, and does not."""
+    """Writes nothing known back."""
 
-    def write_known(self, x: torch.Tensor, features: torch.Tensor) -> torch.Tensor:
-        return x
+    def known(
+        self, features: torch.Tensor, executed: torch.Tensor, weights: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        empty = torch.zeros([executed.shape[0], self.rows, self.width])
+        return empty, torch.zeros_like(empty, dtype=torch.bool)
 
 
 class Free(Diffuser):

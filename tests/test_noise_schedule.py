@@ -85,7 +85,7 @@ def test_conversions_recover_what_was_mixed(prediction: str) -> None:
 def test_timesteps_equal_diffusers(n: int) -> None:
     oracle = DDIMScheduler(**arguments("linear", "epsilon"))
     oracle.set_timesteps(n)
-    assert NoiseSchedule().timesteps(n) == oracle.timesteps.tolist()
+    assert NoiseSchedule(timestep_spacing="leading").timesteps(n) == oracle.timesteps.tolist()
 
 
 @pytest.mark.parametrize("rederive", [False, True])
@@ -95,7 +95,7 @@ def test_timesteps_equal_diffusers(n: int) -> None:
 def test_ddim_equals_diffusers(name: str, prediction: str, n: int, rederive: bool) -> None:
     oracle = DDIMScheduler(**arguments(name, prediction), set_alpha_to_one=True)
     oracle.set_timesteps(n)
-    schedule = NoiseSchedule(100, name, prediction)
+    schedule = NoiseSchedule(100, name, prediction, "leading")
     steps = schedule.timesteps(n)
     ours = theirs = noises(1)[0]
     for t, t_previous in zip(steps, [*steps[1:], -1], strict=True):
@@ -175,7 +175,7 @@ def test_rederived_noise_differs_when_clipped() -> None:
 def test_ddpm_equals_diffusers(prediction: str, n: int) -> None:
     oracle = DDPMScheduler(**arguments("squaredcos_cap_v2", prediction), variance_type="fixed_small")
     oracle.set_timesteps(n)
-    schedule = NoiseSchedule(prediction_type=prediction)
+    schedule = NoiseSchedule(prediction_type=prediction, timestep_spacing="leading")
     steps = schedule.timesteps(n)
     ours = theirs = noises(1)[0]
     generators = [torch.Generator().manual_seed(5) for _ in range(2)]

@@ -168,7 +168,7 @@ def test_a_node_has_what_a_users_file_says(
     """All keys of its YAML at once, in the node itself."""
     cls = parameters_class(node)
     # What the checkpoint must fit, or what a node cannot be made with.
-    fixed = ("mode", "task", "size", "device", "guard", "output_dir", "frame_id", "sampler", "sampler_steps")
+    fixed = ("mode", "task", "size", "device", "guard", "output_dir", "frame_id", "sampler", "sampler_steps", "late")
     new = {name: changed(cls, name, value) for name, value in keys(node).items() if name not in fixed}
     new |= {name: value for name, value in REAL.items() if name in new}
     file = tmp_path / "mine.yaml"

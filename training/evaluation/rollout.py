@@ -75,7 +75,8 @@ class Late:
         """The policy's part."""
         controller = PolicyController(policy, seed, rtc=self.strategy == "rtc")
         worst = math.ceil((self.delay + self.jitter) / policy.spec.period_ns * 1e9 - 1e-6)
-        lasts = max(1, policy.spec.n_rows - worst)
+        # Where one chunk is to go over into the next, both have rows for a while.
+        lasts = max(1, policy.spec.n_rows - worst - (BLEND_ROWS if self.strategy == "blend" else 0))
         controller.interval_steps = min(self.interval or policy.spec.n_action_steps, lasts)
         if self.strategy == "ensemble":
             controller.interval_steps = 1
