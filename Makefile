@@ -16,7 +16,7 @@ SPEED ?= 1.0
 CHECKPOINT ?= checkpoints/$(TASK)_pixels.pt
 # Tests at a time: more than there are cores, as many of them wait. Neighbours stay together, as they share fixtures and
 # imports, until a worker has nothing left to do.
-JOBS ?= $(shell expr $$(nproc) + 1)
+JOBS ?= $(shell expr $$(nproc) + 2)
 PYTEST_JOBS := -n $(JOBS) --dist worksteal
 RUN := $(or $(RUN),runs/$(TASK)-$(shell date +%Y%m%d-%H%M%S))
 

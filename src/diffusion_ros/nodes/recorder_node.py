@@ -7,6 +7,7 @@ second is kept, which the next one begins with. Whatever goes wrong here, the ro
 from __future__ import annotations
 
 import json
+import os
 import struct
 import time
 from collections import Counter, deque
@@ -47,6 +48,8 @@ from diffusion_ros.ros.recorded_topics import (
 )
 from diffusion_ros.ros.runner import RunnableNode, run
 
+_NICENESS = 5
+"""Where processors are scarce, who moves the robot has them first."""
 _DISCOVERY_SECONDS = 1.0
 _RECENT_SECONDS = 5.0
 """How long it is said that something was dropped."""
@@ -491,6 +494,7 @@ def _completed(p: RecorderParameters) -> RecorderParameters:
 
 
 def main() -> int:
+    os.nice(_NICENESS)
     return run(RecorderNode)
 
 
