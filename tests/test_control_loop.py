@@ -110,6 +110,22 @@ def test_no_frame_is_encoded_twice(policy, monkeypatch):
     assert len(encoded) == 10
 
 
+def test_a_frame_that_the_next_chunk_needs_is_encoded_before_that(policy, monkeypatch):
+    encoded = []
+    encode = policy.encode
+    monkeypatch.setattr(policy, "encode", lambda values: encoded.append(step) or encode(values))
+    controller, lazy = PolicyController(policy, 3), run(PolicyController(policy, 3), range(10))
+    encoded.clear()
+    for step in range(10):
+        controller.push(frame(step))
+        if controller.needs_chunk(frame(step).stamp_ns):
+            before = len(encoded)
+            assert np.array_equal(controller.chunk().rows, lazy[step])
+            assert len(encoded) == before + 1, "the newest alone"
+        controller.encode_ahead()
+    assert encoded == [0, 7, 8]
+
+
 def test_the_same_frame_again_changes_nothing(policy):
     controller = PolicyController(policy, 0)
     run(controller, range(9))

@@ -20,7 +20,7 @@ With d = 3, asked for every 5 steps:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,7 +46,7 @@ class _Observed:
 class PolicyController:
     """One policy on one robot. Frames in by `push`; `needs_chunk` says when; `chunk` makes and remembers it.
 
-    Frames are encoded when a chunk needs them, once each. Not thread-safe: one thread owns it.
+    Frames are encoded once each, when a chunk needs them, or before (`encode_ahead`). Not thread-safe: one thread owns it.
 
     spaced: frames come at a rate of their own, and a chunk's are chosen from all of them (SpacedWindow).
     rtc: chunks go on from rows that are executed before they come; `delay_rows` says how many, `executed` which.
@@ -70,6 +70,7 @@ class PolicyController:
                 " such a thing; `python -m training.export_again` mends that"
             )
         self.rtc = rtc
+        self._spaced = spaced
         self.delay_rows = 0
         """Rows after the newest observation that are executed before the next chunk comes."""
         self.last_chunk: ActionChunk | None = None
@@ -124,12 +125,21 @@ class PolicyController:
         spec = self.policy.spec
         return any(self.needs_chunk(stamp_ns + k * spec.period_ns) for k in range(spec.n_obs_steps))
 
-    def chunk(self) -> ActionChunk:
-        """The chunk of the window as it is. Raises ValueError without any frame."""
-        observed = self._window.items()
+    def encode_ahead(self) -> None:
+        """Encodes the newest frame now if the next chunk will be made from it too, so that it need not be then."""
+        stamp_ns = self._window.newest_stamp_ns
+        if not self._spaced and stamp_ns is not None and self.needs_frame(stamp_ns):
+            self._encode(self._window.items()[-1:])
+
+    def _encode(self, observed: Sequence[_Observed]) -> None:
         for item in observed:
             if item.features is None:
                 item.features = self.policy.encode(item.values)
+
+    def chunk(self) -> ActionChunk:
+        """The chunk of the window as it is. Raises ValueError without any frame."""
+        observed = self._window.items()
+        self._encode(observed)
         stamp_ns = self._window.newest_stamp_ns
         assert stamp_ns is not None
         known, weights = self._known(stamp_ns, observed[-1].values) if self.rtc else (None, None)

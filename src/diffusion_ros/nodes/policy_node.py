@@ -339,6 +339,7 @@ class PolicyNode(RunnableNode):
         elif repeated and self._controller.last_chunk is not None:
             # The same observation again: somebody has not got our answer.
             self._publish(self._controller.last_chunk, frame)
+        self._controller.encode_ahead()
 
     def _publish(self, chunk: ActionChunk, frame: Frame) -> None:
         with self._worker.condition:
