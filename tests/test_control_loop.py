@@ -111,11 +111,10 @@ def test_no_frame_is_encoded_twice(policy, monkeypatch):
 
 
 def test_a_frame_that_the_next_chunk_needs_is_encoded_before_that(policy, monkeypatch):
+    lazy, controller = run(PolicyController(policy, 3), range(10)), PolicyController(policy, 3)
     encoded = []
     encode = policy.encode
     monkeypatch.setattr(policy, "encode", lambda values: encoded.append(step) or encode(values))
-    controller, lazy = PolicyController(policy, 3), run(PolicyController(policy, 3), range(10))
-    encoded.clear()
     for step in range(10):
         controller.push(frame(step))
         if controller.needs_chunk(frame(step).stamp_ns):

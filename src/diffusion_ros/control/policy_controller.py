@@ -46,7 +46,8 @@ class _Observed:
 class PolicyController:
     """One policy on one robot. Frames in by `push`; `needs_chunk` says when; `chunk` makes and remembers it.
 
-    Frames are encoded once each, when a chunk needs them, or before (`encode_ahead`). Not thread-safe: one thread owns it.
+    Frames are encoded once each, when a chunk needs them, or before (`encode_ahead`). Not thread-safe: one thread owns
+    it.
 
     spaced: frames come at a rate of their own, and a chunk's are chosen from all of them (SpacedWindow).
     rtc: chunks go on from rows that are executed before they come; `delay_rows` says how many, `executed` which.
