@@ -45,6 +45,7 @@ def policy(**changes: Any) -> Made:
         sampler=options.sampler,
         sampler_steps=options.steps,
         timestep_spacing=options.timestep_spacing,
+        max_delay=options.max_delay,
     )
     inputs = policy_setup.Inputs.of_spec(options, spec)
     return policy_setup.build_policy(options, limits, inputs), spec, options
@@ -88,6 +89,8 @@ GOOD = {
     "policy": (policy, {}),
     "policy, ddpm, clean actions": (policy, {"sampler": "ddpm", "prediction_type": "sample"}),
     "policy, inpainting": (policy, {"conditioning": "inpainting", "beta_schedule": "linear"}),
+    "policy, late": (policy, {"max_delay": 3, "prediction_type": "sample"}),
+    "policy, late, inpainting": (policy, {"max_delay": 3, "conditioning": "inpainting"}),
     "policy, transformer": (policy, {"denoiser": "transformer", "layers": 1, "width": 32, "heads": 2}),
     "planner": (planner, {}),  # 5 of 64 steps, which diffusers' DDIM would not take as they come
     "planner, noise": (planner, {"prediction_type": "epsilon", "endpoints": False}),
