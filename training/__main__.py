@@ -27,6 +27,7 @@ COMMANDS = (
     "ranges",
     "response",
     "typical",
+    "two_ways",
 )
 """In the order of the help."""
 

@@ -1,4 +1,4 @@
-"""Measures which samplers keep both ways of a task that can be done in two, a point that goes round a disc.
+"""Measures which samplers keep both ways of a task that can be done in two: a point goes round a disc, left or right.
 
     python -m training.two_ways --json runs/two_ways.json --picture runs/two_ways.png
 
@@ -9,8 +9,8 @@ Trains a diffusion policy on demonstrations of both ways, distils a student of o
 from __future__ import annotations
 
 import copy
-import math
-from collections.abc import Callable, Iterator
+import dataclasses
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,11 +40,13 @@ NUM_TRAIN_TIMESTEPS = 100
 WARM_UP = 100
 """Iterations until the learning rate is at its highest."""
 EMA_DECAY = 0.995
+DRAWN = 100
+"""Ways in a picture."""
 
 
 @dataclass(frozen=True)
 class Options:
-    """Trains on both ways, distils one step, and compares samplers."""
+    """Trains on both ways, distils a policy of one step, and compares samplers."""
 
     json: Path
     """File for the summary, whose table is printed too."""
@@ -52,11 +54,11 @@ class Options:
     """PNG of the ways taken, sampler beside sampler."""
     demonstrations: int = 500
     """Number of the expert's episodes, about half of them each way."""
-    iterations: int = 3_000
+    iterations: int = 2_000
     """Optimiser steps of the teacher."""
-    distil_iterations: int = 3_000
+    distil_iterations: int = 2_500
     """Optimiser steps of the student."""
-    teacher_steps: int = 16
+    teacher_steps: int = 8
     """DDIM steps of the teacher, whose samples the student learns."""
     batch_size: int = 256
     """Windows in a batch, of both trainings."""
@@ -155,6 +157,45 @@ def fit(
             weight.copy_(average)
 
 
+def learn(policy: DiffusionPolicy, windows: Windows, options: Options) -> None:
+    """Trains on demonstrations of both ways."""
+    features = seen_as(policy, windows)
+    objective = PolicyLoss(policy)
+    size = options.batch_size
+
+    def loss(generator: torch.Generator) -> Tensor:
+        chosen = torch.randint(0, len(features), (size,), generator=generator)
+        noise = torch.randn((1, size, ROWS, policy.width), generator=generator)
+        t = torch.randint(0, NUM_TRAIN_TIMESTEPS, (1, size), generator=generator)
+        error: Tensor = objective(features[chosen], windows.actions[chosen], windows.valid[chosen], noise, t)
+        return error
+
+    fit(policy, loss, options.iterations, options, 3, "teacher")
+
+
+def distil(teacher: DiffusionPolicy, windows: Windows, options: Options) -> DiffusionPolicy:
+    """A student whose one step has learnt what the teacher makes of the same noise."""
+    student = copy.deepcopy(teacher)
+    features = seen_as(teacher, windows)
+    objective = DistillationLoss(student, teacher, options.teacher_steps)
+    size = options.batch_size
+
+    def loss(generator: torch.Generator) -> Tensor:
+        chosen = torch.randint(0, len(features), (size,), generator=generator)
+        error: Tensor = objective(features[chosen], torch.randn((1, size, ROWS, student.width), generator=generator))
+        return error
+
+    fit(student, loss, options.distil_iterations, options, 5, "student")
+    return student
+
+
+@torch.no_grad()
+def seen_as(policy: DiffusionPolicy, windows: Windows) -> Tensor:
+    """Features (N, N_OBS_STEPS, F) of all windows."""
+    frames = [policy.encode({two_ways.POSITION: windows.observed[:, i]}) for i in range(N_OBS_STEPS)]
+    return torch.stack(frames, dim=1)
+
+
 def drive(policy: DiffusionPolicy, episodes: int, seed: int, sampler: str, steps: int) -> Episodes:
     """Closed loop: a chunk of the two newest positions, N_ACTION_STEPS rows of it, the next chunk."""
     chunk = np.empty(0)
@@ -171,3 +212,85 @@ def drive(policy: DiffusionPolicy, episodes: int, seed: int, sampler: str, steps
         return row
 
     return two_ways.run(two_ways.starts(episodes, seed), act)
+
+
+def compare(options: Options) -> dict[str, Any]:
+    """Trains, drives and draws; the summary."""
+    torch.set_num_threads(options.threads)
+    windows = make_windows(*two_ways.demonstrations(options.demonstrations, options.training_seed))
+    teacher = make_policy(windows, options.training_seed)
+    learn(teacher, windows, options)
+    student = distil(teacher, windows, options)
+    samplers = {
+        "100 DDPM steps": (teacher, "ddpm", NUM_TRAIN_TIMESTEPS),
+        "8 DDIM steps": (teacher, "ddim", 8),
+        "1 step": (teacher, "ddim", 1),
+        "1 step, distilled": (student, "ddim", 1),
+    }
+    driven = {}
+    with tqdm(samplers.items(), desc="driving", unit="sampler") as bar:
+        for name, (policy, sampler, steps) in bar:
+            driven[name] = drive(policy, options.episodes, options.seed, sampler, steps)
+    if options.picture is not None:
+        draw(driven, options.picture)
+    return {
+        **{name: value for name, value in dataclasses.asdict(options).items() if name not in ("json", "picture")},
+        "samplers": {name: _figures(episodes) for name, episodes in driven.items()},
+    }
+
+
+def _figures(episodes: Episodes) -> dict[str, Any]:
+    successes = int(episodes.success.sum())
+    return {
+        "success_rate": episodes.success_rate,
+        "left_share": float(episodes.left[episodes.success].mean()) if successes else None,
+        "mean_steps": float(episodes.steps[episodes.success].mean()) if successes else None,
+    }
+
+
+def table(samplers: Mapping[str, Mapping[str, Any]]) -> str:
+    """Markdown, of a summary's samplers."""
+    lines = ["| sampler | success, % | of these left, % | mean steps |", "|---|---|---|---|"]
+    for name, found in samplers.items():
+        left = "-" if found["left_share"] is None else f"{100 * found['left_share']:.1f}"
+        steps = "-" if found["mean_steps"] is None else f"{found['mean_steps']:.1f}"
+        lines.append(f"| {name} | {100 * found['success_rate']:.1f} | {left} | {steps} |")
+    return "\n".join(lines)
+
+
+def draw(driven: Mapping[str, Episodes], path: Path) -> None:
+    """The first ways of each sampler, side by side: left, right, and those that failed."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+    from matplotlib.patches import Circle
+
+    figure, axes = pyplot.subplots(1, len(driven), figsize=(4 * len(driven), 3.4), layout="constrained", sharey=True)
+    for axis, (name, episodes) in zip(np.atleast_1d(axes), driven.items(), strict=True):
+        axis.add_patch(Circle((0, 0), two_ways.DISC_RADIUS, color="0.8"))
+        axis.add_patch(Circle(tuple(two_ways.GOAL), two_ways.GOAL_RADIUS, color="C2", alpha=0.3))
+        for i in range(min(DRAWN, len(episodes.success))):
+            colour = ("C0" if episodes.left[i] else "C1") if episodes.success[i] else "C3"
+            way = episodes.positions[i, : episodes.steps[i] + 1]
+            axis.plot(*way.T, color=colour, linewidth=0.7, alpha=0.5)
+        axis.set(title=f"{name}: {100 * episodes.success_rate:.1f} % succeed", xlabel="x [m]", xlim=(-1.2, 1.2))
+        axis.set_aspect("equal")
+    np.atleast_1d(axes)[0].set(ylabel="y [m]", ylim=(-0.8, 0.8))
+    with atomic_write(path) as temporary:
+        figure.savefig(temporary, dpi=90, format="png")
+    pyplot.close(figure)
+
+
+def main() -> None:
+    command_line.run(Options, _report, __doc__)
+
+
+def _report(options: Options) -> None:
+    summary = compare(options)
+    write_json(options.json, summary)
+    print(table(summary["samplers"]))
+
+
+if __name__ == "__main__":
+    main()

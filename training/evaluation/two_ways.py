@@ -4,7 +4,8 @@ Demonstrations go either way with probability 1/2, and nothing that is observed 
 goes into the disc. So it shows whether a sampler keeps the modes of what was learnt.
 
 World, in metres: the disc is at the origin; the point starts before it, where x < 0, and the goal is behind it. Left is
-y > 0. Observed is the position (x, y), an action is the displacement of a step. Everything is for many episodes at once.
+y > 0. Observed is the position (x, y), an action is the displacement of a step. All functions take many episodes at
+once.
 """
 
 from __future__ import annotations
@@ -17,18 +18,18 @@ from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
 
-DISC_RADIUS = 0.4
+DISC_RADIUS = 0.3
 """Metres; who is nearer to the origin has failed."""
 START_LOW, START_HIGH = np.array([-1.1, -0.1]), np.array([-0.85, 0.1])
 """Corners of the region of starts [m]."""
 GOAL = np.array([0.9, 0.0])
-GOAL_RADIUS = 0.1
+GOAL_RADIUS = 0.15
 """Metres; who is nearer to the goal has succeeded."""
 MAX_STEP = 0.08
 """Longest displacement of a step [m]."""
 MAX_STEPS = 50
 """Steps in which the goal must be reached."""
-CLEARANCE = 0.52
+CLEARANCE = 0.5
 """Metres from the origin that the expert keeps to ..."""
 TURN = 0.8
 """... once it is nearer than this; before, it goes straight to the goal, and nothing says which way it will take."""
@@ -71,21 +72,12 @@ class Episodes:
     success: NDArray[np.bool_]
     """(n)"""
     left: NDArray[np.bool_]
-    """(n): whether the disc was passed on its left, as seen on the way to the goal. Of successes it is the way taken."""
+    """(n): whether the disc was passed on its left, as seen on the way to the goal; of successes this is the way."""
 
     @property
     def success_rate(self) -> float:
+        """Part of all."""
         return float(self.success.mean())
-
-    @property
-    def left_share(self) -> float:
-        """Of the successes; NaN where there is none."""
-        return float(self.left[self.success].mean()) if self.success.any() else float("nan")
-
-    @property
-    def mean_steps(self) -> float:
-        """Of the successes; NaN where there is none."""
-        return float(self.steps[self.success].mean()) if self.success.any() else float("nan")
 
 
 def run(start: Array, act: Callable[[Array, int], Array]) -> Episodes:
