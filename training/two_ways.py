@@ -56,7 +56,7 @@ class Options:
     """Number of the expert's episodes, about half of them each way."""
     iterations: int = 2_000
     """Optimiser steps of the teacher."""
-    distil_iterations: int = 2_500
+    distil_iterations: int = 3_500
     """Optimiser steps of the student."""
     teacher_steps: int = 8
     """DDIM steps of the teacher, whose samples the student learns."""
