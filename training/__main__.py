@@ -28,6 +28,7 @@ COMMANDS = (
     "ranges",
     "response",
     "typical",
+    "two_ways",
 )
 """In the order of the help."""
 

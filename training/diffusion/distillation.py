@@ -1,0 +1,88 @@
+"""A policy of one step that keeps the ways of a policy of many steps.
+
+At T - 1 there is noise alone, so one step of a diffusion policy is the mean of what was demonstrated. Where there are
+two ways, the mean is neither. All steps of DDIM (Song et al. 2020, arXiv 2010.02502, equation 12 with sigma 0) are a
+map from noise to samples without any further chance: each noise belongs to one way. The student learns this map from
+pairs of noise and sample (Luhman and Luhman 2021, arXiv 2101.02388). So its one step has the teacher's ways, each as
+often as the teacher.
+"""
+
+from __future__ import annotations
+
+import torch
+from einops import rearrange, repeat
+from torch import Tensor, nn
+
+from training.diffusion.policy import DiffusionPolicy
+
+SMOOTH = 0.03
+"""Of normalised rows: a chunk whose root mean square error is less counts by its square."""
+
+
+class DistillationLoss(nn.Module):
+    """What `PolicyLoss` is for a policy that learns from data, for one that learns from a teacher.
+
+    Args:
+        student: predicts the clean sample, and the first step that it visits is T - 1 (trailing). It begins best with
+            the teacher's weights. What is trained is one DDIM step, so that the sampler needs nothing new.
+        teacher: a trained policy with chunks and features like the student's. It stays as it is.
+        steps: DDIM steps of the teacher, by its own schedule.
+
+    Raises:
+        ValueError: a student whose one step would not be what is trained here.
+    """
+
+    def __init__(self, student: DiffusionPolicy, teacher: DiffusionPolicy, steps: int) -> None:
+        super().__init__()
+        schedule = student.schedule
+        if schedule.prediction_type != "sample":
+            raise ValueError(f"prediction_type is {schedule.prediction_type!r}: a student's must be 'sample'")
+        if student.sampler != "ddim":
+            raise ValueError(f"sampler is {student.sampler!r}: a student's must be 'ddim'")
+        self.first = schedule.timesteps(1)[0]
+        if self.first != schedule.num_train_timesteps - 1:
+            raise ValueError(f"timestep_spacing is {schedule.timestep_spacing!r}: a student's must be 'trailing'")
+        mine, theirs = ((policy.n_obs_steps, policy.rows, policy.width) for policy in (student, teacher))
+        if mine != theirs:
+            raise ValueError(f"(n_obs_steps, rows, width) is {mine}: a student's must be the teacher's, {theirs}")
+        teacher.schedule.timesteps(steps)  # ValueError for steps that it has not
+        self.student = student
+        self.steps = steps
+        self._teacher = [teacher.requires_grad_(False).eval()]  # in a list: no submodule, it is not trained
+
+    def forward(self, features: Tensor, noise: Tensor) -> Tensor:
+        """Distance between the student's one step and the teacher's samples from the same noise; a scalar.
+
+        features (B, n_obs_steps, F), which are not trained; noise (D, B, rows, width) standard normal, D draws for each
+        sample as in `PolicyLoss`. Inpainted observations do not count.
+
+        The distance of whole chunks is a pseudo-Huber one (Song and Dhariwal 2023, arXiv 2310.14189). The squared error
+        would again make the mean of both ways wherever the network cannot tell which of them a noise belongs to. The
+        distance itself makes the median, which is one of them.
+        """
+        student = self.student
+        features = repeat(features.detach(), "b t f -> (draws b) t f", draws=len(noise))
+        noise = rearrange(noise, "draws b rows f -> (draws b) rows f")
+        target = ddim_samples(self._teacher[0], features, noise, self.steps)
+        x = student.write_known(noise, features)
+        cond = features[:, :0] if student.inpainting else features
+        output = student.denoiser(x, torch.full([len(x)], self.first, dtype=torch.int64, device=x.device), cond)
+        squared = ((student.write_known(output, features) - target) ** 2).mean(dim=(1, 2))
+        loss: Tensor = ((squared + SMOOTH**2).sqrt() - SMOOTH).mean()
+        return loss
+
+
+@torch.no_grad()
+def ddim_samples(policy: DiffusionPolicy, features: Tensor, noise: Tensor, steps: int) -> Tensor:
+    """All rows, still normalised, (B, rows, width), that DDIM makes of noise like them in so many steps.
+
+    features (B, n_obs_steps, F). `DiffusionPolicy.sample` does the same with noise of its own.
+    """
+    x = noise
+    cond = features[:, :0] if policy.inpainting else features
+    visited = policy.schedule.timesteps(steps)
+    for t, previous in zip(visited, [*visited[1:], -1], strict=True):
+        x = policy.write_known(x, features)
+        output = policy.denoiser(x, torch.full([len(x)], t, dtype=torch.int64, device=x.device), cond)
+        x = policy.schedule.ddim_step(output, x, t, previous)
+    return policy.write_known(x, features)
