@@ -60,6 +60,9 @@ class Options:
     """Seed of the first episode; episode i uses seed + i. All must be below 100,000."""
     images: bool = True
     """Record both cameras (42 kB a step), not only states."""
+    quiet: int = 0
+    """Noise comes in bursts of 1 to 4 steps, with U(0, quiet) steps without any after each; 0: noise in every step.
+    What a policy is to predict for later steps (--max-delay) is certain only as far as no noise comes between."""
     noise: float = 0.5
     """Strongest noise on the commands, as a part of the full command. Each episode's is drawn from U(0, noise);
     rotations get 0.3 of it."""
@@ -90,6 +93,8 @@ class Options:
             raise ValueError(f"lead {self.lead}, takeover {self.takeover}: 0 <= lead < takeover is expected")
         if self.wander < 0:
             raise ValueError(f"wander {self.wander}: must not be negative")
+        if self.quiet < 0:
+            raise ValueError(f"quiet {self.quiet}: must be at least 0")
         if not 0 <= self.noise <= 1:
             raise ValueError(f"noise {self.noise}: must lie in [0, 1]")
 
@@ -128,7 +133,7 @@ def _attempt(simulation: Simulation, options: Options, sigma: float, rng: np.ran
     frames, states, actions, executed, rewards = [], [], [], [], []
     left = None
     wander = int(rng.integers(options.wander + 1)) if options.wander else 0
-    expert = NoisyExpert(simulation, ACTION_SCALE * (sigma * NOISE_PARTS), rng, wander)
+    expert = NoisyExpert(simulation, ACTION_SCALE * (sigma * NOISE_PARTS), rng, wander, options.quiet)
     for _ in range(simulation.task.max_steps):
         frames.append(simulation.observe(options.images) | {JOINT_POSITIONS: simulation.joint_positions()[:7]})
         states.append(simulation.flat_state())

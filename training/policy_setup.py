@@ -71,6 +71,9 @@ class Options(SamplerOptions):
     picture_size: str = ""
     """Width and height that pictures are brought to, as in 128x96; '': their own where they are no larger than 128
     pixels, else 84x84."""
+    certain_rows: bool = False
+    """With max_delay: rows after one that was executed otherwise than its label, unknown to the policy, do not count.
+    For data with noise in bursts (collect_demos --quiet)."""
     action_kind: Literal["", "delta", "pose", "relative_pose", "joint_positions"] = ""
     """What the policy's rows say. delta: how the hand moves; pose: where it is to be; relative_pose: the same, seen
     from the observed hand; joint_positions: where the joints are to be. '': as in the data."""

@@ -413,7 +413,7 @@ class _Objective(nn.Module):
 
     def __init__(self, trainer: Trainer, windows: Windows) -> None:
         super().__init__()
-        self.loss = PolicyLoss(trainer.policy)
+        self.loss = PolicyLoss(trainer.policy, trainer.options.certain_rows)
         self._windows = ResidentWindows.of(windows, trainer.device)
         self._trainer = [trainer]  # in a list: not a submodule
 

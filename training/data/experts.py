@@ -269,6 +269,10 @@ def _place_nut(view: ExpertView) -> Generator[Array, None, bool]:
 EXPERTS = {"lift": lift, "can": can, "square": square}
 
 
+BURST = 4
+"""Steps that a burst of noise lasts at most."""
+
+
 class NoisyExpert:
     """The task's expert drives from where the simulation is; what it does is noisy, what it says is not.
 
@@ -277,10 +281,16 @@ class NoisyExpert:
         spread: (7) deviation of the noise on each command, in metres, radians and gripper; see NOISE_PARTS.
         rng: of the noise.
         wander: in so many steps first the hand goes anywhere, a new random way every 10 steps.
+        quiet: noise comes in bursts of 1 to BURST steps, and between two of them the hand follows the expert for up to
+            so many; 0: noise in every step.
     """
 
-    def __init__(self, simulation: Simulation, spread: Array, rng: np.random.Generator, wander: int = 0) -> None:
+    def __init__(
+        self, simulation: Simulation, spread: Array, rng: np.random.Generator, wander: int = 0, quiet: int = 0
+    ) -> None:
         self._simulation, self._spread, self._rng, self._wander = simulation, spread, rng, wander
+        self._quiet = quiet
+        self._noisy_until = self._quiet_until = 0
         self._view = ExpertView.of(simulation)
         self._expert = EXPERTS[simulation.task_name](self._view)
         self._steps = 0
@@ -296,8 +306,18 @@ class NoisyExpert:
                 self._way = ACTION_SCALE * self._rng.uniform(WANDER_LOW, WANDER_HIGH)
             self.executed = self._way
         else:
-            self.executed = row + self._spread * self._rng.standard_normal(7)
+            self.executed = row + self._noise()
         self._simulation.step(self.executed)
         self._steps += 1
         self._view.look(self._simulation)
         return row
+
+    def _noise(self) -> Array:
+        if self._quiet:
+            if self._steps >= self._quiet_until:
+                self._noisy_until = self._steps + int(self._rng.integers(1, BURST + 1))
+                self._quiet_until = self._noisy_until + int(self._rng.integers(self._quiet + 1))
+            if self._steps >= self._noisy_until:
+                return np.zeros(7)
+        noise: Array = self._spread * self._rng.standard_normal(7)
+        return noise

@@ -28,6 +28,8 @@ POSE_DIM = 12
 """Of an object's pose: position, 6-D rotation, position relative to the hand."""
 POSE_POINTS = 4
 """Of an object's frame: its origin and the tips of its axes."""
+STRAYED = 1e-4
+"""m, rad: less is no deviation of what was executed from its label."""
 MAX_PULL = 5.0
 """beta of arXiv 2506.07339: a stronger pull makes few steps unstable."""
 HAND_REACH = 0.1
@@ -348,9 +350,12 @@ class DiffusionPolicy(nn.Module):
 class PolicyLoss(nn.Module):
     """The training objective, as a module so that several processes share its gradients."""
 
-    def __init__(self, policy: DiffusionPolicy) -> None:
+    def __init__(self, policy: DiffusionPolicy, certain_rows: bool = False) -> None:
+        """certain_rows: rows after one that was executed otherwise than its label, and is not known, are left out: what
+        is right there follows from a deviation that nobody could foresee."""
         super().__init__()
         self.policy = policy
+        self.certain_rows = certain_rows
 
     def forward(
         self,
@@ -380,6 +385,11 @@ class PolicyLoss(nn.Module):
         if executed is not None and known is not None:
             given = policy.action_limits.normalize(executed)
             weights = (torch.arange(policy.rows, device=x0.device) < known[:, None]).float()
+            if self.certain_rows:
+                strayed = (executed - actions).abs().amax(dim=2) > STRAYED
+                strayed &= torch.arange(policy.rows, device=x0.device) >= known[:, None]
+                before = torch.cumsum(strayed, dim=1) - strayed.long()
+                valid = valid & (before == 0)
         given, mask = policy.known(observed, given, weights)
         if policy.inpainting:
             x0 = torch.cat([x0, features.detach()], dim=-1)
