@@ -64,10 +64,11 @@ class DistillationLoss(nn.Module):
         features = repeat(features.detach(), "b t f -> (draws b) t f", draws=len(noise))
         noise = rearrange(noise, "draws b rows f -> (draws b) rows f")
         target = ddim_samples(self._teacher[0], features, noise, self.steps)
-        x = student.write_known(noise, features)
+        known, mask = _observed(student, features, noise)
         cond = features[:, :0] if student.inpainting else features
-        output = student.denoiser(x, torch.full([len(x)], self.first, dtype=torch.int64, device=x.device), cond)
-        squared = ((student.write_known(output, features) - target) ** 2).mean(dim=(1, 2))
+        t = torch.full([len(noise)], self.first, dtype=torch.int64, device=noise.device)
+        output = student.predict(torch.where(mask, known, noise), t, cond, mask)
+        squared = ((torch.where(mask, known, output) - target) ** 2).mean(dim=(1, 2))
         loss: Tensor = ((squared + SMOOTH**2).sqrt() - SMOOTH).mean()
         return loss
 
@@ -80,9 +81,16 @@ def ddim_samples(policy: DiffusionPolicy, features: Tensor, noise: Tensor, steps
     """
     x = noise
     cond = features[:, :0] if policy.inpainting else features
+    known, mask = _observed(policy, features, noise)
     visited = policy.schedule.timesteps(steps)
     for t, previous in zip(visited, [*visited[1:], -1], strict=True):
-        x = policy.write_known(x, features)
-        output = policy.denoiser(x, torch.full([len(x)], t, dtype=torch.int64, device=x.device), cond)
+        x = torch.where(mask, known, x)
+        output = policy.predict(x, torch.full([len(x)], t, dtype=torch.int64, device=x.device), cond, mask)
         x = policy.schedule.ddim_step(output, x, t, previous)
-    return policy.write_known(x, features)
+    return torch.where(mask, known, x)
+
+
+def _observed(policy: DiffusionPolicy, features: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+    """What of chunks is known, and where, (B, rows, width): no rows that are executed."""
+    nothing = torch.zeros_like(noise[..., : policy.action_dim])
+    return policy.known(features, nothing, nothing[..., 0])
