@@ -335,3 +335,18 @@ def test_the_pull_is_the_gradient_of_the_weighted_distance(prediction: str) -> N
     expected = x0 + strength * away @ jacobian
     output = policy.pulled(x, t, x[:, :0], executed, weights)
     torch.testing.assert_close(policy.schedule.predict_x0(output, x, t).double(), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_rows_after_a_deviation_that_is_not_known_do_not_count() -> None:
+    policy = make_policy(prediction="sample", max_delay=4)
+    features, actions, valid, noise, t = batch(policy)
+    executed, known = actions.clone(), torch.tensor([0, 1, 3, 5])
+    executed[:, 2] += 0.01  # the third row: known to the last two
+    answer = policy.action_limits.normalize(actions)
+    counted = torch.arange(10) >= known[:, None]
+    counted &= (torch.arange(10) <= 2) | (known[:, None] > 2)
+    for wrong, zero in ((counted, False), (~counted, True)):
+        policy.denoiser = Oracle((answer + wrong[:, :, None]).repeat(2, 1, 1))
+        policy.denoiser.forward = lambda x, t, cond, told=policy.denoiser.answer: told  # type: ignore[method-assign]
+        loss = PolicyLoss(policy, certain_rows=True)(features, actions, valid, noise, t, executed, known)
+        assert (loss == 0) == zero

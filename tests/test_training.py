@@ -91,6 +91,41 @@ def test_policy_learns_to_go_to_the_object(demonstrations: Path, tmp_path: Path)
     assert np.mean(errors) < 0.35 * np.mean(scale)
 
 
+def test_a_student_learns_the_samples_of_its_teacher_in_one_step(demonstrations: Path, tmp_path: Path) -> None:
+    teacher, student = tmp_path / "teacher.pt", tmp_path / "student.pt"
+    changes: dict[str, object] = {"prediction_type": "sample", "unet_widths": (48,), "batch_size": 64}
+    Trainer(options(demonstrations, teacher, **changes, iterations=100, num_inference_steps=8)).run()
+    distilled = {**changes, "distil": teacher, "num_inference_steps": 1}
+    Trainer(options(demonstrations, student, **distilled, iterations=150)).run()
+    one, other = (Policy(checkpoint.load(path)) for path in (teacher, student))
+    assert other.spec.sampler_steps == 1 and other.spec.data_hash != one.spec.data_hash
+    data = load_demonstrations(demonstrations, ())
+    frames = [{n: data.observations[n][s] for n in one.spec.input_names} for s in (4, 5)]
+    off: dict[str, list[float]] = {"teacher": [], "student": []}
+    for seed in range(20):
+        wanted = one.sample([one.encode(frame) for frame in frames], seed)
+        for name, policy in (("teacher", one), ("student", other)):
+            made = policy.sample([policy.encode(frame) for frame in frames], seed, 1)
+            off[name].append(float(np.linalg.norm(made - wanted)))
+    assert np.mean(off["student"]) < 0.8 * np.mean(off["teacher"])
+    with pytest.raises(ValueError, match=r"distil: the network of .*teacher\.pt is another"):
+        Trainer(options(demonstrations, student, **{**distilled, "unet_widths": (32,)}))
+
+
+def test_a_policy_that_goes_on_needs_to_know_what_was_executed(demonstrations: Path, tmp_path: Path) -> None:
+    changes: dict[str, object] = {"max_delay": 3, "horizon": 12, "certain_rows": True, "iterations": 2}
+    with pytest.raises(ValueError, match=r"max_delay 3: .* has no executed_actions"):
+        Trainer(options(demonstrations, tmp_path / "x.pt", **changes))
+    known = tmp_path / "known.hdf5"
+    known.write_bytes(demonstrations.read_bytes())
+    with h5py.File(known, "r+") as file:
+        for demo in file["data"].values():
+            demo["executed_actions"] = np.clip(demo["actions"][:] + 0.1, -1, 1)
+    Trainer(options(known, tmp_path / "x.pt", **changes)).run()
+    policy = Policy(checkpoint.load(tmp_path / "x.pt"))
+    assert policy.spec.max_delay == 3 and policy.goes_on
+
+
 VARIANTS = {
     "transformer": {"denoiser": "transformer", "layers": 1, "width": 32, "heads": 2},
     "inpainting": {"conditioning": "inpainting"},

@@ -32,9 +32,11 @@ from training.captured_step import adamw
 from training.data.action_rows import converted, seen_from, with_widths
 from training.data.demonstrations import HAND, OBJECT, Windows, joined, load_files, make_windows, split_files
 from training.data.resident import Resident, ResidentWindows, steps_of
+from training.diffusion.distillation import DistillationLoss
 from training.diffusion.export_proof import export
 from training.diffusion.policy import (
     POSE_DIM,
+    DiffusionPolicy,
     PolicyLoss,
     object_vector,
 )
@@ -42,7 +44,7 @@ from training.diffusion.pose_points import camera_views, point_loss, project
 from training.evaluation.rollout import roll_out
 from training.networks.encoders import SmallConvEncoder, centre_offset, crop, random_offset
 from training.networks.transformer import DiffusionTransformer
-from training.policy_setup import Inputs, Limits, Options, arm_chain, build_policy, make_spec
+from training.policy_setup import Inputs, Limits, Options, arm_chain, build_policy, make_spec, restore_policy
 from training.run import (
     FIRST_VALIDATION_SEED,
     ExponentialMovingAverage,
@@ -78,8 +80,9 @@ class Trainer:
         chain = arm_chain(options, data)
         self.data, self.actions = converted(data, options.action_kind, chain)
         if self.actions.chain:  # the rows are made by it
-            sha256 = hashlib.sha256((self.data.data_hash + repr(self.actions)).encode()).hexdigest()
-            self.data = replace(self.data, data_hash=sha256)
+            self._learns_from(repr(self.actions))
+        if options.distil is not None:
+            self._learns_from(checkpoint.file_sha256(options.distil))
         if options.rollouts and (not self.data.recorded.own or self.data.task not in ARM_TASKS):
             raise ValueError(
                 f"rollouts {options.rollouts}: the simulator has no {self.data.task} by {self.data.recorded}, as the"
@@ -115,6 +118,15 @@ class Trainer:
         self.pictures = tuple(f"{camera}{IMAGE_SUFFIX}" for camera in options.cameras)
         limits = Limits.of(options, self.data, self.actions, self._all_rows())
         self.policy = build_policy(options, limits, inputs := Inputs.of(options, self.data)).to(self.device)
+        self.teacher: DiffusionPolicy | None = None
+        if options.distil is not None:
+            self.teacher = restore_policy(options.distil).to(self.device)
+            try:
+                self.policy.load_state_dict(self.teacher.state_dict())
+            except RuntimeError:
+                raise ValueError(
+                    f"distil: the network of {options.distil} is another than these options make"
+                ) from None
         self.spec = checkpoint.checked(make_spec(options, self.data, self.actions))
         checkpoint.script(self.policy)  # what cannot be exported must fail now, not after hours
         views = camera_views(self.data.task, options.cameras, inputs.picture_size[0]) if options.pose_points else []
@@ -124,6 +136,10 @@ class Trainer:
         self.pose_weight = weight.to(self.device)
         self.features: Tensor | None = None
         """(crops, N, F) of every step, where the encoder no longer changes."""
+
+    def _learns_from(self, what: str) -> None:
+        sha256 = hashlib.sha256((self.data.data_hash + what).encode()).hexdigest()
+        self.data = replace(self.data, data_hash=sha256)
 
     def _all_rows(self) -> NDArray[np.float32]:
         """(n, A) that occur in windows."""
@@ -196,7 +212,7 @@ class Trainer:
         """Trains from where it is to the end and exports."""
         options = self.options
         state = self.bookkeeping.saved(policy=self.policy)
-        if state is None and options.cameras:
+        if state is None and options.cameras and self.teacher is None:
             if options.start_from is None:
                 self._initialise_vision()
             else:
@@ -308,7 +324,7 @@ class Trainer:
     def _train_denoiser(self, state: dict[str, Any] | None) -> ExponentialMovingAverage:
         """Second phase, or the only one; returns the average of all weights."""
         options = self.options
-        if options.encoder_iterations or not options.cameras:
+        if options.encoder_iterations or not options.cameras or self.teacher is not None:
             self.policy.encoder.requires_grad_(False)
             if state is None or state["iteration"] < options.iterations:
                 self._cache_features()
@@ -414,11 +430,18 @@ class _Objective(nn.Module):
     def __init__(self, trainer: Trainer, windows: Windows) -> None:
         super().__init__()
         self.loss = PolicyLoss(trainer.policy, trainer.options.certain_rows)
+        self.distillation: DistillationLoss | None = None
+        if trainer.teacher is not None:
+            self.distillation = DistillationLoss(trainer.policy, trainer.teacher, trainer.options.distil_steps)
         self._windows = ResidentWindows.of(windows, trainer.device)
         self._trainer = [trainer]  # in a list: not a submodule
 
     def forward(self, batch: dict[str, Tensor]) -> Tensor:
         trainer, windows, chosen = self._trainer[0], self._windows, batch["chosen"]
+        if self.distillation is not None:
+            features = trainer.window_features(windows.observed[chosen], batch.get("crops"))
+            distance: Tensor = self.distillation(features, batch["noise"])
+            return distance
         acted = windows.acted[chosen]
         observed = acted if trainer.policy.inpainting else windows.observed[chosen]
         features = trainer.window_features(observed, batch.get("crops"))
