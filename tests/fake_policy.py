@@ -93,8 +93,19 @@ class FakePolicy(nn.Module):
         return torch.where(lost[:, None, None], torch.full_like(rows, float("nan")), rows)
 
 
+class LatePolicy(FakePolicy):
+    """One whose chunks begin with the rows that are executed before they come."""
+
+    @exported
+    def sample_after(self, features: Tensor, executed: Tensor, weights: Tensor, seed: int, steps: int) -> Tensor:
+        rows = self.sample(features, seed, steps)
+        past = executed.shape[1] - self.n_rows
+        return torch.where(weights[:, past:, None] >= 1.0, executed[:, past:], rows)
+
+
 def save(path: Path, spec_: CheckpointSpec | None = None) -> Path:
     """Writes a checkpoint for `spec_` and returns its path."""
     spec_ = spec_ or spec()
-    checkpoint.save(FakePolicy(spec_.input_names, spec_.n_rows, bool(spec_.actions)), spec_, path)
+    made = LatePolicy if spec_.max_delay else FakePolicy
+    checkpoint.save(made(spec_.input_names, spec_.n_rows, bool(spec_.actions)), spec_, path)
     return path

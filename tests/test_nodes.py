@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 import os
 import signal
 import subprocess
@@ -149,6 +150,7 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {
         "pixels": fake_policy.save(folder / "pixels.pt"),
         "state": fake_policy.save(folder / "state.pt", fake_policy.spec(STATE_INPUTS)),
+        "late": fake_policy.save(folder / "late.pt", fake_policy.spec(horizon=13, max_delay=4)),
     }
 
 
@@ -841,16 +843,50 @@ def test_the_next_chunk_is_made_before_the_last_is_used_up_and_nothing_holds_in_
     assert [(chunk.stamp_ns - stamp_of(0, 0)) // PERIOD for chunk in robot.chunks] == [0, 6, 12, 18, 24, 30, 36]
 
 
+def test_a_late_chunk_goes_on_from_the_rows_that_are_executed_until_it_comes(graph, checkpoints, monkeypatch):
+    for_ever = 1e10
+    robot = graph.add(Robot())
+    policy = graph.add(policy_node(checkpoints["late"], mode="realtime", max_input_age=for_ever, min_frame_rate=0.0))
+    executor = graph.add(executor_node(checkpoints["late"], mode="realtime", max_observation_age=for_ever))
+    connect(graph, robot)
+    graph.spin_until(lambda: robot.count_subscribers("executed_action") == 2)
+    publish, made, sent = policy._publish, [], 0
+    monkeypatch.setattr(policy, "_publish", lambda chunk, frame: made.append((chunk, frame)))
+    delays = []
+    for step in range(40):
+        stamp = stamp_of(0, step)
+        while sent < len(made) and made[sent][0].stamp_ns <= stamp - 2 * PERIOD:
+            publish(*made[sent])
+            sent += 1
+            graph.spin_until(lambda count=sent: len(robot.chunks) == count)
+        monkeypatch.setattr(executor, "seconds", lambda stamp=stamp: stamp / 1e9)
+        deliver(graph, robot, policy, stamp)
+        graph.spin_until(lambda stamp=stamp: robot.answer(stamp) is not None)
+        assert (robot.answer(stamp) != 0).any() == (step >= 2), "it holds until the first chunk is there, and only then"
+        graph.spin_until(lambda stamp=stamp, step=step: step < 2 or robot.executed[-1].stamp_ns == stamp)
+        graph.spin(0.02)
+        delays.append(policy._delay.rows)
+    chunks = [chunk for chunk, _ in made]
+    assert [(chunk.stamp_ns - stamp_of(0, 0)) // PERIOD for chunk in chunks] == [0, 8, 16, 24, 32]
+    assert delays[-1] == 2
+    # The second was made when nobody knew how late it would be; those after it are continuous.
+    for before, after in itertools.pairwise(chunks[1:]):
+        assert np.array_equal(after.rows[:2], before.rows[8:10])
+        assert not np.array_equal(after.rows[2], before.rows[10])
+    executed = {one.stamp_ns: one for one in robot.executed}
+    assert [executed[stamp_of(0, step)].place for step in (17, 18, 19)] == [9, 2, 3]
+
+
 def test_inference_does_not_block_the_sensors(graph, checkpoints, monkeypatch):
     """The inference is stopped by the test for as long as it likes; meanwhile every observation must arrive."""
     robot, policy = robot_and_policy(graph, checkpoints["state"], max_input_age=1e10)
     begun, go_on = threading.Event(), threading.Event()
     sample = policy.policy.sample
 
-    def stopped(*arguments):
+    def stopped(*arguments, **more):
         begun.set()
         assert go_on.wait(60)
-        return sample(*arguments)
+        return sample(*arguments, **more)
 
     monkeypatch.setattr(policy.policy, "sample", stopped)
     robot.publish(stamp_of(0, 0))
