@@ -55,6 +55,14 @@ def test_steps_and_sampler_can_be_changed_at_load(path: Path) -> None:
         checkpoint.load(path, sampler_steps=101)
     with pytest.raises(CheckpointError, match="sampler 'euler'"):
         checkpoint.load(path, sampler="euler")
+    with pytest.raises(CheckpointError, match="timestep_spacing 'sideways', one of leading, trailing"):
+        checkpoint.load(path, timestep_spacing="sideways")
+
+
+def test_steps_that_a_module_cannot_choose_are_refused_with_what_mends_it(path: Path) -> None:
+    assert checkpoint.load(path, timestep_spacing="leading").spec.timestep_spacing == "leading"
+    with pytest.raises(CheckpointError, match=r"timestep_spacing 'trailing': .*export_again"):
+        checkpoint.load(path, timestep_spacing="trailing")
 
 
 def frame() -> dict[str, np.ndarray]:

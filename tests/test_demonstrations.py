@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import multiprocessing
 import os
@@ -114,6 +115,16 @@ def test_what_acted_stands_beside_the_label(noise: float, wander: int, tmp_path:
     rows = episode["executed_actions"]
     assert rows.shape == episode["actions"].shape and np.abs(rows).max() <= 1
     assert acted(episode, "executed_actions") < 1e-6 < 0.01 < acted(episode, "actions")
+
+
+def test_noise_comes_in_bursts_of_at_most_four_steps_where_it_is_asked_to(tmp_path: Path) -> None:
+    options = small(tmp_path / "x", images=False, noise=1.0, quiet=12)
+    episode = record_episode(Simulation("lift", ()), options, 4)
+    noisy = np.any(episode["executed_actions"] != episode["actions"], axis=1)
+    runs = [(kind, len(list(steps))) for kind, steps in itertools.groupby(noisy.tolist())]
+    bursts, pauses = ([length for kind, length in runs if kind == wanted] for wanted in (True, False))
+    assert len(bursts) > 3 and max(pauses) <= 12
+    assert sorted(bursts)[len(bursts) // 2] <= 4, "two of them may follow at once, but seldom do"
 
 
 def test_episodes_of_an_older_file_stay_without_what_acted(

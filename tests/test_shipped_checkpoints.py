@@ -25,6 +25,7 @@ from diffusion_ros.simulators.camera_faults import FAULTS, CameraFault
 from diffusion_ros.simulators.maze import load_map
 from diffusion_ros.simulators.tasks import ARM_RESPONSE, ARM_TASKS, maze_task
 from diffusion_ros.spec import FITTED, IMAGE_SUFFIX
+from training import export_again
 from training.data.images import load_images
 from training.evaluation.arm import least, plan_clear
 from training.evaluation.guard import evaluate_guard, hand_pose, watch_policy
@@ -32,6 +33,22 @@ from training.evaluation.guard import evaluate_guard, hand_pose, watch_policy
 CHECKPOINTS = sorted((Path(__file__).resolve().parents[1] / "checkpoints").glob("*.pt"))
 PLANNERS = [path for path in CHECKPOINTS if path.stem.startswith("maze_")]
 POLICIES = [path for path in CHECKPOINTS if path.stem.endswith(("_state", "_pixels"))]
+
+
+def test_written_anew_a_policy_answers_as_before_and_can_do_more(tmp_path: Path) -> None:
+    (old,) = [path for path in POLICIES if path.stem == "lift_state"]
+    new, trailing = tmp_path / "new.pt", tmp_path / "trailing.pt"
+    export_again.export_again(export_again.Options(old, new))
+    export_again.export_again(export_again.Options(new, trailing, "trailing", 2))
+    one, two, three = (Policy(checkpoint.load(path)) for path in (old, new, trailing))
+    simulation = Simulation("lift", ())
+    features = [one.encode(simulation.observe())] * 2
+    simulation.close()
+    assert np.array_equal(two.sample(features, 5), one.sample(features, 5))
+    assert not np.array_equal(three.sample(features, 5), two.sample(features, 5, 2))
+    assert (three.spec.timestep_spacing, three.spec.sampler_steps) == ("trailing", 2) and three.goes_on
+    chosen = Policy(checkpoint.load(new, timestep_spacing="trailing", sampler_steps=2))
+    assert np.array_equal(three.sample(features, 5), chosen.sample(features, 5))
 
 
 def test_the_default_of_make_sim_ships() -> None:
