@@ -339,6 +339,27 @@ def test_a_tiny_planner_learns_straight_lines(straight_lines: Path, tmp_path: Pa
     assert np.mean(errors) < 0.08
 
 
+def test_a_student_plans_in_one_step_what_its_teacher_does_in_many(straight_lines: Path, tmp_path: Path) -> None:
+    teacher, student = tmp_path / "teacher.pt", tmp_path / "student.pt"
+    changes: dict[str, object] = {"learning_rate": 2e-3, "mixed_precision": "no", "ema_decay": 0.98}
+    Trainer(options(straight_lines, teacher, **changes, iterations=60, num_inference_steps=8)).run()
+    distilled = {**changes, "distil": teacher, "num_inference_steps": 1}
+    Trainer(options(straight_lines, student, **distilled, iterations=150)).run()
+    one, other = (Planner(checkpoint.load(path)) for path in (teacher, student))
+    assert other.spec.sampler_steps == 1 and other.spec.data_hash != one.spec.data_hash
+    off: dict[str, list[float]] = {"teacher": [], "student": []}
+    for seed in range(10):
+        ends = np.array([-0.6, -0.5, 0, 0]), np.array([0.6, 0.1 * seed - 0.5, 0, 0])
+        wanted = one.plan(*ends, seed=seed).best.rows
+        for name, planner in (("teacher", one), ("student", other)):
+            off[name].append(float(np.linalg.norm(planner.plan(*ends, seed=seed, steps=1).best.rows - wanted)))
+    assert np.mean(off["student"]) < 0.7 * np.mean(off["teacher"])
+    with pytest.raises(ValueError, match=r"distil: the network of .*teacher\.pt is another"):
+        Trainer(options(straight_lines, student, **{**distilled, "waves": False}))
+    with pytest.raises(ValueError, match="distil: num_inference_steps 5, 1 is what is learnt"):
+        options(straight_lines, student, **{**distilled, "num_inference_steps": 5})
+
+
 def test_what_cannot_be_exported_fails_at_once(
     straight_lines: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -19,6 +20,7 @@ from diffusion_ros.spec import CheckpointSpec, TensorSpec
 from training import command_line
 from training.data.trajectories import Trajectories, load_trajectories
 from training.diffusion.diffuser import Diffuser, DiffuserLoss, loss_weights
+from training.diffusion.distillation import PlanDistillationLoss
 from training.diffusion.export_proof import export
 from training.diffusion.noise_schedule import NoiseSchedule
 from training.diffusion.normalizer import LimitsNormalizer
@@ -75,6 +77,10 @@ class Options(SamplerOptions):
     none."""
     value_discount: float = 0.99
     """Discount factor of the value function from row to row."""
+    distil: Path | None = None
+    """A planner of the same network, whose plans of --distil-steps are learnt in one step."""
+    distil_steps: int = 8
+    """Denoising steps of that planner."""
     mixed_precision: Literal["no", "bf16", "fp16"] = "bf16"
     validation: float = 0.02
     """Share of the stream, at its end, that is kept for the validation loss."""
@@ -89,6 +95,8 @@ class Options(SamplerOptions):
                 f"value_iterations {self.value_iterations}, value_discount {self.value_discount}:"
                 " must be at least 0, and above 0 and at most 1"
             )
+        if self.distil is not None and self.steps != 1:
+            raise ValueError(f"distil: num_inference_steps {self.steps}, 1 is what is learnt")
         if self.value_iterations and self.windows == "stream":
             raise ValueError("value_iterations needs windows 'legs': a window of the stream has no goal")
         if not 0 < self.validation < 1:
@@ -97,7 +105,9 @@ class Options(SamplerOptions):
 
 def build_diffuser(options: Options, limits: LimitsNormalizer, action_dim: int, position_dim: int) -> Diffuser:
     """An untrained planner."""
-    schedule = NoiseSchedule(options.num_train_timesteps, options.beta_schedule, options.prediction_type)
+    schedule = NoiseSchedule(
+        options.num_train_timesteps, options.beta_schedule, options.prediction_type, options.timestep_spacing
+    )
     value = ReturnEstimator(int(limits.scale.shape[0])) if options.value_iterations else None
     return Diffuser(limits, action_dim, position_dim, schedule, options.widths, options.waves, options.endpoints, value)
 
@@ -166,6 +176,9 @@ class Trainer:
     def __init__(self, options: Options) -> None:
         self.options = options
         self.data = load_trajectories(options.data)
+        if options.distil is not None:
+            learnt = self.data.data_hash + checkpoint.file_sha256(options.distil)
+            self.data = dataclasses.replace(self.data, data_hash=hashlib.sha256(learnt.encode()).hexdigest())
         self.bookkeeping = Run(options, self.data.data_hash)
         self.device = self.bookkeeping.device
         if self.data.any_goal and options.windows != "legs":
@@ -184,7 +197,16 @@ class Trainer:
         weights = loss_weights(
             options.horizon, self.width, self.data.actions.shape[1], options.action_weight, options.discount
         )
-        self.loss = DiffuserLoss(self.diffuser, weights).to(self.device)
+        self.loss: DiffuserLoss | PlanDistillationLoss = DiffuserLoss(self.diffuser, weights).to(self.device)
+        if options.distil is not None:
+            teacher = restore_diffuser(options.distil).to(self.device)
+            try:
+                self.diffuser.load_state_dict(teacher.state_dict())
+            except RuntimeError:
+                raise ValueError(
+                    f"distil: the network of {options.distil} is another than these options make"
+                ) from None
+            self.loss = PlanDistillationLoss(self.diffuser, teacher, options.distil_steps)
 
     def batch(self, steps: np.ndarray, generator: torch.Generator, size: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Rows, mask, noise and t of a random batch: start and goal are known, the actions there are not."""
@@ -202,7 +224,7 @@ class Trainer:
         """Trains from where it is to the end and exports."""
         options = self.options
         state = self.bookkeeping.saved(diffuser=self.diffuser)
-        if state is None and options.value_iterations:
+        if state is None and options.value_iterations and options.distil is None:
             self._train_value()
         self.diffuser.value.requires_grad_(False)  # it has been learnt; processes that share gradients wait for none
         ema = ExponentialMovingAverage(self.diffuser, maximum=options.ema_decay)
@@ -266,7 +288,7 @@ class Trainer:
 class _Objective(torch.nn.Module):
     """The loss, in a module of its own for Accelerate to prepare."""
 
-    def __init__(self, loss: DiffuserLoss) -> None:
+    def __init__(self, loss: DiffuserLoss | PlanDistillationLoss) -> None:
         super().__init__()
         self.loss = loss
 

@@ -13,6 +13,8 @@ import torch
 from einops import rearrange, repeat
 from torch import Tensor, nn
 
+from training.diffusion.diffuser import Diffuser
+from training.diffusion.noise_schedule import NoiseSchedule
 from training.diffusion.policy import DiffusionPolicy
 
 SMOOTH = 0.03
@@ -34,14 +36,9 @@ class DistillationLoss(nn.Module):
 
     def __init__(self, student: DiffusionPolicy, teacher: DiffusionPolicy, steps: int) -> None:
         super().__init__()
-        schedule = student.schedule
-        if schedule.prediction_type != "sample":
-            raise ValueError(f"prediction_type is {schedule.prediction_type!r}: a student's must be 'sample'")
         if student.sampler != "ddim":
             raise ValueError(f"sampler is {student.sampler!r}: a student's must be 'ddim'")
-        self.first = schedule.timesteps(1)[0]
-        if self.first != schedule.num_train_timesteps - 1:
-            raise ValueError(f"timestep_spacing is {schedule.timestep_spacing!r}: a student's must be 'trailing'")
+        self.first = _only_step(student.schedule)
         mine, theirs = ((policy.n_obs_steps, policy.rows, policy.width) for policy in (student, teacher))
         if mine != theirs:
             raise ValueError(f"(n_obs_steps, rows, width) is {mine}: a student's must be the teacher's, {theirs}")
@@ -68,9 +65,58 @@ class DistillationLoss(nn.Module):
         cond = features[:, :0] if student.inpainting else features
         t = torch.full([len(noise)], self.first, dtype=torch.int64, device=noise.device)
         output = student.predict(torch.where(mask, known, noise), t, cond, mask)
-        squared = ((torch.where(mask, known, output) - target) ** 2).mean(dim=(1, 2))
-        loss: Tensor = ((squared + SMOOTH**2).sqrt() - SMOOTH).mean()
-        return loss
+        return _distance(torch.where(mask, known, output), target)
+
+
+class PlanDistillationLoss(nn.Module):
+    """The same of planners; what `DiffuserLoss` is for one that learns from data.
+
+    Args:
+        student: see DistillationLoss.
+        teacher: a trained planner of rows like the student's. It stays as it is.
+        steps: DDIM steps of the teacher, by its own schedule.
+
+    Raises:
+        ValueError: a student whose one step would not be what is trained here.
+    """
+
+    def __init__(self, student: Diffuser, teacher: Diffuser, steps: int) -> None:
+        super().__init__()
+        self.first = _only_step(student.schedule)
+        self.visited = teacher.schedule.timesteps(steps)
+        self.student = student
+        self._teacher = [teacher.requires_grad_(False).eval()]
+
+    def forward(self, rows: Tensor, mask: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+        """Distance between the student's one step and the teacher's plans from the same noise; a scalar.
+
+        rows (B, H, D) in the data's units, of which the teacher is told what mask (B, H, D) bool holds; noise
+        (B, H, D); t is not needed.
+        """
+        teacher, student = self._teacher[0], self.student
+        x = noise
+        with torch.no_grad():
+            for step, previous in zip(self.visited, [*self.visited[1:], -1], strict=True):
+                x, _ = teacher.step(x, rows, mask, noise[:0], step, previous, {})
+        known = student.limits.normalize(rows)
+        first = torch.full([len(noise)], self.first, dtype=torch.int64, device=noise.device)
+        return _distance(torch.where(mask, known, student(noise, first, known, mask)), x)
+
+
+def _only_step(schedule: NoiseSchedule) -> int:
+    if schedule.prediction_type != "sample":
+        raise ValueError(f"prediction_type is {schedule.prediction_type!r}: a student's must be 'sample'")
+    first = schedule.timesteps(1)[0]
+    if first != schedule.num_train_timesteps - 1:
+        raise ValueError(f"timestep_spacing is {schedule.timestep_spacing!r}: a student's must be 'trailing'")
+    return first
+
+
+def _distance(made: Tensor, target: Tensor) -> Tensor:
+    """Pseudo-Huber, of whole trajectories (B, rows, width); a scalar."""
+    squared = ((made - target) ** 2).mean(dim=(1, 2))
+    distance: Tensor = ((squared + SMOOTH**2).sqrt() - SMOOTH).mean()
+    return distance
 
 
 @torch.no_grad()
