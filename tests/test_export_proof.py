@@ -223,13 +223,13 @@ def test_what_diffusers_makes_otherwise_is_not_written(name: str, fault: Any, tm
 def test_a_small_error_is_too_much(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of twice the tolerance, in the units of what is normalised, in every action."""
     module, spec, options = policy()
-    sample = DiffusionPolicy.sample
+    sample = DiffusionPolicy.sample_after
     assert isinstance(module, DiffusionPolicy)
     scale = module.action_limits.scale
 
     def off(by: float) -> Any:
         class Off:
-            def sample(self, *arguments: Any) -> torch.Tensor:
+            def sample_after(self, *arguments: Any) -> torch.Tensor:
                 return sample(module, *arguments) + by * scale
 
         return Off()

@@ -708,10 +708,10 @@ def policy_hangs(folder: Path) -> Verdict:
     entered, go_on = threading.Event(), threading.Event()
     sample = bench.policy.policy.sample
 
-    def stopped(*arguments: Any) -> Any:
+    def stopped(*arguments: Any, **more: Any) -> Any:
         entered.set()
         go_on.wait(60)
-        return sample(*arguments)
+        return sample(*arguments, **more)
 
     def begin(b: Bench) -> None:
         assert b.policy is not None
@@ -742,7 +742,7 @@ def policy_fails(folder: Path) -> Verdict:
     assert bench.policy is not None
     sample = bench.policy.policy.sample
 
-    def failing(*arguments: Any) -> Any:
+    def failing(*arguments: Any, **more: Any) -> Any:
         raise RuntimeError("no memory\nat all")
 
     def put(b: Bench, what: Any) -> None:
@@ -771,7 +771,7 @@ def policy_nan(folder: Path) -> Verdict:
         return held(
             bench,
             "NaN or infinite values",
-            lambda b: put(b, lambda *arguments: np.full((9, 7), NAN)),
+            lambda b: put(b, lambda *arguments, **more: np.full((9, 7), NAN)),
             lambda b: put(b, sample),
             grace=0.6,
         )
