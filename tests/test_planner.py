@@ -339,6 +339,7 @@ def test_a_tiny_planner_learns_straight_lines(straight_lines: Path, tmp_path: Pa
     assert np.mean(errors) < 0.08
 
 
+@pytest.mark.slow
 def test_a_student_plans_in_one_step_what_its_teacher_does_in_many(straight_lines: Path, tmp_path: Path) -> None:
     teacher, student = tmp_path / "teacher.pt", tmp_path / "student.pt"
     changes: dict[str, object] = {"learning_rate": 2e-3, "mixed_precision": "no", "ema_decay": 0.98}

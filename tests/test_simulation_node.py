@@ -247,6 +247,7 @@ def test_realtime_begins_with_motion_and_holds_without_commands(graph: ros_graph
     assert node.count_publishers(topics.CLOCK) == 0
 
 
+@pytest.mark.slow
 def test_below_real_time_no_step_is_left_out_however_slow_the_machine_is(
     graph: ros_graph.Graph, monkeypatch: pytest.MonkeyPatch
 ) -> None:

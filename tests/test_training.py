@@ -94,9 +94,9 @@ def test_policy_learns_to_go_to_the_object(demonstrations: Path, tmp_path: Path)
 def test_a_student_learns_the_samples_of_its_teacher_in_one_step(demonstrations: Path, tmp_path: Path) -> None:
     teacher, student = tmp_path / "teacher.pt", tmp_path / "student.pt"
     changes: dict[str, object] = {"prediction_type": "sample", "unet_widths": (48,), "batch_size": 64}
-    Trainer(options(demonstrations, teacher, **changes, iterations=100, num_inference_steps=8)).run()
+    Trainer(options(demonstrations, teacher, **changes, iterations=60, num_inference_steps=8)).run()
     distilled = {**changes, "distil": teacher, "num_inference_steps": 1}
-    Trainer(options(demonstrations, student, **distilled, iterations=150)).run()
+    Trainer(options(demonstrations, student, **distilled, iterations=100)).run()
     one, other = (Policy(checkpoint.load(path)) for path in (teacher, student))
     assert other.spec.sampler_steps == 1 and other.spec.data_hash != one.spec.data_hash
     data = load_demonstrations(demonstrations, ())
@@ -357,6 +357,7 @@ def test_two_processes_train_one_policy(demonstrations: Path, tmp_path: Path) ->
     checkpoint.load(tmp_path / "x.pt")
 
 
+@pytest.mark.slow
 def test_a_run_may_start_from_another_ones_encoders(demonstrations: Path, tmp_path: Path) -> None:
     first, second = tmp_path / "first.pt", tmp_path / "second.pt"
     changes: dict[str, object] = {**VARIANTS["pose points"], "encoder_iterations": 1, "iterations": 1, "rollouts": 0}

@@ -13,6 +13,7 @@ from . import others, processes  # noqa: F401
 from .kinds import FAULTS, Fault
 
 SLOW = (
+    "stop: kill -9 under it",  # the record of a stop is in test_stop_record.py
     "executors: two of them",  # two processes that must find each other and be given up
     "signals: SIGTERM to the executor",  # test_nodes.py has the last word, and the signal once
     "episode: a forged result",  # the reading of a result's file is in test_bringup.py
