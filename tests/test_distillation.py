@@ -171,7 +171,7 @@ def test_only_the_student_is_trained() -> None:
 )
 def test_a_student_whose_step_would_be_another_is_refused(change: dict[str, str], said: str) -> None:
     with pytest.raises(ValueError, match=said):
-        DistillationLoss(make_policy(**change), make_policy(), 4)  # type: ignore[arg-type]
+        DistillationLoss(make_policy(**change), make_policy(), 4)
 
 
 def test_steps_that_the_teacher_has_not_are_refused() -> None:

@@ -119,7 +119,7 @@ def test_a_chunk_goes_on_from_what_was_executed_and_from_the_rows_of_the_one_bef
 def test_more_rows_than_it_was_trained_for_are_not_given_and_chunks_are_asked_for_before_rows_run_out() -> None:
     policy = Recorded(max_delay=4)
     assert driven(policy, range(20), 6) == [0, 5, 10, 15], "11 rows less 6"
-    assert policy.given[1][1].tolist() == [1, 1, 1, 1, 1, *7 * [0]]  # type: ignore[union-attr]
+    assert policy.given[1][1].tolist() == [1, 1, 1, 1, 1, *7 * [0]]
 
 
 def test_without_training_the_rest_of_the_last_chunk_is_likely() -> None:

@@ -116,7 +116,7 @@ def test_the_table_has_a_line_for_each_sampler() -> None:
 )
 def test_what_cannot_be_is_refused_before_anything_is_trained(options: dict[str, object], said: str) -> None:
     with pytest.raises(ValueError, match=said):
-        dataclasses.replace(Options(json=Path("x.json")), **options)  # type: ignore[arg-type]
+        dataclasses.replace(Options(json=Path("x.json")), **options)
 
 
 def command(folder: Path, *words: str) -> tuple[dict[str, dict[str, float | None]], str]:

@@ -16,6 +16,7 @@ import numpy as np
 from tqdm import tqdm
 
 from diffusion_ros.atomic_file import write_json
+from diffusion_ros.control.delay import LateStrategy
 from diffusion_ros.control.pictures import fit
 from diffusion_ros.installation import require
 from diffusion_ros.models.camera_guard import GUARD_KIND
@@ -53,7 +54,7 @@ class Options:
     sampler_steps: int | None = None
     """Denoising steps instead of the checkpoint's."""
     timestep_spacing: Literal["leading", "trailing"] | None = None
-    """Which diffusion steps the sampler visits, instead of the checkpoint's choice."""
+    """Policies only: which diffusion steps the sampler visits, instead of the checkpoint's choice."""
     max_steps: int | None = None
     """Longest episode in steps, instead of the task's."""
     policy_seed: int = 0
@@ -66,7 +67,7 @@ class Options:
     """Policies only: chunks come so late [ms] and the robot does not wait. Several: one after the other."""
     jitter_ms: float = 0.0
     """And up to so much later, drawn anew for each chunk."""
-    late: Literal["rtc", "latest", "blend", "ensemble", "wait"] = "rtc"
+    late: LateStrategy = "rtc"
     """What is done about it. rtc: a chunk goes on from the rows that are executed until it comes (real-time
     chunking); latest: the robot changes over to it; blend: in four rows; ensemble: each row is the mean of all chunks;
     wait: the robot stands until it comes."""
@@ -85,6 +86,8 @@ class Options:
             raise ValueError(f"{self.json}: its folder does not exist")
         if any(not 0 <= delay <= 2000 for delay in (*self.delay_ms, self.jitter_ms)):
             raise ValueError(f"delay_ms {list(self.delay_ms)}, jitter_ms {self.jitter_ms}: from 0 to 2000 expected")
+        if self.record and self.delay_ms:
+            raise ValueError("record goes without delay_ms: a checkpoint has the scores of chunks that are not late")
         if self.jitter_ms and not self.delay_ms:
             raise ValueError("jitter_ms goes with delay_ms")
         if self.picture_size is not None:

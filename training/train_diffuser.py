@@ -20,7 +20,7 @@ from diffusion_ros.spec import CheckpointSpec, TensorSpec
 from training import command_line
 from training.data.trajectories import Trajectories, load_trajectories
 from training.diffusion.diffuser import Diffuser, DiffuserLoss, loss_weights
-from training.diffusion.distillation import PlanDistillationLoss
+from training.diffusion.distillation import PlanDistillationLoss, begin_as
 from training.diffusion.export_proof import export
 from training.diffusion.noise_schedule import NoiseSchedule
 from training.diffusion.normalizer import LimitsNormalizer
@@ -200,12 +200,7 @@ class Trainer:
         self.loss: DiffuserLoss | PlanDistillationLoss = DiffuserLoss(self.diffuser, weights).to(self.device)
         if options.distil is not None:
             teacher = restore_diffuser(options.distil).to(self.device)
-            try:
-                self.diffuser.load_state_dict(teacher.state_dict())
-            except RuntimeError:
-                raise ValueError(
-                    f"distil: the network of {options.distil} is another than these options make"
-                ) from None
+            begin_as(self.diffuser, teacher, options.distil)
             self.loss = PlanDistillationLoss(self.diffuser, teacher, options.distil_steps)
 
     def batch(self, steps: np.ndarray, generator: torch.Generator, size: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:

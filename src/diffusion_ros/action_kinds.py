@@ -130,6 +130,12 @@ def poses_of_deltas(rows: Array, positions: Array, rotations: Rotation, axes: st
     return np.concatenate((positions + moved, goal.as_rotvec(), rows[:, 6:]), axis=1)
 
 
+def with_rotations_6d(poses: Array) -> Array:
+    """Pose rows (N, 10) as a checkpoint has them, of rows (N, 7) whose rotations are vectors."""
+    turned = rotation_to_6d(Rotation.from_rotvec(poses[:, 3:6]))
+    return np.concatenate((poses[:, :3], turned, poses[:, 6:]), axis=1)
+
+
 def delta_to(row: Array, position: Array, rotation: Rotation) -> Array:
     """The delta (7), in the axes of the base, that takes the hand from there to a pose row (7)."""
     turn = (Rotation.from_rotvec(row[3:6]) * rotation.inv()).as_rotvec()

@@ -21,7 +21,7 @@ from diffusion_ros.action_kinds import (
     delta_to,
     forward,
     poses_of_deltas,
-    rotation_to_6d,
+    with_rotations_6d,
 )
 from diffusion_ros.robot import EEF_POS, EEF_QUAT
 from training.data.demonstrations import EXECUTED, Demonstrations
@@ -90,8 +90,7 @@ def converted(
             assert chain is not None
             joints = joint_goals(chain, _joints(data), poses[:, :3], Rotation.from_rotvec(poses[:, 3:6]))
             return np.hstack((joints, rows[:, -1:])).astype(np.float32)
-        turned = rotation_to_6d(Rotation.from_rotvec(poses[:, 3:6]))
-        return np.concatenate((poses[:, :3], turned, poses[:, 6:]), axis=1).astype(np.float32)
+        return with_rotations_6d(poses).astype(np.float32)
 
     said = chain if chain is not None and kind == "joint_positions" else ActionFormat(kind)
     changed = replace(data, actions=of_kind(data.actions))

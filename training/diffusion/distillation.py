@@ -9,6 +9,8 @@ often as the teacher.
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 from einops import rearrange, repeat
 from torch import Tensor, nn
@@ -101,6 +103,15 @@ class PlanDistillationLoss(nn.Module):
         known = student.limits.normalize(rows)
         first = torch.full([len(noise)], self.first, dtype=torch.int64, device=noise.device)
         return _distance(torch.where(mask, known, student(noise, first, known, mask)), x)
+
+
+def begin_as(student: nn.Module, teacher: nn.Module, path: Path) -> None:
+    """Gives the student all that the teacher has learnt, limits too. ValueError, in one line, for another network than
+    the one from the file at path."""
+    try:
+        student.load_state_dict(teacher.state_dict())
+    except RuntimeError:
+        raise ValueError(f"distil: the network of {path} is another than these options make") from None
 
 
 def _only_step(schedule: NoiseSchedule) -> int:

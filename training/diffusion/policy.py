@@ -289,11 +289,8 @@ class DiffusionPolicy(nn.Module):
         for i in range(steps):
             x = torch.where(mask, known, x)
             t, previous = visited[i], visited[i + 1] if i + 1 < steps else -1
-            steps_t = torch.full([n], t, dtype=torch.int64, device=x.device)
-            if pull:  # noqa: SIM108 - too long for a line
-                output = self.pulled(x, steps_t, cond, executed, weights)
-            else:
-                output = self.predict(x, steps_t, cond, mask)
+            at = torch.full([n], t, dtype=torch.int64, device=x.device)
+            output = self.pulled(x, at, cond, executed, weights) if pull else self.predict(x, at, cond, mask)
             if self.sampler == "ddim":
                 x = self.schedule.ddim_step(output, x, t, previous)
             else:

@@ -8,13 +8,13 @@ import itertools
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from diffusion_ros.control.action_chunk import ActionChunk, ChunkExecutor, Command, ExecutorLimits
-from diffusion_ros.control.delay import LATE_STRATEGIES, ChunkDelay
+from diffusion_ros.control.delay import ChunkDelay, LateStrategy
 from diffusion_ros.control.observation import Frame
 from diffusion_ros.control.pictures import fit
 from diffusion_ros.control.policy_controller import PolicyController
@@ -60,16 +60,13 @@ class Late:
 
     delay: float
     jitter: float = 0.0
-    strategy: str = "rtc"
-    """One of LATE_STRATEGIES."""
-    interval: int = 0
-    """Steps from one chunk to the next, 0: n_action_steps, or as many as the rows last for."""
+    strategy: LateStrategy = "rtc"
 
     def __post_init__(self) -> None:
-        if self.strategy not in LATE_STRATEGIES:
-            raise ValueError(f"strategy {self.strategy!r}: one of {', '.join(LATE_STRATEGIES)} expected")
-        if not (self.delay >= 0 and self.jitter >= 0 and self.interval >= 0):
-            raise ValueError(f"delay {self.delay}, jitter {self.jitter}, interval {self.interval}: at least 0 expected")
+        if self.strategy not in get_args(LateStrategy):
+            raise ValueError(f"strategy {self.strategy!r}: one of {', '.join(get_args(LateStrategy))} expected")
+        if not (self.delay >= 0 and self.jitter >= 0):
+            raise ValueError(f"delay {self.delay}, jitter {self.jitter}: at least 0 expected")
 
     def controller(self, policy: Policy, seed: int) -> PolicyController:
         """The policy's part."""
@@ -77,7 +74,7 @@ class Late:
         worst = math.ceil((self.delay + self.jitter) / policy.spec.period_ns * 1e9 - 1e-6)
         # Where one chunk is to go over into the next, both have rows for a while.
         lasts = max(1, policy.spec.n_rows - worst - (BLEND_ROWS if self.strategy == "blend" else 0))
-        controller.interval_steps = min(self.interval or policy.spec.n_action_steps, lasts)
+        controller.interval_steps = min(policy.spec.n_action_steps, lasts)
         if self.strategy == "ensemble":
             controller.interval_steps = 1
         if self.strategy == "wait":

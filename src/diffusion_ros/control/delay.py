@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-LATE_STRATEGIES = ("rtc", "latest", "blend", "ensemble", "wait")
+LateStrategy = Literal["rtc", "latest", "blend", "ensemble", "wait"]
 """What to do about a chunk that comes late. rtc: it is made to go on from the rows that are executed until it comes
 (real-time chunking). latest: nothing, the robot changes over to it. blend: it changes over in some rows. ensemble: each
 row is the mean of all chunks that have it (Zhao et al. 2023). wait: the robot stands until it comes."""
 _REMEMBERED = 10
+"""Chunks."""
 
 
 class ChunkDelay:
@@ -22,9 +24,8 @@ class ChunkDelay:
     machine had to warm up, and nothing was executed before it.
     """
 
-    def __init__(self, rows: int = 0) -> None:
-        """rows: what is assumed until more is known."""
-        self.rows = rows
+    def __init__(self) -> None:
+        self.rows = 0
         """The most that the next chunk is expected to be late."""
         self._seen: deque[int] = deque(maxlen=_REMEMBERED)
         self._newest: int | None = None

@@ -30,6 +30,7 @@ from numpy.typing import NDArray
 
 from diffusion_ros.control.action_chunk import ActionChunk, hold_chunk
 from diffusion_ros.control.delay import soft_weights
+from diffusion_ros.control.history import History
 from diffusion_ros.control.observation import Frame, ObservationWindow, SpacedWindow
 from diffusion_ros.models.policy import Policy, chunk_seed
 
@@ -77,8 +78,8 @@ class PolicyController:
         self.last_chunk: ActionChunk | None = None
         self._sampled: tuple[NDArray[np.float64], Mapping[str, NDArray[Any]]] | None = None
         """Of the last chunk: its rows as the policy gave them, and the newest frame that it was made from."""
-        self._executed: dict[int, NDArray[np.float64]] = {}
-        """By its time [ns]: a row (7) that was executed."""
+        self._executed: History[NDArray[np.float64]] = History(2 * spec.horizon * spec.period_ns)
+        """Rows (7) that were executed."""
         self.min_gap_ns = 0 if spaced else spec.period_ns * 3 // 4
         """Frames that come sooner after the last one are not used."""
         max_gap_ns = MAX_GAP_STEPS * spec.period_ns
@@ -103,9 +104,7 @@ class PolicyController:
 
     def executed(self, stamp_ns: int, row: NDArray[np.float64]) -> None:
         """A row (7) of motions began to be executed at this time, as it was after all limits."""
-        self._executed[stamp_ns] = row
-        while len(self._executed) > 4 * self.policy.spec.horizon:
-            del self._executed[min(self._executed)]
+        self._executed.add(stamp_ns, row)
 
     def needs_chunk(self, stamp_ns: int) -> bool:
         """Whether a chunk should be made from the observation stamped so.
@@ -186,10 +185,8 @@ class PolicyController:
     def _past(self, t_ns: int, place: int, under_way: NDArray[np.float64]) -> NDArray[np.float64] | None:
         """The row that was executed at t_ns: as it was, or as the chunk under way has it at that place."""
         if self.policy.row_kind == "delta":
-            near = min(self._executed, key=lambda stamp: abs(stamp - t_ns), default=None)
-            if near is None or abs(near - t_ns) > self.policy.spec.period_ns // 2:
-                return None
-            return self._executed[near]
+            near = self._executed.nearest(t_ns)
+            return None if near is None or abs(near[0] - t_ns) > self.policy.spec.period_ns // 2 else near[1]
         return under_way[place] if 0 <= place < len(under_way) else None
 
     def hold(self, stamp_ns: int) -> ActionChunk:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
-from diffusion_ros.action_kinds import absolute_from, forward, relative_to, rotation_from_6d, rotation_to_6d
+from diffusion_ros.action_kinds import absolute_from, forward, relative_to, rotation_from_6d, with_rotations_6d
 from diffusion_ros.models.kind import Checkpoint, Kind, check_rows
 from diffusion_ros.ranges import outside
 from diffusion_ros.robot import ACTION_SIZE, EEF_POS, EEF_QUAT
@@ -99,12 +99,12 @@ class Policy:
             for values in (executed, weights)
         )
         with torch.inference_mode(self.spec.max_delay > 0):  # what was not trained for it follows a gradient
-            rows = module.sample_after(seen.clone(), known, certain, seed, steps)
+            rows = module.sample_after(seen, known, certain, seed, steps)
         return rows[0].detach().double().cpu().numpy()
 
     @property
     def goes_on(self) -> bool:
-        """Whether it can be given rows that are executed before its chunk can be. Checkpoints before 0.6 cannot."""
+        """Whether it can be given rows that are executed before its chunk can be. Older checkpoints cannot."""
         return hasattr(self.checkpoint.module, "sample_after")
 
     def executable(self, rows: NDArray[np.float64], observed: Mapping[str, NDArray[Any]]) -> NDArray[np.float64]:
@@ -137,7 +137,7 @@ class Policy:
         poses = self.executable(rows, then)
         hand = Rotation.from_quat(np.asarray(now[EEF_QUAT], np.float64))
         seen = relative_to(poses, np.asarray(now[EEF_POS], np.float64), hand)
-        return np.concatenate((seen[:, :3], rotation_to_6d(Rotation.from_rotvec(seen[:, 3:6])), seen[:, 6:]), axis=1)
+        return with_rotations_6d(seen)
 
     @property
     def row_kind(self) -> str:
