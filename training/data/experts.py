@@ -269,8 +269,12 @@ def _place_nut(view: ExpertView) -> Generator[Array, None, bool]:
 EXPERTS = {"lift": lift, "can": can, "square": square}
 
 
-BURST = 4
-"""Steps that a burst of noise lasts at most."""
+BURST = 10
+"""Steps that a disturbance lasts at most."""
+REST = 6
+"""Steps that the hand follows the expert at least, after a disturbance."""
+FLIPPED = 0.15
+"""Part of the disturbances in which the gripper does the opposite of what the expert says."""
 
 
 class NoisyExpert:
@@ -281,8 +285,8 @@ class NoisyExpert:
         spread: (7) deviation of the noise on each command, in metres, radians and gripper; see NOISE_PARTS.
         rng: of the noise.
         wander: in so many steps first the hand goes anywhere, a new random way every 10 steps.
-        quiet: noise comes in bursts of 1 to BURST steps, and between two of them the hand follows the expert for up to
-            so many; 0: noise in every step.
+        quiet: the noise comes as disturbances of 1 to BURST steps, and between two of them the hand follows the expert
+            for REST to `quiet` steps; 0: noise in every step.
     """
 
     def __init__(
@@ -290,7 +294,8 @@ class NoisyExpert:
     ) -> None:
         self._simulation, self._spread, self._rng, self._wander = simulation, spread, rng, wander
         self._quiet = quiet
-        self._noisy_until = self._quiet_until = 0
+        self._disturbed_until = self._quiet_until = 0
+        self._drift, self._share, self._white, self._gripper = np.zeros(7), 1.0, 0.0, 1.0
         self._view = ExpertView.of(simulation)
         self._expert = EXPERTS[simulation.task_name](self._view)
         self._steps = 0
@@ -305,19 +310,28 @@ class NoisyExpert:
             if self._steps % 10 == 0:
                 self._way = ACTION_SCALE * self._rng.uniform(WANDER_LOW, WANDER_HIGH)
             self.executed = self._way
+        elif self._quiet:
+            self.executed = self._disturbed(row)
         else:
-            self.executed = row + self._noise()
+            self.executed = row + self._spread * self._rng.standard_normal(7)
         self._simulation.step(self.executed)
         self._steps += 1
         self._view.look(self._simulation)
         return row
 
-    def _noise(self) -> Array:
-        if self._quiet:
-            if self._steps >= self._quiet_until:
-                self._noisy_until = self._steps + int(self._rng.integers(1, BURST + 1))
-                self._quiet_until = self._noisy_until + int(self._rng.integers(self._quiet + 1))
-            if self._steps >= self._noisy_until:
-                return np.zeros(7)
-        noise: Array = self._spread * self._rng.standard_normal(7)
-        return noise
+    def _disturbed(self, row: Array) -> Array:
+        """What is executed in place of a row: in a disturbance a part of it and a drift, with or without noise, as a
+        policy errs that has misjudged where the hand is. It says nothing about what the expert sees."""
+        rng = self._rng
+        if self._steps >= self._quiet_until:
+            self._disturbed_until = self._steps + int(rng.integers(1, BURST + 1))
+            self._quiet_until = self._disturbed_until + int(rng.integers(REST, max(REST, self._quiet) + 1))
+            self._drift = self._spread * rng.standard_normal(7) * rng.uniform()
+            self._share = float(rng.uniform(-0.2, 1.5))
+            self._white = float(rng.integers(2)) * float(rng.uniform())
+            self._gripper = -1.0 if rng.uniform() < FLIPPED else 1.0
+        if self._steps >= self._disturbed_until:
+            return row
+        part = np.append(np.full(6, self._share), self._gripper)
+        done: Array = part * row + self._drift + self._white * self._spread * rng.standard_normal(7)
+        return done
