@@ -11,13 +11,14 @@ from __future__ import annotations
 import errno
 import json
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from diffusion_ros import checkpoint
 from diffusion_ros.atomic_file import atomic_write
@@ -25,13 +26,14 @@ from diffusion_ros.installation import require
 from diffusion_ros.models.policy import Policy
 from diffusion_ros.robot import ACTION_SCALE, CAMERAS, IMAGE_SIZE, RATE
 from diffusion_ros.simulators.arm import Simulation
+from diffusion_ros.simulators.episode import episode_stamp_ns
 from diffusion_ros.simulators.tasks import arm_task
 from training import command_line
 from training.data.action_rows import JOINT_POSITIONS
 from training.data.demonstrations import EXECUTED
 from training.data.experts import NOISE_PARTS, NoisyExpert
 from training.data.parts import Job, parts
-from training.evaluation.rollout import roll_out
+from training.evaluation.rollout import Driver, Late, roll_out
 
 EVALUATION_SEEDS = 100_000
 """Seeds from here on are kept for evaluation; demonstrations must not use them."""
@@ -73,6 +75,9 @@ class Options:
     policy: Path | None = None
     """A policy's checkpoint that drives first. The expert takes over at a random step, and only its part is recorded.
     So the data show the way out of where this policy goes astray (DAgger, Ross et al. 2011, arXiv 1011.0686)."""
+    late_policy: Path | None = None
+    """With --quiet: a policy's checkpoint that drives in most disturbances, its chunks late by up to --max-delay rows
+    that it was trained with. So the data show what its own rows lead to."""
     takeover: int = 200
     """With --policy: the expert takes over at a step drawn from U(lead, takeover)."""
     lead: int = 0
@@ -95,8 +100,44 @@ class Options:
             raise ValueError(f"wander {self.wander}: must not be negative")
         if self.quiet < 0:
             raise ValueError(f"quiet {self.quiet}: must be at least 0")
+        if self.late_policy is not None and (not self.quiet or self.policy is not None):
+            raise ValueError("late_policy goes with --quiet, and without --policy")
         if not 0 <= self.noise <= 1:
             raise ValueError(f"noise {self.noise}: must lie in [0, 1]")
+
+
+class LateDriving:
+    """A policy drives in an expert's disturbances, each with a delay of its own; where it has no row, the expert does.
+
+    `frame` is what is observed now.
+    """
+
+    LONGEST = 30
+    """Steps that it drives at most, from its first row on."""
+
+    def __init__(self, policy: Policy, scene: int) -> None:
+        self._policy, self._scene = policy, scene
+        self._step = 0
+        self.frame: dict[str, Any] = {}
+        self._driver: Driver | None = None
+
+    def begin(self, rng: np.random.Generator) -> int:
+        """For how many steps from now on."""
+        rows = int(rng.integers(self._policy.spec.max_delay + 1))
+        late = Late(rows * self._policy.spec.period_ns / 1e9)
+        self._driver = Driver(self._policy, int(rng.integers(2**31)), late, self._scene)
+        return rows + int(rng.integers(4, self.LONGEST + 1))
+
+    def row(self, row: NDArray[np.float64]) -> NDArray[np.float64]:
+        """(7) what is executed where the expert would execute row (7)."""
+        assert self._driver is not None
+        stamp = episode_stamp_ns(0, self._step)
+        self._step += 1
+        command = self._driver.command(stamp, self.frame)
+        if not command.acting:
+            command = replace(command, row=row)
+        self._driver.executed(stamp, command)
+        return command.row
 
 
 def record_episode(simulation: Simulation, options: Options, seed: int, policy: Policy | None = None) -> dict[str, Any]:
@@ -110,12 +151,13 @@ def record_episode(simulation: Simulation, options: Options, seed: int, policy: 
     takeover, scene = options.takeover, seed
     for _ in range(SCENES if options.lead else TRIES):
         simulation.reset(scene)
-        if policy is not None:
+        if options.policy is not None and policy is not None:
             steps = int(rng.integers(options.lead, takeover))
             for _ in roll_out(policy, simulation, scene + 1, 0, max_steps=steps, policy_seed=seed, first=scene):
                 pass
         if not simulation.success:
-            episode = _attempt(simulation, options, sigma, rng)
+            other = LateDriving(policy, scene) if options.late_policy is not None and policy is not None else None
+            episode = _attempt(simulation, options, sigma, rng, other)
             if episode is not None:
                 return episode
             sigma = sigma / 2 if sigma > 0.05 else 0.0
@@ -129,14 +171,18 @@ def record_episode(simulation: Simulation, options: Options, seed: int, policy: 
     raise RuntimeError(f"the {options.task} expert fails on seed {seed}")
 
 
-def _attempt(simulation: Simulation, options: Options, sigma: float, rng: np.random.Generator) -> dict[str, Any] | None:
+def _attempt(
+    simulation: Simulation, options: Options, sigma: float, rng: np.random.Generator, other: LateDriving | None
+) -> dict[str, Any] | None:
     frames, states, actions, executed, rewards = [], [], [], [], []
     left = None
     wander = int(rng.integers(options.wander + 1)) if options.wander else 0
-    expert = NoisyExpert(simulation, ACTION_SCALE * (sigma * NOISE_PARTS), rng, wander, options.quiet)
+    expert = NoisyExpert(simulation, ACTION_SCALE * (sigma * NOISE_PARTS), rng, wander, options.quiet, other)
     for _ in range(simulation.task.max_steps):
         frames.append(simulation.observe(options.images) | {JOINT_POSITIONS: simulation.joint_positions()[:7]})
         states.append(simulation.flat_state())
+        if other is not None:
+            other.frame = frames[-1]
         actions.append(np.clip(expert.step() / ACTION_SCALE, -1, 1))
         executed.append(np.clip(expert.executed / ACTION_SCALE, -1, 1))  # as Simulation.step does
         rewards.append(float(simulation.success))
@@ -190,8 +236,8 @@ def _start_worker(options: Options) -> None:
     global _worker
     torch.set_num_threads(1)
     policy = None
-    if options.policy is not None:
-        policy = Policy(checkpoint.load(options.policy, kind="policy", task=options.task))
+    if path := options.policy or options.late_policy:
+        policy = Policy(checkpoint.load(path, kind="policy", task=options.task))
     _worker = Simulation(options.task), options, policy
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from scipy.spatial.transform import Rotation
@@ -273,8 +274,20 @@ BURST = 10
 """Steps that a disturbance lasts at most."""
 REST = 6
 """Steps that the hand follows the expert at least, after a disturbance."""
+DRIVEN = 0.7
+"""Part of the disturbances that are another's driving, where there is another."""
 FLIPPED = 0.15
 """Part of the disturbances in which the gripper does the opposite of what the expert says."""
+
+
+class Other(Protocol):
+    """Drives for a while in the expert's place."""
+
+    def begin(self, rng: np.random.Generator) -> int:
+        """For how many steps from now on."""
+
+    def row(self, row: Array) -> Array:
+        """What is executed in a step in which the expert would execute `row`, (7) both."""
 
 
 class NoisyExpert:
@@ -287,13 +300,21 @@ class NoisyExpert:
         wander: in so many steps first the hand goes anywhere, a new random way every 10 steps.
         quiet: the noise comes as disturbances of 1 to BURST steps, and between two of them the hand follows the expert
             for REST to `quiet` steps; 0: noise in every step.
+        other: drives in most of those disturbances.
     """
 
     def __init__(
-        self, simulation: Simulation, spread: Array, rng: np.random.Generator, wander: int = 0, quiet: int = 0
+        self,
+        simulation: Simulation,
+        spread: Array,
+        rng: np.random.Generator,
+        wander: int = 0,
+        quiet: int = 0,
+        other: Other | None = None,
     ) -> None:
         self._simulation, self._spread, self._rng, self._wander = simulation, spread, rng, wander
         self._quiet = quiet
+        self._other, self._driven = other, False
         self._disturbed_until = self._quiet_until = 0
         self._drift, self._share, self._white, self._gripper = np.zeros(7), 1.0, 0.0, 1.0
         self._view = ExpertView.of(simulation)
@@ -324,7 +345,9 @@ class NoisyExpert:
         policy errs that has misjudged where the hand is. It says nothing about what the expert sees."""
         rng = self._rng
         if self._steps >= self._quiet_until:
-            self._disturbed_until = self._steps + int(rng.integers(1, BURST + 1))
+            self._driven = self._other is not None and rng.uniform() < DRIVEN
+            length = self._other.begin(rng) if self._other and self._driven else int(rng.integers(1, BURST + 1))
+            self._disturbed_until = self._steps + length
             self._quiet_until = self._disturbed_until + int(rng.integers(REST, max(REST, self._quiet) + 1))
             self._drift = self._spread * rng.standard_normal(7) * rng.uniform()
             self._share = float(rng.uniform(-0.2, 1.5))
@@ -332,6 +355,8 @@ class NoisyExpert:
             self._gripper = -1.0 if rng.uniform() < FLIPPED else 1.0
         if self._steps >= self._disturbed_until:
             return row
+        if self._other and self._driven:
+            return self._other.row(row)
         part = np.append(np.full(6, self._share), self._gripper)
         done: Array = part * row + self._drift + self._white * self._spread * rng.standard_normal(7)
         return done

@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import itertools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, get_args
 
@@ -134,9 +134,7 @@ def roll_out(
     )
     limit = simulation.task.max_steps if max_steps is None else max_steps
     for index in range(first, episodes):
-        controller = PolicyController(policy, policy_seed) if late is None else late.controller(policy, policy_seed)
-        executor = make_executor(policy) if late is None else late.executor(policy)
-        post = _Post(late, policy, seed + index)
+        driver = Driver(policy, policy_seed, late, seed + index)
         simulation.reset(seed + index)
         digest = hashlib.sha256()
         commands: list[Command] = []
@@ -144,34 +142,14 @@ def roll_out(
         while steps < limit and not simulation.success:
             watch(steps)
             stamp = episode_stamp_ns(index, steps)
-            used = controller.needs_frame(stamp)
+            used = driver.uses(stamp)
             frame = simulation.observe(images=used and bool(policy.spec.cameras) and not drawn)
             if used and drawn:
                 frame |= _pictures(policy, simulation, picture_size)
-            executor.observe(stamp, frame[EEF_POS], frame[EEF_QUAT])
-            chunk = None
-            try:
-                policy.check_ranges(frame)
-                if used:
-                    controller.push(Frame(stamp, {name: frame[name] for name in policy.spec.input_names}))
-                if not post.waits and controller.needs_chunk(stamp):
-                    chunk = controller.chunk()
-            except RangeError:
-                chunk = controller.distrust(stamp)
-            if chunk is not None:
-                post.send(chunk)
-            for arrived in post.delivered(stamp):
-                if post.restamps:
-                    controller.last_chunk = arrived
-                refused = executor.add_chunk(arrived)
-                if refused and late is None:  # of late ones some are of no use any more
-                    raise RuntimeError(f"episode {index}, step {steps}: {refused}")
-            command = executor.command(stamp)
+            command = driver.command(stamp, frame)
+            driver.executed(stamp, command)
             if late is not None:
                 commands.append(command)
-                post.executed(command)
-                controller.delay_rows = post.delay.rows
-                controller.executed(stamp, command.row)
             digest.update(np.ascontiguousarray(command.row).tobytes())
             simulation.step(command.row)
             steps += 1
@@ -179,6 +157,57 @@ def roll_out(
             index, seed + index, simulation.success, steps, digest.hexdigest(), simulation.state_hash()
         )
         yield result if late is None else _smoothness(result, commands, policy.spec.rate)
+
+
+class Driver:
+    """A policy and a robot's executor, step by step in one loop.
+
+    late: chunks come late and the robot does not wait, jitter from `seed`; None: it does.
+    """
+
+    def __init__(self, policy: Policy, policy_seed: int, late: Late | None, seed: int) -> None:
+        self.policy = policy
+        self._late = late
+        self._controller = (
+            PolicyController(policy, policy_seed) if late is None else late.controller(policy, policy_seed)
+        )
+        self._executor = late.executor(policy) if late else make_executor(policy)
+        self._post = _Post(late, policy, seed)
+
+    def uses(self, stamp_ns: int) -> bool:
+        """Whether a frame stamped so is part of a chunk: else its pictures are not looked at."""
+        return self._controller.needs_frame(stamp_ns)
+
+    def command(self, stamp_ns: int, frame: Mapping[str, NDArray[Any]]) -> Command:
+        """What is to be executed in the step that begins now. Raises RuntimeError where a chunk in step is refused."""
+        policy, controller, executor, post = self.policy, self._controller, self._executor, self._post
+        used = self.uses(stamp_ns)
+        executor.observe(stamp_ns, frame[EEF_POS], frame[EEF_QUAT])
+        chunk = None
+        try:
+            policy.check_ranges(frame)
+            if used:
+                controller.push(Frame(stamp_ns, {name: frame[name] for name in policy.spec.input_names}))
+            if not post.waits and controller.needs_chunk(stamp_ns):
+                chunk = controller.chunk()
+        except RangeError:
+            chunk = controller.distrust(stamp_ns)
+        if chunk is not None:
+            post.send(chunk)
+        for arrived in post.delivered(stamp_ns):
+            if post.restamps:
+                controller.last_chunk = arrived
+            refused = executor.add_chunk(arrived)
+            if refused and self._late is None:  # of late ones some are of no use any more
+                raise RuntimeError(f"{stamp_ns / 1e9:.2f} s: {refused}")
+        return executor.command(stamp_ns)
+
+    def executed(self, stamp_ns: int, command: Command) -> None:
+        """Its row is executed."""
+        if self._late is not None:
+            self._post.executed(command)
+            self._controller.delay_rows = self._post.delay.rows
+            self._controller.executed(stamp_ns, command.row)
 
 
 class _Post:
