@@ -116,6 +116,7 @@ def losses_on_the_host(options: Options) -> list[float]:
 
 def compare(observations: str, precision: str, batch: int, data: Path) -> bool:
     """Prints a line; returns whether all is the same."""
+    AcceleratorState._reset_state(True)  # that of another precision
     common: dict[str, Any] = {
         "data": (data,),
         "out": data.with_name("x.pt"),

@@ -65,6 +65,9 @@ class Options:
     quiet: int = 0
     """Noise comes in bursts of 1 to 4 steps, with U(0, quiet) steps without any after each; 0: noise in every step.
     What a policy is to predict for later steps (--max-delay) is certain only as far as no noise comes between."""
+    dwell: int = 0
+    """Steps that the hand waits at its goal before it closes, or lowers what it holds. A policy whose rows come late
+    cannot tell to the step when it arrives: so it need not."""
     noise: float = 0.5
     """Strongest noise on the commands, as a part of the full command. Each episode's is drawn from U(0, noise);
     rotations get 0.3 of it."""
@@ -98,8 +101,8 @@ class Options:
             raise ValueError(f"lead {self.lead}, takeover {self.takeover}: 0 <= lead < takeover is expected")
         if self.wander < 0:
             raise ValueError(f"wander {self.wander}: must not be negative")
-        if self.quiet < 0:
-            raise ValueError(f"quiet {self.quiet}: must be at least 0")
+        if self.quiet < 0 or self.dwell < 0:
+            raise ValueError(f"quiet {self.quiet}, dwell {self.dwell}: must be at least 0")
         if self.late_policy is not None and (not self.quiet or self.policy is not None):
             raise ValueError("late_policy goes with --quiet, and without --policy")
         if not 0 <= self.noise <= 1:
@@ -177,7 +180,9 @@ def _attempt(
     frames, states, actions, executed, rewards = [], [], [], [], []
     left = None
     wander = int(rng.integers(options.wander + 1)) if options.wander else 0
-    expert = NoisyExpert(simulation, ACTION_SCALE * (sigma * NOISE_PARTS), rng, wander, options.quiet, other)
+    expert = NoisyExpert(
+        simulation, ACTION_SCALE * (sigma * NOISE_PARTS), rng, wander, options.quiet, other, options.dwell
+    )
     for _ in range(simulation.task.max_steps):
         frames.append(simulation.observe(options.images) | {JOINT_POSITIONS: simulation.joint_positions()[:7]})
         states.append(simulation.flat_state())
