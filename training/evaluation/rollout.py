@@ -187,7 +187,7 @@ class _Post:
     def __init__(self, late: Late | None, policy: Policy, seed: int) -> None:
         self.late = late
         self.period_ns = policy.spec.period_ns
-        self.delay = ChunkDelay()
+        self.delay = ChunkDelay(policy.spec.n_rows, self.period_ns)
         self.restamps = late is not None and late.strategy == "wait"
         self._random = np.random.default_rng(seed)
         self._chunks: list[tuple[int, ActionChunk]] = []

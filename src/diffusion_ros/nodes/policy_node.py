@@ -158,7 +158,7 @@ class PolicyNode(RunnableNode):
             spaced=robot is not None,
             rtc=rtc,
         )
-        self._delay = ChunkDelay()
+        self._delay = ChunkDelay(spec.n_rows, spec.period_ns)
         self._executed: deque[messages.Executed] = deque(maxlen=4 * spec.horizon)
         """What the worker has not heard of yet."""
         if rtc:
