@@ -345,7 +345,8 @@ class ExecutorNode(RunnableNode):
             return
         # A stamp that is repeated, or none at all, does not stop the time.
         present_ns = self._stamp_ns + round((now - self._stamped) * 1e9)
-        row_ns = self._control_clock.row_time(present_ns)
+        held = self._answered is None or not self._answered.acting
+        row_ns = self._control_clock.row_time(present_ns, anew=held)
         if self._person_decides():
             assert self._takeover is not None
             logic, why = self.executor_logic, self._takeover.reason
