@@ -1,23 +1,31 @@
 """Chunks that come late, at the robot: which row is executed, and what a driver's targets are made from.
 
-The executor is the real one, in a time of its own (faults/bench.py): nothing depends on how busy the machine is.
+The nodes are the real ones, in a time of their own (faults/bench.py): nothing depends on how busy the machine is.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import fake_policy
 import numpy as np
 import pytest
 import rclpy
 import ros_graph
-from faults.bench import PERIOD
+from faults.bench import PERIOD, PERIOD_NS, Bench, deliver
 from faults.driven import OUTPUTS, DrivenBench
 from numpy.typing import NDArray
+from trajectory_msgs.msg import JointTrajectory
+
+from diffusion_ros.nodes.executor_node import ExecutorNode
+from diffusion_ros.nodes.policy_node import PolicyNode
+from diffusion_ros.ros import messages
 
 Array = NDArray[np.float64]
+STATE = (*fake_policy.LOW_DIM, *fake_policy.OBJECT)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -26,6 +34,121 @@ def ros() -> Iterator[None]:
         rclpy.init()
         yield
         rclpy.try_shutdown()
+
+
+# A robot that takes rows as they are
+
+
+class LateBench(Bench):
+    """A policy whose rows are numbers that go on by one, an executor, and chunks that are under way for a while: the
+    numbers that are executed tell whether a row is left out or given twice."""
+
+    def __init__(
+        self,
+        folder: Path,
+        hz: float = 20.0,
+        jitter: float = 0.0,
+        delay: tuple[float, float] = (0.1, 0.2),
+        clock_offset: float = 0.0,
+        seed: int = 0,
+        **changes: Any,
+    ) -> None:
+        """hz, jitter [s]: of the observations; some are later than they should be. delay [s]: of chunks, between these
+        two. clock_offset [s]: what the policy's clock is ahead of the robot's."""
+        self.hz, self.jitter, self.delay, self.clock_offset = hz, jitter, delay, clock_offset
+        self.rng = np.random.default_rng(seed)
+        self.executed: list[messages.Executed] = []
+        self.newest: list[int] = []
+        """Stamp of the newest chunk that had come, of each row that was executed."""
+        self.stamps: list[int] = []
+        self._arrived: list[int] = []
+        self._under_way: list[tuple[float, JointTrajectory]] = []
+        self._observes = 0.0
+        spec = fake_policy.spec(STATE, horizon=30, max_delay=12)
+        checkpoint = fake_policy.save(folder / "counting.pt", spec, fake_policy.CountingPolicy)
+        super().__init__(folder, checkpoint=checkpoint, policy_min_frame_rate=0.0, **changes)
+        self.robot.moves = False
+
+    def _policy(self) -> PolicyNode:
+        node = super()._policy()
+        ahead_ns = round(self.clock_offset * 1e9)
+        now = lambda: SimpleNamespace(nanoseconds=self.clock.ns + ahead_ns)  # noqa: E731
+        node.get_clock = lambda: SimpleNamespace(now=now)
+        return node
+
+    def new_executor(self, stops: Path | None = None) -> ExecutorNode:
+        node = super().new_executor(stops)
+        node._executed_publisher.publish = self._say
+        return node
+
+    def _say(self, msg: JointTrajectory) -> None:
+        self.executed.append(messages.executed_from_msg(msg))
+        self.newest.append(max(self._arrived))
+        deliver(self.policy._executed_listener, msg, b"executor")
+
+    def _sense(self) -> None:
+        if self.clock.seconds < self._observes:
+            return
+        self._observes = 1000.0 + (len(self.stamps) + 1) / self.hz + self.rng.uniform(0, self.jitter)
+        self.stamps.append(self.stamp("pose"))
+        for name, msg in (("joints", self.joints_msg), ("object", self.object_msg), ("pose", self.pose_msg)):
+            self.send(name, msg())
+
+    def send_chunk(self, msg: JointTrajectory, sender: bytes = b"policy") -> None:
+        self._under_way.append((self.clock.seconds + self.rng.uniform(*self.delay), msg))
+
+    def _think(self) -> None:
+        super()._think()
+        for one in sorted((one for one in self._under_way if one[0] <= self.clock.seconds), key=lambda one: one[0]):
+            self._under_way.remove(one)
+            self._arrived.append(messages.chunk_from_msg(one[1]).stamp_ns)
+            super().send_chunk(one[1])
+
+    def numbers(self) -> list[int]:
+        return [round(one.row[0] / fake_policy.COUNT) for one in self.executed]
+
+
+@pytest.fixture
+def late(tmp_path: Path) -> Iterator[Any]:
+    made: list[LateBench] = []
+
+    def bench(**changes: Any) -> LateBench:
+        made.append(LateBench(tmp_path, **changes))
+        return made[-1]
+
+    yield bench
+    for one in made:
+        one.close()
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize(
+    ("jitter", "delay"),
+    [(0.0, (0.0, 0.0)), (0.002, (0.1, 0.2)), (0.024, (0.0, 0.4)), (0.01, (0.0, 0.8))],
+    ids=["in time", "late", "with jitter", "out of order"],
+)
+def test_every_row_is_the_newest_chunks_and_each_comes_once(
+    late: Any, jitter: float, delay: tuple[float, float], seed: int
+) -> None:
+    bench = late(jitter=jitter, delay=delay, seed=seed)
+    bench.run(8.0)
+    assert len(bench.executed) > 110
+    assert np.diff(bench.numbers()).tolist() == [1] * (len(bench.executed) - 1), "none left out, none twice"
+    assert [one.chunk_ns for one in bench.executed] == pytest.approx(bench.newest, abs=10)
+    steps = [bench.stamps.index(one.stamp_ns) for one in bench.executed]
+    assert np.diff(steps).tolist() == [1] * (len(steps) - 1), "each observation is answered"
+    observed = [int(np.argmin(np.abs(np.subtract(bench.stamps, one.chunk_ns)))) for one in bench.executed]
+    assert [one.place for one in bench.executed] == np.subtract(steps, observed).tolist(), "the row of its step"
+    if delay[1] > 0.5:
+        assert bench.executor._counts["chunks refused"] > 0, "an older one came after a newer one"
+
+
+def test_a_row_that_no_observation_came_for_is_said_with_its_own_time(late: Any) -> None:
+    bench = late(hz=10.0, jitter=0.002)
+    bench.run(6.0)
+    beside = [one.chunk_ns + one.place * PERIOD_NS - one.stamp_ns for one in bench.executed]
+    assert len(beside) > 100 and max(map(abs, beside)) < 0.7 * PERIOD_NS
+    assert np.diff([one.stamp_ns for one in bench.executed]).min() > 0.3 * PERIOD_NS
 
 
 # A robot with drivers of its own
