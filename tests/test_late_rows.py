@@ -151,6 +151,18 @@ def test_a_row_that_no_observation_came_for_is_said_with_its_own_time(late: Any)
     assert np.diff([one.stamp_ns for one in bench.executed]).min() > 0.3 * PERIOD_NS
 
 
+@pytest.mark.parametrize(("hz", "jitter"), [(10.0, 0.002), (25.0, 0.002), (125.0, 0.004), (1000.0, 0.0)])
+def test_a_chunk_goes_on_from_the_rows_that_a_robot_counts_whenever_it_is_observed(
+    late: Any, hz: float, jitter: float
+) -> None:
+    """A driver's poses come beside the executor's steps, so that stamps do not tell how many rows are over."""
+    bench = late(hz=hz, jitter=jitter, delay=(0.1, 0.2), seed=3)
+    bench.run(4.0 if hz == 1000.0 else 8.0)
+    # Until the first chunk has been followed by another one nobody knows how late they are.
+    following = np.diff(bench.numbers()[20:])
+    assert len(following) > 50 and (following != 1).sum() <= 1, following.tolist()
+
+
 # A robot with drivers of its own
 
 

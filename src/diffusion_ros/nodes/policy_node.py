@@ -309,9 +309,10 @@ class PolicyNode(RunnableNode):
             heard = list(self._executed)
             self._executed.clear()
         for executed in heard:
-            self._controller.executed(executed.stamp_ns, executed.row)
-            if executed.place >= 0:
-                self._delay.executed(executed.chunk_ns, executed.place)
+            key = (executed.chunk_ns, executed.place) if executed.place >= 0 else None
+            self._controller.executed(executed.stamp_ns, executed.row, key)
+            if key is not None:
+                self._delay.executed(*key)
         self._controller.delay_rows = self._delay.rows
 
     def _think(self, frames: list[tuple[Frame, float]]) -> None:
