@@ -18,6 +18,7 @@ import ros_graph
 from faults.bench import PERIOD, PERIOD_NS, Bench, deliver
 from faults.driven import OUTPUTS, DrivenBench
 from numpy.typing import NDArray
+from test_robot_observations import policy_node, robot_yaml, written
 from trajectory_msgs.msg import JointTrajectory
 
 from diffusion_ros.nodes.executor_node import ExecutorNode
@@ -164,6 +165,21 @@ def test_a_chunk_goes_on_from_the_rows_that_a_robot_counts_whenever_it_is_observ
 
 
 # A robot with drivers of its own
+
+
+def test_a_row_that_an_executor_sends_early_is_that_of_the_time_when_it_is_due(tmp_path: Path) -> None:
+    """As in a recording that a policy learns from: by the arm's latency after it began."""
+    node = policy_node(*written(tmp_path, robot_yaml(), horizon=13, max_delay=4))
+    begins, rows = 10**18, 0.001 * np.arange(1, 8)
+    for step in range(2):
+        one = messages.Executed(begins + step * PERIOD_NS, rows + step, False, step, begins + 60_000_000)
+        deliver(node._executed_listener, messages.executed_to_msg(one, PERIOD_NS, "world"), b"executor")
+    node._hear()
+    due = node._controller._executed
+    assert due.stamps == [begins + 60_000_000, begins + 60_000_000 + PERIOD_NS]
+    np.testing.assert_array_equal(due.values, [rows, rows + 1])
+    node.close()
+    node.destroy_node()
 
 
 @pytest.fixture

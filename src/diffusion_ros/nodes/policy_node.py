@@ -159,6 +159,8 @@ class PolicyNode(RunnableNode):
             rtc=rtc,
         )
         self._delay = ChunkDelay(spec.n_rows, spec.period_ns)
+        self._latency_ns = round(robot.action.latency * 1e9) if robot is not None else 0
+        """By which rows begin before they are due."""
         self._executed: deque[messages.Executed] = deque(maxlen=4 * spec.horizon)
         """What the worker has not heard of yet."""
         if rtc:
@@ -310,7 +312,7 @@ class PolicyNode(RunnableNode):
             self._executed.clear()
         for executed in heard:
             key = (executed.chunk_ns, executed.place) if executed.place >= 0 else None
-            self._controller.executed(executed.stamp_ns, executed.row, key)
+            self._controller.executed(executed.stamp_ns + self._latency_ns, executed.row, key)
             if key is not None:
                 self._delay.executed(*key)
         self._controller.delay_rows = self._delay.rows
