@@ -23,6 +23,7 @@ from trajectory_msgs.msg import JointTrajectory
 
 from diffusion_ros.nodes.executor_node import ExecutorNode
 from diffusion_ros.nodes.policy_node import PolicyNode
+from diffusion_ros.robot import WORLD_FRAME
 from diffusion_ros.ros import messages
 
 Array = NDArray[np.float64]
@@ -109,6 +110,10 @@ class LateBench(Bench):
         return [round(one.row[0] / fake_policy.COUNT) for one in self.executed]
 
 
+def teleop_row(bench: LateBench) -> JointTrajectory:
+    return messages.teleop_to_msg([0.001, 0, 0, 0, 0, 0, 0], True, bench.clock.ns, PERIOD_NS, WORLD_FRAME)
+
+
 @pytest.fixture
 def late(tmp_path: Path) -> Iterator[Any]:
     made: list[LateBench] = []
@@ -142,6 +147,25 @@ def test_every_row_is_the_newest_chunks_and_each_comes_once(
     assert [one.place for one in bench.executed] == np.subtract(steps, observed).tolist(), "the row of its step"
     if delay[1] > 0.5:
         assert bench.executor._counts["chunks refused"] > 0, "an older one came after a newer one"
+
+
+def test_what_was_under_way_while_a_person_drove_is_nothing_to_go_on_from(late: Any) -> None:
+    """Rows that were set aside were never executed, and say nothing of the delay."""
+    bench = late(delay=(0.1, 0.1), executor_teleop="topic")
+    bench.run(3.0)
+    before = bench.policy._delay.rows
+    for _ in range(20):
+        deliver(bench.executor._people, teleop_row(bench), b"person")
+        bench.run(0.05)
+    assert bench.executed[-1].person
+    sampled = bench.policy.policy.sample
+    given: list[Array | None] = []
+    bench.policy.policy.sample = lambda *args, **more: (given.append(more["executed"]), sampled(*args, **more))[1]
+    bench.run(3.0)
+    assert not bench.executed[-1].person and bench.policy._delay.rows == before
+    assert given[0] is None and given[-1] is not None
+    alone = [executed is None for executed in given]
+    assert alone == sorted(alone, reverse=True), "until rows of the policy's are executed again"
 
 
 def test_a_row_that_no_observation_came_for_is_said_with_its_own_time(late: Any) -> None:

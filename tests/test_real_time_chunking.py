@@ -174,10 +174,15 @@ def test_without_training_the_rest_of_the_last_chunk_is_likely() -> None:
     assert weights[:3].tolist() == [1, 1, 1] and 0 < weights[3] < 1 and not weights[4:].any()
 
 
-def test_after_a_hold_a_chunk_is_made_from_what_is_seen_alone() -> None:
-    policy = Recorded(max_delay=4)
+@pytest.mark.parametrize("n_obs_steps", [1, 2])
+@pytest.mark.parametrize("kind", ["delta", "pose"])
+def test_after_a_hold_a_chunk_is_made_from_what_is_seen_alone(kind: str, n_obs_steps: int) -> None:
+    policy = Recorded(max_delay=4, n_obs_steps=n_obs_steps)
+    policy.row_kind = kind
     driven(policy, range(9), 3, holds=(7,))
     assert policy.given == [(None, None), (None, None)]
+    driven(policy, range(100, 109), 3)
+    assert policy.given[3][0] is not None
 
 
 def test_an_old_checkpoint_says_what_mends_it(tmp_path: Any) -> None:

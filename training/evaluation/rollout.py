@@ -171,7 +171,8 @@ def roll_out(
                 commands.append(command)
                 post.executed(command)
                 controller.delay_rows = post.delay.rows
-                controller.executed(stamp, command.row)
+                if command.acting:
+                    controller.executed(stamp, command.row)
             digest.update(np.ascontiguousarray(command.row).tobytes())
             simulation.step(command.row)
             steps += 1

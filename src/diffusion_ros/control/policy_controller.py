@@ -108,8 +108,8 @@ class PolicyController:
         return self._window.push(frame.stamp_ns, _Observed(frame.values))
 
     def executed(self, stamp_ns: int, row: NDArray[np.float64], key: tuple[int, int] | None = None) -> None:
-        """A row (7) of motions is executed that is due at this time, as it was after all limits. key: its chunk's stamp
-        and its place there, None where that is not known."""
+        """A row (7) of motions that is due at this time is executed, as it was after all limits; of the policy's, no
+        person's. key: its chunk's stamp and its place there, None where that is not known."""
         self._executed.add(stamp_ns, row)
         if key is not None:
             self._counted.append((stamp_ns, *key))
@@ -170,6 +170,8 @@ class PolicyController:
         spec, last = self.policy.spec, self.last_chunk
         if last is None or self._sampled is None or stamp_ns <= last.stamp_ns:
             return None, None
+        if self._executed_at(stamp_ns - spec.period_ns) is None:
+            return None, None  # the robot holds, or a person drives it: what is under way is not executed
         begun = self._begun(last, stamp_ns)
         under_way = self.policy.restated(*self._sampled, now)
         if begun + self.delay_rows > len(under_way):
@@ -206,9 +208,12 @@ class PolicyController:
     def _past(self, t_ns: int, place: int, under_way: NDArray[np.float64]) -> NDArray[np.float64] | None:
         """The row that was executed at t_ns: as it was, or as the chunk under way has it at that place."""
         if self.policy.row_kind == "delta":
-            near = self._executed.nearest(t_ns)
-            return None if near is None or 4 * abs(near[0] - t_ns) > 3 * self.policy.spec.period_ns else near[1]
+            return self._executed_at(t_ns)
         return under_way[place] if 0 <= place < len(under_way) else None
+
+    def _executed_at(self, t_ns: int) -> NDArray[np.float64] | None:
+        near = self._executed.nearest(t_ns)
+        return None if near is None or 4 * abs(near[0] - t_ns) > 3 * self.policy.spec.period_ns else near[1]
 
     def hold(self, stamp_ns: int) -> ActionChunk:
         """The answer to an observation that is not to be trusted. The next one that is, is answered at once."""

@@ -311,6 +311,8 @@ class PolicyNode(RunnableNode):
             heard = list(self._executed)
             self._executed.clear()
         for executed in heard:
+            if executed.person:
+                continue  # what of a chunk is under way then is never executed
             key = (executed.chunk_ns, executed.place) if executed.place >= 0 else None
             self._controller.executed(executed.stamp_ns + self._latency_ns, executed.row, key)
             if key is not None:
