@@ -6,6 +6,7 @@ The nodes are the real ones, in a time of their own (faults/bench.py): nothing d
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -147,6 +148,23 @@ def test_every_row_is_the_newest_chunks_and_each_comes_once(
     assert [one.place for one in bench.executed] == np.subtract(steps, observed).tolist(), "the row of its step"
     if delay[1] > 0.5:
         assert bench.executor._counts["chunks refused"] > 0, "an older one came after a newer one"
+
+
+def test_a_policy_on_another_machine_counts_rows_whatever_its_clock_says(tmp_path: Path) -> None:
+    executed = {}
+    for ahead in (0.0, 3.0, -3.0):
+        with closing(LateBench(tmp_path, jitter=0.01, clock_offset=ahead, policy_max_input_age=4.0)) as bench:
+            bench.run(4.0)
+            executed[ahead] = [(one.stamp_ns, one.chunk_ns, one.place, *one.row) for one in bench.executed]
+            assert len(bench.executed) > 60 and bench.policy._delay.rows >= 3
+    assert executed[3.0] == executed[-3.0] == executed[0.0]
+
+
+def test_clocks_that_differ_by_more_than_an_input_may_be_old_are_said_and_nothing_moves(late: Any) -> None:
+    bench = late(clock_offset=3.0)
+    bench.run(1.0)
+    assert not bench.executed
+    assert "eef_pose: stamped 3.000 s behind the clock, at most 0.5 s expected" in bench.says()
 
 
 def test_what_was_under_way_while_a_person_drove_is_nothing_to_go_on_from(late: Any) -> None:
