@@ -5,6 +5,7 @@ The nodes are the real ones, in a time of their own (faults/bench.py): nothing d
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -235,6 +236,27 @@ def arms(tmp_path: Path) -> Iterator[Any]:
     yield arm
     for one in made:
         one.close()
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_drivers_row_is_the_newest_chunks_too(arms: Any, seed: int) -> None:
+    """Whenever it comes, also after a newer one, the row goes on that is due in it."""
+    bench, rng = arms("pose"), np.random.default_rng(seed)
+    bench.delay = lambda: float(rng.uniform(0.0, 0.3))
+    sent: list[int] = []
+    executed: list[tuple[messages.Executed, int]] = []
+    executor, add = bench.executor, bench.executor.executor_logic.add_chunk
+    executor.executor_logic.add_chunk = lambda chunk: (sent.append(chunk.stamp_ns), add(chunk))[1]
+    executor._executed_publisher.publish = lambda msg: executed.append((messages.executed_from_msg(msg), max(sent)))
+    bench.run(5.0)
+    assert len(executed) > 90 and executor._counts["chunks refused"] > 0
+    for one, newest in executed:
+        assert one.chunk_ns == pytest.approx(newest, abs=10)
+        assert one.place == (one.stamp_ns - newest) // PERIOD_NS
+    rows = [(newest, one.place) for one, newest in executed]
+    assert len(set(rows)) == len(rows)
+    further = [after - before for (one, before), (two, after) in itertools.pairwise(rows) if one == two]
+    assert further == [1] * len(further) and len(further) > 20
 
 
 def of_two_minds(bench: DrivenBench) -> None:
