@@ -203,7 +203,7 @@ class PolicyController:
         if self._spaced or not counted:
             return begun
         most = sorted(counted)[len(counted) // 2]
-        return most if abs(most - begun) <= 1 else begun
+        return max(0, most) if abs(most - begun) <= 1 else begun
 
     def _past(self, t_ns: int, place: int, under_way: NDArray[np.float64]) -> NDArray[np.float64] | None:
         """The row that was executed at t_ns: as it was, or as the chunk under way has it at that place."""
