@@ -159,6 +159,64 @@ def test_blending_goes_over_linearly_in_motion_but_not_in_the_gripper():
     assert np.array_equal(latest.command(at(6)).row, new[2])
 
 
+@pytest.mark.parametrize("kind", ["delta", "tool_delta", "pose"])
+@pytest.mark.parametrize("join", [{"join": "latest"}, {"join": "blend", "blend_rows": 3}, {"join": "ensemble"}])
+@pytest.mark.parametrize("beside", [0, 7_000_000])
+def test_the_rest_of_a_chunk_is_what_its_commands_will_be(kind: str, join: dict[str, object], beside: int) -> None:
+    """Its rows are joined and limited before they are due: a driver's trajectory is made from them."""
+    e = executor(**join, max_ahead_ns=0)
+    rng = np.random.default_rng(4)
+    for step in (0, 4):
+        values = rng.uniform(-1.5, 1.5, (9, 7)) * LIMITS.action_high
+        values[:, :3] = values[:, :3] / 20 + (CENTRE if kind == "pose" else 0.0)
+        values[:, 3] *= 1.0 if kind == "delta" else 0.1
+        if kind == "pose":
+            values[:, 3:6] = (Rotation.from_rotvec(values[:, 3:6] / 20) * Rotation.from_quat(DOWN)).as_rotvec()
+        observed = at(step) + (beside if step else 0)
+        e.observe(observed, CENTRE, DOWN)
+        assert e.add_chunk(ActionChunk(observed, values, PERIOD, kind)) == ""
+    now = at(6) - PERIOD // 3
+    e.observe(now, CENTRE, DOWN)
+    e.command(now)
+    coming = e.rest(now)
+    # Each row begins when it is the nearest one.
+    begins = [now, *(at(4) + beside + i * PERIOD - PERIOD // 2 for i in range(3, 9))]
+    commands = [e.command(t, now) for t in begins]
+    assert all(command.acting for command in commands) and len(coming) == 7
+    np.testing.assert_allclose(coming, [c.row if c.pose is None else c.pose for c in commands], atol=1e-12)
+
+
+def test_a_row_that_is_asked_for_at_an_earlier_time_does_not_let_the_fade_begin_earlier() -> None:
+    """The gripper's row is not the arm's where the arm is later than its gripper."""
+    rows_ = []
+    for asked in (False, True):
+        e = executor(join="blend", blend_rows=3)
+        e.add_chunk(chunk(0, 0.01))
+        e.add_chunk(chunk(2, 0.05))
+        e.observe(at(4), CENTRE)
+        for step in (4, 5, 6):
+            rows_.append(e.command(at(step)).row)
+            if asked:
+                e.command(at(step - 2))
+    np.testing.assert_array_equal(rows_[:3], rows_[3:])
+
+
+def test_what_a_chunk_would_have_done_so_far_is_its_own_or_the_mean_that_it_is_part_of() -> None:
+    chunks = [chunk(0, 0.01), chunk(1, 0.03), chunk(3, 0.05)]
+    for join in ({"join": "latest"}, {"join": "blend", "blend_rows": 3}, {"join": "ensemble"}):
+        e = executor(**join)
+        for made in chunks:
+            assert e.add_chunk(made) == ""
+        e.observe(at(5), CENTRE)
+        own = rows(0.05)[:3]
+        means = [
+            np.average([c.rows[3 + i - k] for c, k in zip(chunks, (0, 1, 3), strict=True)], axis=0) for i in range(3)
+        ]
+        expected = means if join["join"] == "ensemble" else own
+        np.testing.assert_allclose(e.begun(at(5)), expected, rtol=0.01)  # the older ones weigh a little more
+        assert np.abs(means - own).max() > 0.002
+
+
 def test_time_that_goes_back_drops_the_chunks_of_the_other_run():
     e = executor()
     e.observe(at(100), CENTRE)

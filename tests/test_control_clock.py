@@ -81,3 +81,34 @@ def test_rows_follow_each_other_though_poses_come_a_little_early_or_late():
     shifted = [present + PERIOD // 2 for present in presents]
     assert np.diff([round(t / PERIOD) for t in shifted]).tolist() != [1] * 199
     assert clock.row_time(10**12) == 10**12, "another run"
+
+
+@pytest.mark.parametrize("hz", [10, 20, 25, 30, 50, 100, 1000])
+def test_hardly_a_row_is_left_out_or_given_twice_at_any_rate_of_poses(hz: int) -> None:
+    """Commands that go with poses of another rate than theirs come unevenly, rows must not. A chunk is made from any
+    pose; what comes before the first of its rows is held."""
+    wrong = steps = 0
+    for seed in range(10):
+        rng = np.random.default_rng(seed)
+        clock = ControlClock(PERIOD)
+        poses = rng.uniform(0, 0.05) + np.arange(0, 8, 1 / hz)
+        poses += rng.uniform(0, min(0.004, 0.1 / hz), len(poses))
+        begins = rng.uniform(2, 3)
+        rows = []
+        for t, pose in sorted([(t, True) for t in poses] + [(t, False) for t in np.arange(0, 8, 0.01)]):
+            if clock.pose(t) if pose else clock.tick(t):
+                rows.append((t, clock.row_time(round(t * 1e9), anew=t < begins)))
+        times, rows_ns = np.array([row for row in rows if row[0] >= begins]).T
+        for stamp in poses[(poses > begins - 0.3) & (poses < 7)][:: max(1, hz // 3)]:
+            of_chunk = (times > stamp + 0.05) & (times < stamp + 0.75)
+            advance = np.diff(np.floor((rows_ns[of_chunk] - stamp * 1e9) / PERIOD + 0.5))
+            wrong += int((advance != 1).sum())
+            steps += len(advance)
+    assert steps > 500 and wrong <= 0.02 * steps, f"{wrong} of {steps}"
+
+
+def test_after_a_hold_rows_are_those_of_the_present() -> None:
+    clock = ControlClock(PERIOD)
+    assert clock.row_time(0) == 0
+    assert PERIOD < clock.row_time(PERIOD + 20_000_000) < PERIOD + 10_000_000, "in a row they follow each other"
+    assert clock.row_time(2 * PERIOD + 20_000_000, anew=True) == 2 * PERIOD + 20_000_000

@@ -28,18 +28,61 @@ PERIOD = 50_000_000
 STATE = (*fake_policy.LOW_DIM, *fake_policy.OBJECT)
 
 
+def executed(delay: ChunkDelay, chunk: int, first: int, last: int) -> None:
+    """Rows first to last of the chunk that was observed at step `chunk`."""
+    for row in range(first, last + 1):
+        delay.executed(10**9 + chunk * PERIOD, row)
+
+
 def test_a_delay_is_the_first_row_of_a_chunk_that_was_executed_the_worst_of_the_last_ten() -> None:
-    delay = ChunkDelay()
-    for row in range(4):
-        delay.executed(0, row)  # nothing was executed before the first chunk, whenever it came
+    delay = ChunkDelay(16, PERIOD)
+    executed(delay, 0, 7, 10)  # nothing was executed before the first chunk, whenever it came
     assert delay.rows == 0
-    for first in (3, 5, 4):
-        for row in range(first, 9):
-            delay.executed(first * 1000, row)
+    executed(delay, 8, 3, 12)
+    executed(delay, 16, 5, 11)
+    executed(delay, 24, 4, 9)
     assert delay.rows == 5
-    for chunk in range(10):
-        delay.executed(10**6 + chunk, 2)
+    for chunk in range(32, 112, 8):
+        executed(delay, chunk, 2, 9)
     assert delay.rows == 2, "the slow ones are long ago"
+
+
+@pytest.mark.parametrize(
+    ("last", "chunk", "first"),
+    [
+        pytest.param(10, 24, 9, id="a hold, and a chunk that was under way meanwhile"),
+        pytest.param(10, 16, 4, id="a hold of one step"),
+        pytest.param(15, 60, 9, id="another episode, after the rows had run out"),
+        pytest.param(10, 40, 9, id="a person took over meanwhile"),
+        pytest.param(10, -9000, 9, id="a time that begins again"),
+    ],
+)
+def test_a_chunk_after_a_hold_says_nothing_of_the_delay(last: int, chunk: int, first: int) -> None:
+    delay = ChunkDelay(16, PERIOD)
+    executed(delay, 0, 0, 9)
+    executed(delay, 8, 2, last)
+    assert delay.rows == 2
+    executed(delay, chunk, first, 10)
+    assert delay.rows == 2
+    executed(delay, chunk + 8, 3, 9)
+    assert delay.rows == 3, "the next one counts"
+
+
+def test_a_chunk_that_comes_after_the_rows_ran_out_is_late_indeed() -> None:
+    """Else nobody would ever ask for the next one earlier."""
+    delay = ChunkDelay(11, PERIOD)
+    executed(delay, 0, 5, 10)
+    executed(delay, 8, 5, 10)  # two steps held
+    assert delay.rows == 5
+
+
+def test_rows_beside_those_of_the_chunk_before_follow_them() -> None:
+    """Pictures come when they come: a chunk is stamped up to half a period beside the rows before it."""
+    for beside in (-0.49, -0.2, 0.2, 0.49):
+        delay = ChunkDelay(16, PERIOD)
+        executed(delay, 0, 0, 10)
+        delay.executed(10**9 + round((8 + beside) * PERIOD), 3)
+        assert delay.rows == 3
 
 
 def test_certain_rows_weigh_1_and_likely_ones_less_and_less() -> None:
@@ -131,10 +174,15 @@ def test_without_training_the_rest_of_the_last_chunk_is_likely() -> None:
     assert weights[:3].tolist() == [1, 1, 1] and 0 < weights[3] < 1 and not weights[4:].any()
 
 
-def test_after_a_hold_a_chunk_is_made_from_what_is_seen_alone() -> None:
-    policy = Recorded(max_delay=4)
+@pytest.mark.parametrize("n_obs_steps", [1, 2])
+@pytest.mark.parametrize("kind", ["delta", "pose"])
+def test_after_a_hold_a_chunk_is_made_from_what_is_seen_alone(kind: str, n_obs_steps: int) -> None:
+    policy = Recorded(max_delay=4, n_obs_steps=n_obs_steps)
+    policy.row_kind = kind
     driven(policy, range(9), 3, holds=(7,))
     assert policy.given == [(None, None), (None, None)]
+    driven(policy, range(100, 109), 3)
+    assert policy.given[3][0] is not None
 
 
 def test_an_old_checkpoint_says_what_mends_it(tmp_path: Any) -> None:

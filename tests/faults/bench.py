@@ -129,8 +129,16 @@ class Robot:
 class Bench:
     """Policy, executor and robot. `run` lets time pass; `moved` is what was commanded meanwhile."""
 
-    def __init__(self, folder: Path, pixels: bool = False, executor_only: bool = False, **changes: Any) -> None:
-        """changes: parameters, `policy_<name>` and `executor_<name>`. rclpy must have been initialised."""
+    def __init__(
+        self,
+        folder: Path,
+        pixels: bool = False,
+        executor_only: bool = False,
+        checkpoint: Path | None = None,
+        **changes: Any,
+    ) -> None:
+        """checkpoint: None for that of the fake policy. changes: parameters, `policy_<name>` and `executor_<name>`.
+        rclpy must have been initialised."""
         self.clock = Clock()
         self._stack = ExitStack()
         self._stack.enter_context(own_time(self.clock))
@@ -144,7 +152,7 @@ class Bench:
         inputs = (
             (*fake_policy.images(), *fake_policy.LOW_DIM) if pixels else (*fake_policy.LOW_DIM, *fake_policy.OBJECT)
         )
-        self.checkpoint = fake_policy.save(folder / f"{pixels}.pt", fake_policy.spec(ranged(inputs)))
+        self.checkpoint = checkpoint or fake_policy.save(folder / f"{pixels}.pt", fake_policy.spec(ranged(inputs)))
         self.changes = changes
         self.pixels = pixels
         self.policy = None if executor_only else self._policy()

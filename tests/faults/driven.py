@@ -88,6 +88,11 @@ class DrivenBench:
         self.change: Callable[[PoseStamped], Any] = lambda msg: msg
         """What becomes of a pose before it is sent; None: nothing is sent."""
         self.tamper: Callable[[JointTrajectory], JointTrajectory | None] = lambda msg: msg
+        self.chunk_hz = 10.0
+        self.delay: Callable[[], float] = lambda: 0.0
+        """s that the next chunk is under way."""
+        self._under_way: list[tuple[float, JointTrajectory, bytes]] = []
+        """Chunks, and when each comes."""
         self.joints_come = True
         self.second: Callable[[], object] = lambda: None
         """Called 20 times in a second: what somebody else does."""
@@ -148,7 +153,7 @@ class DrivenBench:
     def send_chunk(self, rows: Array, sender: bytes = b"policy") -> None:
         msg = self.tamper(messages.chunk_to_msg(ActionChunk(self.clock.ns, rows, PERIOD_NS), self.executor.frame_id))
         if msg is not None:
-            deliver(self.executor._chunks, msg, sender)
+            self._under_way.append((self.clock.seconds + self.delay(), msg, sender))
 
     def rows(self) -> Array:
         angles = 2.0 * (self.clock.seconds + 0.05 * np.arange(_ROWS))
@@ -178,10 +183,17 @@ class DrivenBench:
                     deliver(self.driven._joint_listener, joints, b"joints")
             if self._is_due("second", 20.0):
                 self.second()
-            if self._is_due("chunk", 10.0):
+            if self._is_due("chunk", self.chunk_hz):
                 self.send_chunk(self.rows())
+            self._deliver_chunks()
             if self._is_due("tick", 50.0) and not self.ended:
                 self.executor._drive_on()
+
+    def _deliver_chunks(self) -> None:
+        here = sorted((one for one in self._under_way if one[0] <= self.clock.seconds + 1e-9), key=lambda one: one[0])
+        for one in here:
+            self._under_way.remove(one)
+            deliver(self.executor._chunks, *one[1:])
 
     def _is_due(self, what: str, hz: float) -> bool:
         if self.clock.seconds < self._due[what]:

@@ -207,7 +207,8 @@ class Driver:
         if self._late is not None:
             self._post.executed(command)
             self._controller.delay_rows = self._post.delay.rows
-            self._controller.executed(stamp_ns, command.row)
+            if command.acting:
+                self._controller.executed(stamp_ns, command.row)
 
 
 class _Post:
@@ -216,7 +217,7 @@ class _Post:
     def __init__(self, late: Late | None, policy: Policy, seed: int) -> None:
         self.late = late
         self.period_ns = policy.spec.period_ns
-        self.delay = ChunkDelay()
+        self.delay = ChunkDelay(policy.spec.n_rows, self.period_ns)
         self.restamps = late is not None and late.strategy == "wait"
         self._random = np.random.default_rng(seed)
         self._chunks: list[tuple[int, ActionChunk]] = []

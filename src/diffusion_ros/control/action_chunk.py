@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from scipy.spatial.transform import Rotation
 
 from diffusion_ros.action_kinds import delta_to
@@ -223,7 +223,8 @@ class ChunkExecutor:
         self._chunks: list[ActionChunk] = []
         self._far: ActionChunk | None = None
         """Lockstep: a chunk that is stamped too far ahead to have to do with the present."""
-        self._joined: dict[int, int] = {}
+        self._used: dict[int, int] = {}
+        """By a chunk's stamp, when its first row was used [ns]."""
         self._observed_ns: int | None = None
         self._position = np.zeros(3)
         self._rotation: Rotation | None = None
@@ -263,7 +264,7 @@ class ChunkExecutor:
             self._chunks[-1] = chunk
         else:
             self._chunks = [*self._chunks[1 - self._kept_chunks :], chunk]
-        self._joined = {c.stamp_ns: self._joined[c.stamp_ns] for c in self._chunks if c.stamp_ns in self._joined}
+        self._used = {c.stamp_ns: self._used[c.stamp_ns] for c in self._chunks if c.stamp_ns in self._used}
 
     def _is_far(self, chunk: ActionChunk) -> bool:
         return self._observed_ns is not None and chunk.stamp_ns - self._observed_ns > len(chunk.rows) * self.period_ns
@@ -378,7 +379,7 @@ class ChunkExecutor:
         """Forgets the chunks."""
         self._chunks = []
         self._far = None
-        self._joined = {}
+        self._used = {}
 
     def set_enabled(self, enabled: bool) -> bool:
         """Chunks from before do not count afterwards: their earlier rows were never executed.
@@ -437,7 +438,8 @@ class ChunkExecutor:
         chunk = self._chunks[due]
         if chunk.is_hold:
             return self.hold(t_ns, "action_chunk's sender asks for it")
-        row = self._blended(due, t_ns)
+        self._used.setdefault(chunk.stamp_ns, t_ns)
+        row = self._row(due, t_ns)
         pose = row if chunk.kind == "pose" else None
         if chunk.kind != "delta":
             if self._rotation is None:
@@ -496,15 +498,28 @@ class ChunkExecutor:
         return np.concatenate((turned.apply(row[:3]), turned.apply(row[3:6]), row[6:]))
 
     def rest(self, t_ns: int) -> NDArray[np.float64]:
-        """Rows (N, 7) of the chunk that decides at t_ns, from the one that is due on: motions in the frame's axes,
-        within the limits of a step, or poses (Command.pose). No row where none is due."""
-        rows, due = self._deciding(t_ns)
-        return rows[due:]
+        """Rows (N, 7) of the chunk that decides at t_ns, from the one that is due on, joined with other chunks' as in
+        commands: motions in the frame's axes, within the limits of a step, or poses (Command.pose). No row where none
+        is due."""
+        k = self._due(t_ns)
+        if k is None:
+            return np.zeros((0, ACTION_SIZE))
+        due, end = self._chunks[k].index_at(t_ns), len(self._chunks[k].rows[: self.max_rows])
+        times = [t_ns, *(self._begins(k, i) for i in range(due + 1, end))]
+        return self._stated(k, [self._row(k, t) for t in times])
 
     def begun(self, t_ns: int) -> NDArray[np.float64]:
-        """The same up to the one that is due."""
-        rows, due = self._deciding(t_ns)
-        return rows[: due + 1]
+        """Rows (N, 7) of that chunk up to the one that is due, as they would be executed had it come at once; with join
+        'ensemble' the means that it is part of."""
+        k = self._due(t_ns)
+        if k is None:
+            return np.zeros((0, ACTION_SIZE))
+        rows = self._chunks[k].rows[: self._chunks[k].index_at(t_ns) + 1]
+        return self._stated(k, [self._row(k, self._begins(k, i)) for i in range(len(rows))] if self.ensemble else rows)
+
+    def _begins(self, k: int, i: int) -> int:
+        """The first time [ns] at which row i of chunk k is the nearest one."""
+        return self._chunks[k].stamp_ns + i * self.period_ns - self.period_ns // 2
 
     def sent(self, command: Command) -> None:
         """A command went out, and there may be another one before the next observation."""
@@ -523,29 +538,25 @@ class ChunkExecutor:
                 return k
         return None
 
-    def _deciding(self, t_ns: int) -> tuple[NDArray[np.float64], int]:
-        """Rows (N, 7) of the chunk that decides at t_ns, within the limits of a step, and which of them is due."""
-        k = self._due(t_ns)
-        if k is None:
-            return np.zeros((0, ACTION_SIZE)), 0
-        chunk = self._chunks[k]
-        rows = chunk.rows[: self.max_rows]
-        if chunk.kind == "pose" or (chunk.kind != "delta" and self._rotation is None):
-            return rows, chunk.index_at(t_ns)
-        if chunk.kind == "tool_delta":
-            rows = np.array([self._as_delta(chunk.kind, row) for row in rows])
-        return np.clip(rows, self._low, self._high), chunk.index_at(t_ns)
+    def _stated(self, k: int, rows: ArrayLike) -> NDArray[np.float64]:
+        """Rows (N, 7) of chunk k's kind as motions in the frame's axes, within the limits of a step; poses as they
+        are."""
+        kind, stated = self._chunks[k].kind, np.array(rows, np.float64)
+        if kind == "pose" or (kind != "delta" and self._rotation is None):
+            return stated
+        if kind == "tool_delta":
+            stated = np.array([self._as_delta(kind, row) for row in stated])
+        return np.clip(stated, self._low, self._high)
 
-    def _blended(self, k: int, t_ns: int) -> NDArray[np.float64]:
+    def _row(self, k: int, t_ns: int) -> NDArray[np.float64]:
+        """The row (7) of chunk k for t_ns, joined with those of the chunks before it."""
         chunk = self._chunks[k]
         row: NDArray[np.float64] = chunk.rows[chunk.index_at(t_ns)].copy()
         if self.ensemble:
             return self._mean(row, [c for c in self._chunks[: k + 1] if c.kind == chunk.kind], t_ns)
         if self.blend_rows == 0:
             return row
-        first = min(self._joined.get(chunk.stamp_ns, t_ns), t_ns)
-        self._joined[chunk.stamp_ns] = first
-        used = chunk.index_at(t_ns) - chunk.index_at(first)
+        used = max(0, chunk.index_at(t_ns) - chunk.index_at(self._used.get(chunk.stamp_ns, t_ns)))
         before = self._chunks[k - 1].row(t_ns) if k > 0 and self._chunks[k - 1].kind == chunk.kind else None
         if before is None or used >= self.blend_rows:
             return row

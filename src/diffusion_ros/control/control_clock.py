@@ -18,8 +18,9 @@ _LOST_STEP = 2.5
 """Periods without a command that went with a pose, though poses come."""
 _PACE = 1.25
 """Periods between poses at most, and half a one at least, that are meant to be answered one by one."""
-_FOLLOW = 8
-"""The rows' time follows the poses' stamps by an eighth of what they differ."""
+_FOLLOW = 32
+"""The rows' time follows the poses' stamps by so small a part of what they differ: commands go with poses, a little
+early and late, and rows must not."""
 
 
 class ControlClock:
@@ -68,16 +69,18 @@ class ControlClock:
         # After a standstill of more than a period nothing is made up for.
         self._due = (due if now - due <= self._period + 1e-9 else now) + self._period
 
-    def row_time(self, present_ns: int) -> int:
-        """The time whose row is due, given the time of the observations now, in the clock of their stamps.
+    def row_time(self, present_ns: int, anew: bool = False) -> int:
+        """The time whose row is due, given the time of the observations now, in the clock of their stamps. anew: no row
+        was executed in the period before.
 
-        Rows follow each other by periods, though the poses that commands go with come a little early or late; so that
-        none is left out or given twice. A present that is half a period off is taken as it is.
+        Rows follow each other by periods, though the poses that commands go with come early or late, or more seldom
+        than commands; so that none is left out or given twice. A present that is three quarters of a period off is
+        taken as it is.
         """
-        if self._row_ns is not None:
+        if self._row_ns is not None and not anew:
             expected_ns = self._row_ns + self.period_ns
             off_ns = present_ns - expected_ns
-            if 2 * abs(off_ns) < self.period_ns:
+            if 4 * abs(off_ns) < 3 * self.period_ns:
                 self._row_ns = expected_ns + off_ns // _FOLLOW
                 return self._row_ns
         self._row_ns = present_ns

@@ -20,24 +20,38 @@ _REMEMBERED = 10
 class ChunkDelay:
     """An estimate from the last chunks: which row of each was the first that was executed.
 
-    It counts rows and no time, so the clocks of robot and policy may differ. The first chunk does not count: the
-    machine had to warm up, and nothing was executed before it.
+    It counts rows and no time, so the clocks of robot and policy may differ. A chunk counts if the robot was executing
+    rows when it was asked for, and went on until it came or until they ran out. So the first one does not count, nor
+    one that follows a hold, a pause, another episode or a person: why its first rows are over says nothing of the next.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, rows: int, period_ns: int) -> None:
+        """rows: of a chunk; period_ns: from row to row."""
+        self._rows, self._period_ns = rows, period_ns
         self.rows = 0
         """The most that the next chunk is expected to be late."""
         self._seen: deque[int] = deque(maxlen=_REMEMBERED)
         self._newest: int | None = None
+        self._last = 0, 0
+        """Of the row that was executed last: its time [ns], and its place in its chunk."""
 
     def executed(self, chunk_stamp_ns: int, row: int) -> None:
         """A row of the chunk with this stamp is executed."""
-        if chunk_stamp_ns == self._newest:
-            return
-        if self._newest is not None:
+        if chunk_stamp_ns != self._newest and self._counts(chunk_stamp_ns, row):
             self._seen.append(row)
             self.rows = max(self._seen)
         self._newest = chunk_stamp_ns
+        self._last = chunk_stamp_ns + row * self._period_ns, row
+
+    def _counts(self, chunk_stamp_ns: int, row: int) -> bool:
+        """Of the first row of another chunk."""
+        if self._newest is None or chunk_stamp_ns < self._newest:
+            return False
+        last_ns, last_row = self._last
+        # A chunk's rows lie up to half a period beside those of the one before.
+        next_ns = last_ns + 2 * self._period_ns
+        ran_out = last_row == self._rows - 1
+        return chunk_stamp_ns + row * self._period_ns < next_ns or (ran_out and chunk_stamp_ns < next_ns)
 
 
 def soft_weights(rows: int, certain: int, likely: int) -> NDArray[np.float64]:

@@ -20,8 +20,9 @@ With d = 3, asked for every 5 steps:
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -34,6 +35,8 @@ from diffusion_ros.control.history import History
 from diffusion_ros.control.observation import Frame, ObservationWindow, SpacedWindow
 from diffusion_ros.models.policy import Policy, chunk_seed
 
+_COUNTED = 5
+"""Rows by which it is told which of them a robot executes when. Their stamps are a little early and late."""
 MAX_GAP_STEPS = 3
 """A hole of more steps than this in the observations starts a new history."""
 
@@ -80,6 +83,8 @@ class PolicyController:
         """Of the last chunk: its rows as the policy gave them, and the newest frame that it was made from."""
         self._executed: History[NDArray[np.float64]] = History(2 * spec.horizon * spec.period_ns)
         """Rows (7) that were executed."""
+        self._counted: deque[tuple[int, int, int]] = deque(maxlen=_COUNTED)
+        """Of the rows that were executed last: the time [ns], the chunk's stamp, and the place there."""
         self.min_gap_ns = 0 if spaced else spec.period_ns * 3 // 4
         """Frames that come sooner after the last one are not used."""
         max_gap_ns = MAX_GAP_STEPS * spec.period_ns
@@ -102,9 +107,12 @@ class PolicyController:
                 self.reset()
         return self._window.push(frame.stamp_ns, _Observed(frame.values))
 
-    def executed(self, stamp_ns: int, row: NDArray[np.float64]) -> None:
-        """A row (7) of motions began to be executed at this time, as it was after all limits."""
+    def executed(self, stamp_ns: int, row: NDArray[np.float64], key: tuple[int, int] | None = None) -> None:
+        """A row (7) of motions that is due at this time is executed, as it was after all limits; of the policy's, no
+        person's. key: its chunk's stamp and its place there, None where that is not known."""
         self._executed.add(stamp_ns, row)
+        if key is not None:
+            self._counted.append((stamp_ns, *key))
 
     def needs_chunk(self, stamp_ns: int) -> bool:
         """Whether a chunk should be made from the observation stamped so.
@@ -162,7 +170,9 @@ class PolicyController:
         spec, last = self.policy.spec, self.last_chunk
         if last is None or self._sampled is None or stamp_ns <= last.stamp_ns:
             return None, None
-        begun = last.index_at(stamp_ns)
+        if self._executed_at(stamp_ns - spec.period_ns) is None:
+            return None, None  # the robot holds, or a person drives it: what is under way is not executed
+        begun = self._begun(last, stamp_ns)
         under_way = self.policy.restated(*self._sampled, now)
         if begun + self.delay_rows > len(under_way):
             return None, None  # it ends before, so that nobody knows what is executed then
@@ -182,12 +192,28 @@ class PolicyController:
             rows[i], weights[i] = row, 1.0
         return rows, weights
 
+    def _begun(self, last: ActionChunk, stamp_ns: int) -> int:
+        """How many rows of the last chunk are over where the first one of a chunk stamped so would be due.
+
+        A robot that takes rows as they are executes both chunks' in steps of its own, so its rows are counted: between
+        two chunks there may be one more or less of them than their stamps let expect.
+        """
+        begun, next_ = last.index_at(stamp_ns), replace(last, stamp_ns=stamp_ns)
+        counted = [place - next_.index_at(at) for at, chunk, place in self._counted if chunk == last.stamp_ns]
+        if self._spaced or not counted:
+            return begun
+        most = sorted(counted)[len(counted) // 2]
+        return max(0, most) if abs(most - begun) <= 1 else begun
+
     def _past(self, t_ns: int, place: int, under_way: NDArray[np.float64]) -> NDArray[np.float64] | None:
         """The row that was executed at t_ns: as it was, or as the chunk under way has it at that place."""
         if self.policy.row_kind == "delta":
-            near = self._executed.nearest(t_ns)
-            return None if near is None or abs(near[0] - t_ns) > self.policy.spec.period_ns // 2 else near[1]
+            return self._executed_at(t_ns)
         return under_way[place] if 0 <= place < len(under_way) else None
+
+    def _executed_at(self, t_ns: int) -> NDArray[np.float64] | None:
+        near = self._executed.nearest(t_ns)
+        return None if near is None or 4 * abs(near[0] - t_ns) > 3 * self.policy.spec.period_ns else near[1]
 
     def hold(self, stamp_ns: int) -> ActionChunk:
         """The answer to an observation that is not to be trusted. The next one that is, is answered at once."""
@@ -215,3 +241,4 @@ class PolicyController:
         self.last_chunk = None
         self._sampled = None
         self._executed.clear()
+        self._counted.clear()

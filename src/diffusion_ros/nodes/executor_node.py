@@ -67,8 +67,9 @@ class ExecutorNode(RunnableNode):
         self._control_clock = ControlClock(self.executor_logic.period_ns)
         self._pending_ns: int | None = None
         """Lockstep: the observation that has no answer."""
-        self._replaceable: tuple[int, int] | None = None
-        """Real time: stamp and row time of a hold that went out in this period and that a chunk may still replace."""
+        self._replaceable: tuple[int, int, int] | None = None
+        """Real time, of a hold that went out in this period and that a chunk may still replace: the stamp that it
+        answers, the time of its row, and when it begins."""
         self._received: float | None = None
         """When a pose came last."""
         self._answering = 0.0
@@ -345,27 +346,31 @@ class ExecutorNode(RunnableNode):
             return
         # A stamp that is repeated, or none at all, does not stop the time.
         present_ns = self._stamp_ns + round((now - self._stamped) * 1e9)
-        row_ns = self._control_clock.row_time(present_ns)
+        held = self._answered is None or not self._answered.acting
+        row_ns = self._control_clock.row_time(present_ns, anew=held)
+        # A command without a pose answers the last one again, but its row is of another time.
+        alone = 2 * (present_ns - self._stamp_ns) >= self.executor_logic.period_ns
+        begins_ns = row_ns if alone else self._stamp_ns
         if self._person_decides():
             assert self._takeover is not None
             logic, why = self.executor_logic, self._takeover.reason
             command = logic.hold(row_ns, why) if why else logic.person_command(row_ns, self._takeover.newest, now_ns)
-            self._publish(command, self._stamp_ns)
+            self._publish(command, self._stamp_ns, begins_ns)
             return
         command = self.executor_logic.command(row_ns, now_ns)
         # The hold goes out at once; a chunk that comes within the period may still replace it.
-        self._replaceable = None if command.acting else (self._stamp_ns, row_ns)
-        self._publish(command, self._stamp_ns)
+        self._replaceable = None if command.acting else (self._stamp_ns, row_ns, begins_ns)
+        self._publish(command, self._stamp_ns, begins_ns)
 
     def _replace_hold(self) -> None:
         """A chunk came: its row takes the place of the hold that this period has had. Motion there is once a period."""
         if self._replaceable is None or self._stop_reason():
             return
-        stamp_ns, row_ns = self._replaceable
+        stamp_ns, row_ns, begins_ns = self._replaceable
         command = self.executor_logic.command(row_ns, self.now_ns())
         if command.acting:
             self._replaceable = None
-            self._publish(command, stamp_ns)
+            self._publish(command, stamp_ns, begins_ns)
 
     def _drive_on(self) -> None:
         """A period of a driven robot's output."""
@@ -456,7 +461,8 @@ class ExecutorNode(RunnableNode):
 
     # What goes out
 
-    def _publish(self, command: Command, stamp_ns: int) -> None:
+    def _publish(self, command: Command, stamp_ns: int, begins_ns: int | None = None) -> None:
+        """stamp_ns: of the observation that it answers; begins_ns: when it begins, None: then."""
         self._pending_ns = None
         self._answered = command
         self._counts["acted" if command.acting else "held"] += 1
@@ -465,7 +471,7 @@ class ExecutorNode(RunnableNode):
         if not self._lockstep:
             self.executor_logic.sent(command)
         if command.acting:
-            self._say_executed(command, stamp_ns)
+            self._say_executed(command, stamp_ns if begins_ns is None else begins_ns)
         self.diagnostics.latency("observation to command", time.monotonic() - self._answering)
         self._refresh()
 

@@ -158,7 +158,9 @@ class PolicyNode(RunnableNode):
             spaced=robot is not None,
             rtc=rtc,
         )
-        self._delay = ChunkDelay()
+        self._delay = ChunkDelay(spec.n_rows, spec.period_ns)
+        self._latency_ns = round(robot.action.latency * 1e9) if robot is not None else 0
+        """By which rows begin before they are due."""
         self._executed: deque[messages.Executed] = deque(maxlen=4 * spec.horizon)
         """What the worker has not heard of yet."""
         if rtc:
@@ -309,9 +311,12 @@ class PolicyNode(RunnableNode):
             heard = list(self._executed)
             self._executed.clear()
         for executed in heard:
-            self._controller.executed(executed.stamp_ns, executed.row)
-            if executed.place >= 0:
-                self._delay.executed(executed.chunk_ns, executed.place)
+            if executed.person:
+                continue  # what of a chunk is under way then is never executed
+            key = (executed.chunk_ns, executed.place) if executed.place >= 0 else None
+            self._controller.executed(executed.stamp_ns + self._latency_ns, executed.row, key)
+            if key is not None:
+                self._delay.executed(*key)
         self._controller.delay_rows = self._delay.rows
 
     def _think(self, frames: list[tuple[Frame, float]]) -> None:

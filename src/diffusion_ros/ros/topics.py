@@ -35,7 +35,8 @@ EEF_COMMAND = "eef_command"
 EXECUTED_ACTION = "executed_action"
 """The row whose execution begins, within the limits of a step; `row`, which of its chunk it is, from 0 on, -1 of a
 person's; `age`, how long ago its chunk was observed [s]; and `person`: 1 where it is theirs, 0 where the policy's.
-Nothing while it holds. The stamp is that of the observation that it answers; with a robot's YAML, when it begins."""
+Nothing while it holds. The stamp is that of the observation that it answers; where none came for it, the row's own
+time; with a robot's YAML, when it begins."""
 TELEOP_ACTION = "teleop_action"
 """What a person asks for: one row like those of action_chunk in each control step, stamped now, while they decide. The
 gripper is 0 where nothing is known of it: as it is. Last comes `held`: 1 while the dead-man is held, 0 gives back, as
