@@ -16,11 +16,14 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, cast
 
+import fake_policy
 import h5py
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from workers_that_end import killed, prepare, unable
 
+from diffusion_ros import checkpoint
 from diffusion_ros.control.pictures import fit
 from diffusion_ros.models.policy import Policy
 from diffusion_ros.robot import ACTION_SCALE
@@ -28,7 +31,7 @@ from diffusion_ros.simulators.arm import Simulation
 from training import collect_demos
 from training.collect_demos import Options, collect, record_episode
 from training.data.demonstrations import load_demonstrations, make_windows, split_episodes
-from training.data.experts import EXPERTS, ExpertView
+from training.data.experts import BURST, EXPERTS, REST, ExpertView
 from training.data.parts import parts
 
 MadeHere = Callable[[], AbstractContextManager[pytest.MonkeyPatch]]
@@ -117,14 +120,56 @@ def test_what_acted_stands_beside_the_label(noise: float, wander: int, tmp_path:
     assert acted(episode, "executed_actions") < 1e-6 < 0.01 < acted(episode, "actions")
 
 
-def test_noise_comes_in_bursts_of_at_most_four_steps_where_it_is_asked_to(tmp_path: Path) -> None:
+def disturbed(episode: dict[str, Any]) -> NDArray[np.bool_]:
+    """Steps (N) in which something else than the label was executed."""
+    return np.any(episode["executed_actions"] != episode["actions"], axis=1)
+
+
+def test_disturbances_are_short_and_apart_where_they_are_asked_for(tmp_path: Path) -> None:
     options = small(tmp_path / "x", images=False, noise=1.0, quiet=12)
-    episode = record_episode(Simulation("lift", ()), options, 4)
-    noisy = np.any(episode["executed_actions"] != episode["actions"], axis=1)
-    runs = [(kind, len(list(steps))) for kind, steps in itertools.groupby(noisy.tolist())]
+    episodes = [record_episode(Simulation("lift", ()), options, seed) for seed in (4, 5)]
+    runs = [(kind, len(list(steps))) for e in episodes for kind, steps in itertools.groupby(disturbed(e).tolist())]
     bursts, pauses = ([length for kind, length in runs if kind == wanted] for wanted in (True, False))
-    assert len(bursts) > 3 and max(pauses) <= 12
-    assert sorted(bursts)[len(bursts) // 2] <= 4, "two of them may follow at once, but seldom do"
+    assert len(bursts) > 4 and max(bursts) <= BURST
+    assert REST <= sorted(pauses)[len(pauses) // 2] <= 12
+    other = [np.sign(e["executed_actions"][:, 6]) != np.sign(e["actions"][:, 6]) for e in episodes]
+    assert 0 < np.concatenate(other).mean() < 0.3, "now and then the gripper does the opposite"
+
+
+def test_a_late_policy_drives_in_disturbances_and_the_expert_says_what_is_right(tmp_path: Path) -> None:
+    state = (*fake_policy.LOW_DIM, *fake_policy.OBJECT)
+    path = fake_policy.save(tmp_path / "p.pt", fake_policy.spec(state, task="lift", max_delay=3))
+    policy = Policy(checkpoint.load(path, kind="policy"))
+    options = small(tmp_path / "x", images=False, noise=0.0, quiet=12, late_policy=path)
+    made: list[NDArray[np.float64]] = []
+    sample = policy.sample
+
+    def remembered(*given: Any, **more: Any) -> NDArray[np.float64]:
+        made.append(sample(*given, **more))
+        return made[-1]
+
+    policy.sample = remembered
+    episode = record_episode(Simulation("lift", ()), options, 4, policy)
+    rows, foreign = episode["executed_actions"] * ACTION_SCALE, disturbed(episode)
+    known = np.concatenate(made)
+    its = [np.abs(known - row).max(axis=1).min() < 1e-6 for row in rows]
+    assert sum(its) > 8, "rows of the policy were executed"
+    assert not np.any(np.array(its) & ~foreign), "and they stand beside what the expert would have done"
+
+
+def test_late_policy_goes_with_quiet(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="late_policy goes with --quiet"):
+        small(tmp_path / "x", late_policy=tmp_path / "p.pt")
+
+
+@pytest.mark.parametrize("task", ["lift", "can", "square"])
+def test_an_expert_waits_at_the_goal_as_long_as_it_is_told(task: str, tmp_path: Path) -> None:
+    closes = []
+    for dwell in (0, 5):
+        options = Options(task, tmp_path / "x", images=False, noise=0.0, dwell=dwell)
+        episode = record_episode(Simulation(task, ()), options, 3)
+        closes.append(int(np.argmax(episode["actions"][:, 6] > 0)))
+    assert closes[1] == closes[0] + 5
 
 
 def test_episodes_of_an_older_file_stay_without_what_acted(

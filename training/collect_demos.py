@@ -63,8 +63,10 @@ class Options:
     images: bool = True
     """Record both cameras (42 kB a step), not only states."""
     quiet: int = 0
-    """Noise comes in bursts of 1 to 4 steps, with U(0, quiet) steps without any after each; 0: noise in every step.
-    What a policy is to predict for later steps (--max-delay) is certain only as far as no noise comes between."""
+    """Noise comes as disturbances of 1 to 10 steps, with 6 to `quiet` steps between two of them; 0: in every step. In a
+    disturbance the hand does a part of what the expert says, drifts, and now and then moves its fingers the other way,
+    as that of a policy that errs. What a policy is to predict for later steps (--max-delay) is certain only as far as
+    no disturbance comes between."""
     dwell: int = 0
     """Steps that the hand waits at its goal before it closes, or lowers what it holds. A policy whose rows come late
     cannot tell to the step when it arrives: so it need not."""
