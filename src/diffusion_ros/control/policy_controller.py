@@ -20,7 +20,7 @@ With d = 3, asked for every 5 steps:
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -136,10 +136,15 @@ class PolicyController:
             if item.features is None:
                 item.features = self.policy.encode(item.values)
 
-    def chunk(self) -> ActionChunk:
-        """The chunk of the window as it is. Raises ValueError without any frame."""
+    def chunk(self, lap: Callable[[str], None] = lambda part: None) -> ActionChunk:
+        """The chunk of the window as it is. Raises ValueError without any frame.
+
+        lap: called with what has just been done, "encode" or "denoise"; "convert" is what was done before.
+        """
         observed = self._window.items()
+        lap("convert")
         self._encode(observed)
+        lap("encode")
         stamp_ns = self._window.newest_stamp_ns
         assert stamp_ns is not None
         known, weights = self._known(stamp_ns, observed[-1].values) if self.rtc else (None, None)
@@ -151,6 +156,7 @@ class PolicyController:
         )
         self._sampled = sampled, observed[-1].values
         rows = self.policy.executable(sampled, observed[-1].values)
+        lap("denoise")
         self.last_chunk = ActionChunk(stamp_ns, rows, self.policy.spec.period_ns, self.policy.row_kind)
         return self.last_chunk
 
