@@ -126,9 +126,15 @@ class PolicyController:
         return any(self.needs_chunk(stamp_ns + k * spec.period_ns) for k in range(spec.n_obs_steps))
 
     def encode_ahead(self) -> None:
-        """Encodes the newest frame now if the next chunk will be made from it too, so that it need not be then."""
-        stamp_ns = self._window.newest_stamp_ns
-        if not self._spaced and stamp_ns is not None and self.needs_frame(stamp_ns):
+        """Encodes the newest frame now if the next chunk will be made from it too, so that it need not be then.
+
+        Of frames at a rate of their own nobody knows yet which: those are encoded that may be.
+        """
+        stamp_ns, spec = self._window.newest_stamp_ns, self.policy.spec
+        if stamp_ns is None:
+            return
+        soon = self._spaced and self.needs_chunk(stamp_ns + spec.n_obs_steps * spec.period_ns)
+        if soon or self.needs_frame(stamp_ns):
             self._encode(self._window.items()[-1:])
 
     def _encode(self, observed: Sequence[_Observed]) -> None:
