@@ -37,6 +37,8 @@ from training import command_line
 from training.evaluation.rollout import BLEND_ROWS, Late, late_figures, smoothness
 
 HERE = Path(__file__).resolve().parent
+_ALLOWED = {300.0: (" (at most 5)", " (at most 1.5)"), 500.0: (" (at most 15)", "")}
+"""Of real-time chunking, by delay [ms]: points of success that are lost, and the ratio of the jerks."""
 _SILENCE_NS = 950_000_000
 """Between episodes the simulator is silent for more than a second."""
 
@@ -47,13 +49,13 @@ class Options:
 
     checkpoint: Path = HERE.parents[1] / "checkpoints" / "lift_pixels.pt"
     """The checkpoint (.pt) of a policy."""
-    delay_ms: tuple[float, ...] = (300.0,)
-    """How long after its observation a chunk leaves [ms]."""
+    delay_ms: tuple[float, ...] = ()
+    """How long after its observation a chunk leaves [ms]. Without it 0, 300 with each strategy, and 500 with rtc."""
     jitter_ms: float = 20.0
     """And up to so much later, drawn anew for each chunk."""
     strategies: tuple[LateStrategy, ...] = get_args(LateStrategy)
     """What is done about it; see `python -m training.evaluate --help`."""
-    episodes: int = 2
+    episodes: int = 1
     """Of each strategy; episode i is drawn from seed + i."""
     seed: int = 100_000
     """Of the first episode."""
@@ -110,6 +112,24 @@ class LateObserver(PolicyObserver):
         return {"jump": jump, "jerk": jerk}
 
 
+def runs(options: Options) -> list[tuple[float, LateStrategy]]:
+    """Delays [ms] and strategies. Where no chunk is late, one says it all."""
+    if not options.delay_ms:
+        return [(0.0, "latest"), *((300.0, strategy) for strategy in options.strategies), (500.0, "rtc")]
+    found: list[tuple[float, LateStrategy]] = []
+    for delay in options.delay_ms:
+        found += [(delay, strategy) for strategy in options.strategies] if delay else [(delay, "latest")]
+    return found
+
+
+def against_no_delay(result: dict[str, Any], usual: dict[str, Any]) -> str:
+    """What a delay costs; usual: without one."""
+    points = 100 * (usual["success_rate"] - result["success_rate"])
+    times = result["jerk"] / usual["jerk"]
+    most_points, most_times = _ALLOWED.get(result["delay_ms"], ("", "")) if result["late"] == "rtc" else ("", "")
+    return f"  against no delay: success {points:g} points less{most_points}, jerk {times:.2f} times{most_times}"
+
+
 class _Quiet(bringup.Screen):
     def progress(self, line: str) -> None:
         pass
@@ -155,22 +175,26 @@ def drive(options: Options, late: Late, folder: Path) -> dict[str, Any]:
 
 def bench(options: Options) -> None:
     os.environ["PYTHONPATH"] = os.pathsep.join([str(HERE), str(HERE.parents[1]), os.environ.get("PYTHONPATH", "")])
-    found = []
-    for delay in options.delay_ms:
-        for strategy in options.strategies:
-            with tempfile.TemporaryDirectory() as name:
-                os.environ["ROS_LOG_DIR"] = name
-                try:
-                    result = drive(options, Late(delay / 1000, options.jitter_ms / 1000, strategy), Path(name))
-                except bringup.Failed as error:
-                    print(f"late: {strategy}: {error}")
-                    continue
-            found.append(result)
-            print(
-                f"late: {delay:g} ms, {strategy}: {result['outcome']}, mean length {result['mean_length']:.1f}, held"
-                f" {result['held']:.1f}, jump {result['jump']:.3f} m/s, jerk {result['jerk']:.1f} m/s3"
-                f" ({result['missed']} periods without a command in time, {result['overruns']} begun late)"
-            )
+    found: list[dict[str, Any]] = []
+    for delay, strategy in runs(options):
+        jitter = options.jitter_ms / 1000 if delay else 0.0
+        with tempfile.TemporaryDirectory() as name:
+            os.environ["ROS_LOG_DIR"] = name
+            try:
+                result = drive(options, Late(delay / 1000, jitter, strategy), Path(name))
+            except bringup.Failed as error:
+                print(f"late: {delay:g} ms, {strategy}: {error}")
+                continue
+        found.append(result)
+        print(
+            f"late: {delay:g} ms, {strategy}: {result['outcome']}, mean length {result['mean_length']:.1f}, held"
+            f" {result['held']:.1f}, jump {result['jump']:.3f} m/s, jerk {result['jerk']:.1f} m/s3"
+            f" ({result['missed']} periods without a command in time, {result['overruns']} begun late)",
+            flush=True,
+        )
+        usual = next((one for one in found if one["delay_ms"] == 0), None)
+        if delay and usual is not None:
+            print(against_no_delay(result, usual), flush=True)
     if options.json is not None:
         write_json(options.json, {"results": found})
 
