@@ -10,7 +10,9 @@ import dataclasses
 import itertools
 import json
 import os
+import signal
 import tempfile
+import threading
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, get_args
@@ -30,6 +32,7 @@ from diffusion_ros.control.delay import LateStrategy
 from diffusion_ros.resources import resource_folder
 from diffusion_ros.robot import RATE
 from diffusion_ros.ros import messages, topics
+from diffusion_ros.simulators.tasks import ARM_TASKS
 from diffusion_ros.systems.arm import SIMULATION
 from diffusion_ros.systems.observer import PolicyObserver
 from diffusion_ros.systems.startup import decide
@@ -39,6 +42,8 @@ from training.evaluation.rollout import BLEND_ROWS, Late, late_figures, smoothne
 HERE = Path(__file__).resolve().parent
 _ALLOWED = {300.0: (" (at most 5)", " (at most 1.5)"), 500.0: (" (at most 15)", "")}
 """Of real-time chunking, by delay [ms]: points of success that are lost, and the ratio of the jerks."""
+_START_SECONDS, _PAUSE_SECONDS = 60.0, 5.0
+"""That processes may take to start, and an episode beside its steps. A robot that never moves would be waited for."""
 _SILENCE_NS = 950_000_000
 """Between episodes the simulator is silent for more than a second."""
 
@@ -140,6 +145,10 @@ class _Quiet(bringup.Screen):
 
 def drive(options: Options, late: Late, folder: Path) -> dict[str, Any]:
     """All episodes with one strategy. Raises bringup.Failed."""
+    spec = read_spec(options.checkpoint)
+    lasts = spec.n_rows * spec.period_ns / 1e9
+    if late.strategy != "wait" and late.delay + 0.5 / spec.rate >= lasts:
+        raise bringup.Failed(f"all {spec.n_rows} rows of a chunk ({1000 * lasts:g} ms) are late when it comes", 1)
     nodes = tuple(
         replace(node, module=late_policy_node.__name__) if node.name == "policy" else node for node in SIMULATION.nodes
     )
@@ -149,7 +158,7 @@ def drive(options: Options, late: Late, folder: Path) -> dict[str, Any]:
     executor = {"join": join, "blend_rows": BLEND_ROWS}
     parameters.write_text(yaml.safe_dump({"executor": {"ros__parameters": executor}}))
     given = {
-        "task": read_spec(options.checkpoint).task,
+        "task": spec.task,
         "checkpoint": str(options.checkpoint),
         "mode": "realtime",
         "episodes": str(options.episodes),
@@ -163,7 +172,16 @@ def drive(options: Options, late: Late, folder: Path) -> dict[str, Any]:
     startup = decide(system, given, resource_folder(), lambda name: f"--{name}")
     os.environ[late_policy_node.VARIABLE] = json.dumps(dataclasses.asdict(late))
     request = bringup.Request(startup, folder / "summary.json", bringup.free_domain_id(), "")
-    result = bringup.run_system(request, _Quiet(), [])
+    stop: list[int] = []
+    limit = _START_SECONDS + options.episodes * (ARM_TASKS[spec.task].max_steps / RATE + _PAUSE_SECONDS)
+    watch = threading.Timer(limit, stop.append, [signal.SIGTERM])
+    watch.start()
+    try:
+        result = bringup.run_system(request, _Quiet(), stop)
+    finally:
+        watch.cancel()
+    if not result:
+        raise bringup.Failed(f"not over after {limit:g} s", 1)
     return {
         **result,
         "late": late.strategy,
