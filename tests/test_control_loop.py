@@ -125,6 +125,30 @@ def test_a_frame_that_the_next_chunk_needs_is_encoded_before_that(policy, monkey
     assert encoded == [0, 7, 8]
 
 
+@pytest.mark.parametrize("rate", [15.0, 25.0, 30.0, 60.0])
+def test_of_frames_at_another_rate_those_are_encoded_before_a_chunk_that_it_may_be_made_from(policy, monkeypatch, rate):
+    encoded = []
+    encode = policy.encode
+    monkeypatch.setattr(policy, "encode", lambda values: encoded.append(1) or encode(values))
+    lazy, controller = PolicyController(policy, 3, spaced=True), PolicyController(policy, 3, spaced=True)
+    frames = [Frame(10**9 + round(i * 1e9 / rate), frame(i).values) for i in range(round(2 * rate))]
+    chunks, ahead = 0, 0
+    for observed in frames:
+        lazy.push(observed)
+        controller.push(observed)
+        if not controller.needs_chunk(observed.stamp_ns):
+            before = len(encoded)
+            controller.encode_ahead()
+            ahead += len(encoded) - before
+            continue
+        before = len(encoded)
+        rows = controller.chunk().rows
+        assert len(encoded) == before + 1, "the newest alone"
+        assert np.array_equal(rows, lazy.chunk().rows)
+        chunks += 1
+    assert chunks >= 4 and ahead <= chunks * np.ceil(rate / 10.0), "those of the last two control steps"
+
+
 def test_the_same_frame_again_changes_nothing(policy):
     controller = PolicyController(policy, 0)
     run(controller, range(9))

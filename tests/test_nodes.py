@@ -851,7 +851,7 @@ def test_a_late_chunk_goes_on_from_the_rows_that_are_executed_until_it_comes(gra
     connect(graph, robot)
     graph.spin_until(lambda: robot.count_subscribers("executed_action") == 2)
     publish, made, sent = policy._publish, [], 0
-    monkeypatch.setattr(policy, "_publish", lambda chunk, frame: made.append((chunk, frame)))
+    monkeypatch.setattr(policy, "_publish", lambda *what: made.append(what))
     delays = []
     for step in range(40):
         stamp = stamp_of(0, step)
@@ -866,7 +866,7 @@ def test_a_late_chunk_goes_on_from_the_rows_that_are_executed_until_it_comes(gra
         graph.spin_until(lambda stamp=stamp, step=step: step < 2 or robot.executed[-1].stamp_ns == stamp)
         graph.spin(0.02)
         delays.append(policy._delay.rows)
-    chunks = [chunk for chunk, _ in made]
+    chunks = [chunk for chunk, *_ in made]
     assert [(chunk.stamp_ns - stamp_of(0, 0)) // PERIOD for chunk in chunks] == [0, 8, 16, 24, 32]
     assert delays[-1] == 2
     # The second was made when nobody knew how late it would be; those after it are continuous.

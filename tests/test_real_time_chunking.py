@@ -22,7 +22,7 @@ from diffusion_ros.control.policy_controller import PolicyController
 from diffusion_ros.models.policy import Policy
 from diffusion_ros.simulators.arm import Simulation
 from diffusion_ros.spec import CheckpointSpec
-from training.evaluation.rollout import Late, roll_out
+from training.evaluation.rollout import Late, roll_out, smoothness
 
 PERIOD = 50_000_000
 STATE = (*fake_policy.LOW_DIM, *fake_policy.OBJECT)
@@ -251,6 +251,19 @@ def test_late_chunks_are_the_same_again_and_strategies_differ(lift: tuple[Policy
     # The first chunk comes after two or three steps; only who waits stands again before each of the others.
     assert held["latest"] in (2, 3) and held["wait"] > 6
     assert all(result["jerk"] > 0 for result in results)
+
+
+def test_how_smoothly_a_robot_was_driven() -> None:
+    rows = np.zeros((6, 7))
+    rows[:, 0] = [0.0, 0.01, 0.01, 0.03, 0.03, 0.03]  # m per step: 0, 0.2, 0.2, 0.6, 0.6, 0.6 m/s at 20 Hz
+    rows[:, 6] = [1, -1, 1, -1, 1, -1]  # the gripper does not count
+    jump, jerk = smoothness(rows, [None, 1, 1, 2, 2, 3], 20.0)
+    assert jump == pytest.approx(0.4), "from chunk 1 to 2; the first motion follows a hold"
+    # m/s in a step: 0.2, 0, 0.4, 0, 0, so that accelerations change by -4, 8, -8, 0 m/s2 in 1/20 s.
+    assert jerk == pytest.approx(20.0 * np.sqrt(np.mean([4.0**2, 8.0**2, 8.0**2, 0.0])))
+    assert smoothness(rows, [None] * 6, 20.0)[0] == 0.0
+    assert smoothness(rows[:2], [1, 2], 20.0) == (pytest.approx(0.2), 0.0)
+    assert smoothness(rows[:0], [], 20.0) == (0.0, 0.0)
 
 
 @pytest.mark.parametrize(

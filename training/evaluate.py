@@ -226,8 +226,10 @@ def _evaluate_policy(options: Options, late: Late | None) -> dict[str, Any]:
     episodes.sort(key=lambda episode: episode["index"])
     delayed: dict[str, Any] = {}
     if late is not None:
+        from training.evaluation.rollout import late_figures
+
         delayed = {"delay_ms": 1000 * late.delay, "jitter_ms": 1000 * late.jitter, "late": late.strategy}
-        delayed |= {name: float(np.mean([e[name] for e in episodes])) for name in ("held", "jump", "jerk")}
+        delayed |= late_figures(episodes)
     return {
         "task": loaded.spec.task,
         "episodes": options.episodes,

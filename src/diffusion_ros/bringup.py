@@ -276,6 +276,8 @@ def run_system(request: Request, screen: Screen, stop: Sequence[int]) -> dict[st
     missing = [i for i in range(observer.episodes) if i not in observer.results]
     if missing:
         raise Failed(f"no result of episode {', '.join(map(str, missing))}; logs: {startup.output_dir}", 1)
+    if remark := observer.remark():
+        screen.show(remark)
     summary = observer.summary()
     results = summary.pop("results")
     own = [argument.name for argument in request.system.arguments]

@@ -15,26 +15,28 @@ from pathlib import Path
 from typing import Any
 
 from diffusion_ros.robot import RATE
+from diffusion_ros.ros.chunk_budget import PARTS, WHOLE
 
 CHECKPOINT = Path(__file__).resolve().parents[2] / "checkpoints" / "can_pixels.pt"
 PERIOD_MS = 1000 / RATE
 EPISODES, STEPS = 3, 400  # 60 s
 
 
-def bringup(folder: Path) -> list[dict[str, Any]]:
-    """Results of episodes that go on after their success, to the last step."""
+def bringup(folder: Path) -> dict[str, Any]:
+    """The summary of episodes that go on after their success, to the last step."""
     path = folder / "summary.json"
     words = ["--task", "can", "--checkpoint", CHECKPOINT, "--mode", "realtime", "--episodes", EPISODES]
     words += ["--max-steps", STEPS, "--stop-after-success", STEPS, "--json", path, "--output-dir", folder / "run"]
     command = [sys.executable, "-m", "diffusion_ros.bringup", "simulation", *map(str, words)]
     subprocess.run(command, check=True, capture_output=True)
-    results: list[dict[str, Any]] = json.loads(path.read_text())["results"]
-    return results
+    summary: dict[str, Any] = json.loads(path.read_text())
+    return summary
 
 
 def main() -> None:
     with tempfile.TemporaryDirectory() as name:
-        results = bringup(Path(name))
+        summary = bringup(Path(name))
+    results = summary["results"]
 
     def median(timing: str, kind: str = "median") -> float:
         return statistics.median(result["timings_ms"][timing][kind] for result in results)
@@ -50,6 +52,8 @@ def main() -> None:
         f"ros: observation stamp to command at the simulator {median('stamp to command'):.1f} ms median, of which"
         f" two cameras {median('observation'):.1f} ms; physics {median('physics'):.1f} ms"
     )
+    whole, *parts = (f"{name} {summary['chunk_ms'][name]:.1f} ms" for name in (WHOLE, *PARTS))
+    print(f"ros: {whole} (at most 5): {', '.join(parts)}")
     steps = sum(result["steps"] for result in results)
     print(
         f"real time: {steps} periods ({steps / RATE:.0f} s), {sum(r['missed'] for r in results)} without a command in"

@@ -14,6 +14,7 @@ from typing import Any
 from rclpy.serialization import deserialize_message
 from sensor_msgs.msg import CompressedImage, Image
 
+from diffusion_ros.ros.chunk_budget import Reading
 from diffusion_ros.ros.messages import MessageError, compressed_image_from_msg, image_to_msg
 
 _SENDER = {"publisher_gid": {"data": b"the recording"}}
@@ -43,6 +44,7 @@ class ReplayNode:
         self._names, self._namespace, self._kinds = dict(names), namespace, kinds
         self.time_ns = 0
         """When the message came that is being heard."""
+        self.reading = Reading()
         self.subscriptions: dict[str, list[Subscription]] = {}
         """By full name."""
 

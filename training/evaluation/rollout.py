@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import itertools
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, get_args
 
@@ -156,7 +156,7 @@ def roll_out(
         result = RolloutResult(
             index, seed + index, simulation.success, steps, digest.hexdigest(), simulation.state_hash()
         )
-        yield result if late is None else _smoothness(result, commands, policy.spec.rate)
+        yield result if late is None else _late_result(result, commands, policy.spec.rate)
 
 
 class Driver:
@@ -246,18 +246,31 @@ class _Post:
             self.delay.executed(*command.key)
 
 
-def _smoothness(result: RolloutResult, commands: list[Command], rate: float) -> LateResult:
-    velocities = np.array([command.row[:3] for command in commands]) * rate
+def _late_result(result: RolloutResult, commands: list[Command], rate: float) -> LateResult:
+    rows = np.array([command.row for command in commands])
     chunks = [None if command.key is None else command.key[0] for command in commands]
+    jump, jerk = smoothness(rows, chunks, rate)
+    held = sum(not command.acting for command in commands)
+    return LateResult(**dataclasses.asdict(result), held=held, jump=jump, jerk=jerk)
+
+
+def smoothness(rows: NDArray[np.float64], chunks: Sequence[int | None], rate: float) -> tuple[float, float]:
+    """`jump` [m/s] and `jerk` [m/s^3], as LateResult has them, of the rows (N, 7) that were commanded at a rate [Hz].
+
+    chunks (N): which chunk each is of; None: a hold.
+    """
+    velocities = rows[:, :3] * rate
     changes = np.linalg.norm(np.diff(velocities, axis=0), axis=1)
     joins = [i for i, (one, two) in enumerate(itertools.pairwise(chunks)) if None not in (one, two) and one != two]
     bends = np.linalg.norm(np.diff(velocities, 2, axis=0), axis=1) * rate**2
-    return LateResult(
-        **dataclasses.asdict(result),
-        held=sum(not command.acting for command in commands),
-        jump=float(changes[joins].max()) if joins else 0.0,
-        jerk=float(np.sqrt(np.mean(bends**2))) if len(bends) else 0.0,
-    )
+    jump = float(changes[joins].max()) if joins else 0.0
+    return jump, float(np.sqrt(np.mean(bends**2))) if len(bends) else 0.0
+
+
+def late_figures(results: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Means of what LateResults have beside RolloutResults."""
+    own = [field.name for field in dataclasses.fields(LateResult) if field.name not in RolloutResult.__annotations__]
+    return {name: float(np.mean([result[name] for result in results])) for name in own}
 
 
 def _pictures(policy: Policy, simulation: Simulation, size: tuple[int, int] | None) -> dict[str, NDArray[Any]]:

@@ -87,7 +87,8 @@ class SpatialSoftmax(nn.Module):
 
     def forward(self, features: Tensor, offset: Tensor) -> Tensor:
         """features (B, in_dim, h, w), offset (B, 2) x and y in pixels; returns (B, 2 K): all x, then all y."""
-        return self.read(self.maps(features).float(), offset)[:, : 2 * self.n_keypoints]
+        _, _, x, y = self._means(self.maps(features).float())
+        return self._places(x, y, offset)
 
     def read(self, logits: Tensor, offset: Tensor) -> Tensor:
         """logits (B, K, h, w) float32 of the maps, offset (B, 2); returns (B, 3 K): x, y, and how far a map spreads.
@@ -95,22 +96,30 @@ class SpatialSoftmax(nn.Module):
         The spread is the standard deviation of the position under the softmax, in the same units.
         Computed in float32 and without a matrix product, which autocast would take to bfloat16: its 8 bits are a pixel.
         """
-        rows, columns = logits.shape[2], logits.shape[3]
-        p = logits.flatten(2).softmax(dim=2).unflatten(2, [rows, columns])
-        across, down = p.sum(dim=2), p.sum(dim=3)
-        column = torch.arange(columns, device=p.device)
-        row = torch.arange(rows, device=p.device)
-        x = (across * column).sum(dim=2)  # (B, K), in cells
-        y = (down * row).sum(dim=2)
+        across, down, x, y = self._means(logits)
+        column = torch.arange(logits.shape[3], device=logits.device, dtype=torch.float32)
+        row = torch.arange(logits.shape[2], device=logits.device, dtype=torch.float32)
         variance = (across * (column - x[:, :, None]) ** 2).sum(dim=2) + (down * (row - y[:, :, None]) ** 2).sum(dim=2)
+        spread = (variance + 1e-6).sqrt() * (self.stride * (2.0 / (max(self.image_size) - 1)))
+        return torch.cat([self._places(x, y, offset), spread], dim=1)
+
+    def _means(self, logits: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """The softmax's sums over rows (B, K, w) and columns (B, K, h), and the mean x and y (B, K), in cells."""
+        p = logits.flatten(2).softmax(dim=2).unflatten(2, [logits.shape[2], logits.shape[3]])
+        across, down = p.sum(dim=2), p.sum(dim=3)
+        x = (across * torch.arange(logits.shape[3], device=p.device, dtype=torch.float32)).sum(dim=2)
+        y = (down * torch.arange(logits.shape[2], device=p.device, dtype=torch.float32)).sum(dim=2)
+        return across, down, x, y
+
+    def _places(self, x: Tensor, y: Tensor, offset: Tensor) -> Tensor:
+        """(B, 2 K) in the whole image, of cells x and y (B, K) of a crop at offset (B, 2)."""
         height, width = self.image_size
         pixels = torch.stack([x, y], dim=1) * self.stride + offset[:, :, None]
         if height == width:
             places = pixels * (2.0 / (width - 1)) - 1.0
         else:
             places = torch.stack([pixels[:, 0] * (2.0 / (width - 1)), pixels[:, 1] * (2.0 / (height - 1))], dim=1) - 1.0
-        spread = (variance + 1e-6).sqrt() * (self.stride * (2.0 / (max(height, width) - 1)))
-        return torch.cat([places.flatten(1), spread], dim=1)
+        return places.flatten(1)
 
 
 class Coarse(nn.Module):

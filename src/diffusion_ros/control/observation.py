@@ -313,18 +313,20 @@ class FrameRate:
         while two intervals are not known."""
         if len(self._stamps) < 3:
             return None
-        return 1e9 / float(np.median(np.diff(self._stamps)))
+        intervals = sorted(b - a for a, b in pairwise(self._stamps))
+        middle = len(intervals) // 2
+        return 2e9 / (intervals[middle] + intervals[-middle - 1])
 
     def reason(self) -> str:
         """'' or why no frame should be used yet."""
-        wanted = 1e9 / self._period_ns
         if self._least == 0:
             return ""
-        if self.rate is None:
+        wanted, rate = 1e9 / self._period_ns, self.rate
+        if rate is None:
             return f"{self._name}: how often it comes is not known yet, {wanted:g} Hz expected"
-        if self.rate < self._least * wanted:
+        if rate < self._least * wanted:
             least = self._least * wanted
-            return f"{self._name}: comes at {self.rate:.1f} Hz, at least {least:g} of {wanted:g} Hz expected"
+            return f"{self._name}: comes at {rate:.1f} Hz, at least {least:g} of {wanted:g} Hz expected"
         return ""
 
     def slow(self) -> str:

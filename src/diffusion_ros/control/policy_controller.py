@@ -21,7 +21,7 @@ With d = 3, asked for every 5 steps:
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -134,9 +134,15 @@ class PolicyController:
         return any(self.needs_chunk(stamp_ns + k * spec.period_ns) for k in range(spec.n_obs_steps))
 
     def encode_ahead(self) -> None:
-        """Encodes the newest frame now if the next chunk will be made from it too, so that it need not be then."""
-        stamp_ns = self._window.newest_stamp_ns
-        if not self._spaced and stamp_ns is not None and self.needs_frame(stamp_ns):
+        """Encodes the newest frame now if the next chunk will be made from it too, so that it need not be then.
+
+        Of frames at a rate of their own nobody knows yet which: those are encoded that may be.
+        """
+        stamp_ns, spec = self._window.newest_stamp_ns, self.policy.spec
+        if stamp_ns is None:
+            return
+        soon = self._spaced and self.needs_chunk(stamp_ns + spec.n_obs_steps * spec.period_ns)
+        if soon or self.needs_frame(stamp_ns):
             self._encode(self._window.items()[-1:])
 
     def _encode(self, observed: Sequence[_Observed]) -> None:
@@ -144,10 +150,15 @@ class PolicyController:
             if item.features is None:
                 item.features = self.policy.encode(item.values)
 
-    def chunk(self) -> ActionChunk:
-        """The chunk of the window as it is. Raises ValueError without any frame."""
+    def chunk(self, lap: Callable[[str], None] = lambda part: None) -> ActionChunk:
+        """The chunk of the window as it is. Raises ValueError without any frame.
+
+        lap: called with what has just been done, "encode" or "denoise"; "convert" is what was done before.
+        """
         observed = self._window.items()
+        lap("convert")
         self._encode(observed)
+        lap("encode")
         stamp_ns = self._window.newest_stamp_ns
         assert stamp_ns is not None
         known, weights = self._known(stamp_ns, observed[-1].values) if self.rtc else (None, None)
@@ -159,6 +170,7 @@ class PolicyController:
         )
         self._sampled = sampled, observed[-1].values
         rows = self.policy.executable(sampled, observed[-1].values)
+        lap("denoise")
         self.last_chunk = ActionChunk(stamp_ns, rows, self.policy.spec.period_ns, self.policy.row_kind)
         return self.last_chunk
 

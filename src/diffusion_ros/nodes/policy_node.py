@@ -7,7 +7,6 @@ the executor a chunk that holds, so that the rest of the last chunk is not execu
 
 from __future__ import annotations
 
-import time
 import traceback
 from collections import deque
 from collections.abc import Sequence
@@ -31,6 +30,7 @@ from diffusion_ros.models.kind import SAMPLERS
 from diffusion_ros.models.policy import FrameError, Policy, RangeError
 from diffusion_ros.robot import EEF_POS, EEF_QUAT, FINGERS, WORLD_FRAME
 from diffusion_ros.ros import messages, topics
+from diffusion_ros.ros.chunk_budget import ChunkBudget
 from diffusion_ros.ros.diagnostics import ERROR, OK, WARN, Diagnostics
 from diffusion_ros.ros.frame_source import FrameRules, FrameSource
 from diffusion_ros.ros.listener import MAX_BYTES, Listener
@@ -197,7 +197,7 @@ class PolicyNode(RunnableNode):
         self._told_to_hold = False
         """Real time: whether the executor was told to hold since the last chunk."""
         self._began = 0.0
-        """When the worker took what it is at, in wall time [s], as latencies are."""
+        """When the worker took what it is at [s], by the clock of `reading`."""
         self._source = source = FrameSource(
             self,
             spec,
@@ -217,7 +217,7 @@ class PolicyNode(RunnableNode):
         self._listeners = source.simulator.listeners if source.simulator is not None else {}
 
         self._worker = Worker("inference", self._take, self._work)
-        self._frames: deque[tuple[Frame, float]] = deque(maxlen=4 * spec.n_obs_steps)
+        self._frames: deque[tuple[Frame, ChunkBudget]] = deque(maxlen=4 * spec.n_obs_steps)
         self._stops = 0
         """How often the executor was told to hold; what is made from observations of before is not published."""
         self._stops_seen = 0
@@ -254,7 +254,7 @@ class PolicyNode(RunnableNode):
             self._refresh()
             return
         with self._worker.condition:
-            self._frames.append((frame, time.monotonic()))
+            self._frames.append((frame, self._source.budget(frame)))
             self._worker.condition.notify()
 
     def _on_executed(self, msg: JointTrajectory) -> None:
@@ -264,18 +264,18 @@ class PolicyNode(RunnableNode):
 
     # The worker thread
 
-    def _take(self) -> list[tuple[Frame, float]] | None:
+    def _take(self) -> list[tuple[Frame, ChunkBudget]] | None:
         frames = list(self._frames)
         self._frames.clear()
         self._busy = bool(frames)
-        self._began = time.monotonic()
+        self._began = self.reading.seconds()
         if frames and self._stops_seen != self._stops:
             # What was observed before a stop is no history of what comes after it.
             self._stops_seen = self._stops
             self._controller.reset()
         return frames or None
 
-    def _work(self, frames: list[tuple[Frame, float]]) -> None:
+    def _work(self, frames: list[tuple[Frame, ChunkBudget]]) -> None:
         try:
             self._think(frames)
             self._faults.pop("", None)
@@ -319,39 +319,41 @@ class PolicyNode(RunnableNode):
                 self._delay.executed(*key)
         self._controller.delay_rows = self._delay.rows
 
-    def _think(self, frames: list[tuple[Frame, float]]) -> None:
+    def _think(self, frames: list[tuple[Frame, ChunkBudget]]) -> None:
         self._hear()
-        current: tuple[Frame, float] | None = None
+        current: tuple[Frame, ChunkBudget] | None = None
         repeated = False
-        for frame, received in frames:
+        for frame, budget in frames:
             # The others come too soon after the last one: sensors that are faster than the control rate.
             if self._controller.push(frame):
-                current, repeated = (frame, received), False
+                current, repeated = (frame, budget), False
             elif frame.stamp_ns == self._controller.newest_stamp_ns:
-                current, repeated = (frame, received), True
+                current, repeated = (frame, budget), True
         if current is None:
             return
-        frame, received = current
+        frame, budget = current
         if self._controller.needs_chunk(frame.stamp_ns):
-            start = time.monotonic()
-            chunk = self._controller.chunk()
-            self.diagnostics.latency("inference", time.monotonic() - start)
+            budget.taken(self._began)
+            chunk = self._controller.chunk(budget.lap)
             if not np.all(np.isfinite(chunk.rows)):
                 self._controller.reset()
                 raise FrameError("the policy's chunk has NaN or infinite values")
-            self._publish(chunk, frame)
-            self.diagnostics.latency("frame to chunk", time.monotonic() - received)
+            self._publish(chunk, frame, budget)
         elif repeated and self._controller.last_chunk is not None:
             # The same observation again: somebody has not got our answer.
             self._publish(self._controller.last_chunk, frame)
         self._controller.encode_ahead()
 
-    def _publish(self, chunk: ActionChunk, frame: Frame) -> None:
+    def _publish(self, chunk: ActionChunk, frame: Frame, budget: ChunkBudget | None = None) -> None:
+        """budget: of a chunk that is new."""
         with self._worker.condition:
             if self._stops_seen != self._stops:
                 return
             self._told_to_hold = False
             self._chunk_publisher.publish(messages.chunk_to_msg(chunk, self._frame_id))
+        if budget is not None:
+            budget.lap("publish")
+            self.diagnostics.latencies(budget.latencies())
         self._chunked = self.seconds()
         self.diagnostics.tick(topics.ACTION_CHUNK)
         position = frame.values.get(EEF_POS)
@@ -412,7 +414,7 @@ class PolicyNode(RunnableNode):
 
     def _why_late(self) -> list[str]:
         """Why chunks do not leave as often as they should though all inputs are good."""
-        if self._busy and (took := time.monotonic() - self._began) > _SLOW_INFERENCE_SECONDS:
+        if self._busy and (took := self.reading.seconds() - self._began) > _SLOW_INFERENCE_SECONDS:
             return [f"the inference that began {took:.1f} s ago has not returned"]
         now = self.seconds()
         patience = _PATIENCE_SECONDS + (0.0 if self._realtime else _REPEAT_SECONDS)

@@ -15,7 +15,7 @@ from diffusion_ros.ros import messages, topics
 from diffusion_ros.ros.messages import ERROR, OK, STALE, WARN
 from diffusion_ros.ros.runner import RunnableNode
 
-__all__ = ["ERROR", "OK", "STALE", "WARN", "Diagnostics"]
+__all__ = ["ERROR", "OK", "STALE", "WARN", "Diagnostics", "median_key"]
 
 _RATE_SECONDS = 5.0
 _LATENCIES = 200
@@ -24,6 +24,11 @@ _SUMMARY = 1000
 """Characters of a summary."""
 _LOG_KINDS = 8
 """Different complaints that are logged within that time: whoever makes up new ones shall not fill the disk."""
+
+
+def median_key(latency: str) -> str:
+    """Under which name a latency's median [ms] is published."""
+    return f"{latency} median [ms]"
 
 
 class Diagnostics:
@@ -69,6 +74,11 @@ class Diagnostics:
     def latency(self, name: str, seconds: float) -> None:
         self._latencies.setdefault(name, deque(maxlen=_LATENCIES)).append(seconds)
 
+    def latencies(self, seconds: Mapping[str, float]) -> None:
+        """Several that belong together, by name."""
+        for name, value in seconds.items():
+            self.latency(name, value)
+
     def value(self, name: str, value: object) -> None:
         """A line that stays until it is changed."""
         self._values[name] = str(value)
@@ -111,7 +121,7 @@ class Diagnostics:
             lines[f"{shown} age [s]"] = f"{self.age(name) or 0.0:.3f}"
         for name, latencies in list(self._latencies.items()):
             milliseconds = 1000.0 * np.array(list(latencies))
-            lines[f"{name} median [ms]"] = f"{np.median(milliseconds):.2f}"
+            lines[median_key(name)] = f"{np.median(milliseconds):.2f}"
             lines[f"{name} max [ms]"] = f"{np.max(milliseconds):.2f}"
         return lines
 

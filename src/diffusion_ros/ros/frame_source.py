@@ -7,6 +7,7 @@ from the very frames that it will be given.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -19,6 +20,7 @@ from diffusion_ros.control.observation import LATE_NS, Frame, FrameAssembler, Fr
 from diffusion_ros.robot import EEF_POS, EEF_QUAT, OBJECT_QUAT
 from diffusion_ros.robot_file import RobotFile
 from diffusion_ros.ros import messages, topics
+from diffusion_ros.ros.chunk_budget import Begun, ChunkBudget
 from diffusion_ros.ros.robot_observations import RobotObservations, Source
 from diffusion_ros.ros.runner import RunnableNode
 from diffusion_ros.ros.simulator_observations import SimulatorObservations
@@ -26,6 +28,8 @@ from diffusion_ros.spec import IMAGE_SUFFIX, CheckpointSpec
 
 _LEAST_NUMBERS_HZ = 5.0
 """Of what is interpolated between pictures: a gripper that opens within half a second is still followed."""
+_PICTURES = 32
+"""Of which is known when they came."""
 
 
 @dataclass(frozen=True)
@@ -90,6 +94,8 @@ class FrameSource:
         """By key: what is wrong with the last that came."""
         self.distrusted: dict[str, int] = {}
         """By key: good pictures that are still wanted from a camera that sent a bad one."""
+        self._pictures: deque[tuple[int, Begun]] = deque(maxlen=_PICTURES)
+        """By stamp [ns], when the last of them came."""
         self.sources: Mapping[str, Source] = {}
         """With a robot, by key."""
         self.simulator: SimulatorObservations | None = None
@@ -137,6 +143,7 @@ class FrameSource:
             return
         self.distrusted.pop(key, None)
         self._frozen.image(camera, stamp_ns, image)
+        self._pictures.append((stamp_ns, self._node.reading.begun))
         self._good(key, stamp_ns, {f"{camera}{IMAGE_SUFFIX}": self.part(image)})
 
     def part(self, image: NDArray[np.uint8]) -> NDArray[Any]:
@@ -182,6 +189,13 @@ class FrameSource:
         for frame in frames:
             if frame is not None:
                 self._observed(frame)
+
+    def budget(self, frame: Frame) -> ChunkBudget:
+        """Of a frame that has just become complete; it begins with the arrival of its last picture."""
+        reading, begun = self._node.reading, self._node.reading.begun
+        if self._pictures:
+            _, begun = min(reversed(self._pictures), key=lambda picture: abs(picture[0] - frame.stamp_ns))
+        return ChunkBudget(begun, reading)
 
     # Whether a frame is to be used
 

@@ -97,6 +97,7 @@ class Listener(Generic[M]):
         if msg is not None and self._concerns is not None and not self._concerns(msg):
             return
         self.monitor.heard(info, self.topic_name)
+        self._node.reading.begin(info.get("received_timestamp", 0))
         try:
             if msg is None:
                 raise MessageError(problem)
@@ -105,6 +106,8 @@ class Listener(Generic[M]):
             self._callback(msg)
         except MessageError as error:
             self._refused(error, msg)
+        finally:
+            self._node.reading.end()
 
     @classmethod
     def of_publishers(cls, node: RunnableNode, kind: type[M], topic: str, qos: QoSProfile) -> Listener[M]:

@@ -30,6 +30,7 @@ from rclpy.timer import Timer
 from diffusion_ros.cache_folders import use_cache_folders
 from diffusion_ros.installation import explain
 from diffusion_ros.ros import topics
+from diffusion_ros.ros.chunk_budget import Reading
 
 _BAD_PARAMETERS = (ParameterException, InvalidQosOverridesError, InvalidQoSProfileException)
 """What rclpy raises for values of its own parameters (use_sim_time, qos_overrides)."""
@@ -57,6 +58,7 @@ class RunnableNode(Node):
         self.follows_clock = bool(self.get_parameter("use_sim_time").value)
         """Whether the robot's time is /clock's. In lockstep a node sets it to False before it makes anything else: that
         time stands still while one node waits for another, and then nothing would ever be too old."""
+        self.reading = Reading()
         self._clock_moved: float | None = None
         """When /clock moved last, in wall time [s]."""
         self._ahead = 0.0

@@ -13,14 +13,14 @@ from diffusion_ros.ros import topics
 from diffusion_ros.ros.messages import printable
 from diffusion_ros.simulators import driver_streams
 from diffusion_ros.simulators.tasks import ARM_TASKS
-from diffusion_ros.systems.observer import Observer
+from diffusion_ros.systems.observer import Observer, PolicyObserver
 from diffusion_ros.systems.system import SPEED, Argument, NodeDescription, System, Value, same_names
 
 VIEWS = ("frontview", "agentview", "birdview", "robot0_robotview", "robot0_eye_in_hand")
 """Cameras that all tasks have."""
 
 
-class RehearsalObserver(Observer):
+class RehearsalObserver(PolicyObserver):
     """And what a robot's driver would have said."""
 
     def summary(self) -> dict[str, Any]:
@@ -132,7 +132,7 @@ def _check_record(parameters: Mapping[str, Mapping[str, Any]]) -> None:
 SIMULATION = System(
     name="simulation",
     description="Lift, Can or Square in robosuite, with a diffusion policy",
-    observer=Observer,
+    observer=PolicyObserver,
     subject="task",
     checkpoint="{}_pixels.pt",
     arguments=(

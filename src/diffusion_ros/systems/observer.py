@@ -15,6 +15,8 @@ from std_msgs.msg import String
 
 from diffusion_ros.atomic_file import read_lines
 from diffusion_ros.ros import messages, topics
+from diffusion_ros.ros.chunk_budget import PARTS, WHOLE
+from diffusion_ros.ros.diagnostics import median_key
 
 _SHOWN = 1e9
 """Numbers of a progress line are smaller."""
@@ -79,6 +81,10 @@ class Observer:
         for status in messages.diagnostics_from_msg(msg):
             if status.name == f"{self.namespace}/{self.actor}".strip("/"):
                 self.executor = status.summary
+            self.heard(status)
+
+    def heard(self, status: messages.Status) -> None:
+        """A node says something of itself; /diagnostics is everybody's."""
 
     def line(self) -> str:
         """The progress, in one line."""
@@ -129,9 +135,40 @@ class Observer:
             "results": results,
         }
 
+    def remark(self) -> str:
+        """What else a person may want to know at the end; '': nothing."""
+        return ""
+
     def outcome(self, summary: Mapping[str, Any]) -> str:
         """The summary in one line."""
         return f"{self.task}: {summary['successes']} of {self.episodes} succeeded"
+
+
+@dataclass
+class PolicyObserver(Observer):
+    """And what the time of a policy's chunks went into, as the policy says it."""
+
+    chunk_ms: dict[str, float] = field(default_factory=dict)
+    """Medians of the last chunks; {}: it has not said any."""
+
+    def heard(self, status: messages.Status) -> None:
+        if status.name != f"{self.namespace}/policy".strip("/"):
+            return
+        try:
+            found = {name: float(status.values[median_key(name)]) for name in (*PARTS, WHOLE)}
+        except (KeyError, ValueError):
+            return
+        if all(_fits(value, (float,)) for value in found.values()):
+            self.chunk_ms = found
+
+    def summary(self) -> dict[str, Any]:
+        return {**super().summary(), "chunk_ms": self.chunk_ms}
+
+    def remark(self) -> str:
+        if not self.chunk_ms:
+            return ""
+        parts = ", ".join(f"{name} {self.chunk_ms[name]:.1f}" for name in PARTS)
+        return f"a chunk {self.chunk_ms[WHOLE]:.1f} ms after its picture: {parts} (medians)"
 
 
 def _fits(value: Any, types: tuple[type, ...]) -> bool:
