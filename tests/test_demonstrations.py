@@ -162,16 +162,6 @@ def test_late_policy_goes_with_quiet(tmp_path: Path) -> None:
         small(tmp_path / "x", late_policy=tmp_path / "p.pt")
 
 
-@pytest.mark.parametrize("task", ["lift", "can", "square"])
-def test_an_expert_waits_at_the_goal_as_long_as_it_is_told(task: str, tmp_path: Path) -> None:
-    closes = []
-    for dwell in (0, 5):
-        options = Options(task, tmp_path / "x", images=False, noise=0.0, dwell=dwell)
-        episode = record_episode(Simulation(task, ()), options, 3)
-        closes.append(int(np.argmax(episode["actions"][:, 6] > 0)))
-    assert closes[1] == closes[0] + 5
-
-
 def test_episodes_of_an_older_file_stay_without_what_acted(
     lift_file: Path, tmp_path: Path, parts_made_here: MadeHere
 ) -> None:

@@ -31,7 +31,7 @@ from diffusion_ros.simulators.tasks import arm_task
 from training import command_line
 from training.data.action_rows import JOINT_POSITIONS
 from training.data.demonstrations import EXECUTED
-from training.data.experts import NOISE_PARTS, NoisyExpert
+from training.data.experts import NOISE_PARTS, REST, NoisyExpert
 from training.data.parts import Job, parts
 from training.evaluation.rollout import Driver, Late, roll_out
 
@@ -67,9 +67,6 @@ class Options:
     disturbance the hand does a part of what the expert says, drifts, and now and then moves its fingers the other way,
     as that of a policy that errs. What a policy is to predict for later steps (--max-delay) is certain only as far as
     no disturbance comes between."""
-    dwell: int = 0
-    """Steps that the hand waits at its goal before it closes, or lowers what it holds. A policy whose rows come late
-    cannot tell to the step when it arrives: so it need not."""
     noise: float = 0.5
     """Strongest noise on the commands, as a part of the full command. Each episode's is drawn from U(0, noise);
     rotations get 0.3 of it."""
@@ -103,8 +100,8 @@ class Options:
             raise ValueError(f"lead {self.lead}, takeover {self.takeover}: 0 <= lead < takeover is expected")
         if self.wander < 0:
             raise ValueError(f"wander {self.wander}: must not be negative")
-        if self.quiet < 0 or self.dwell < 0:
-            raise ValueError(f"quiet {self.quiet}, dwell {self.dwell}: must be at least 0")
+        if self.quiet and self.quiet < REST:
+            raise ValueError(f"quiet {self.quiet}: must be 0, or {REST} at least")
         if self.late_policy is not None and (not self.quiet or self.policy is not None):
             raise ValueError("late_policy goes with --quiet, and without --policy")
         if not 0 <= self.noise <= 1:
@@ -182,9 +179,7 @@ def _attempt(
     frames, states, actions, executed, rewards = [], [], [], [], []
     left = None
     wander = int(rng.integers(options.wander + 1)) if options.wander else 0
-    expert = NoisyExpert(
-        simulation, ACTION_SCALE * (sigma * NOISE_PARTS), rng, wander, options.quiet, other, options.dwell
-    )
+    expert = NoisyExpert(simulation, ACTION_SCALE * (sigma * NOISE_PARTS), rng, wander, options.quiet, other)
     for _ in range(simulation.task.max_steps):
         frames.append(simulation.observe(options.images) | {JOINT_POSITIONS: simulation.joint_positions()[:7]})
         states.append(simulation.flat_state())

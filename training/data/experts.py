@@ -52,10 +52,10 @@ class ExpertView:
     """(3, 3)."""
 
     @staticmethod
-    def of(simulation: Simulation, dwell: int = 0) -> ExpertView:
+    def of(simulation: Simulation) -> ExpertView:
         """What there is to see now."""
         nothing = np.zeros(0)
-        view = ExpertView(nothing, nothing, 0.0, nothing, nothing, dwell)
+        view = ExpertView(nothing, nothing, 0.0, nothing, nothing)
         view.look(simulation)
         return view
 
@@ -67,9 +67,6 @@ class ExpertView:
         self.width = float(frame["robot0_gripper_qpos"][0] - frame["robot0_gripper_qpos"][1])
         self.object = frame["object_pos"]
         self.object_rotation = Rotation.from_quat(frame["object_quat"]).as_matrix()
-
-    dwell: int = 0
-    """Steps that a hand waits at its goal before it closes or lowers."""
 
     def holds(self, reach: float, lifted: float) -> bool:
         """Whether the closed hand has the object, `reach` (m) away at most, above the height `lifted` (m)."""
@@ -111,19 +108,6 @@ class Servo:
         self.angle = float(np.linalg.norm(turn))
         translation = np.clip(1.3 * error + self.integral, -TRANSLATION_SCALE, TRANSLATION_SCALE)
         return np.concatenate([translation, np.clip(turn, -ROTATION_SCALE, ROTATION_SCALE), [gripper]])
-
-
-class Dwell:
-    """Whether something has been so for longer than the expert dwells."""
-
-    def __init__(self, view: ExpertView) -> None:
-        self._view = view
-        self._steps = 0
-
-    def over(self, there: bool) -> bool:
-        """Once a step: whether the expert may go on, having been there for `dwell` steps without a break."""
-        self._steps = self._steps + 1 if there else 0
-        return self._steps > self._view.dwell
 
 
 def wrap(angle: float) -> float:
@@ -168,8 +152,8 @@ def lift(view: ExpertView) -> Expert:
             yield servo.to(up, view.hand_yaw, CLOSE)
         yaw = wrap(4 * view.object_yaw) / 4  # the cube looks alike every quarter turn
         yield from _hover(view, lambda: view.object, 0.05, yaw)
-        servo, dwell = Servo(view), Dwell(view)
-        while not dwell.over(servo.error <= 0.008):
+        servo = Servo(view)
+        while servo.error > 0.008:
             yield servo.to(view.object, yaw, OPEN)
         yield from _close(view, yaw)
         servo, up = Servo(view), _above(view.hand, 0.95)
@@ -192,8 +176,8 @@ def can(view: ExpertView) -> Expert:
 
 def _grasp_can(view: ExpertView, yaw: float) -> Expert:
     yield from _hover(view, lambda: view.object, 0.10, yaw)
-    servo, dwell = Servo(view), Dwell(view)
-    while not dwell.over(servo.error <= 0.010):
+    servo = Servo(view)
+    while servo.error > 0.010:
         yield servo.to(view.object + [0, 0, 0.015], yaw, OPEN)
     yield from _close(view, yaw)
 
@@ -238,13 +222,13 @@ def _grasp_nut(view: ExpertView) -> Expert:
         return np.asarray(view.object + view.object_rotation @ HANDLE)
 
     yield from _hover(view, handle, 0.06, grasp_yaw)
-    servo, dwell = Servo(view), Dwell(view)
+    servo = Servo(view)
     while True:
         # A funnel: down only as far as the hand is over the handle.
         off = float(np.linalg.norm((handle() - view.hand)[:2]))
         goal = handle() + [0, 0, -0.003 + min(0.06, 6 * max(0.0, off - 0.006))]
         yield servo.to(goal, grasp_yaw, OPEN)
-        if dwell.over(abs(goal[2] - view.hand[2]) < 0.006 and off < 0.007):
+        if abs(goal[2] - view.hand[2]) < 0.006 and off < 0.007:
             break
     yield from _close(view, grasp_yaw)
 
@@ -268,10 +252,10 @@ def _place_nut(view: ExpertView) -> Generator[Array, None, bool]:
     servo, up, yaw = Servo(view), _above(view.hand, 1.005), view.hand_yaw
     while held() and view.hand[2] < 0.985:
         yield servo.to(up, yaw, CLOSE)
-    servo, dwell = Servo(view), Dwell(view)
+    servo = Servo(view)
     while held():
         off = PEG - view.object[:2]
-        if dwell.over(bool(np.linalg.norm(off) < 0.005) and abs(wrap(nut_yaw - view.object_yaw)) < 0.07):
+        if np.linalg.norm(off) < 0.005 and abs(wrap(nut_yaw - view.object_yaw)) < 0.07:
             break
         yield servo.to(np.append(view.hand[:2] + off, 0.985), towards_yaw(), CLOSE)
     servo = Servo(view)
@@ -317,7 +301,6 @@ class NoisyExpert:
         quiet: the noise comes as disturbances of 1 to BURST steps, and between two of them the hand follows the expert
             for REST to `quiet` steps; 0: noise in every step.
         other: drives in most of those disturbances.
-        dwell: steps that the expert waits at a goal before it closes its hand or lowers what it holds.
     """
 
     def __init__(
@@ -328,14 +311,13 @@ class NoisyExpert:
         wander: int = 0,
         quiet: int = 0,
         other: Other | None = None,
-        dwell: int = 0,
     ) -> None:
         self._simulation, self._spread, self._rng, self._wander = simulation, spread, rng, wander
         self._quiet = quiet
         self._other, self._driven = other, False
         self._disturbed_until = self._quiet_until = 0
         self._drift, self._share, self._white, self._gripper = np.zeros(7), 1.0, 0.0, 1.0
-        self._view = ExpertView.of(simulation, dwell)
+        self._view = ExpertView.of(simulation)
         self._expert = EXPERTS[simulation.task_name](self._view)
         self._steps = 0
         self._way = np.zeros(7)
@@ -366,7 +348,7 @@ class NoisyExpert:
             self._driven = self._other is not None and rng.uniform() < DRIVEN
             length = self._other.begin(rng) if self._other and self._driven else int(rng.integers(1, BURST + 1))
             self._disturbed_until = self._steps + length
-            self._quiet_until = self._disturbed_until + int(rng.integers(REST, max(REST, self._quiet) + 1))
+            self._quiet_until = self._disturbed_until + int(rng.integers(REST, self._quiet + 1))
             self._drift = self._spread * rng.standard_normal(7) * rng.uniform()
             self._share = float(rng.uniform(-0.2, 1.5))
             self._white = float(rng.integers(2)) * float(rng.uniform())
