@@ -102,6 +102,43 @@ def test_late_rows_are_dropped_by_their_time():
     assert np.array_equal(e.command(at(3)).row, rows()[3]), "not row 0"
 
 
+def first_rows(executor_: ChunkExecutor, steps: range) -> list[tuple[int, int] | None]:
+    """Which row is executed at each step: its chunk's step and its place there; None: a hold."""
+    found: list[tuple[int, int] | None] = []
+    for step in steps:
+        executor_.observe(at(step), np.array([0.0, 0.0, 1.0]))
+        key = executor_.command(at(step)).key
+        found.append(None if key is None else ((key[0] - at(0)) // PERIOD, key[1]))
+    return found
+
+
+def test_a_chunk_that_comes_late_to_a_robot_that_stood_still_begins_with_its_first_row():
+    robot = realtime()
+    assert first_rows(robot, range(3)) == [None] * 3
+    assert robot.add_chunk(chunk(1)) == ""
+    assert first_rows(robot, range(3, 6)) == [(1, 0), (1, 1), (1, 2)]
+    assert len(robot.rest(at(5))) == 7 and len(robot.begun(at(5))) == 3, "its rows are due from then on"
+    robot.add_chunk(chunk(4))
+    assert first_rows(robot, range(6, 8)) == [(4, 2), (4, 3)], "the next one finds a robot that moves"
+
+
+def test_a_chunk_from_before_a_hold_goes_on_where_its_rows_are_due():
+    robot = realtime()
+    robot.add_chunk(chunk(0, n=2))
+    assert first_rows(robot, range(4)) == [(0, 0), (0, 1), None, None]
+    robot.add_chunk(chunk(1))
+    assert first_rows(robot, range(4, 6)) == [(1, 3), (1, 4)], "its observation is of a robot that still moved"
+
+
+def test_after_a_person_a_chunk_goes_on_where_its_rows_are_due():
+    robot = realtime()
+    assert first_rows(robot, range(2)) == [None] * 2
+    robot.observe(at(2), np.array([0.0, 0.0, 1.0]))
+    assert robot.person_command(at(2), rows()[0], at(2)).acting
+    robot.add_chunk(chunk(1))
+    assert first_rows(robot, range(3, 5)) == [(1, 2), (1, 3)]
+
+
 def test_a_chunk_that_is_late_as_a_whole_is_refused_and_one_row_in_time_is_not():
     e = executor()
     e.observe(at(9), CENTRE)

@@ -132,7 +132,7 @@ def late(tmp_path: Path) -> Iterator[Any]:
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize(
     ("jitter", "delay"),
-    [(0.0, (0.0, 0.0)), (0.002, (0.1, 0.2)), (0.024, (0.0, 0.4)), (0.01, (0.0, 0.8))],
+    [(0.0, (0.0, 0.0)), (0.002, (0.1, 0.2)), (0.024, (0.0, 0.4)), (0.01, (0.0, 1.0))],
     ids=["in time", "late", "with jitter", "out of order"],
 )
 def test_every_row_is_the_newest_chunks_and_each_comes_once(
@@ -146,7 +146,10 @@ def test_every_row_is_the_newest_chunks_and_each_comes_once(
     steps = [bench.stamps.index(one.stamp_ns) for one in bench.executed]
     assert np.diff(steps).tolist() == [1] * (len(steps) - 1), "each observation is answered"
     observed = [int(np.argmin(np.abs(np.subtract(bench.stamps, one.chunk_ns)))) for one in bench.executed]
-    assert [one.place for one in bench.executed] == np.subtract(steps, observed).tolist(), "the row of its step"
+    first = [one.chunk_ns == bench.executed[0].chunk_ns for one in bench.executed].index(False)
+    places = [one.place for one in bench.executed]
+    assert places[:first] == list(range(first)), "a robot that stands begins with the first row"
+    assert places[first:] == np.subtract(steps, observed)[first:].tolist(), "then the row of its step"
     if delay[1] > 0.5:
         assert bench.executor._counts["chunks refused"] > 0, "an older one came after a newer one"
 
@@ -190,8 +193,9 @@ def test_what_was_under_way_while_a_person_drove_is_nothing_to_go_on_from(late: 
 def test_a_row_that_no_observation_came_for_is_said_with_its_own_time(late: Any) -> None:
     bench = late(hz=10.0, jitter=0.002)
     bench.run(6.0)
-    beside = [one.chunk_ns + one.place * PERIOD_NS - one.stamp_ns for one in bench.executed]
-    assert len(beside) > 100 and max(map(abs, beside)) < 0.7 * PERIOD_NS
+    later = [one for one in bench.executed if one.chunk_ns != bench.executed[0].chunk_ns]
+    beside = [one.chunk_ns + one.place * PERIOD_NS - one.stamp_ns for one in later]
+    assert len(beside) > 80 and max(map(abs, beside)) < 0.7 * PERIOD_NS
     assert np.diff([one.stamp_ns for one in bench.executed]).min() > 0.3 * PERIOD_NS
 
 
@@ -204,7 +208,7 @@ def test_a_chunk_goes_on_from_the_rows_that_a_robot_counts_whenever_it_is_observ
     bench.run(4.0 if hz == 1000.0 else 8.0)
     # Until the first chunk has been followed by another one nobody knows how late they are.
     following = np.diff(bench.numbers()[20:])
-    assert len(following) > 50 and (following != 1).sum() <= 1, following.tolist()
+    assert len(following) > 50 and (following != 1).sum() <= 2, following.tolist()
 
 
 # A robot with drivers of its own
@@ -250,9 +254,11 @@ def test_a_drivers_row_is_the_newest_chunks_too(arms: Any, seed: int) -> None:
     executor._executed_publisher.publish = lambda msg: executed.append((messages.executed_from_msg(msg), max(sent)))
     bench.run(5.0)
     assert len(executed) > 90 and executor._counts["chunks refused"] > 0
+    begun = executed[0][0].stamp_ns - executed[0][1]
     for one, newest in executed:
         assert one.chunk_ns == pytest.approx(newest, abs=10)
-        assert one.place == (one.stamp_ns - newest) // PERIOD_NS
+        beside = begun - PERIOD_NS // 2 if newest == executed[0][1] else 0  # a robot that stands begins with row 0
+        assert one.place == (one.stamp_ns - newest - beside) // PERIOD_NS
     rows = [(newest, one.place) for one, newest in executed]
     assert len(set(rows)) == len(rows)
     further = [after - before for (one, before), (two, after) in itertools.pairwise(rows) if one == two]

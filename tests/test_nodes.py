@@ -867,14 +867,15 @@ def test_a_late_chunk_goes_on_from_the_rows_that_are_executed_until_it_comes(gra
         graph.spin(0.02)
         delays.append(policy._delay.rows)
     chunks = [chunk for chunk, *_ in made]
-    assert [(chunk.stamp_ns - stamp_of(0, 0)) // PERIOD for chunk in chunks] == [0, 8, 16, 24, 32]
+    assert [(chunk.stamp_ns - stamp_of(0, 0)) // PERIOD for chunk in chunks] == [0, 9, 17, 25, 33]
     assert delays[-1] == 2
-    # The second was made when nobody knew how late it would be; those after it are continuous.
+    # The first one began when it came, in answer to the observation before, so the second expects to be one row late.
+    assert np.array_equal(chunks[1].rows[0], chunks[0].rows[8])
     for before, after in itertools.pairwise(chunks[1:]):
         assert np.array_equal(after.rows[:2], before.rows[8:10])
         assert not np.array_equal(after.rows[2], before.rows[10])
     executed = {one.stamp_ns: one for one in robot.executed}
-    assert [executed[stamp_of(0, step)].place for step in (17, 18, 19)] == [9, 2, 3]
+    assert [executed[stamp_of(0, step)].place for step in (2, 18, 19, 20)] == [1, 9, 2, 3]
 
 
 def test_inference_does_not_block_the_sensors(graph, checkpoints, monkeypatch):

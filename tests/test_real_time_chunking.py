@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import fake_policy
@@ -22,7 +23,7 @@ from diffusion_ros.control.policy_controller import PolicyController
 from diffusion_ros.models.policy import Policy
 from diffusion_ros.simulators.arm import Simulation
 from diffusion_ros.spec import CheckpointSpec
-from training.evaluation.rollout import Late, roll_out, smoothness
+from training.evaluation.rollout import Driver, Late, roll_out, smoothness
 
 PERIOD = 50_000_000
 STATE = (*fake_policy.LOW_DIM, *fake_policy.OBJECT)
@@ -37,8 +38,9 @@ def executed(delay: ChunkDelay, chunk: int, first: int, last: int) -> None:
 def test_a_delay_is_the_first_row_of_a_chunk_that_was_executed_the_worst_of_the_last_ten() -> None:
     delay = ChunkDelay(16, PERIOD)
     executed(delay, 0, 7, 10)  # nothing was executed before the first chunk, whenever it came
-    assert delay.rows == 0
+    assert delay.rows == 7, "better than nothing"
     executed(delay, 8, 3, 12)
+    assert delay.rows == 3, "and forgotten as soon as one counts"
     executed(delay, 16, 5, 11)
     executed(delay, 24, 4, 9)
     assert delay.rows == 5
@@ -157,6 +159,50 @@ def test_a_chunk_goes_on_from_what_was_executed_and_from_the_rows_of_the_one_bef
     # The row of the step before, and the first chunk's of steps 8, 9 and 10.
     np.testing.assert_allclose(executed[:4, 0], [-7, 1.8, 1.9, 2.0])
     assert weights.tolist() == [1, 1, 1, 1, *8 * [0]]
+
+
+def test_a_robot_that_stands_gets_one_chunk_and_the_next_goes_on_from_where_that_began() -> None:
+    policy = Recorded(max_delay=4)
+    controller = PolicyController(policy, 0, rtc=True)
+    controller.delay_rows = 3
+    made = []
+    for step in range(16):
+        stamp = 10**9 + step * PERIOD
+        controller.push(frame(step))
+        if controller.needs_chunk(stamp):
+            controller.chunk()
+            made.append(step)
+        if step >= 3:  # it came then, and the robot began with its first row
+            controller.executed(stamp, np.full(7, -float(step)), (10**9, step - 3))
+    assert made == [0, 11], "eight rows after it began"
+    executed, weights = policy.given[1]
+    assert executed is not None and weights is not None
+    np.testing.assert_allclose(executed[:4, 0], [-10, 1.8, 1.9, 2.0])
+    assert weights.tolist() == [1, 1, 1, 1, *8 * [0]]
+
+
+def test_a_chunk_that_a_standing_robot_does_not_take_is_followed_by_another() -> None:
+    assert driven(Recorded(max_delay=4), range(30), 3, holds=tuple(range(30))) == [0, 11, 22]
+
+
+@pytest.mark.parametrize("delay", [0.1, 0.3])
+def test_a_late_policy_begins_with_its_first_row_and_leaves_none_out(tmp_path: Path, delay: float) -> None:
+    path = fake_policy.save(tmp_path / "p.pt", fake_policy.spec(STATE, horizon=16, max_delay=8))
+    late_policy = Policy(checkpoint.load(path))
+    done: list[tuple[int, int]] = []
+    driver = Driver(late_policy, 0, Late(delay), 0)
+    simulation = Simulation("can", cameras=())
+    simulation.reset(0)
+    for step in range(40):
+        stamp = 10**9 + step * PERIOD
+        command = driver.command(stamp, simulation.observe(images=False))
+        driver.executed(stamp, command)
+        if command.key is not None:
+            done.append(((command.key[0] - 10**9) // PERIOD, command.key[1]))
+    late = round(delay / 0.05)
+    assert len(done) == 40 - late and done[0] == (0, 0)
+    firsts = [place for i, (made, place) in enumerate(done) if i and done[i - 1][0] != made]
+    assert firsts and set(firsts) == {late}, "each of the others is late by as much"
 
 
 def test_more_rows_than_it_was_trained_for_are_not_given_and_chunks_are_asked_for_before_rows_run_out() -> None:

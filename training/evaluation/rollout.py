@@ -208,7 +208,7 @@ class Driver:
             self._post.executed(command)
             self._controller.delay_rows = self._post.delay.rows
             if command.acting:
-                self._controller.executed(stamp_ns, command.row)
+                self._controller.executed(stamp_ns, command.row, command.key)
 
 
 class _Post:
@@ -243,7 +243,7 @@ class _Post:
 
     def executed(self, command: Command) -> None:
         if command.key is not None:
-            self.delay.executed(*command.key)
+            self.delay.executed(*command.key, command.stamp_ns)
 
 
 def _late_result(result: RolloutResult, commands: list[Command], rate: float) -> LateResult:

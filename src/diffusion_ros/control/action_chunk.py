@@ -35,7 +35,7 @@ _SETTLED_NS = 500_000_000
 
 @dataclass(frozen=True)
 class ActionChunk:
-    """Rows of actions; row i is due at stamp_ns + i * period_ns.
+    """Rows of actions; row i is due i * period_ns after the first one, which is due at stamp_ns.
 
     rows (N, 7) float64: dx dy dz [m per control step], drx dry drz [rad per control step, a rotation vector], both in
     the axes of eef_pose's frame, and the gripper, -1 open to +1 closed, 0 as it is.
@@ -49,6 +49,8 @@ class ActionChunk:
     rows: NDArray[np.float64]
     period_ns: int
     kind: str = "delta"
+    begins_ns: int | None = None
+    """When row 0 is due instead, because it came late to a robot that stood still until then."""
 
     def __post_init__(self) -> None:
         rows = np.asarray(self.rows, np.float64)
@@ -65,13 +67,18 @@ class ActionChunk:
         """Whether its sender asks for a hold: motions that are all zero."""
         return self.kind != "pose" and not np.any(self.rows)
 
+    @property
+    def first_ns(self) -> int:
+        """When row 0 is due."""
+        return self.stamp_ns if self.begins_ns is None else self.begins_ns
+
     def index_at(self, t_ns: int) -> int:
         """The row whose due time is nearest to t_ns, whether the chunk has it or not; a tie goes to the later one.
 
         Nearest and not the last one due: observations of a real clock come a little early and late, and rounding
         down would then give one row twice and leave the next one out. Integers, so exact for any stamp.
         """
-        return (2 * (t_ns - self.stamp_ns) + self.period_ns) // (2 * self.period_ns)
+        return (2 * (t_ns - self.first_ns) + self.period_ns) // (2 * self.period_ns)
 
     def row(self, t_ns: int) -> NDArray[np.float64] | None:
         """(7), or None outside the chunk."""
@@ -225,6 +232,8 @@ class ChunkExecutor:
         """Lockstep: a chunk that is stamped too far ahead to have to do with the present."""
         self._used: dict[int, int] = {}
         """By a chunk's stamp, when its first row was used [ns]."""
+        self._still_ns: int | None = None
+        """Since when no row was executed; None while rows are."""
         self._observed_ns: int | None = None
         self._position = np.zeros(3)
         self._rotation: Rotation | None = None
@@ -261,7 +270,7 @@ class ChunkExecutor:
         if chunk.is_hold:
             self._chunks = [chunk]
         elif self._chunks and chunk.stamp_ns == self._chunks[-1].stamp_ns:
-            self._chunks[-1] = chunk
+            self._chunks[-1] = replace(chunk, begins_ns=self._chunks[-1].begins_ns)
         else:
             self._chunks = [*self._chunks[1 - self._kept_chunks :], chunk]
         self._used = {c.stamp_ns: self._used[c.stamp_ns] for c in self._chunks if c.stamp_ns in self._used}
@@ -426,7 +435,18 @@ class ChunkExecutor:
 
         now_ns: the present in the clock of the stamps, where one runs; the newest observation must not be older than
         max_observation_age_ns by it. Without it t_ns is the present.
+
+        A chunk whose observation is of a robot that stood still, and has not moved since, begins with its first row:
+        what it says of the time until it came was not done.
         """
+        command = self._command(t_ns, now_ns)
+        if command.acting:
+            self._still_ns = None
+        elif self._still_ns is None or t_ns < self._still_ns:
+            self._still_ns = t_ns
+        return command
+
+    def _command(self, t_ns: int, now_ns: int | None) -> Command:
         reason = self.stopped()
         if reason:
             return self.hold(t_ns, reason)
@@ -438,6 +458,8 @@ class ChunkExecutor:
         chunk = self._chunks[due]
         if chunk.is_hold:
             return self.hold(t_ns, "action_chunk's sender asks for it")
+        if self._still_ns is not None and self._still_ns <= chunk.stamp_ns < t_ns and chunk.begins_ns is None:
+            chunk = self._chunks[due] = replace(chunk, begins_ns=t_ns)
         self._used.setdefault(chunk.stamp_ns, t_ns)
         row = self._row(due, t_ns)
         pose = row if chunk.kind == "pose" else None
@@ -459,7 +481,10 @@ class ChunkExecutor:
         if not reason and not np.all(modest := np.abs(row) <= self._gross):  # so written for NaN
             j = int(np.argmin(modest))
             reason = f"{ACTION_NAMES[j]} of a person is {row[j]:.4g}, at most {self._gross[j]:.4g} expected"
-        return self.hold(t_ns, reason) if reason else replace(self._limited(t_ns, row, key), person=True)
+        if reason:
+            return self.hold(t_ns, reason)
+        self._still_ns = None
+        return replace(self._limited(t_ns, row, key), person=True)
 
     def _untimely(self, t_ns: int, now_ns: int | None) -> str:
         """Why the newest observation is of another time, or ''."""
@@ -519,7 +544,7 @@ class ChunkExecutor:
 
     def _begins(self, k: int, i: int) -> int:
         """The first time [ns] at which row i of chunk k is the nearest one."""
-        return self._chunks[k].stamp_ns + i * self.period_ns - self.period_ns // 2
+        return self._chunks[k].first_ns + i * self.period_ns - self.period_ns // 2
 
     def sent(self, command: Command) -> None:
         """A command went out, and there may be another one before the next observation."""

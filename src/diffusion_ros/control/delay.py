@@ -35,15 +35,20 @@ class ChunkDelay:
         self._last = 0, 0
         """Of the row that was executed last: its time [ns], and its place in its chunk."""
 
-    def executed(self, chunk_stamp_ns: int, row: int) -> None:
-        """A row of the chunk with this stamp is executed."""
-        if chunk_stamp_ns != self._newest and self._counts(chunk_stamp_ns, row):
-            self._seen.append(row)
-            self.rows = max(self._seen)
+    def executed(self, chunk_stamp_ns: int, row: int, at_ns: int | None = None) -> None:
+        """A row of the chunk with this stamp is executed, at_ns in the clock of the stamps; None: when it is due."""
+        at_ns = chunk_stamp_ns + row * self._period_ns if at_ns is None else at_ns
+        if chunk_stamp_ns != self._newest:
+            late = round((at_ns - chunk_stamp_ns) / self._period_ns)
+            if self._counts(chunk_stamp_ns, at_ns):
+                self._seen.append(late)
+                self.rows = max(self._seen)
+            elif not self._seen:  # better than nothing, until one counts
+                self.rows = min(late, self._rows // 2)
         self._newest = chunk_stamp_ns
-        self._last = chunk_stamp_ns + row * self._period_ns, row
+        self._last = at_ns, row
 
-    def _counts(self, chunk_stamp_ns: int, row: int) -> bool:
+    def _counts(self, chunk_stamp_ns: int, at_ns: int) -> bool:
         """Of the first row of another chunk."""
         if self._newest is None or chunk_stamp_ns < self._newest:
             return False
@@ -51,7 +56,7 @@ class ChunkDelay:
         # A chunk's rows lie up to half a period beside those of the one before.
         next_ns = last_ns + 2 * self._period_ns
         ran_out = last_row == self._rows - 1
-        return chunk_stamp_ns + row * self._period_ns < next_ns or (ran_out and chunk_stamp_ns < next_ns)
+        return at_ns < next_ns or (ran_out and chunk_stamp_ns < next_ns)
 
 
 def soft_weights(rows: int, certain: int, likely: int) -> NDArray[np.float64]:

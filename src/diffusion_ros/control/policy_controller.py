@@ -111,8 +111,14 @@ class PolicyController:
         """A row (7) of motions that is due at this time is executed, as it was after all limits; of the policy's, no
         person's. key: its chunk's stamp and its place there, None where that is not known."""
         self._executed.add(stamp_ns, row)
-        if key is not None:
-            self._counted.append((stamp_ns, *key))
+        if key is None:
+            return
+        self._counted.append((stamp_ns, *key))
+        last, period = self.last_chunk, self.policy.spec.period_ns
+        if last is not None and last.stamp_ns == key[0]:
+            begins = stamp_ns - key[1] * period
+            if abs(begins - last.first_ns) > 3 * period // 4:  # the robot stood still until it came
+                self.last_chunk = replace(last, begins_ns=begins)
 
     def needs_chunk(self, stamp_ns: int) -> bool:
         """Whether a chunk should be made from the observation stamped so.
@@ -125,8 +131,15 @@ class PolicyController:
         steps = self.interval_steps
         if self.rtc:
             # The rows have to last until the next one comes.
-            steps = max(1, min(steps, self.policy.spec.n_rows - self.delay_rows))
+            rows = self.policy.spec.n_rows
+            steps = max(1, min(steps, rows - self.delay_rows)) if self._moves(stamp_ns) else rows
         return self.last_chunk.index_at(stamp_ns) >= steps
+
+    def _moves(self, stamp_ns: int) -> bool:
+        """Whether rows were executed lately. Where the robot stands, it begins with the first row of the chunk that is
+        under way, whenever that comes, and another one would not know of it."""
+        executed = self._executed.stamps
+        return bool(executed) and abs(stamp_ns - executed[-1]) <= MAX_GAP_STEPS * self.policy.spec.period_ns
 
     def needs_frame(self, stamp_ns: int) -> bool:
         """Whether an observation stamped so can be part of a chunk: who renders on demand may leave out the others."""
@@ -210,7 +223,7 @@ class PolicyController:
         A robot that takes rows as they are executes both chunks' in steps of its own, so its rows are counted: between
         two chunks there may be one more or less of them than their stamps let expect.
         """
-        begun, next_ = last.index_at(stamp_ns), replace(last, stamp_ns=stamp_ns)
+        begun, next_ = last.index_at(stamp_ns), replace(last, stamp_ns=stamp_ns, begins_ns=None)
         counted = [place - next_.index_at(at) for at, chunk, place in self._counted if chunk == last.stamp_ns]
         if self._spaced or not counted:
             return begun

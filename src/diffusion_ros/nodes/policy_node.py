@@ -314,9 +314,10 @@ class PolicyNode(RunnableNode):
             if executed.person:
                 continue  # what of a chunk is under way then is never executed
             key = (executed.chunk_ns, executed.place) if executed.place >= 0 else None
-            self._controller.executed(executed.stamp_ns + self._latency_ns, executed.row, key)
+            due_ns = executed.stamp_ns + self._latency_ns
+            self._controller.executed(due_ns, executed.row, key)
             if key is not None:
-                self._delay.executed(*key)
+                self._delay.executed(*key, due_ns)
         self._controller.delay_rows = self._delay.rows
 
     def _think(self, frames: list[tuple[Frame, ChunkBudget]]) -> None:
