@@ -37,17 +37,17 @@ POLICIES = [path for path in CHECKPOINTS if path.stem.endswith(("_state", "_pixe
 
 def test_written_anew_a_policy_answers_as_before_and_can_do_more(tmp_path: Path) -> None:
     (old,) = [path for path in POLICIES if path.stem == "lift_state"]
-    new, trailing = tmp_path / "new.pt", tmp_path / "trailing.pt"
+    new, leading = tmp_path / "new.pt", tmp_path / "leading.pt"
     export_again.export_again(export_again.Options(old, new))
-    export_again.export_again(export_again.Options(new, trailing, "trailing", 2))
-    one, two, three = (Policy(checkpoint.load(path)) for path in (old, new, trailing))
+    export_again.export_again(export_again.Options(new, leading, "leading", 2))
+    one, two, three = (Policy(checkpoint.load(path)) for path in (old, new, leading))
     simulation = Simulation("lift", ())
     features = [one.encode(simulation.observe())] * 2
     simulation.close()
     assert np.array_equal(two.sample(features, 5), one.sample(features, 5))
     assert not np.array_equal(three.sample(features, 5), two.sample(features, 5, 2))
-    assert (three.spec.timestep_spacing, three.spec.sampler_steps) == ("trailing", 2) and three.goes_on
-    chosen = Policy(checkpoint.load(new, timestep_spacing="trailing", sampler_steps=2))
+    assert (three.spec.timestep_spacing, three.spec.sampler_steps) == ("leading", 2) and three.goes_on
+    chosen = Policy(checkpoint.load(new, timestep_spacing="leading", sampler_steps=2))
     assert np.array_equal(three.sample(features, 5), chosen.sample(features, 5))
 
 
