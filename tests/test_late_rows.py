@@ -76,8 +76,9 @@ class LateBench(Bench):
     def _policy(self) -> PolicyNode:
         node = super()._policy()
         ahead_ns = round(self.clock_offset * 1e9)
-        now = lambda: SimpleNamespace(nanoseconds=self.clock.ns + ahead_ns)  # noqa: E731
-        node.get_clock = lambda: SimpleNamespace(now=now)
+        node.get_clock = lambda: SimpleNamespace(
+            now=lambda: SimpleNamespace(nanoseconds=self.clock.ns + ahead_ns),
+        )
         return node
 
     def new_executor(self, stops: Path | None = None) -> ExecutorNode:
