@@ -29,6 +29,7 @@ COMMANDS = (
     "response",
     "typical",
     "two_ways",
+    "draw_delays",
 )
 """In the order of the help."""
 

@@ -214,7 +214,7 @@ def bench(options: Options) -> None:
         if delay and usual is not None:
             print(against_no_delay(result, usual), flush=True)
     if options.json is not None:
-        write_json(options.json, {"results": found})
+        write_json(options.json, {"delays": found})
 
 
 if __name__ == "__main__":
