@@ -13,11 +13,12 @@ from diffusion_ros import picture_transport
 
 RESOURCES = Path(__file__).parents[1]
 NAMES = ("FASTDDS_DEFAULT_PROFILES_FILE", "FASTRTPS_DEFAULT_PROFILES_FILE")
+RANGE = "ROS_AUTOMATIC_DISCOVERY_RANGE"
 
 
 @pytest.fixture(autouse=True)
 def _nothing_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in NAMES:
+    for name in (*NAMES, RANGE):
         monkeypatch.delenv(name, raising=False)
 
 
@@ -32,9 +33,13 @@ def said_by_a_node(environment: dict[str, str]) -> str:
     return run.stdout + run.stderr
 
 
-def test_the_installed_version_reads_the_file_and_has_nothing_to_say(tmp_path: Path) -> None:
-    environment = picture_transport.environment(RESOURCES)
-    assert [Path(path) for path in environment.values()] == [RESOURCES / "config/fastdds.xml"]
+@pytest.mark.parametrize(("simulated", "file"), [(False, "fastdds.xml"), (True, "fastdds_loopback.xml")])
+def test_the_installed_version_reads_the_file_and_has_nothing_to_say(
+    simulated: bool, file: str, tmp_path: Path
+) -> None:
+    environment = picture_transport.environment(RESOURCES, simulated)
+    assert environment.pop(RANGE, "") == ("LOCALHOST" if simulated else "")
+    assert [Path(path) for path in environment.values()] == [RESOURCES / "config" / file]
     assert said_by_a_node(environment) == ""
     (tmp_path / "wrong.xml").write_text("<dds><nonsense/></dds>")
     assert "nonsense" in said_by_a_node(dict.fromkeys(environment, str(tmp_path / "wrong.xml")))
@@ -54,3 +59,21 @@ def test_the_version_of_a_ros_installation(
 def test_a_file_of_the_users_own_stays(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(name, "/mine.xml")
     assert picture_transport.environment(RESOURCES) == {}
+
+
+@pytest.mark.parametrize(
+    ("said", "simulated", "file"),
+    [
+        ("SUBNET", True, "fastdds.xml"),
+        ("SUBNET", False, "fastdds.xml"),
+        ("LOCALHOST", True, "fastdds_loopback.xml"),
+        ("LOCALHOST", False, "fastdds_loopback.xml"),
+        ("OFF", False, "fastdds_loopback.xml"),
+    ],
+)
+def test_whom_the_user_looks_for_decides_who_may_come(
+    said: str, simulated: bool, file: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(RANGE, said)
+    (path,) = picture_transport.environment(RESOURCES, simulated).values()
+    assert Path(path).name == file

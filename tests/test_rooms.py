@@ -1,7 +1,8 @@
 """Who may import whom: no circles, and each room knows only those before it. Read from the sources, with what is
 imported for type checking only.
 
-    robot, installation, cache_folders, ranges, atomic_file, yaml_file, resources, picture_transport, bags
+    robot, installation, cache_folders, ranges, atomic_file, yaml_file, resources, picture_transport,
+    dds_security, bags
     franka_connection, franka_arm, franka_hand;
     spec; robot_file; models; checkpoint; control; robot_check; simulators; ros; nodes; systems
 
@@ -38,6 +39,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "yaml_edit": ("yaml_file",),
     "resources": (),
     "picture_transport": (),
+    "dds_security": (),
     "bags": (),
     "franka_connection": ("installation",),
     "franka_arm": ("franka_connection",),
@@ -53,6 +55,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "ros": (
         "robot",
         "installation",
+        "dds_security",
         "cache_folders",
         "ranges",
         "action_kinds",

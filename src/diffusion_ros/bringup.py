@@ -28,9 +28,11 @@ from rclpy.context import Context
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 
+from diffusion_ros import enclaves
 from diffusion_ros.atomic_file import write_json
 from diffusion_ros.bags import BagError, recover
 from diffusion_ros.checkpoint import CheckpointError, file_sha256
+from diffusion_ros.dds_security import enclave_arguments, explain_security
 from diffusion_ros.installation import explain
 from diffusion_ros.resources import resource_folder
 from diffusion_ros.systems import REAL_ROBOT, SYSTEMS, TELEOPERATE
@@ -121,6 +123,7 @@ def _parser(resources: Path) -> argparse.ArgumentParser:
     systems.add_parser(
         LATENCY, help="moves a robot's hand a little, after asking, and measures how late its streams are"
     )
+    systems.add_parser(enclaves.COMMAND, help="makes a keystore for SROS 2: who may say and command what")
     recovering = systems.add_parser(
         RECOVER,
         help="makes a whole bag of one whose recorder was killed",
@@ -226,7 +229,7 @@ def command(startup: Startup, node: NodeDescription) -> list[str]:
     if startup.namespace:
         remappings.append(("__ns", f"/{startup.namespace}"))
     return [
-        *(sys.executable, "-m", node.module, "--ros-args"),
+        *(sys.executable, "-m", node.module, "--ros-args", *enclave_arguments(os.environ)),
         *("--params-file", str(startup.write_parameters(node))),
         *(word for name, here in remappings for word in ("-r", f"{name}:={here}")),
         *("--log-level", str(startup.values["log_level"])),
@@ -237,9 +240,8 @@ def run_system(request: Request, screen: Screen, stop: Sequence[int]) -> dict[st
     """Runs all episodes and returns the result. Raises Failed; returns {} when a signal has filled `stop`."""
     began = time.monotonic()
     startup = request.startup
-    chosen = {**node_environment(resource_folder()), **os.environ, "ROS_DOMAIN_ID": str(request.domain_id)}
-    if request.system.simulated:
-        chosen.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
+    usual = node_environment(resource_folder(), request.system.simulated)
+    chosen = {**usual, **os.environ, "ROS_DOMAIN_ID": str(request.domain_id)}
     chosen.setdefault("ROS_LOG_DIR", str(startup.output_dir / "ros"))
     os.environ.update(chosen)  # our own observer reads them there too
     episodes = int(startup.values.get("episodes", 0))
@@ -247,7 +249,8 @@ def run_system(request: Request, screen: Screen, stop: Sequence[int]) -> dict[st
     with ExitStack() as stack:
         stack.enter_context(startup.claimed())
         context = Context()
-        rclpy.init(args=[], context=context, domain_id=request.domain_id)
+        own = enclave_arguments(os.environ)
+        rclpy.init(args=["--ros-args", *own] if own else [], context=context, domain_id=request.domain_id)
         stack.callback(rclpy.try_shutdown, context=context)
         name = f"bringup_{os.getpid()}"
         node = Node(name, context=context, namespace=startup.namespace, use_global_arguments=False)
@@ -319,6 +322,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             from diffusion_ros import latency
 
             return latency.main(given[1:], stop)
+        if given[:1] == [enclaves.COMMAND]:
+            return enclaves.main(given[1:])
         if given[:1] == [RECOVER]:
             print(recover(Path(_parser(resource_folder()).parse_args(given).folder)))
             return 0
@@ -342,6 +347,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:
         screen.end(str(error))
         return 1
+    except RuntimeError as error:  # rclpy's
+        if not (why := explain_security(error)):
+            raise
+        screen.end(why)
+        return 2
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)

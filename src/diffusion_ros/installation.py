@@ -22,6 +22,7 @@ EXTRAS = {
         *("pyarrow", "rosbags", "sklearn", "tensorboard", "tqdm", "tyro"),
     ),
     "franka": ("franka",),
+    "security": ("cryptography",),
 }
 """Extra -> the modules that it brings."""
 DISTRIBUTIONS = {

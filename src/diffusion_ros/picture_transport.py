@@ -1,7 +1,9 @@
-"""Room for pictures in Fast DDS, which otherwise loses most of those of 640 x 480 that are published best effort.
+"""What Fast DDS is told: room for pictures, and to whom it listens.
 
-Whoever publishes them needs it: a system's nodes get it from here, a camera's driver that runs by itself from whoever
-starts it.
+Without the room it loses most pictures of 640 x 480 that are published best effort. Whoever publishes them needs it: a
+system's nodes get it from here, a camera's driver that runs by itself from whoever starts it.
+
+ROS_AUTOMATIC_DISCOVERY_RANGE=LOCALHOST alone is no wall: the process still listens on every interface.
 """
 
 from __future__ import annotations
@@ -14,11 +16,21 @@ _NEW, _OLD = "FASTDDS_DEFAULT_PROFILES_FILE", "FASTRTPS_DEFAULT_PROFILES_FILE"
 """From version 3 on (Kilted), which warns of the old one; up to 2 (Jazzy), which does not know the new one."""
 
 
-def environment(resources: Path) -> dict[str, str]:
-    """The variable that tells Fast DDS where config/fastdds.xml is; nothing where its user has a file of their own."""
-    if _NEW in os.environ or _OLD in os.environ:
-        return {}
-    return {_NEW if _version_3() else _OLD: str(resources / "config" / "fastdds.xml")}
+_RANGE = "ROS_AUTOMATIC_DISCOVERY_RANGE"
+
+
+def environment(resources: Path, simulated: bool = False) -> dict[str, str]:
+    """What is to be added to the environment of nodes.
+
+    simulated: nothing outside this machine has to be reached; then that is so where the user does not say otherwise
+    (ROS_AUTOMATIC_DISCOVERY_RANGE=SUBNET). A profiles file of the user's own stays.
+    """
+    chosen = {_RANGE: "LOCALHOST"} if simulated and _RANGE not in os.environ else {}
+    if _NEW not in os.environ and _OLD not in os.environ:
+        here = chosen.get(_RANGE, os.environ.get(_RANGE)) in ("LOCALHOST", "OFF")
+        name = "fastdds_loopback.xml" if here else "fastdds.xml"
+        chosen[_NEW if _version_3() else _OLD] = str(resources / "config" / name)
+    return chosen
 
 
 def _version_3() -> bool:

@@ -14,6 +14,7 @@ from rclpy.context import Context
 from rclpy.parameter import Parameter
 
 from diffusion_ros import robot_file
+from diffusion_ros.dds_security import enclave_arguments
 from diffusion_ros.robot_file import RobotFile
 from diffusion_ros.ros.runner import RunnableNode
 from diffusion_ros.systems.startup import UsageError, namespace_of
@@ -80,7 +81,8 @@ def number(given: argparse.Namespace, name: str, low: float, high: float) -> flo
 def node(name: str, where: Graph) -> Iterator[RunnableNode]:
     """A node for as long as the command listens."""
     context = Context()
-    rclpy.init(args=[], context=context, domain_id=where.domain_id)
+    security = ["--ros-args", *own] if (own := enclave_arguments(os.environ)) else []
+    rclpy.init(args=security, context=context, domain_id=where.domain_id)
     try:
         made = RunnableNode(
             f"{name}_{os.getpid()}",

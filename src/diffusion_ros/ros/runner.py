@@ -28,6 +28,7 @@ from rclpy.signals import SignalHandlerOptions
 from rclpy.timer import Timer
 
 from diffusion_ros.cache_folders import use_cache_folders
+from diffusion_ros.dds_security import explain_security, quiet
 from diffusion_ros.installation import explain
 from diffusion_ros.ros import topics
 from diffusion_ros.ros.chunk_budget import Reading
@@ -157,12 +158,18 @@ def run(make_node: Callable[[], RunnableNode], args: Sequence[str] | None = None
         try:
             use_cache_folders()
             _init(args)
+            quiet()
             node = make_node()
         except ModuleNotFoundError as error:
             print(explain(error), file=sys.stderr)
             return 2
         except (ValueError, OSError, *_BAD_PARAMETERS) as error:
             print(" ".join(str(error).split()), file=sys.stderr)
+            return 2
+        except RuntimeError as error:  # rclpy's
+            if not (why := explain_security(error)):
+                raise
+            print(why, file=sys.stderr)
             return 2
         # A full collection of all that robosuite or torch have made takes 150 ms, three control periods: leave it out.
         gc.collect()

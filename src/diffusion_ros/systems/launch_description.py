@@ -21,6 +21,7 @@ from launch.launch_description import LaunchDescription
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 
+from diffusion_ros.dds_security import enclave_arguments
 from diffusion_ros.resources import resource_folder
 from diffusion_ros.systems.startup import Startup, decide, defaults, foreign_sections
 from diffusion_ros.systems.supervisor import describe_status
@@ -120,7 +121,7 @@ def _ended(node: NodeDescription) -> Callable[[ProcessExited, LaunchContext], li
 def _start(startup: Startup) -> list[Any]:
     _CLAIMS.enter_context(startup.claimed())
     output_dir = str(startup.output_dir)
-    own = {**node_environment(resource_folder()), "ROS_LOG_DIR": f"{output_dir}/ros"}
+    own = {**node_environment(resource_folder(), startup.system.simulated), "ROS_LOG_DIR": f"{output_dir}/ros"}
     said = [LogInfo(msg=f"logs and results: {output_dir}")]
     file = startup.values["params_file"]
     said += [LogInfo(msg=f"{file}: {s} is no node of {startup.system.name}") for s in foreign_sections(startup)]
@@ -133,7 +134,7 @@ def _start(startup: Startup) -> list[Any]:
             namespace=startup.namespace,
             parameters=[str(startup.write_parameters(node))],
             remappings=startup.remappings,
-            ros_arguments=["--log-level", str(startup.values["log_level"])],
+            ros_arguments=[*enclave_arguments(os.environ), "--log-level", str(startup.values["log_level"])],
             additional_env={name: value for name, value in own.items() if name not in os.environ},
             output="screen",
             respawn=node.restarts > 0,

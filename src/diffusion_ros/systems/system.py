@@ -21,13 +21,14 @@ if TYPE_CHECKING:
 Value = bool | int | float | str
 
 
-def node_environment(resources: Path) -> dict[str, str]:
-    """Environment of the nodes, where it is not set: one thread each, and room for pictures.
+def node_environment(resources: Path, simulated: bool = False) -> dict[str, str]:
+    """Environment of the nodes, where it is not set: one thread each, room for pictures, and for a simulated system
+    nobody beyond this machine.
 
     torch's threads wait by spinning, and those of Mesa's software rasteriser (0: none beside the caller's) are woken
     for each part of a picture; both keep the other nodes from their cores. Pictures are the same, bit for bit.
     """
-    return {"OMP_NUM_THREADS": "1", "LP_NUM_THREADS": "0", **picture_transport.environment(resources)}
+    return {"OMP_NUM_THREADS": "1", "LP_NUM_THREADS": "0", **picture_transport.environment(resources, simulated)}
 
 
 @dataclass(frozen=True)
