@@ -3,7 +3,7 @@ imported for type checking only.
 
     robot, installation, cache_folders, ranges, atomic_file, yaml_file, resources, picture_transport, bags
     franka_connection, franka_arm, franka_hand;
-    spec; robot_file; models; checkpoint; control; robot_check; simulators; ros; nodes; systems
+    spec; robot_file; models; sealed; checkpoint; control; robot_check; simulators; ros; nodes; systems
 
 What a policy or a planner learnt and how it is asked is models'; how a robot is driven by it is control's, which asks
 models and not the other way round. simulators draw what control makes of a chunk. Of them models read one file, the
@@ -44,7 +44,8 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "franka_hand": ("franka_connection",),
     "spec": ("robot", "ranges", "action_kinds"),
     "models": ("robot", "ranges", "action_kinds", "spec", "simulators.tasks"),
-    "checkpoint": ("spec", "models", "atomic_file"),
+    "sealed": (),
+    "checkpoint": ("spec", "models", "atomic_file", "sealed"),
     "robot_section": (),
     "robot_file": ("yaml_file", "resources", "spec", "robot_section"),
     "control": ("robot", "ranges", "action_kinds", "atomic_file", "spec", "models", "robot_file"),
@@ -92,6 +93,7 @@ WITHOUT: dict[str, tuple[str, ...]] = {
     "franka_arm": ("rclpy", "torch", "cv2", "mujoco", "robosuite", "gymnasium"),
     "spec": ("rclpy", "torch", "cv2", "mujoco", "robosuite", "gymnasium"),
     "checkpoint": ("rclpy", "cv2", "mujoco", "robosuite", "gymnasium"),
+    "sealed": ("rclpy", "torch", "cv2", "mujoco", "robosuite", "gymnasium"),
     "models": ("rclpy", "cv2", "mujoco", "robosuite", "gymnasium"),
     "control": ("rclpy", "robosuite", "gymnasium"),
     "simulators": ("rclpy", "torch"),

@@ -25,6 +25,8 @@ class Checkpoint:
     sha256: str
     """Of the file."""
     device: torch.device
+    signer: str = ""
+    """The trusted key that the file is signed with; '' where nobody had to have signed it."""
 
 
 @dataclass(frozen=True)
