@@ -167,7 +167,7 @@ def _write(archive: Archive, spec: CheckpointSpec, path: Path, key: Path | str |
 
 
 def read_spec(path: Path | str, trusted_keys: Sequence[str] = (), sha256: str = "") -> CheckpointSpec:
-    """The specification alone, without torch. Raises CheckpointError; `load` says for what beside a bad specification."""
+    """The specification alone, without torch. Raises CheckpointError; `load` has the arguments."""
     with _refused(path):
         content = archives.bytes_of(Path(path))
         if trusted_keys or sha256:
@@ -183,9 +183,9 @@ def _trusted(archive: Archive, trusted_keys: Sequence[str], sha256: str) -> str:
 
 
 def replace_spec(path: Path | str, spec: CheckpointSpec, key: Path | str | None = None) -> None:
-    """Writes another specification into the file; the module stays as it is. A signature is made anew by `key`, or lost.
+    """Writes another specification into the file; the module stays as it is. Raises CheckpointError.
 
-    Raises CheckpointError.
+    A signature is made anew by `key`, or lost.
     """
     path = Path(path)
     with _refused(path):

@@ -121,7 +121,7 @@ def read(content: bytes) -> Archive:
 
 @contextmanager
 def _unbroken() -> Iterator[None]:
-    """Whatever zipfile raises for what is damaged, cut short, encrypted or packed in a way it does not know: Refusal."""
+    """Refusal for all that zipfile raises for what is damaged, cut short, encrypted or packed in an unknown way."""
     try:
         yield
     except Refusal:
