@@ -102,8 +102,9 @@ def _compiled(content: bytes, device: torch.device | str) -> Any:
     with _quiet():
         try:
             # What torch.jit.load does, with a hand on all that was compiled.
-            unit = torch._C.CompilationUnit()
-            made = torch._C.import_ir_module_from_buffer(unit, content, torch.device(device), {}, False)
+            library: Any = torch._C
+            unit = library.CompilationUnit()
+            made = library.import_ir_module_from_buffer(unit, content, torch.device(device), {}, False)
             graphs.check(unit.get_functions())
             return wrap_cpp_module(made)
         except Refusal:

@@ -170,13 +170,12 @@ class _Names:
         (target,) = item.targets
         of = target.value if isinstance(target, ast.Subscript) else target
         word = of.id if isinstance(of, ast.Name) else "?"
-        if of is target and word in _CLASS_FIELDS and isinstance(item.value, ast.List):
-            if all(isinstance(part, ast.Constant) and isinstance(part.value, str) for part in item.value.elts):
-                return
+        items = item.value.elts if isinstance(item.value, ast.List) else [item.value]
+        names = all(isinstance(part, ast.Constant) and isinstance(part.value, str) for part in items)
+        if of is target and names and word in (*_CLASS_FIELDS, "__annotations__"):
+            return
         if of is not target and word == "__annotations__":
             self.expression(item.value, frozenset())
-            return
-        if of is target and word == "__annotations__" and isinstance(item.value, ast.List) and not item.value.elts:
             return
         raise Refusal(f"{self.source}: the field {shown(ast.unparse(target))}")
 

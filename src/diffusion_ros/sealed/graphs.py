@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from diffusion_ros.sealed.operators import ATEN, BEYOND, PRIM
+from diffusion_ros.sealed.operators import ATEN, PRIM, SEEDED
 from diffusion_ros.sealed.refusal import Refusal, shown
 
 
@@ -25,9 +25,9 @@ def check(functions: Iterable[Any]) -> None:
 def _check(node: Any) -> None:
     kind: str = node.kind()
     room, _, name = kind.partition("::")
-    if (room == "aten" and name in ATEN) or (room == "prim" and name in PRIM):
-        if kind not in BEYOND or _has_generator(node):
-            return
+    known = (room == "aten" and name in ATEN) or (room == "prim" and name in PRIM)
+    if known and (name not in SEEDED or _has_generator(node)):
+        return
     raise Refusal(f"the operator {shown(kind)}, none that a checkpoint may use")
 
 

@@ -6,8 +6,8 @@ reaches beyond: no file (`from_file`, `save`), no output (`print`, `warn`), no c
 other process (`fork`, `rpc`), no memory that is not its own or not yet written (`set_`, `as_strided`, `empty`), no
 classes of torch's own (`torch.classes`), nothing that is remembered between two calls (`SetAttr`), no `while`.
 
-Operators bear their bare name here: `add` is aten::add with all its overloads. Some are refused by overload, because
-one of them reaches beyond: `BEYOND`. A new network that needs another operator gets it here, with a test, if what is
+Operators bear their bare name here: `add` is aten::add with all its overloads. Noise needs a generator of the caller's:
+`SEEDED`. A new network that needs another operator gets it here, with a test, if what is
 said above stays true of it.
 """
 
@@ -46,8 +46,8 @@ SHAPES = _names("""
 """Where numbers stand: all of them check their bounds. `expand` and `repeat` can ask for much memory, which the trial
 limits."""
 FILLED = _names("""
-    arange eye full full_like linspace logspace new_full new_ones new_tensor new_zeros one_hot ones ones_like
-    scalar_tensor tensor zeros zeros_like clone copy_ detach to type float fill_ zero_
+    arange eye full full_like linspace logspace new_full new_ones new_zeros one_hot ones ones_like
+    scalar_tensor tensor zeros zeros_like clone copy_ detach to fill_ zero_
 """)  # fmt: skip
 """Tensors that are written before they can be read. `empty` is not here: it shows what lay in memory before."""
 RANDOM = _names("""
@@ -57,25 +57,25 @@ RANDOM = _names("""
 NETWORKS = _names("""
     _convolution conv1d conv2d conv3d conv_transpose1d conv_transpose2d linear bilinear embedding batch_norm
     group_norm instance_norm layer_norm native_layer_norm native_group_norm rms_norm relu relu6 leaky_relu prelu
-    elu selu celu gelu silu mish softplus hardtanh hardswish hardsigmoid glu softmax log_softmax softmin dropout
+    elu selu celu gelu silu mish softplus hardtanh hardswish hardsigmoid glu softmax log_softmax dropout
     feature_dropout scaled_dot_product_attention adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d
     adaptive_max_pool2d avg_pool1d avg_pool2d avg_pool3d max_pool1d max_pool2d max_pool2d_with_indices
     max_pool3d pad constant_pad_nd reflection_pad2d replication_pad2d upsample_bicubic2d upsample_bilinear2d
     upsample_linear1d upsample_nearest1d upsample_nearest2d upsample_nearest3d upsample_trilinear3d
     _upsample_bicubic2d_aa _upsample_bilinear2d_aa _upsample_lanczos2d_aa _upsample_nearest_exact1d
     _upsample_nearest_exact2d _upsample_nearest_exact3d affine_grid_generator grid_sampler grid_sampler_2d
-    cosine_similarity mse_loss l1_loss smooth_l1_loss lstm gru lstm_cell gru_cell threshold logsigmoid
-    log_sigmoid tanhshrink hardshrink softshrink softsign alpha_dropout upsample
+    cosine_similarity mse_loss l1_loss smooth_l1_loss lstm gru lstm_cell gru_cell threshold
+    log_sigmoid hardshrink softshrink alpha_dropout
 """)  # fmt: skip
 """Layers."""
 GRADIENTS = _names("""
-    grad requires_grad_ requires_grad set_grad_enabled
+    grad requires_grad_
 """)  # fmt: skip
 """Guides of planners and real-time chunking follow a gradient."""
 IN_PLACE = _names("""
     add_ sub_ mul_ div_ neg_ clamp_ clamp_min_ clamp_max_ relu_ silu_ sigmoid_ tanh_ exp_ sqrt_ pow_ round_
     floor_ masked_fill_ index_put_ scatter_ index_copy_ squeeze_ unsqueeze_ dropout_ leaky_relu_ elu_ hardtanh_
-    hardswish_ normal_ uniform_ mish_ gelu_ celu_ selu_ prelu_ hardsigmoid_ lerp_ addcmul_ log_ rsqrt_ square_
+    hardswish_ normal_ uniform_ mish_ gelu_ celu_ selu_ hardsigmoid_ lerp_ addcmul_ log_ rsqrt_ square_
     abs_ erf_ threshold_ relu6_
 """)  # fmt: skip
 """The same as without the underscore, in the place of the argument. None changes how much memory a tensor has."""
@@ -83,7 +83,7 @@ PYTHON = _names("""
     __derive_index __getitem__ __range_length _set_item append extend insert pop remove reverse sorted copy list
     dict items keys values get setdefault update clear len format endswith startswith strip lstrip rstrip split
     replace join lower upper find count str ord chr item Int Float Bool IntImplicit FloatImplicit ScalarImplicit
-    Scalar is_nonzero device ceil floor
+    is_nonzero device ceil floor
 """)  # fmt: skip
 """Lists, dictionaries and strings: names of inputs, texts of errors."""
 
@@ -99,8 +99,8 @@ PRIM = frozenset(_names("""
 """prim:: operators: conditions, loops, calls of what is in the same file, tuples, and what can be asked of a tensor. An
 exception is a text, which is shown as a refusal. Not here: Print, CreateObject, SetAttr, fork, and all that a compiler
 makes of others, which no file has."""
-BEYOND = frozenset({"aten::manual_seed", "aten::normal_"})
-"""Of these, only overloads with a generator of the caller's: else they change the process's own."""
+SEEDED = frozenset({*RANDOM, "normal_", "uniform_"}) - {"Generator"}
+"""Of these, only overloads with a generator: the others change the process's own, which is not the caller's seed."""
 BUILTINS = frozenset(_names("""
     annotate unchecked_cast uninitialized range getattr isinstance int float bool str len min max abs inf nan
     tuple list Tensor List Dict Tuple Optional Union Final NoneType Device Generator Module number Scalar Layout
