@@ -3,7 +3,7 @@ imported for type checking only.
 
     robot, installation, cache_folders, ranges, atomic_file, yaml_file, resources, picture_transport, bags
     franka_connection, franka_arm, franka_hand;
-    spec; robot_file; models; sealed; checkpoint; control; robot_check; simulators; ros; nodes; systems
+    sealed; spec; robot_file; models; checkpoint; control; robot_check; simulators; ros; nodes; systems
 
 What a policy or a planner learnt and how it is asked is models'; how a robot is driven by it is control's, which asks
 models and not the other way round. simulators draw what control makes of a chunk. Of them models read one file, the
@@ -42,9 +42,9 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "franka_connection": ("installation",),
     "franka_arm": ("franka_connection",),
     "franka_hand": ("franka_connection",),
-    "spec": ("robot", "ranges", "action_kinds"),
-    "models": ("robot", "ranges", "action_kinds", "spec", "simulators.tasks"),
     "sealed": (),
+    "spec": ("robot", "ranges", "action_kinds", "sealed"),
+    "models": ("robot", "ranges", "action_kinds", "sealed", "spec", "simulators.tasks"),
     "checkpoint": ("spec", "models", "atomic_file", "sealed"),
     "robot_section": (),
     "robot_file": ("yaml_file", "resources", "spec", "robot_section"),

@@ -189,4 +189,6 @@ def _content(archive: zipfile.ZipFile, name: str, info: zipfile.ZipInfo) -> byte
         raise
     if len(content) != info.file_size:
         raise Refusal(_BROKEN)
+    if name == "byteorder" and content != b"little":
+        raise Refusal(f"numbers in the order {shown(content)}, little expected")
     return content

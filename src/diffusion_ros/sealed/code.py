@@ -21,13 +21,14 @@ MAX_ROUNDS = 100_000
 MAX_NODES = 1_000_000
 _NODES = (
     ast.Module, ast.ClassDef, ast.FunctionDef, ast.arguments, ast.arg, ast.AnnAssign, ast.Assign, ast.Return, ast.For,
-    ast.If, ast.Pass, ast.Expr, ast.Call, ast.keyword, ast.Attribute, ast.Subscript, ast.Name, ast.Constant, ast.List,
-    ast.Tuple, ast.Dict, ast.UnaryOp, ast.USub, ast.Load, ast.Store
+    ast.If, ast.While, ast.Pass, ast.Expr, ast.Call, ast.keyword, ast.Attribute, ast.Subscript, ast.Name, ast.Constant,
+    ast.List, ast.Tuple, ast.Dict, ast.UnaryOp, ast.USub, ast.Load, ast.Store
 )  # fmt: skip
+_MADE = (ast.ClassDef, ast.FunctionDef)
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _TEXT = re.compile(r"[\x20-\x7e\n\t]*")
 _ROOTS = frozenset({"torch", "ops", "CONSTANTS", "__torch__"})
-_ASKED = frozenset({"__len__", "__contains__", "__getitem__"})
+_ASKED = frozenset({"__init__", "__len__", "__contains__", "__getitem__"})
 """Methods with underscores that only run where they are called: not __setstate__, which runs when a file is loaded."""
 _CLASS_FIELDS = frozenset({"__parameters__", "__buffers__"})
 
@@ -45,10 +46,8 @@ def check(code: Mapping[str, bytes], classes: Iterable[str]) -> dict[str, bytes]
         nodes += _check_nodes(name, tree)
         if nodes > MAX_NODES:
             raise Refusal(f"code of more than {MAX_NODES} parts")
-    known = {f"{name}.{item.name}" for name, tree in trees.items() for item in tree.body if _defines(item)}
-    own_methods = {
-        item.name for tree in trees.values() for made in tree.body for item in ast.walk(made) if _is_function(item)
-    }
+    known = {f"{name}.{item.name}" for name, tree in trees.items() for item in tree.body if isinstance(item, _MADE)}
+    own_methods = {item.name for tree in trees.values() for item in ast.walk(tree) if isinstance(item, ast.FunctionDef)}
     for name in sorted(set(classes) - known):
         raise Refusal(f"the class {shown(name)} is not in its code")
     for name, tree in trees.items():
@@ -66,14 +65,6 @@ def _parsed(name: str, source: bytes) -> ast.Module:
         raise Refusal(f"{shown(name)}: no TorchScript code") from None
 
 
-def _defines(item: ast.stmt) -> bool:
-    return isinstance(item, (ast.ClassDef, ast.FunctionDef))
-
-
-def _is_function(item: ast.AST) -> bool:
-    return isinstance(item, ast.FunctionDef)
-
-
 def _check_nodes(name: str, tree: ast.Module) -> int:
     """How many there are, all of a kind that TorchScript writes. Without calling itself: depth is the file's choice."""
     count = 0
@@ -83,8 +74,8 @@ def _check_nodes(name: str, tree: ast.Module) -> int:
         count += 1
         if depth > MAX_DEPTH:
             raise Refusal(f"{shown(name)}: code nested deeper than {MAX_DEPTH}")
-        if isinstance(node, ast.While):
-            raise Refusal(f"{shown(name)}: a `while` (or break, continue): nobody knows when it ends; `for` is allowed")
+        if isinstance(node, ast.While) and not _counts(node):
+            raise Refusal(f"{shown(name)}: a `while`: nobody knows when it ends; a `for` is allowed")
         if not isinstance(node, _NODES):
             raise Refusal(f"{shown(name)}: {type(node).__name__}, which no TorchScript file has")
         _check_node(name, node)
@@ -100,8 +91,8 @@ def _check_node(name: str, node: ast.AST) -> None:
         _check_constant(name, node)
     elif isinstance(node, (ast.Assign, ast.AnnAssign)) and getattr(node, "type_comment", None):
         raise Refusal(f"{shown(name)}: a comment that is a type")
-    elif isinstance(node, ast.For) and (node.orelse or node.type_comment):
-        raise Refusal(f"{shown(name)}: a `for` with else")
+    elif isinstance(node, (ast.For, ast.While)) and (node.orelse or getattr(node, "type_comment", None)):
+        raise Refusal(f"{shown(name)}: a loop with else")
     elif isinstance(node, ast.Expr) and not isinstance(node.value, ast.Call):
         raise Refusal(f"{shown(name)}: {type(node.value).__name__}, a call expected where a value is not used")
     elif (isinstance(node, ast.keyword) and node.arg is None) or (isinstance(node, ast.Dict) and None in node.keys):
@@ -112,8 +103,44 @@ def _check_node(name: str, node: ast.AST) -> None:
         raise Refusal(f"{shown(name)}: a decorator")
     elif isinstance(node, ast.ClassDef):
         bases = [base.id if isinstance(base, ast.Name) else "?" for base in node.bases]
-        if node.decorator_list or node.keywords or bases != ["Module"]:
-            raise Refusal(f"{shown(name)}: the class {shown(node.name)}, a Module expected")
+        if node.decorator_list or node.keywords or bases not in ([], ["Module"]):
+            raise Refusal(f"{shown(name)}: the class {shown(node.name)} of {shown(bases)}, a Module expected")
+
+
+def _counts(loop: ast.While) -> bool:
+    """Whether it is what TorchScript writes of a `for` with break or continue: the condition has `count + 1 < rounds`,
+    `count` becomes `count + 1`, and nothing else changes `rounds`."""
+    stored = [n.id for part in loop.body for n in ast.walk(part) if isinstance(n, ast.Name) and _is_stored(n)]
+    values: dict[str, ast.expr] = {}
+    for part in loop.body[:-1]:
+        if isinstance(part, ast.Assign) and isinstance(part.targets[0], ast.Name):
+            values[part.targets[0].id] = part.value
+    last = loop.body[-1]
+    if not isinstance(loop.test, ast.Name) or not isinstance(last, ast.Assign):
+        return False
+    targets, given = (part.elts if isinstance(part, ast.Tuple) else [part] for part in (last.targets[0], last.value))
+    if len(targets) != len(given):
+        return False
+    becomes = {ast.unparse(target): ast.unparse(value) for target, value in zip(targets, given, strict=True)}
+    condition = values.get(becomes.get(loop.test.id, ""))
+    for count, more in becomes.items():
+        if more not in values or ast.unparse(values[more]) != f"torch.add({count}, 1)":
+            continue
+        if not isinstance(condition, ast.Call) or ast.unparse(condition.func) != "torch.__and__":
+            continue
+        first = condition.args[0] if condition.args else None
+        if not isinstance(first, ast.Call) or ast.unparse(first.func) != "torch.lt" or len(first.args) != 2:
+            continue
+        rounds = first.args[1]
+        fixed = isinstance(rounds, ast.Constant) or (isinstance(rounds, ast.Name) and rounds.id not in stored)
+        once = all(stored.count(name) == 1 for name in (count, more, loop.test.id, becomes[loop.test.id]))
+        if ast.unparse(first.args[0]) == more and fixed and once:
+            return True
+    return False
+
+
+def _is_stored(name: ast.Name) -> bool:
+    return isinstance(name.ctx, ast.Store)
 
 
 def _words(node: ast.AST) -> Iterator[str]:

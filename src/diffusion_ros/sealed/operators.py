@@ -4,7 +4,8 @@ A checkpoint computes numbers from numbers. So it may have what makes tensors fr
 that: lists, dictionaries, strings for names, conditions, and loops with a number of rounds. It may have nothing that
 reaches beyond: no file (`from_file`, `save`), no output (`print`, `warn`), no clock (`time`), no profiler, no thread or
 other process (`fork`, `rpc`), no memory that is not its own or not yet written (`set_`, `as_strided`, `empty`), no
-classes of torch's own (`torch.classes`), nothing that is remembered between two calls (`SetAttr`), no `while`.
+classes of torch's own (`torch.classes`), nothing that is remembered between two calls (`SetAttr`), and no `while`, of
+which nobody knows when it ends.
 
 Operators bear their bare name here: `add` is aten::add with all its overloads. Noise needs a generator of the caller's:
 `SEEDED`. A new network that needs another operator gets it here, with a test, if what is

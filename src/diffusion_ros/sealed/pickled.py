@@ -27,7 +27,7 @@ _LISTS = frozenset(f"torch.jit._pickle build_{kind}list" for kind in ("int", "do
 _TAG = "torch.jit._pickle restore_type_tag"
 _TENSOR = "torch._utils _rebuild_tensor_v2"
 _HOOKS = "collections OrderedDict"
-_TYPE = re.compile(r"(?!.*__torch__)[A-Za-z0-9_, .\[\]]{1,200}")
+_TYPE = re.compile(r"[A-Za-z0-9_, .\[\]]{1,200}")
 _CLASS = re.compile(r"__torch__(\.[A-Za-z_][A-Za-z0-9_]*)* [A-Za-z_][A-Za-z0-9_]*")
 _INTEGERS = ("BININT", "BININT1", "BININT2", "LONG1")
 _REST = "no pickle of TorchScript"
@@ -230,6 +230,7 @@ class _Reader:
             value, tag = given
             if not isinstance(tag, str) or not _TYPE.fullmatch(tag) or tag.count("[") > MAX_DEPTH:
                 raise Refusal(f"the type {shown(tag)!r}, none that an attribute may have")
+            self.classes.update(re.findall(r"__torch__[A-Za-z0-9_.]*", tag))
             if not isinstance(value, _Made) or value.kind not in ("list", "dict"):
                 raise Refusal(_REST)
             return self.made("typed", [value])
