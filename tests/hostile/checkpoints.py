@@ -69,8 +69,10 @@ def line(text: str, before: str = "") -> Callable[[Entries], Entries]:
     return change
 
 
+USED = "\nfeatures = torch.add(features, torch.mul(torch.sum(e), 0.))"
+"""What was not used would be left out."""
 OPERATORS = {
-    "torch.from_file writes": f'e = torch.from_file("{CANARY}", True, 1024, dtype=6)',
+    "torch.from_file writes": f'e = torch.from_file("{CANARY}", True, 1024, dtype=6)' + USED,
     "torch.from_file reads": 'e = torch.from_file("/etc/passwd", False, 16, dtype=0)',
     "torch.save": f'torch.save([features], "{CANARY}")',
     "a method: from_file": f'e = (features).from_file("{CANARY}", True, 1024)',
@@ -106,8 +108,6 @@ OPERATORS = {
     "del": "del features",
     "a constant that is not there": "e = CONSTANTS.c7",
 }
-USED = "\nfeatures = torch.add(features, torch.mul(torch.sum(e), 0.))"
-"""What was not used would be left out."""
 LENGTH = "\ne = torch.tensor(torch.len(s))"
 SLOW = {
     "while True": "while True:\n  seed = seed",

@@ -103,7 +103,7 @@ makes of others, which no file has."""
 SEEDED = frozenset({*RANDOM, "normal_", "uniform_"}) - {"Generator"}
 """Of these, only overloads with a generator: the others change the process's own, which is not the caller's seed."""
 BUILTINS = frozenset(_names("""
-    annotate unchecked_cast uninitialized range getattr isinstance int float bool str len min max abs inf nan
+    annotate unchecked_cast uninitialized range sorted getattr isinstance int float bool str len min max abs inf nan
     tuple list Tensor List Dict Tuple Optional Union Final NoneType Device Generator Module number Scalar Layout
     ScalarType
 """))  # fmt: skip
