@@ -30,7 +30,7 @@ from rclpy.node import Node
 
 from diffusion_ros.atomic_file import write_json
 from diffusion_ros.bags import BagError, recover
-from diffusion_ros.checkpoint import CheckpointError, file_sha256
+from diffusion_ros.checkpoint import CheckpointError
 from diffusion_ros.installation import explain
 from diffusion_ros.resources import resource_folder
 from diffusion_ros.systems import REAL_ROBOT, SYSTEMS, TELEOPERATE
@@ -61,7 +61,6 @@ class Request:
     startup: Startup
     result: Path
     domain_id: int
-    checkpoint_sha256: str
 
     @property
     def system(self) -> System:
@@ -89,7 +88,6 @@ def parse(arguments: Sequence[str]) -> Request:
         startup=startup,
         result=result,
         domain_id=int(domain) if domain else elsewhere(),
-        checkpoint_sha256=file_sha256(checkpoint) if (checkpoint := str(startup.values["checkpoint"])) else "",
     )
 
 
@@ -286,7 +284,7 @@ def run_system(request: Request, screen: Screen, stop: Sequence[int]) -> dict[st
         "task": startup.task,
         **summary,
         **options,
-        "checkpoint_sha256": request.checkpoint_sha256,
+        "checkpoint_sha256": startup.checkpoint_sha256,
         "restarted": restarted,
         "seconds": round(time.monotonic() - began, 1),
         "outcome": observer.outcome(summary),
