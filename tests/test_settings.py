@@ -214,6 +214,8 @@ def test_every_parameter_is_read_by_its_node(node: NodeDescription) -> None:
         read.add("mode")
     if hasattr(cls, "size") and "size" in read:
         read.add("picture_size")
+    if hasattr(cls, "trust") and "trust" in read:
+        read |= {"trusted_keys", "checkpoint_sha256"}
     assert {field.name for field in dataclasses.fields(cls)} <= read
 
 
