@@ -1,7 +1,7 @@
 """Who may import whom: no circles, and each room knows only those before it. Read from the sources, with what is
 imported for type checking only.
 
-    robot, installation, cache_folders, ranges, atomic_file, yaml_file, resources, picture_transport, bags
+    robot, installation, cache_folders, stop_signals, ranges, atomic_file, yaml_file, resources, picture_transport, bags
     franka_connection, franka_arm, franka_hand;
     sealed; spec; robot_file; models; checkpoint; control; robot_check; simulators; ros; nodes; systems
 
@@ -31,6 +31,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "robot": (),
     "installation": (),
     "cache_folders": (),
+    "stop_signals": (),
     "ranges": (),
     "action_kinds": (),
     "atomic_file": (),
@@ -55,6 +56,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
         "robot",
         "installation",
         "cache_folders",
+        "stop_signals",
         "ranges",
         "action_kinds",
         "atomic_file",

@@ -44,6 +44,8 @@ LATENCY = "latency"
 """The word that starts no system, but measures how late a robot's streams are."""
 RECOVER = "recover"
 """The word that starts no system, but makes a whole bag of one whose recorder was killed."""
+SIGN = "sign"
+"""The word that starts no system, but signs checkpoints."""
 _PROGRESS_SECONDS = 0.2
 _PLAIN_PROGRESS_SECONDS = 10.0
 """Between lines where they cannot be overwritten (a file, a pipe)."""
@@ -119,6 +121,7 @@ def _parser(resources: Path) -> argparse.ArgumentParser:
     systems.add_parser(
         LATENCY, help="moves a robot's hand a little, after asking, and measures how late its streams are"
     )
+    systems.add_parser(SIGN, help="signs checkpoints, so that a robot takes only those of makers that it knows")
     recovering = systems.add_parser(
         RECOVER,
         help="makes a whole bag of one whose recorder was killed",
@@ -317,6 +320,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             from diffusion_ros import latency
 
             return latency.main(given[1:], stop)
+        if given[:1] == [SIGN]:
+            from diffusion_ros import sign
+
+            return sign.main(given[1:])
         if given[:1] == [RECOVER]:
             print(recover(Path(_parser(resource_folder()).parse_args(given).folder)))
             return 0

@@ -21,6 +21,7 @@ EXTRAS = {
         *("accelerate", "diffusers", "einops", "gymnasium", "h5py", "imageio_ffmpeg", "matplotlib", "PIL", "psutil"),
         *("pyarrow", "rosbags", "sklearn", "tensorboard", "tqdm", "tyro"),
     ),
+    "sign": ("cryptography",),
     "franka": ("franka",),
 }
 """Extra -> the modules that it brings."""

@@ -13,7 +13,7 @@ from diffusion_ros.sealed.refusal import Refusal, shown
 
 
 def check(functions: Iterable[Any]) -> None:
-    """Raises Refusal for the first operator that is not allowed. functions: torch.jit's, each with a graph."""
+    """Raises Refusal for the first operator that is not allowed. functions: TorchScript's, each with a graph."""
     for function in functions:
         # What makes an object of a class of the archive's; it is never called, as CreateObject is not allowed.
         makes = function.name == "__init__"

@@ -9,6 +9,7 @@ at every start. That memory is a folder of the user's own: where others can writ
 from __future__ import annotations
 
 import ctypes
+import faulthandler
 import hashlib
 import os
 import resource
@@ -107,6 +108,7 @@ def _limited(seconds: float, memory: int) -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM):
         signal.signal(number, signal.SIG_DFL)
     signal.set_wakeup_fd(-1)
+    faulthandler.disable()  # which has a way of its own to stderr
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     ctypes.CDLL(None).prctl(_PARENT_DIES, signal.SIGKILL, 0, 0, 0)
     nothing = os.open(os.devnull, os.O_WRONLY)
