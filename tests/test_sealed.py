@@ -19,7 +19,7 @@ import torch
 from fake_policy import FakePolicy, save, spec
 from torch import Tensor, nn
 
-from diffusion_ros import checkpoint
+from diffusion_ros import checkpoint, sign
 from diffusion_ros.checkpoint import CheckpointError, exported
 from diffusion_ros.nodes.executor_parameters import ExecutorParameters, completed
 from diffusion_ros.sealed import archive, code, operators, pickled, signatures, trial
@@ -378,3 +378,65 @@ def test_lines_are_printable_and_short() -> None:
     with pytest.raises(SpecError) as error:
         CheckpointSpec.from_json('{"a\\nb": 1, "' + "x" * 10_000 + '": 2}')
     assert str(error.value).isprintable() and len(str(error.value)) < 600
+
+
+# Commands and nodes
+
+
+def test_a_key_is_made_and_a_checkpoint_signed_from_the_command_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("cryptography")
+    private, path = tmp_path / "key.pem", save(tmp_path / "policy.pt")
+    assert sign.main(["--new-key", str(private)]) == 0
+    public = capsys.readouterr().out.strip()
+    assert sign.main(["--key", str(private), str(path)]) == 0
+    assert f"SHA-256 {checkpoint.file_sha256(path)}" in capsys.readouterr().out
+    assert checkpoint.load(path, trusted_keys=[public]).signer == public
+    for words, expected in (
+        (["--new-key", str(private)], "exists already"),
+        (["--key", str(tmp_path / "none.pem"), str(path)], "No such file"),
+        (["--key", str(private), str(tmp_path / "none.pt")], "no such checkpoint"),
+    ):
+        assert sign.main(words) == 2
+        said = capsys.readouterr().err
+        assert expected in said and said.count("\n") == 1
+
+
+STUCK = """
+import signal, sys
+import torch
+from diffusion_ros.stop_signals import ended_by_signal
+
+@torch.jit.script
+def for_ever(n: int) -> int:
+    i = 0
+    while i >= 0:
+        i = (i + 1) % n
+    return i
+
+signal.signal(signal.SIGINT, lambda *_: None)
+signal.signal(signal.SIGTERM, lambda *_: None)
+with ended_by_signal(2):
+    print("begun", flush=True)
+    for_ever(1000)
+"""
+
+
+@pytest.mark.parametrize("numbers", [(signal.SIGINT, signal.SIGINT), (signal.SIGTERM, signal.SIGTERM)])
+def test_the_second_signal_ends_what_python_no_longer_runs(numbers: tuple[signal.Signals, ...], tmp_path: Path) -> None:
+    script = tmp_path / "stuck.py"
+    script.write_text(STUCK)
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, "-W", "ignore", str(script)]
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+        try:
+            assert process.stdout is not None and process.stdout.readline() == b"begun\n"
+            time.sleep(0.5)
+            process.send_signal(numbers[0])
+            with pytest.raises(subprocess.TimeoutExpired):
+                process.wait(1)
+            process.send_signal(numbers[1])
+            assert process.wait(30) == 128 + numbers[1]
+        finally:
+            process.kill()

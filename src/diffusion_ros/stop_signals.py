@@ -22,7 +22,7 @@ def ended_by_signal(count: int) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    reading, writing = os.pipe2(os.O_CLOEXEC)
+    reading, writing = os.pipe()
     os.set_blocking(writing, False)
     before = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
     # The signals of a copy of this process are not ours.

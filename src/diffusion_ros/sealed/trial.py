@@ -16,6 +16,7 @@ import resource
 import select
 import signal
 import stat
+import sys
 import time
 import warnings
 from collections.abc import Callable
@@ -38,7 +39,7 @@ _PARENT_DIES = 1  # prctl's PR_SET_PDEATHSIG
 
 def trial(work: Callable[[], str], seconds: float = SECONDS, memory: int = BYTES) -> str:
     """What `work` finds wrong, '' if nothing: run in a process with limits. A signal's exception ends it as well."""
-    reading, writing = os.pipe2(os.O_CLOEXEC)
+    reading, writing = os.pipe()
     with warnings.catch_warnings():
         # Python 3.12 warns of threads that a copy lacks; `work` asks nothing of them.
         warnings.filterwarnings("ignore", message=".*fork", category=DeprecationWarning)
@@ -72,10 +73,11 @@ def _answer(reading: int, seconds: float) -> bytes:
     """What the child says before the time is over; b'' where it says nothing."""
     end = time.monotonic() + seconds
     said = b""
+    waiting = select.poll()  # which, unlike select, takes descriptors of any number
+    waiting.register(reading, select.POLLIN)
     while (left := end - time.monotonic()) > 0:
         # Short waits, so that Python's handlers of signals run in between.
-        ready, _, _ = select.select([reading], [], [], min(left, 0.1))
-        if ready:
+        if waiting.poll(1000 * min(left, 0.1)):
             part = os.read(reading, _ANSWER)
             if not part:
                 return said
@@ -110,11 +112,13 @@ def _limited(seconds: float, memory: int) -> None:
     signal.set_wakeup_fd(-1)
     faulthandler.disable()  # which has a way of its own to stderr
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    ctypes.CDLL(None).prctl(_PARENT_DIES, signal.SIGKILL, 0, 0, 0)
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PARENT_DIES, signal.SIGKILL, 0, 0, 0)
     nothing = os.open(os.devnull, os.O_WRONLY)
     for descriptor in (1, 2):
         os.dup2(nothing, descriptor)
-    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    statm = Path("/proc/self/statm")
+    used = int(statm.read_text().split()[0]) * resource.getpagesize() if statm.exists() else 0
     cpu = int(time.process_time() + seconds) + 1
     for limit, value in (
         (resource.RLIMIT_AS, used + memory),
