@@ -440,3 +440,14 @@ def test_the_second_signal_ends_what_python_no_longer_runs(numbers: tuple[signal
             assert process.wait(30) == 128 + numbers[1]
         finally:
             process.kill()
+
+
+@pytest.mark.parametrize("node", ["policy_node", "executor_node"])
+def test_a_node_takes_no_checkpoint_that_is_not_signed(node: str, tmp_path: Path, key: tuple[Path, str]) -> None:
+    path = save(tmp_path / "policy.pt")
+    words = ["-p", f"checkpoint:={path}", "-p", f"trusted_keys:=[{key[1]}]"]
+    command = [sys.executable, "-m", f"diffusion_ros.nodes.{node}", "--ros-args", *words]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert ended.stderr == f"{path}: it is not signed, and only checkpoints signed by trusted_keys are used\n"
