@@ -5,8 +5,11 @@ import os
 # Before anything imports torch: one thread, as nodes have it. Two wait for each other by spinning.
 os.environ["OMP_NUM_THREADS"] = "1"
 
+import atexit
+import shutil
 import signal
 import sys
+import tempfile
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
@@ -16,6 +19,11 @@ from typing import Any
 import pytest
 
 from diffusion_ros.simulators.render_backend import choose_render_backend
+
+# What checkpoints were tried is remembered for this run of the tests alone, by all of its processes.
+if "DIFFUSION_ROS_TRIED" not in os.environ:
+    os.environ["DIFFUSION_ROS_TRIED"] = tempfile.mkdtemp(prefix="diffusion_ros-tried-")
+    atexit.register(shutil.rmtree, os.environ["DIFFUSION_ROS_TRIED"], ignore_errors=True)
 
 # Before anything imports MuJoCo, which reads once how to draw. Who cannot draw may still run what does not.
 with suppress(OSError):

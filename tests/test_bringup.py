@@ -137,7 +137,7 @@ def test_default_checkpoint_is_the_shipped_one(monkeypatch: pytest.MonkeyPatch, 
         request = bringup.parse(arguments.split())
         shipped = ROOT / f"checkpoints/{name}.pt"
         assert request.startup.values["checkpoint"] == str(shipped)
-        assert request.checkpoint_sha256 == hashlib.sha256(shipped.read_bytes()).hexdigest()
+        assert request.startup.checkpoint_sha256 == hashlib.sha256(shipped.read_bytes()).hexdigest()
     assert request.startup.output_dir.parent == tmp_path / "runs" and request.startup.output_dir.name.startswith(
         "square-"
     )

@@ -1,10 +1,10 @@
 """Who may import whom: no circles, and each room knows only those before it. Read from the sources, with what is
 imported for type checking only.
 
-    robot, installation, cache_folders, ranges, atomic_file, yaml_file, resources, picture_transport,
+    robot, installation, cache_folders, stop_signals, ranges, atomic_file, yaml_file, resources, picture_transport,
     dds_security, bags
     franka_connection, franka_arm, franka_hand;
-    spec; robot_file; models; checkpoint; control; robot_check; simulators; ros; nodes; systems
+    sealed; spec; robot_file; models; checkpoint; control; robot_check; simulators; ros; nodes; systems
 
 What a policy or a planner learnt and how it is asked is models'; how a robot is driven by it is control's, which asks
 models and not the other way round. simulators draw what control makes of a chunk. Of them models read one file, the
@@ -32,6 +32,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "robot": (),
     "installation": (),
     "cache_folders": (),
+    "stop_signals": (),
     "ranges": (),
     "action_kinds": (),
     "atomic_file": (),
@@ -44,9 +45,10 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "franka_connection": ("installation",),
     "franka_arm": ("franka_connection",),
     "franka_hand": ("franka_connection",),
-    "spec": ("robot", "ranges", "action_kinds"),
-    "models": ("robot", "ranges", "action_kinds", "spec", "simulators.tasks"),
-    "checkpoint": ("spec", "models", "atomic_file"),
+    "sealed": (),
+    "spec": ("robot", "ranges", "action_kinds", "sealed"),
+    "models": ("robot", "ranges", "action_kinds", "sealed", "spec", "simulators.tasks"),
+    "checkpoint": ("spec", "models", "atomic_file", "sealed"),
     "robot_section": (),
     "robot_file": ("yaml_file", "resources", "spec", "robot_section"),
     "control": ("robot", "ranges", "action_kinds", "atomic_file", "spec", "models", "robot_file"),
@@ -57,6 +59,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
         "installation",
         "dds_security",
         "cache_folders",
+        "stop_signals",
         "ranges",
         "action_kinds",
         "atomic_file",
@@ -95,6 +98,7 @@ WITHOUT: dict[str, tuple[str, ...]] = {
     "franka_arm": ("rclpy", "torch", "cv2", "mujoco", "robosuite", "gymnasium"),
     "spec": ("rclpy", "torch", "cv2", "mujoco", "robosuite", "gymnasium"),
     "checkpoint": ("rclpy", "cv2", "mujoco", "robosuite", "gymnasium"),
+    "sealed": ("rclpy", "torch", "cv2", "mujoco", "robosuite", "gymnasium"),
     "models": ("rclpy", "cv2", "mujoco", "robosuite", "gymnasium"),
     "control": ("rclpy", "robosuite", "gymnasium"),
     "simulators": ("rclpy", "torch"),

@@ -17,7 +17,7 @@ from fake_policy import LOW_DIM, OBJECT, relative, save, spec
 from gym_rollouts import gym_rollouts
 from ros_graph import own_domain
 
-from diffusion_ros import bringup, checkpoint
+from diffusion_ros import checkpoint
 from diffusion_ros.models.policy import Policy
 from diffusion_ros.simulators.arm import Simulation
 from training import evaluate
@@ -84,7 +84,7 @@ def test_every_input_matters_and_every_bit_arrives(tmp_path: Path, run_command: 
     assert graph[0]["steps"] == 17
     summary = json.loads((tmp_path / "graph.json").read_text())
     assert (summary["mode"], summary["missed"], summary["held"], summary["restarted"]) == ("lockstep", 0, 0, {})
-    assert summary["checkpoint_sha256"] == bringup.file_sha256(path)
+    assert summary["checkpoint_sha256"] == checkpoint.file_sha256(path)
     logs = {log.name for log in (tmp_path / "run").iterdir()}
     assert {f"{name}.log" for name in ("simulation", "policy", "executor")} <= logs
     assert graph[0]["actions_sha256"] != graph[1]["actions_sha256"]

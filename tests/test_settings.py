@@ -214,6 +214,8 @@ def test_every_parameter_is_read_by_its_node(node: NodeDescription) -> None:
         read.add("mode")
     if hasattr(cls, "size") and "size" in read:
         read.add("picture_size")
+    if hasattr(cls, "trust") and "trust" in read:
+        read |= {"trusted_keys", "checkpoint_sha256"}
     assert {field.name for field in dataclasses.fields(cls)} <= read
 
 
@@ -641,7 +643,7 @@ def test_a_policy_is_left_out_for_a_person_alone(checkpoints: dict[str, Path], t
 def test_teleoperate_on_a_robot_is_real_robot_without_a_policy(tmp_path: Path) -> None:
     words = ["teleoperate", "--robot", "franka_crisp", "--output-dir", str(tmp_path / "run")]
     request = bringup.parse(words)
-    assert request.system is REAL_ROBOT and request.checkpoint_sha256 == ""
+    assert request.system is REAL_ROBOT and request.startup.checkpoint_sha256 == ""
     assert [node.name for node in request.startup.nodes] == ["executor", "teleop"]
     said = request.startup.parameters
     assert said["teleop"]["device"] == "keyboard" and not said["executor"]["enabled"]

@@ -16,6 +16,7 @@ import tyro
 
 from diffusion_ros.cache_folders import use_cache_folders
 from diffusion_ros.installation import explain
+from diffusion_ros.stop_signals import ended_by_signal
 
 T = TypeVar("T")
 
@@ -25,14 +26,16 @@ def run(options: type[T], job: Callable[[T], None], description: str | None, aft
 
     Exit status 2 after one line for options that do not fit and for ValueErrors of the job, which are about what it was
     given, or where a library is not installed; 1 after one line where the job could not be done (OSError,
-    RuntimeError); 130 after Ctrl-C, 143 after SIGTERM.
+    RuntimeError); 130 after Ctrl-C, 143 after SIGTERM, of which the third ends it at
+    once.
     """
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     signal.signal(signal.SIGTERM, _terminate)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs are started without it
     try:
         use_cache_folders()
-        job(_parse(options, description))
+        with ended_by_signal(3):
+            job(_parse(options, description))
     except KeyboardInterrupt:
         print(after_interrupt, file=sys.stderr)
         sys.exit(130)

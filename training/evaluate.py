@@ -262,7 +262,8 @@ def _report(options: Options) -> None:
     if options.record:
         scores = {name: value for name, value in summary.items() if name not in ("results", *IDENTITY)}
         checkpoint.record_scores(options.checkpoint, {"evaluation": scores})
-        summary["checkpoint_sha256"] = checkpoint.file_sha256(options.checkpoint)
+        # The same module, with these scores: what was evaluated stays `checkpoint_sha256`.
+        summary["recorded_sha256"] = checkpoint.file_sha256(options.checkpoint)
     if options.json is not None:
         write_json(options.json, summary)
     for of_one in summary.get("delays", [summary]):

@@ -31,7 +31,7 @@ from rclpy.node import Node
 from diffusion_ros import enclaves
 from diffusion_ros.atomic_file import write_json
 from diffusion_ros.bags import BagError, recover
-from diffusion_ros.checkpoint import CheckpointError, file_sha256
+from diffusion_ros.checkpoint import CheckpointError
 from diffusion_ros.dds_security import enclave_arguments, explain_security
 from diffusion_ros.installation import explain
 from diffusion_ros.resources import resource_folder
@@ -46,6 +46,8 @@ LATENCY = "latency"
 """The word that starts no system, but measures how late a robot's streams are."""
 RECOVER = "recover"
 """The word that starts no system, but makes a whole bag of one whose recorder was killed."""
+SIGN = "sign"
+"""The word that starts no system, but signs checkpoints."""
 _PROGRESS_SECONDS = 0.2
 _PLAIN_PROGRESS_SECONDS = 10.0
 """Between lines where they cannot be overwritten (a file, a pipe)."""
@@ -63,7 +65,6 @@ class Request:
     startup: Startup
     result: Path
     domain_id: int
-    checkpoint_sha256: str
 
     @property
     def system(self) -> System:
@@ -91,7 +92,6 @@ def parse(arguments: Sequence[str]) -> Request:
         startup=startup,
         result=result,
         domain_id=int(domain) if domain else elsewhere(),
-        checkpoint_sha256=file_sha256(checkpoint) if (checkpoint := str(startup.values["checkpoint"])) else "",
     )
 
 
@@ -124,6 +124,7 @@ def _parser(resources: Path) -> argparse.ArgumentParser:
         LATENCY, help="moves a robot's hand a little, after asking, and measures how late its streams are"
     )
     systems.add_parser(enclaves.COMMAND, help="makes a keystore for SROS 2: who may say and command what")
+    systems.add_parser(SIGN, help="signs checkpoints, so that a robot takes only those of makers that it knows")
     recovering = systems.add_parser(
         RECOVER,
         help="makes a whole bag of one whose recorder was killed",
@@ -289,7 +290,7 @@ def run_system(request: Request, screen: Screen, stop: Sequence[int]) -> dict[st
         "task": startup.task,
         **summary,
         **options,
-        "checkpoint_sha256": request.checkpoint_sha256,
+        "checkpoint_sha256": startup.checkpoint_sha256,
         "restarted": restarted,
         "seconds": round(time.monotonic() - began, 1),
         "outcome": observer.outcome(summary),
@@ -324,6 +325,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return latency.main(given[1:], stop)
         if given[:1] == [enclaves.COMMAND]:
             return enclaves.main(given[1:])
+        if given[:1] == [SIGN]:
+            from diffusion_ros import sign
+
+            return sign.main(given[1:])
         if given[:1] == [RECOVER]:
             print(recover(Path(_parser(resource_folder()).parse_args(given).folder)))
             return 0

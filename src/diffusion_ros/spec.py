@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from diffusion_ros.action_kinds import ActionFormat
+from diffusion_ros.sealed import json_text
+from diffusion_ros.sealed.refusal import Refusal, shown
 
 IMAGE_SUFFIX = "_image"
 TYPICAL_SIZE = 8
@@ -22,8 +24,25 @@ mean of what it covers, so that nothing fine turns into noise.
 """
 
 
+MAX_TENSORS = 64
+"""Inputs or outputs of a specification."""
+MAX_NUMBERS = 1 << 26
+"""In one tensor: a picture of 4,700 pixels square."""
+MAX_WORD = 200
+"""Characters of a name."""
+RATES = (0.1, 1000.0)
+"""Control steps a second that a robot may have [Hz]."""
+MAX_ROWS = 4096
+"""Of a horizon, and whatever else is counted in steps of control."""
+MAX_STEPS = 10_000
+"""Of denoising."""
+
+
 class SpecError(ValueError):
-    """A specification that cannot be used; one line that names the value and the rule."""
+    """A specification that cannot be used; one printable line that names the value and the rule."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(shown(message, 500))
 
 
 @dataclass(frozen=True)
@@ -49,8 +68,14 @@ class TensorSpec:
     def __post_init__(self) -> None:
         if not self.name:
             raise SpecError("spec: a tensor has no name")
+        for what in ("name", "unit", "frame"):
+            _word(f"{what} of a tensor", getattr(self, what))
         if not self.shape or any(isinstance(n, bool) or not isinstance(n, int) or n < 1 for n in self.shape):
             raise SpecError(f"spec: {self.name}: shape {list(self.shape)}, positive integers expected")
+        if len(self.shape) > 4 or math.prod(self.shape) > MAX_NUMBERS:
+            raise SpecError(
+                f"spec: {self.name}: shape {list(self.shape)}, at most 4 axes and {MAX_NUMBERS} numbers expected"
+            )
         if self.dtype not in ("uint8", "int64", "float32"):
             raise SpecError(f"spec: {self.name}: dtype {self.dtype!r}, 'uint8', 'int64' or 'float32' expected")
         if self.low or self.high:
@@ -133,6 +158,17 @@ class CheckpointSpec:
 
     def __post_init__(self) -> None:
         # What holds for all; the rest is its kind's (models/), and checkpoint.checked asks for it.
+        for what in ("kind", "task", "environment", "sampler", "timestep_spacing", "git_commit", "data_hash"):
+            _word(what, getattr(self, what))
+        for what, tensors in (("inputs", self.inputs), ("outputs", self.outputs)):
+            if len(tensors) > MAX_TENSORS:
+                raise SpecError(f"spec: {len(tensors)} {what}, at most {MAX_TENSORS} expected")
+        for what in ("horizon", "n_obs_steps", "n_action_steps", "stride", "sampler_steps", "num_train_timesteps"):
+            most = MAX_STEPS if what in ("sampler_steps", "num_train_timesteps") else MAX_ROWS
+            if getattr(self, what) > most:
+                raise SpecError(f"spec: {what} {getattr(self, what)}, at most {most} expected")
+        if self.rate and not RATES[0] <= self.rate <= RATES[1]:
+            raise SpecError(f"spec: rate {self.rate!r}, {RATES[0]} to {RATES[1]} Hz expected")
         names = self.input_names
         if len(set(names)) != len(names):
             raise SpecError(f"spec: inputs {', '.join(names)}: every name may appear once")
@@ -204,9 +240,9 @@ class CheckpointSpec:
     def from_json(text: str | bytes) -> CheckpointSpec:
         """Raises SpecError, in one line, for text that is no complete specification."""
         try:
-            fields = json.loads(text)
-        except ValueError as error:
-            raise SpecError(f"spec: not JSON: {error}") from None
+            fields = json_text.parse(text)
+        except Refusal as error:
+            raise SpecError(f"spec: {error}") from None
         if not isinstance(fields, dict):
             raise SpecError(f"spec: {type(fields).__name__}, a JSON object expected")
         known = {f.name: f for f in dataclasses.fields(CheckpointSpec)}
@@ -289,6 +325,11 @@ def _check_typical(name: str, value: object, inputs: tuple[str, ...]) -> None:
         or not 0 <= angle <= math.pi  # type: ignore[operator]
     ):
         raise SpecError(f"spec: typical {name}: a mean quaternion of length 1 and an angle of 0 to pi expected")
+
+
+def _word(name: str, value: object) -> None:
+    if not isinstance(value, str) or len(value) > MAX_WORD or not value.isprintable():
+        raise SpecError(f"spec: {name} {value!r}, a printable text of at most {MAX_WORD} characters expected")
 
 
 def positive(name: str, value: object) -> None:

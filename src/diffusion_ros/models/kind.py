@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,12 @@ if TYPE_CHECKING:
     import torch
 
 SAMPLERS = ("ddim", "ddpm")
+MAX_TRANSLATION = 0.5
+"""Metres in one control step that no arm's specification may allow more than: ten times what the simulated arm does."""
+MAX_ROTATION = math.pi
+"""Radians in one control step, likewise."""
+MAX_BOX = 1000.0
+"""Metres from the origin to a box's corner."""
 
 
 @dataclass(frozen=True)
@@ -25,6 +32,8 @@ class Checkpoint:
     sha256: str
     """Of the file."""
     device: torch.device
+    signer: str = ""
+    """The trusted key that the file is signed with; '' where nobody had to have signed it."""
 
 
 @dataclass(frozen=True)
@@ -97,3 +106,17 @@ def check_rows(spec: CheckpointSpec, action_size: int) -> None:
     check_sampler(spec)
     box("action", spec.action_low, spec.action_high, action_size)
     box("workspace", spec.workspace_low, spec.workspace_high, 3)
+    if any(abs(x) > MAX_BOX for x in (*spec.workspace_low, *spec.workspace_high)):
+        box_ = f"{list(spec.workspace_low)} to {list(spec.workspace_high)}"
+        raise SpecError(f"spec: workspace {box_}, within {MAX_BOX:g} m of the origin expected")
+
+
+def check_steps(spec: CheckpointSpec) -> None:
+    """What holds for an arm's rows: translation (3) and rotation (3) of a step, then the gripper."""
+    for what, part, most, unit in (
+        ("translation", slice(0, 3), MAX_TRANSLATION, "m"),
+        ("rotation", slice(3, 6), MAX_ROTATION, "rad"),
+    ):
+        greatest = max(map(abs, (*spec.action_low[part], *spec.action_high[part])))
+        if greatest > most:
+            raise SpecError(f"spec: a {what} of {greatest:g} {unit} in one step, at most {most:.4g} expected")

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from diffusion_ros.models.kind import SAMPLERS, Checkpoint, Kind, check_rows
+from diffusion_ros.models.kind import SAMPLERS, Checkpoint, Kind, check_rows, check_steps
 from diffusion_ros.models.timesteps import timesteps
 from diffusion_ros.spec import CheckpointSpec, SpecError
 
@@ -332,6 +332,8 @@ def _check(spec: CheckpointSpec) -> None:
             f" {', '.join(BALL_STATE)} (a ball's) expected beside the action"
         )
     check_rows(spec, action)
+    if state == HAND_STATE:
+        check_steps(spec)
 
 
 def _dry_run(checkpoint: Checkpoint) -> str:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
 from diffusion_ros.action_kinds import absolute_from, forward, relative_to, rotation_from_6d, with_rotations_6d
-from diffusion_ros.models.kind import Checkpoint, Kind, check_rows
+from diffusion_ros.models.kind import Checkpoint, Kind, check_rows, check_steps
 from diffusion_ros.ranges import outside
 from diffusion_ros.robot import ACTION_SIZE, EEF_POS, EEF_QUAT
 from diffusion_ros.spec import CheckpointSpec, SpecError
@@ -159,6 +159,7 @@ def chunk_seed(policy_seed: int, stamp_ns: int) -> int:
 
 def _check(spec: CheckpointSpec) -> None:
     check_rows(spec, ACTION_SIZE)
+    check_steps(spec)
     actions = spec.action_format
     width = actions.checkpoint_width
     if [(t.name, t.shape, t.dtype) for t in spec.outputs] != [("action", (width,), "float32")]:

@@ -33,11 +33,12 @@ from diffusion_ros.ros.diagnostics import ERROR, OK, WARN, Diagnostics
 from diffusion_ros.ros.listener import Listener
 from diffusion_ros.ros.params import declare, parameter
 from diffusion_ros.ros.runner import RunnableNode, run
+from diffusion_ros.ros.trusted_checkpoint import TrustedCheckpoint, identity
 from diffusion_ros.ros.worker import Worker, failure
 
 
 @dataclass(frozen=True)
-class CameraGuardParameters:
+class CameraGuardParameters(TrustedCheckpoint):
     """Parameters of the camera guard node."""
 
     checkpoint: str = parameter(description="path of a guard checkpoint (.pt)")
@@ -82,7 +83,9 @@ class CameraGuardNode(RunnableNode):
         super().__init__("camera_guard", parameter_overrides)
         self.parameters = p = declare(self, CameraGuardParameters)
         torch.set_num_threads(p.threads)
-        self.guard = CameraGuard(checkpoint.load(p.checkpoint, p.device, kind=GUARD_KIND))
+        loaded = checkpoint.load(p.checkpoint, p.device, kind=GUARD_KIND, **p.trust)
+        self.get_logger().info(identity(p.checkpoint, loaded.sha256, loaded.signer))
+        self.guard = CameraGuard(loaded)
         self._judgements = {camera: Judgement(p.good_frames) for camera in self.guard.cameras}
         self._faults: dict[str, str] = {}
         """By camera: why its last picture could not be used."""

@@ -179,7 +179,7 @@ class ExecutorNode(RunnableNode):
 
     def _complete(self, p: ExecutorParameters) -> ExecutorParameters:
         """What was given, and the checkpoint's where nothing was."""
-        self._spec = spec = checkpoint.read_spec(p.checkpoint) if p.checkpoint else None
+        self._spec = spec = checkpoint.read_spec(p.checkpoint, **p.trust) if p.checkpoint else None
         return completed(self.get_name(), p if spec is not None else alone(self.get_name(), p), spec)
 
     # What comes in

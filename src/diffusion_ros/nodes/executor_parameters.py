@@ -8,16 +8,20 @@ from typing import Any
 from diffusion_ros import robot_file
 from diffusion_ros.control.action_chunk import JOINS, ChunkExecutor, ExecutorLimits
 from diffusion_ros.control.teleoperation import DEVICES
-from diffusion_ros.robot import ACTION_SIZE, EEF_POS, RATE, WORLD_FRAME
+from diffusion_ros.robot import ACTION_SCALE, ACTION_SIZE, EEF_POS, RATE, WORLD_FRAME
 from diffusion_ros.ros.params import ParameterError, parameter
+from diffusion_ros.ros.trusted_checkpoint import TrustedCheckpoint
 from diffusion_ros.spec import CheckpointSpec, TensorSpec
 
 _CHUNK_ROWS = 16
 """Rows of a chunk at most, where no policy's checkpoint says how many there are."""
+_FULL_SCALE = tuple(ACTION_SCALE.tolist())
+"""What the simulated arm does in a step at most: a checkpoint's limits are obeyed only below it. A robot's own are in
+its YAML."""
 
 
 @dataclass(frozen=True)
-class ExecutorParameters:
+class ExecutorParameters(TrustedCheckpoint):
     """Parameters of the executor node. What is left empty or 0 comes from the checkpoint, limits and box only where
     checkpoint_limits says so."""
 
@@ -141,6 +145,10 @@ def completed(owner: str, p: ExecutorParameters, spec: CheckpointSpec | None) ->
             f"{owner}: parameter {', '.join(boxes)} is required: the checkpoint's box is in its frame"
             f" {spec.frame if spec is not None else ''!r}, not in {frame_id!r}"
         )
+    if "action_low" in own and not p.robot:
+        values["action_low"] = tuple(map(max, values["action_low"], (-x for x in _FULL_SCALE)))
+    if "action_high" in own and not p.robot:
+        values["action_high"] = tuple(map(min, values["action_high"], _FULL_SCALE))
     rows = spec.n_rows if spec is not None and spec.kind == "policy" else _CHUNK_ROWS
     return replace(p, **values, frame_id=frame_id, max_chunk_rows=p.max_chunk_rows or rows)
 

@@ -21,13 +21,14 @@ from diffusion_ros.ros import messages, topics
 from diffusion_ros.ros.diagnostics import ERROR, OK, Diagnostics
 from diffusion_ros.ros.params import declare, parameter
 from diffusion_ros.ros.runner import RunnableNode, run
+from diffusion_ros.ros.trusted_checkpoint import TrustedCheckpoint, identity
 from diffusion_ros.ros.worker import Worker, failure
 
 _FRAME_ID = "generated"
 
 
 @dataclass(frozen=True)
-class ImageGeneratorParameters:
+class ImageGeneratorParameters(TrustedCheckpoint):
     """Parameters of the image generator node."""
 
     checkpoint: str = parameter(description="path of an image model's checkpoint (.pt)")
@@ -56,8 +57,11 @@ class ImageGeneratorNode(RunnableNode):
                 kind=IMAGE_KIND,
                 sampler=p.sampler,
                 sampler_steps=p.sampler_steps,
+                **p.trust,
             )
         )
+        loaded = self.generator.checkpoint
+        self.get_logger().info(identity(p.checkpoint, loaded.sha256, loaded.signer))
         self._seed = p.seed
         self._fault = ""
         self._frames: list[Images] = []
@@ -131,7 +135,7 @@ class ImageGeneratorNode(RunnableNode):
 
 def _completed(p: ImageGeneratorParameters) -> ImageGeneratorParameters:
     """What was given, and the checkpoint's where nothing was."""
-    spec = checkpoint.read_spec(p.checkpoint)
+    spec = checkpoint.read_spec(p.checkpoint, **p.trust)
     return replace(
         p,
         sampler=p.sampler or spec.sampler,

@@ -36,6 +36,7 @@ from diffusion_ros.ros.diagnostics import ERROR, OK, WARN, Diagnostics
 from diffusion_ros.ros.listener import Listener
 from diffusion_ros.ros.params import declare, parameter
 from diffusion_ros.ros.runner import RunnableNode, run
+from diffusion_ros.ros.trusted_checkpoint import TrustedCheckpoint, identity
 from diffusion_ros.ros.worker import Worker, failure
 
 _BEST = (0.1, 0.7, 0.2, 1.0)
@@ -46,7 +47,7 @@ _DENOISING = (0.9, 0.5, 0.1, 0.5)
 
 
 @dataclass(frozen=True)
-class PlannerParameters:
+class PlannerParameters(TrustedCheckpoint):
     """Parameters of the planner node."""
 
     checkpoint: str = parameter(description="path of a planner checkpoint (.pt)")
@@ -120,8 +121,11 @@ class PlannerNode(RunnableNode):
                 kind="planner",
                 sampler=p.sampler,
                 sampler_steps=p.sampler_steps,
+                **p.trust,
             )
         )
+        loaded = self.planner.checkpoint
+        self.get_logger().info(identity(p.checkpoint, loaded.sha256, loaded.signer))
         self._period_ns = round(1e9 * self.planner.spec.stride / self.planner.spec.rate)
         self._goal: Array | None = None
         self.obstacles: Array = np.zeros((0, 4))
@@ -442,7 +446,7 @@ class PlannerNode(RunnableNode):
 
 def _completed(p: PlannerParameters) -> PlannerParameters:
     """What was given, and the checkpoint's where nothing was."""
-    spec = checkpoint.read_spec(p.checkpoint)
+    spec = checkpoint.read_spec(p.checkpoint, **p.trust)
     return replace(
         p,
         sampler=p.sampler or spec.sampler,

@@ -36,6 +36,7 @@ from diffusion_ros.ros.frame_source import FrameRules, FrameSource
 from diffusion_ros.ros.listener import MAX_BYTES, Listener
 from diffusion_ros.ros.params import declare, parameter
 from diffusion_ros.ros.runner import RunnableNode, run
+from diffusion_ros.ros.trusted_checkpoint import TrustedCheckpoint, identity
 from diffusion_ros.ros.worker import Worker, failure
 from diffusion_ros.spec import CheckpointSpec
 
@@ -49,7 +50,7 @@ _LOOK_AND_THINK_SECONDS = 0.1
 
 
 @dataclass(frozen=True)
-class PolicyParameters:
+class PolicyParameters(TrustedCheckpoint):
     """Parameters of the policy node."""
 
     checkpoint: str = parameter(description="path of a policy checkpoint (.pt)")
@@ -144,8 +145,11 @@ class PolicyNode(RunnableNode):
                 kind="policy",
                 sampler=p.sampler,
                 sampler_steps=p.sampler_steps,
+                **p.trust,
             )
         )
+        loaded = self.policy.checkpoint
+        self.get_logger().info(identity(p.checkpoint, loaded.sha256, loaded.signer))
         spec = self.policy.spec
         self._realtime = p.mode == "realtime"
         self.follows_clock &= self._realtime
@@ -468,7 +472,7 @@ def frame_rules(p: PolicyParameters) -> FrameRules:
 
 def _completed(p: PolicyParameters) -> PolicyParameters:
     """What was given, and the checkpoint's where nothing was."""
-    spec = checkpoint.read_spec(p.checkpoint)
+    spec = checkpoint.read_spec(p.checkpoint, **p.trust)
     p = replace(
         p,
         late=p.late or ("rtc" if spec.max_delay and p.mode == "realtime" else "latest"),

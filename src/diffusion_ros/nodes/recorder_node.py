@@ -47,6 +47,7 @@ from diffusion_ros.ros.recorded_topics import (
     type_name,
 )
 from diffusion_ros.ros.runner import RunnableNode, run
+from diffusion_ros.ros.trusted_checkpoint import TrustedCheckpoint
 
 _NICENESS = 5
 """Where processors are scarce, who moves the robot has them first."""
@@ -59,7 +60,7 @@ _MOST_STEPS = 1_000_000
 
 
 @dataclass(frozen=True)
-class RecorderParameters:
+class RecorderParameters(TrustedCheckpoint):
     """Parameters of the recorder node."""
 
     bag: str = parameter("", "folder of the bag, which must be new; '': runs/<task>-bag-<time>")
@@ -107,7 +108,7 @@ class RecorderNode(RunnableNode):
         self.parameters = p = declare(self, RecorderParameters, _completed)
         self._lockstep = p.mode == "lockstep"
         self.follows_clock &= not self._lockstep
-        spec = checkpoint.read_spec(p.checkpoint) if p.checkpoint else None
+        spec = checkpoint.read_spec(p.checkpoint, **p.trust) if p.checkpoint else None
         if spec is not None and spec.kind != "policy":
             raise ValueError(f"{p.checkpoint}: is {checkpoint.with_article(spec.kind)}, a policy is needed")
         self.robot = robot_file.read(Path(p.robot)) if p.robot else None
@@ -481,7 +482,7 @@ def _camera_info(one: Recorded) -> str:
 
 def _completed(p: RecorderParameters) -> RecorderParameters:
     """What was given, and the checkpoint's where nothing was."""
-    spec = checkpoint.read_spec(p.checkpoint) if p.checkpoint else None
+    spec = checkpoint.read_spec(p.checkpoint, **p.trust) if p.checkpoint else None
     task = p.task or (spec.task if spec is not None else "")
     name = f"{task or 'session'}-bag-{time.strftime('%Y%m%d-%H%M%S')}"
     return replace(

@@ -22,6 +22,7 @@ from diffusion_ros.ros.diagnostics import ERROR, OK, WARN, Diagnostics
 from diffusion_ros.ros.listener import MAX_BYTES, JointFilter, Listener
 from diffusion_ros.ros.params import declare, parameter
 from diffusion_ros.ros.runner import RunnableNode, run
+from diffusion_ros.ros.trusted_checkpoint import TrustedCheckpoint, identity
 from diffusion_ros.simulators.tasks import GYM_TASKS
 
 _SILENT_SECONDS = 2.0
@@ -29,7 +30,7 @@ _SILENT_SECONDS = 2.0
 
 
 @dataclass(frozen=True)
-class RlPolicyParameters:
+class RlPolicyParameters(TrustedCheckpoint):
     """Parameters of the rl_policy node."""
 
     checkpoint: str = parameter(description="path of a discrete or continuous policy's checkpoint (.pt)")
@@ -55,7 +56,8 @@ class RlPolicyNode(RunnableNode):
         self.parameters = p = declare(self, RlPolicyParameters)
         self.follows_clock &= p.mode == "realtime"
         torch.set_num_threads(p.threads)
-        loaded = checkpoint.load(p.checkpoint, p.device, kind=REACTIVE_KINDS, task=p.task or None)
+        loaded = checkpoint.load(p.checkpoint, p.device, kind=REACTIVE_KINDS, task=p.task or None, **p.trust)
+        self.get_logger().info(identity(p.checkpoint, loaded.sha256, loaded.signer))
         try:
             self.policy = RlPolicy(loaded)
         except RlPolicyError as error:

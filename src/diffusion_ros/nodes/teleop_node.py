@@ -31,6 +31,7 @@ from diffusion_ros.ros.diagnostics import OK, WARN, Diagnostics
 from diffusion_ros.ros.listener import MAX_BYTES, Listener
 from diffusion_ros.ros.params import ParameterError, declare, parameter
 from diffusion_ros.ros.runner import RunnableNode, run
+from diffusion_ros.ros.trusted_checkpoint import TrustedCheckpoint
 
 _DRAWING_SECONDS = 0.2
 """Between two pictures in the terminal."""
@@ -38,7 +39,7 @@ _FAREWELL_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
-class TeleopParameters:
+class TeleopParameters(TrustedCheckpoint):
     """Parameters of the teleop node. What is left empty or 0 is the robot's YAML's (`teleop`), or usual."""
 
     device: str = parameter("keyboard", "what the person has in their hands", choices=DEVICES)
@@ -98,7 +99,7 @@ class TeleopNode(RunnableNode):
 
     def _complete(self, p: TeleopParameters) -> TeleopParameters:
         """What was given, then the checkpoint's and the robot's."""
-        spec = checkpoint.read_spec(p.checkpoint) if p.checkpoint else None
+        spec = checkpoint.read_spec(p.checkpoint, **p.trust) if p.checkpoint else None
         robot = robot_file.read(robot_file.find(p.robot)) if p.robot else None
         if spec is not None and p.rate not in (0.0, spec.rate):
             raise ParameterError(

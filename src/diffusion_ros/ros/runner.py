@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import copy
 import gc
-import os
 import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from types import FrameType
 from typing import Any
 
@@ -32,6 +32,7 @@ from diffusion_ros.dds_security import explain_security, quiet
 from diffusion_ros.installation import explain
 from diffusion_ros.ros import topics
 from diffusion_ros.ros.chunk_budget import Reading
+from diffusion_ros.stop_signals import ended_by_signal
 
 _BAD_PARAMETERS = (ParameterException, InvalidQosOverridesError, InvalidQoSProfileException)
 """What rclpy raises for values of its own parameters (use_sim_time, qos_overrides)."""
@@ -146,15 +147,15 @@ def run(make_node: Callable[[], RunnableNode], args: Sequence[str] | None = None
     stop_signal: list[int] = []
 
     def stop(number: int, frame: FrameType | None) -> None:
-        if stop_signal:
-            # The second one does not wait for a callback that hangs.
-            os._exit(128 + number)
         stop_signal.append(number)
 
     previous = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     node: RunnableNode | None = None
     executor: SingleThreadedExecutor | None = None
+    at_once = ExitStack()
     try:
+        # The second one does not wait for a callback, or a module, that hangs.
+        at_once.enter_context(ended_by_signal(2))
         try:
             use_cache_folders()
             _init(args)
@@ -187,6 +188,7 @@ def run(make_node: Callable[[], RunnableNode], args: Sequence[str] | None = None
         if node is not None:
             node.destroy_node()
         rclpy.try_shutdown()
+        at_once.close()
         for number, handler in previous.items():
             signal.signal(number, handler)
     return node.exit_status or 0  # which closing it may have set

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from diffusion_ros import robot_file
-from diffusion_ros.checkpoint import read_spec, with_article
+from diffusion_ros.checkpoint import file_sha256, read_spec, with_article
 from diffusion_ros.models.camera_guard import GUARD_KIND
 from diffusion_ros.ros.params import QOS_OVERRIDES, ROS_OWN, ParameterError, from_values
 from diffusion_ros.spec import CheckpointSpec
@@ -47,6 +47,8 @@ class Startup:
     output_dir: Path
     results: Path
     """Where the simulator writes each episode's result, a line of JSON each."""
+    checkpoint_sha256: str
+    """Of the policy's or planner's file, which no node takes another in the place of; '' without one."""
 
     @property
     def namespace(self) -> str:
@@ -152,6 +154,7 @@ def decide(system: System, given: Mapping[str, str], resources: Path, spelled: C
     check_writable(output_dir)
     results = output_dir / "results.jsonl"
     parameters: dict[str, dict[str, Any]] = {}
+    sha256 = file_sha256(str(values["checkpoint"])) if values["checkpoint"] else ""
     for node in started:
         argued = {parameter: values[argument] for parameter, argument in node.arguments.items()}
         own = {"results": str(results)} if node.required else {}
@@ -162,6 +165,9 @@ def decide(system: System, given: Mapping[str, str], resources: Path, spelled: C
             **node.given,
             **own,
         }
+        if node.arguments.get("checkpoint") == "checkpoint":
+            # So that all have the file that the summary names, whatever is put in its place meanwhile.
+            parameters[node.name].setdefault("checkpoint_sha256", sha256)
         if "use_sim_time" in chosen or values["use_sim_time"]:
             parameters[node.name]["use_sim_time"] = values["use_sim_time"]
         if slow and not node.required:  # which makes the time
@@ -173,7 +179,7 @@ def decide(system: System, given: Mapping[str, str], resources: Path, spelled: C
             system.check(parameters)
         except ValueError as error:
             raise UsageError(str(error)) from None
-    return Startup(system, values, parameters, output_dir, results)
+    return Startup(system, values, parameters, output_dir, results, sha256)
 
 
 def foreign_sections(startup: Startup) -> list[str]:
