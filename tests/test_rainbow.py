@@ -19,6 +19,7 @@ from training import command_line, train_rainbow
 from training.ablate_rainbow import quartiles_to_threshold, table, variants
 from training.networks.mlp import NoisyLinear, QNetwork, factorised_noise
 from training.networks.q_passes import QPasses
+from training.parallel import Workers
 from training.rl.gymnasium_task import discrete_task, first_episodes
 from training.rl.rainbow import DiscretePolicy, Learner, landing, project
 from training.rl.replay import Minibatches
@@ -382,9 +383,9 @@ def test_returns_beyond_the_support_end_the_run(tmp_path: Path) -> None:
         Trainer(small(tmp_path / "p.pt", env_id="Acrobot-v1")).run()
 
 
-def test_a_worker_that_dies_ends_all_in_one_line() -> None:
-    with pytest.raises(RuntimeError, match="numbers: a process ended with status 3 before its run did"):
-        list(side_by_side(workers_that_end.early, [1, 2], 2, "numbers"))
+def test_a_run_that_always_ends_its_worker_is_one_line() -> None:
+    with pytest.raises(RuntimeError, match="3 worker processes ended before they had done run 1: they could not"):
+        list(side_by_side(workers_that_end.early, [1], Workers(2), "numbers"))
     assert not multiprocessing.active_children()
 
 
