@@ -106,16 +106,21 @@ def add_line(path: Path, content: Mapping[str, Any]) -> None:
     line = json.dumps(content, allow_nan=False) + "\n"
     with named_errors(path):
         new = not path.exists()
-        with path.open("ab+") as file:
-            whole = _whole(file.seek(0, os.SEEK_END), lambda start, size: os.pread(file.fileno(), size, start))
-            file.truncate(whole)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
+        try:
+            size = os.fstat(descriptor).st_size
+            whole = _whole(size, lambda start, count: os.pread(descriptor, count, start))
+            os.ftruncate(descriptor, whole)
             try:
-                file.write(line.encode())
-                file.flush()
-                os.fsync(file.fileno())
+                rest = line.encode()
+                while rest:
+                    rest = rest[os.write(descriptor, rest) :]
+                os.fsync(descriptor)
             except OSError:
-                os.ftruncate(file.fileno(), whole)  # a part of a line would be no result
+                os.ftruncate(descriptor, whole)  # a part of a line would be no result
                 raise
+        finally:
+            os.close(descriptor)
         if new:
             to_disk(path.parent)
 

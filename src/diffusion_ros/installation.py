@@ -22,6 +22,7 @@ EXTRAS = {
         *("pyarrow", "rosbags", "sklearn", "tensorboard", "tqdm", "tyro"),
     ),
     "franka": ("franka",),
+    "cluster": ("distributed",),
 }
 """Extra -> the modules that it brings."""
 DISTRIBUTIONS = {
