@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 
 import pytest
+from dask_cluster import dask
 from workers_that_end import deadly, killed_once, sleepy, squares, unable
 
 from training import parallel
@@ -106,46 +106,9 @@ def test_bad_workers_are_one_line(workers: dict, said: str) -> None:
         Workers(**workers)
 
 
-# A scheduler and its workers, in processes of their own.
-
-
-@contextmanager
-def dask(folder: Path, workers: int) -> Iterator[tuple[str, list[subprocess.Popen[bytes]]]]:
-    """The address of a scheduler, and its workers."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1",
-        "PYTHONPATH": os.pathsep.join(map(str, (ROOT / "src", ROOT, ROOT / "tests")))}  # fmt: skip
-    at = folder / "scheduler.json"
-    command = [sys.executable, "-m", "distributed.cli.dask_scheduler", "--host", "127.0.0.1", "--port", "0",
-        "--no-dashboard", "--scheduler-file", str(at)]  # fmt: skip
-    with ExitStack() as stack:
-        log = stack.enter_context((folder / "dask.log").open("wb"))
-
-        def start(words: list[str]) -> subprocess.Popen[bytes]:
-            process = subprocess.Popen(words, stdout=log, stderr=log, env=environment, cwd=folder)
-            stack.callback(process.wait)
-            stack.callback(process.kill)
-            return process
-
-        start(command)
-        command = [sys.executable, "-m", "distributed.cli.dask_worker", "--scheduler-file", str(at), "--nthreads", "1",
-            "--no-nanny", "--no-dashboard", "--local-directory", str(folder)]  # fmt: skip
-        yield _address(at), [start(command) for _ in range(workers)]
-
-
-def _address(file: Path) -> str:
-    import json
-
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline:
-        if file.exists() and file.read_text().endswith("}"):
-            return str(json.loads(file.read_text())["address"])
-        time.sleep(0.05)
-    raise AssertionError("no scheduler")
-
-
 @pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::DeprecationWarning")
 def test_a_cluster_gives_the_same_also_when_a_worker_is_killed(tmp_path: Path) -> None:
-    with dask(tmp_path, 2) as (address, _):
+    with dask(tmp_path, 2) as (address, *_):
         found = dict(each(partial(killed_once, tmp_path), range(30), Workers(cluster=address), "number", quiet))
     assert (tmp_path / "killed").exists()
     assert {number: square for number, (square, _) in found.items()} == {i: i * i for i in range(30)}
@@ -168,6 +131,34 @@ def test_a_cluster_without_workers_and_one_that_is_none_are_one_line(
     assert said == [f"cluster {address}: no workers; waiting for some"]
     with pytest.raises(ValueError, match=r"^cluster tcp://127.0.0.1:9: no scheduler answers there \("):
         list(each(squares, [1], Workers(cluster="tcp://127.0.0.1:9"), "number", said.append))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_a_hundred_episodes_of_can_survive_a_killed_worker_of_a_cluster(tmp_path: Path) -> None:
+    """And are what one process makes of them, bit for bit."""
+    common = [sys.executable, "-m", "training.evaluate", "--checkpoint", str(ROOT / "checkpoints/can_state.pt")]
+    environment = os.environ | {"PYTHONPATH": f"{ROOT / 'src'}:{ROOT}"}
+    lines = tmp_path / "many.jsonl"
+    with dask(tmp_path, 2) as (address, workers, start):
+        words = ["--episodes", "100", "--cluster", address, "--json", str(tmp_path / "many.json")]
+        many = subprocess.Popen([*common, *words], env=environment, stdout=subprocess.DEVNULL)
+        try:
+            while not lines.exists() or len(lines.read_text().splitlines()) < 30:
+                assert many.poll() is None
+                time.sleep(0.2)
+            workers[0].kill()
+            time.sleep(20.0)
+            start()
+            assert many.wait(3000) == 0
+        finally:
+            many.kill()
+            many.wait()
+    results = json.loads((tmp_path / "many.json").read_text())["results"]
+    assert [result["index"] for result in results] == list(range(100))
+    words = ["--episodes", "12", "--json", str(tmp_path / "one.json")]
+    subprocess.run([*common, *words], env=environment, stdout=subprocess.DEVNULL, check=True)
+    assert json.loads((tmp_path / "one.json").read_text())["results"] == results[:12]
 
 
 def test_a_worker_with_other_libraries_says_so() -> None:

@@ -144,6 +144,19 @@ def each(
         team.close()
 
 
+def ordered(jobs: Sequence[Job], results: Iterator[tuple[Job, Result]]) -> Iterator[Result]:
+    """What `each` gives for `jobs`, which are different ones, in their order, each as soon as those before it are
+    there."""
+    waiting: dict[Job, Result] = {}
+    wanted = iter(jobs)
+    following = next(wanted, None)
+    for job, result in results:
+        waiting[job] = result
+        while following is not None and following in waiting:
+            yield waiting.pop(following)
+            following = next(wanted, None)
+
+
 def _is_lost(future: Future[Any]) -> bool:
     return not future.cancelled() and isinstance(future.exception(), BrokenExecutor)
 
