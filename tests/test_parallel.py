@@ -124,7 +124,7 @@ def test_a_cluster_without_workers_and_one_that_is_none_are_one_line(
     monkeypatch.setattr(parallel._Cluster, "patience", 0.2)
     said: list[str] = []
     with (
-        dask(tmp_path, 0) as (address, _),
+        dask(tmp_path, 0) as (address, *_),
         pytest.raises(RuntimeError, match=r"^cluster tcp:.*: no workers for 0.2 s$"),
     ):
         list(each(squares, [1], Workers(cluster=address), "number", said.append))

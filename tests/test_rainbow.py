@@ -364,18 +364,25 @@ def test_resuming_seeds_goes_on_with_some_and_begins_the_others(
     assert first.out.exists() and of_seed(several, 2).out.exists()
 
 
-def test_a_new_run_drops_what_was_saved_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_was_saved_stays_until_a_new_run_saves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def stop(_: Any) -> None:
         raise KeyboardInterrupt
 
     train_rainbow.train_one(small(tmp_path / "p.pt"))
-    trainer = Trainer(small(tmp_path / "p.pt"))
-    monkeypatch.setattr(trainer, "segment", stop)
-    with pytest.raises(KeyboardInterrupt):
-        trainer.run()
-    again = Trainer(small(tmp_path / "p.pt", resume=True))
-    state = again.bookkeeping.saved()
-    assert state is not None and state["steps"] == 0
+    state = tmp_path / "p.pt.run/state.pt"
+    before = state.read_bytes()
+    trainer = Trainer(small(tmp_path / "p.pt", seed=7))
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer, "segment", stop)
+        with pytest.raises(KeyboardInterrupt):
+            trainer.run()
+    assert state.read_bytes() == before
+    saved = Trainer(small(tmp_path / "p.pt", resume=True)).bookkeeping.saved()
+    assert saved is not None and saved["steps"] > 0
+    with pytest.raises(ValueError, match="was begun with other options than these: seed 3, now 7"):
+        Trainer(small(tmp_path / "p.pt", seed=7, resume=True)).bookkeeping.saved()
+    Trainer(small(tmp_path / "p.pt", seed=7)).run()
+    assert state.read_bytes() != before
 
 
 def test_returns_beyond_the_support_end_the_run(tmp_path: Path) -> None:
