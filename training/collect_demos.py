@@ -32,6 +32,7 @@ from training import command_line
 from training.data.action_rows import JOINT_POSITIONS
 from training.data.demonstrations import EXECUTED
 from training.data.experts import NOISE_PARTS, REST, NoisyExpert
+from training.data.hdf5_file import opened
 from training.data.parts import Job, parts
 from training.evaluation.rollout import Driver, Late, roll_out
 from training.parallel import Workers
@@ -254,7 +255,7 @@ def _merge(options: Options, files: list[Path]) -> None:
         data = file.create_group("data")
         total = 0
         if options.include is not None:
-            with h5py.File(options.include, "r") as earlier:
+            with opened(options.include) as earlier:
                 for i in range(len(earlier["data"])):
                     earlier["data"].copy(f"demo_{i}", data)
                 total += int(earlier["data"].attrs["total"])
