@@ -55,9 +55,8 @@ def demonstrations(change: Callable[[h5py.File], object], trainer: bool = True, 
                 demo["obs/agentview_image"] = np.zeros((8, 84, 84, 3), np.uint8)
             change(file)
         said: list[str] = []
-        for read in [lambda: load_demonstrations(path, ("agentview",))] * trainer + [
-            lambda: converted(path)
-        ] * converter:
+        readers: list[Callable[[Path], object]] = [trained] * trainer + [converted] * converter
+        for read in readers:
             try:
                 read(path)
             except ValueError as error:
