@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ from diffusion_ros.models.rl_policy import REACTIVE_KINDS
 from diffusion_ros.simulators.video import Mp4Writer
 from training.evaluation.episodes import MakeLines, Result, check_same, no_lines, run_episodes
 from training.parallel import Prepared, Workers
-from training.rl.gymnasium_task import make
+from training.rl.gymnasium_task import LONGEST, make
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class GymEvaluation:
     episodes: int
     seed: int
     max_steps: int | None = None
-    """Of an episode, beside the task's own limit."""
+    """Of an episode, beside the task's own limit. None: that one, and where there is none LONGEST."""
 
     @property
     def name(self) -> str:
@@ -38,13 +39,18 @@ class GymEvaluation:
         torch.set_num_threads(1)
         loaded = checkpoint.load(self.path, kind=REACTIVE_KINDS)
         check_same(self, loaded)
-        environment = make(loaded.spec.environment, disable_env_checker=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # of what a task of one's own does not say about pictures
+            environment = make(loaded.spec.environment, disable_env_checker=True)
+        limit = self.max_steps
+        if limit is None and (environment.spec is None or environment.spec.max_episode_steps is None):
+            limit = LONGEST  # it may go on for ever
 
         @torch.inference_mode()
         def episode(index: int) -> Result:
             observation, _ = environment.reset(seed=self.seed + index)
             total, steps, terminated, truncated = 0.0, 0, False, False
-            while not (terminated or truncated or steps == self.max_steps):
+            while not (terminated or truncated or steps == limit):
                 batch = torch.from_numpy(np.asarray(observation, np.float32)[None])
                 action = loaded.module(batch)[0].numpy()
                 observation, reward, terminated, truncated, _ = environment.step(action)
