@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 from dask_cluster import dask
-from workers_that_end import deadly, killed_once, sleepy, squares, unable
+from workers_that_end import deadly, killed_once, sleepy, squares, sums, unable
 
 from training import parallel
 from training.parallel import Prepared, Workers, each
@@ -30,6 +30,11 @@ def quiet(line: str) -> None:
 def test_every_job_once(count: int) -> None:
     assert sorted(each(squares, range(20), Workers(count), "number")) == [(i, i * i) for i in range(20)]
     assert not multiprocessing.active_children()
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_job_may_have_jobs_of_its_own(count: int) -> None:
+    assert sorted(each(sums, [3, 4], Workers(count), "sum")) == [(3, 5), (4, 14)]
 
 
 def test_nothing_to_do_starts_nobody() -> None:

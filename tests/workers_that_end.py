@@ -18,6 +18,13 @@ def squares() -> Callable[[int], int]:
     return lambda number: number * number
 
 
+def sums() -> Callable[[int], int]:
+    """Who does a job may have work of its own."""
+    from training.parallel import Workers, each
+
+    return lambda number: sum(result for _, result in each(squares, range(number), Workers(), "number"))
+
+
 def killed_once(folder: Path) -> Callable[[int], tuple[int, int]]:
     """The square of a number and who made it; whoever gets 3 first is killed in the middle of it."""
     return partial(_killed_once, folder)

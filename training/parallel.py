@@ -291,16 +291,22 @@ class _AtOnce(Executor):
 
 
 class _Here:
-    """This process."""
+    """This process, which may be a worker itself."""
 
     at_once: int = 1
     patience: float | None = None
 
     def __init__(self) -> None:
         self._executor = _AtOnce()
+        self._work: Callable[[Any], Any] | None = None
 
     def submit(self, token: str, make: Make, job: Any) -> Future[Any]:
-        return self._executor.submit(_do, token, make, job)
+        return self._executor.submit(self._do, make, job)
+
+    def _do(self, make: Make, job: Any) -> Any:
+        if self._work is None:
+            self._work = make()
+        return self._work(job)
 
     def result(self, future: Future[Any]) -> Any:
         return future.result()
@@ -309,7 +315,9 @@ class _Here:
     def look(self, say: Callable[[str], None]) -> None: ...
 
     def close(self) -> None:
-        _drop()
+        if isinstance(self._work, Prepared):
+            self._work.close()
+        self._work = None
 
 
 class _Processes:
