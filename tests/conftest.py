@@ -78,23 +78,19 @@ def run_command(
     return run
 
 
-def _made_here(
-    work: Callable[[Any], str], start: Callable[..., None], arguments: tuple[Any, ...], jobs: list[Any], workers: int
-) -> Iterator[str]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(signal, "signal", lambda *_: None)  # which is for a worker process alone
-        start(*arguments)
+def _made_here(make: Callable[[], Callable[[Any], Any]], jobs: list[Any], *_: object) -> Iterator[tuple[Any, Any]]:
+    work = make()
     for job in jobs:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ResourceWarning)  # robosuite leaves the closing of a file to Python
-            problem = work(job)
-        yield problem
+            result = work(job)
+        yield job, result
 
 
 @contextmanager
 def _parts_made_here() -> Iterator[pytest.MonkeyPatch]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("training.data.parts._made", _made_here)
+        patch.setattr("training.data.parts.each", _made_here)
         yield patch
 
 

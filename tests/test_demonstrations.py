@@ -12,7 +12,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -21,7 +22,7 @@ import h5py
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from workers_that_end import killed, prepare, unable
+from workers_that_end import killed_part, unable
 
 from diffusion_ros import checkpoint
 from diffusion_ros.control.pictures import fit
@@ -33,6 +34,7 @@ from training.collect_demos import Options, collect, record_episode
 from training.data.demonstrations import load_demonstrations, make_windows, split_episodes
 from training.data.experts import BURST, EXPERTS, REST, ExpertView
 from training.data.parts import parts
+from training.parallel import Workers
 
 MadeHere = Callable[[], AbstractContextManager[pytest.MonkeyPatch]]
 RunCommand = Callable[..., tuple[object, str]]
@@ -392,24 +394,47 @@ def test_interrupted_collection_goes_on_to_the_same_file(
     assert ours.data_hash == theirs.data_hash
 
 
-def test_a_killed_worker_ends_the_collection_in_one_line(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kills", [1, 3])
+def test_a_killed_worker_is_replaced_and_one_that_always_dies_is_a_line(tmp_path: Path, kills: int) -> None:
     out = tmp_path / "x.hdf5"
-    arguments = ([0, 1, 2], {}, killed, prepare, (), 1, "can", "episode")
-    with (
-        pytest.raises(
-            RuntimeError, match=r"a worker process ended with status -9; 1 episodes are kept in .*x\.hdf5\.parts"
-        ),
-        parts(out, *arguments),
-    ):
-        pass
-    assert [path.read_text() for path in (tmp_path / "x.hdf5.parts").glob("*.hdf5")] == ["done"]
+    folder = tmp_path / "x.hdf5.parts"
+    with ExitStack() as stack:
+        if kills == 3:
+            said = (
+                r"3 worker processes ended before they had done episode \d.*; \d episodes are kept in .*x\.hdf5\.parts"
+            )
+            stack.enter_context(pytest.raises(RuntimeError, match=said))
+        with parts(out, [0, 1, 2, 3], {}, partial(killed_part, kills), Workers(2), "can", "episode") as files:
+            assert [read_seed(file) for file in files] == [0, 1, 2, 3]
+    if kills == 3:
+        assert all(read_seed(path) == int(path.stem) for path in folder.glob("*.hdf5"))
     assert not multiprocessing.active_children()
+
+
+def read_seed(path: Path) -> int:
+    with h5py.File(path) as file:
+        return int(file["seed"][()])
+
+
+def test_a_part_that_is_cut_short_is_named_and_made_again(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "x.hdf5.parts"
+    make, seeds = partial(killed_part, 0), [0, 1, 2]
+    arguments = ({}, make, Workers(), "can", "episode")
+    with pytest.raises(ZeroDivisionError), parts(tmp_path / "x.hdf5", seeds, *arguments) as files:
+        raise ZeroDivisionError
+    whole = files[1].read_bytes()
+    files[1].write_bytes(whole[:-100])
+    files[2].write_bytes(b"")
+    with parts(tmp_path / "x.hdf5", seeds, *arguments) as files:
+        assert [read_seed(file) for file in files] == seeds
+    said = capfd.readouterr().err
+    assert f"{folder}/000001.hdf5: damaged or cut short" in said and f"{folder}/000002.hdf5: damaged" in said
 
 
 def test_what_a_worker_cannot_begin_with_is_said(tmp_path: Path) -> None:
     with (
         pytest.raises(ValueError, match="no such checkpoint"),
-        parts(tmp_path / "x.hdf5", [0, 1], {}, killed, unable, (), 2, "can", "episode"),
+        parts(tmp_path / "x.hdf5", [0, 1], {}, unable, Workers(2), "can", "episode"),
     ):
         pass
     assert not multiprocessing.active_children()

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from training.data.images import load_images, read_digits
+from training.data.images import load_images, read_digits, read_folder
 
 
 def pictures(*shape: int, seed: int = 0) -> np.ndarray:
@@ -243,3 +243,61 @@ def test_damaged_demonstrations(tmp_path: Path) -> None:
 def test_other_sources(source: str) -> None:
     with pytest.raises(ValueError, match="expected"):
         load_images(source)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_pictures_are_turned_as_their_exif_says(tmp_path: Path, orientation: int) -> None:
+    """By all eight: what is stored is turned back, by another way than the reader's, to the same picture."""
+    upright = pictures(10, 12, 3)
+    stored = {
+        1: upright,
+        2: upright[:, ::-1],
+        3: upright[::-1, ::-1],
+        4: upright[::-1],
+        5: upright.transpose(1, 0, 2),
+        6: np.rot90(upright, 1),
+        7: upright[::-1, ::-1].transpose(1, 0, 2),
+        8: np.rot90(upright, -1),
+    }[orientation]
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(np.ascontiguousarray(stored)).save(tmp_path / "a.png", exif=exif)
+    images, corrupt = read_folder(tmp_path)
+    assert not corrupt
+    np.testing.assert_array_equal(images[0], upright)
+
+
+def test_what_is_transparent_shows_white(tmp_path: Path) -> None:
+    pixels = np.zeros((4, 4, 4), np.uint8)
+    pixels[..., 0] = 200
+    pixels[0, :, 3], pixels[1, :, 3], pixels[2:, :, 3] = 0, 128, 255
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    colour = read_folder(tmp_path)[0][0]
+    assert colour[0, 0].tolist() == [255, 255, 255] and colour[2, 0].tolist() == [200, 0, 0]
+    np.testing.assert_allclose(colour[1, 0], [227, 127, 127], atol=1)
+    (tmp_path / "a.png").unlink()
+    Image.fromarray(pixels[..., [0, 3]]).save(tmp_path / "b.png")  # grey
+    grey = read_folder(tmp_path)[0][0]
+    assert grey.shape == (4, 4, 1) and grey[[0, 2], 0, 0].tolist() == [255, 200]
+    (tmp_path / "b.png").unlink()
+    palette = Image.fromarray(np.array([[0, 1], [2, 1]], np.uint8), "L")
+    palette.putpalette([255, 0, 0, 0, 255, 0, 0, 0, 255])
+    palette.save(tmp_path / "c.png", transparency=1)
+    assert read_folder(tmp_path)[0][0].tolist() == [[[255, 0, 0], [255] * 3], [[0, 0, 255], [255] * 3]]
+
+
+def test_a_palette_of_greys_is_grey_and_one_of_colours_is_not(tmp_path: Path) -> None:
+    indices = np.array([[0, 1], [2, 1]], np.uint8)
+    for name, colours, expected in (
+        ("a.png", [9, 9, 9, 80, 80, 80, 200, 200, 200], (2, 2, 1)),
+        ("b.png", [9, 9, 9, 80, 80, 80, 200, 200, 201], (2, 2, 3)),
+        # A colour that no pixel has is none of the picture's.
+        ("c.png", [9, 9, 9, 80, 80, 80, 200, 200, 200, 255, 0, 0], (2, 2, 1)),
+    ):
+        image = Image.fromarray(indices, "L")
+        image.putpalette(colours)
+        image.save(tmp_path / name)
+        found = read_folder(tmp_path)[0][0]
+        assert found.shape == expected
+        assert found[..., 0].tolist() == [[9, 80], [200, 80]]
+        (tmp_path / name).unlink()

@@ -118,14 +118,21 @@ def stream(tmp_path_factory: pytest.TempPathFactory, parts_made_here: MadeHere) 
 
 def test_collecting_goes_on_where_it_was(stream: Path, tmp_path: Path, parts_made_here: MadeHere) -> None:
     out = tmp_path / "again.hdf5"
-    made = collect_maze._work
+    worker = collect_maze._worker
 
-    def stopped(job: tuple[int, Path]) -> str:
-        return made(job) if job[0] == 0 else "stopped"
+    def stopped(options: Options) -> Callable[[tuple[int, Path]], None]:
+        made = worker(options)
+
+        def part(job: tuple[int, Path]) -> None:
+            if job[0]:
+                raise RuntimeError("stopped")
+            made(job)
+
+        return part
 
     options = Options(size="umaze", out=out, steps=3000, part=1000, workers=1)
     with parts_made_here() as patch:
-        patch.setattr(collect_maze, "_work", stopped)
+        patch.setattr(collect_maze, "_worker", stopped)
         with pytest.raises(RuntimeError, match="stopped; 1 parts are kept"):
             collect(options)
     collect(options)

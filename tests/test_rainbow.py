@@ -19,6 +19,7 @@ from training import command_line, train_rainbow
 from training.ablate_rainbow import quartiles_to_threshold, table, variants
 from training.networks.mlp import NoisyLinear, QNetwork, factorised_noise
 from training.networks.q_passes import QPasses
+from training.parallel import Workers
 from training.rl.gymnasium_task import discrete_task, first_episodes
 from training.rl.rainbow import DiscretePolicy, Learner, landing, project
 from training.rl.replay import Minibatches
@@ -363,18 +364,25 @@ def test_resuming_seeds_goes_on_with_some_and_begins_the_others(
     assert first.out.exists() and of_seed(several, 2).out.exists()
 
 
-def test_a_new_run_drops_what_was_saved_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_was_saved_stays_until_a_new_run_saves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def stop(_: Any) -> None:
         raise KeyboardInterrupt
 
     train_rainbow.train_one(small(tmp_path / "p.pt"))
-    trainer = Trainer(small(tmp_path / "p.pt"))
-    monkeypatch.setattr(trainer, "segment", stop)
-    with pytest.raises(KeyboardInterrupt):
-        trainer.run()
-    again = Trainer(small(tmp_path / "p.pt", resume=True))
-    state = again.bookkeeping.saved()
-    assert state is not None and state["steps"] == 0
+    state = tmp_path / "p.pt.run/state.pt"
+    before = state.read_bytes()
+    trainer = Trainer(small(tmp_path / "p.pt", seed=7))
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer, "segment", stop)
+        with pytest.raises(KeyboardInterrupt):
+            trainer.run()
+    assert state.read_bytes() == before
+    saved = Trainer(small(tmp_path / "p.pt", resume=True)).bookkeeping.saved()
+    assert saved is not None and saved["steps"] > 0
+    with pytest.raises(ValueError, match="was begun with other options than these: seed 3, now 7"):
+        Trainer(small(tmp_path / "p.pt", seed=7, resume=True)).bookkeeping.saved()
+    Trainer(small(tmp_path / "p.pt", seed=7)).run()
+    assert state.read_bytes() != before
 
 
 def test_returns_beyond_the_support_end_the_run(tmp_path: Path) -> None:
@@ -382,9 +390,9 @@ def test_returns_beyond_the_support_end_the_run(tmp_path: Path) -> None:
         Trainer(small(tmp_path / "p.pt", env_id="Acrobot-v1")).run()
 
 
-def test_a_worker_that_dies_ends_all_in_one_line() -> None:
-    with pytest.raises(RuntimeError, match="numbers: a process ended with status 3 before its run did"):
-        list(side_by_side(workers_that_end.early, [1, 2], 2, "numbers"))
+def test_a_run_that_always_ends_its_worker_is_one_line() -> None:
+    with pytest.raises(RuntimeError, match="3 worker processes ended before they had done run 1: they could not"):
+        list(side_by_side(workers_that_end.early, [1], Workers(2), "numbers"))
     assert not multiprocessing.active_children()
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
+from diffusion_ros.atomic_file import NamelessFile
 from diffusion_ros.control.action_chunk import chunk_positions
 from diffusion_ros.simulators import video
 
@@ -123,9 +123,9 @@ def test_failure_leaves_no_file(tmp_path: Path) -> None:
     assert path.read_bytes() == b"earlier"
 
 
-def test_full_disk_is_one_line(tmp_path: Path) -> None:
+def test_full_disk_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "episode.mp4"
-    (tmp_path / f".episode.mp4.{os.getpid()}.part").symlink_to("/dev/full")
+    monkeypatch.setattr(NamelessFile, "writable", "/dev/full")
     noise = np.random.default_rng(0).integers(0, 255, (50, 64, 96, 3), dtype=np.uint8)
     with pytest.raises(OSError, match=r"episode\.mp4: ffmpeg") as failure:
         record(path, *noise)

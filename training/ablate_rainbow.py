@@ -13,6 +13,7 @@ import numpy as np
 
 from diffusion_ros.atomic_file import atomic_write
 from training import command_line
+from training.parallel import Workers
 from training.rl.gymnasium_task import discrete_task
 from training.rl.side_by_side import of_seed, side_by_side
 from training.run import current_options, options_json
@@ -43,10 +44,14 @@ class Options:
     """Training seeds of each variant."""
     workers: int = 2
     """Number of processes."""
+    cluster: str | None = None
+    """The address of a Dask scheduler, as tcp://host:8786: its workers do the work instead. They must see the same
+    folders."""
 
     def __post_init__(self) -> None:
-        if not self.seeds or self.workers < 1:
-            raise ValueError(f"seeds {self.seeds}, workers {self.workers}: at least one of each is needed")
+        Workers(self.workers, self.cluster)
+        if not self.seeds:
+            raise ValueError(f"seeds {self.seeds}: at least one is needed")
 
 
 def variants() -> dict[str, dict[str, bool]]:
@@ -94,7 +99,7 @@ def ablate(options: Options) -> None:
     discrete_task(options.env_id)
     runs = {(name, seed): run_options(options, name, seed) for seed in options.seeds for name in variants()}
     missing = [run for run in runs.values() if finished(run) is None]
-    for _ in side_by_side(train_one, missing, options.workers, "ablation"):
+    for _ in side_by_side(train_one, missing, Workers(options.workers, options.cluster), "ablation"):
         pass
     results: dict[str, list[dict[str, Any]]] = {name: [] for name in variants()}
     for (name, _), run in runs.items():

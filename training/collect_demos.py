@@ -8,10 +8,10 @@ the file appears when all are there. If a collection was stopped, the same comma
 
 from __future__ import annotations
 
-import errno
 import json
-import shutil
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +32,10 @@ from training import command_line
 from training.data.action_rows import JOINT_POSITIONS
 from training.data.demonstrations import EXECUTED
 from training.data.experts import NOISE_PARTS, REST, NoisyExpert
+from training.data.hdf5_file import opened
 from training.data.parts import Job, parts
 from training.evaluation.rollout import Driver, Late, roll_out
+from training.parallel import Workers
 
 EVALUATION_SEEDS = 100_000
 """Seeds from here on are kept for evaluation; demonstrations must not use them."""
@@ -89,11 +91,15 @@ class Options:
     """A file of demonstrations that come first in the new file."""
     workers: int = 2
     """Number of processes."""
+    cluster: str | None = None
+    """The address of a Dask scheduler, as tcp://host:8786: its workers do the work instead. They must see the same
+    folders."""
 
     def __post_init__(self) -> None:
         arm_task(self.task)
-        if self.episodes < 1 or self.workers < 1:
-            raise ValueError(f"episodes {self.episodes}, workers {self.workers}: both must be at least 1")
+        Workers(self.workers, self.cluster)
+        if self.episodes < 1:
+            raise ValueError(f"episodes {self.episodes}: must be at least 1")
         if self.seed < 0 or self.seed + self.episodes > EVALUATION_SEEDS:
             raise ValueError(f"seeds {self.seed} to {self.seed + self.episodes - 1}: must lie in 0 to 99999")
         if self.policy is not None and not 0 <= self.lead < self.takeover:
@@ -227,34 +233,19 @@ def _write_part(path: Path, simulation: Simulation, options: Options, seed: int,
         group.attrs["noise_sigma"] = episode["sigma"]
 
 
-_worker: tuple[Simulation, Options, Policy | None] | None = None
-
-
-def _start_worker(options: Options) -> None:
-    import signal
-
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides when to stop
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    global _worker
+def _worker(options: Options) -> Callable[[Job], None]:
+    """Prepares a worker: what it returns records an episode."""
     torch.set_num_threads(1)
     policy = None
     if path := options.policy or options.late_policy:
         policy = Policy(checkpoint.load(path, kind="policy", task=options.task))
-    _worker = Simulation(options.task), options, policy
+    simulation = Simulation(options.task)
 
-
-def _work(job: Job) -> str:
-    """Records one episode; returns '' or a line that says why it could not."""
-    assert _worker is not None
-    simulation, options, policy = _worker
-    seed, path = job
-    try:
+    def record(job: Job) -> None:
+        seed, path = job
         _write_part(path, simulation, options, seed, policy)
-    except (OSError, RuntimeError) as error:
-        if isinstance(error, OSError) and (error.errno == errno.ENOSPC or shutil.disk_usage(path.parent).free < 2**24):
-            return f"{path.parent}: the disk is full"
-        return str(error)
-    return ""
+
+    return record
 
 
 def _merge(options: Options, files: list[Path]) -> None:
@@ -264,7 +255,7 @@ def _merge(options: Options, files: list[Path]) -> None:
         data = file.create_group("data")
         total = 0
         if options.include is not None:
-            with h5py.File(options.include, "r") as earlier:
+            with opened(options.include) as earlier:
                 for i in range(len(earlier["data"])):
                     earlier["data"].copy(f"demo_{i}", data)
                 total += int(earlier["data"].attrs["total"])
@@ -292,12 +283,11 @@ def _merge(options: Options, files: list[Path]) -> None:
 def collect(options: Options) -> None:
     """Records what is missing and writes the file; OSError and RuntimeError say in one line what went wrong."""
     require("robosuite", "mujoco")
-    settings = {k: v for k, v in vars(options).items() if k not in ("out", "workers", "episodes")}
+    settings = {k: v for k, v in vars(options).items() if k not in ("out", "workers", "cluster", "episodes")}
     settings[EXECUTED] = True  # parts that were begun before lack it
     seeds = [options.seed + i for i in range(options.episodes)]
-    with parts(
-        options.out, seeds, settings, _work, _start_worker, (options,), options.workers, options.task, "episode"
-    ) as files:
+    team = Workers(options.workers, options.cluster)
+    with parts(options.out, seeds, settings, partial(_worker, options), team, options.task, "episode") as files:
         _merge(options, files)
 
 

@@ -7,7 +7,9 @@ Each leg ends when the ball has come to rest at its goal.
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import h5py
@@ -19,6 +21,7 @@ from diffusion_ros.simulators.maze import MazeSimulation, WaypointController
 from diffusion_ros.simulators.tasks import maze_task
 from training import command_line
 from training.data.parts import Job, parts
+from training.parallel import Workers
 
 GOAL_NOISE = 0.25
 """Goals lie in the middle half of a cell, as the environment's own do [m]."""
@@ -46,11 +49,15 @@ class Options:
     """Steps of a part. A stopped collection repeats at most one part for each process."""
     workers: int = 2
     """Number of processes."""
+    cluster: str | None = None
+    """The address of a Dask scheduler, as tcp://host:8786: its workers do the work instead. They must see the same
+    folders."""
 
     def __post_init__(self) -> None:
         maze_task(self.size)
-        if self.part < 1 or self.workers < 1:
-            raise ValueError(f"part {self.part}, workers {self.workers}: both must be at least 1")
+        Workers(self.workers, self.cluster)
+        if self.part < 1:
+            raise ValueError(f"part {self.part}: must be at least 1")
         if self.steps < 1 or self.steps % self.part:
             raise ValueError(f"steps {self.steps}: must be a positive multiple of part, {self.part}")
         if not 0 <= self.noise <= 1:
@@ -84,42 +91,29 @@ def record(simulation: MazeSimulation, steps: int, noise: float, seed: int) -> d
     return {"observations": observations, "actions": actions, "infos/goal": goals}
 
 
-_worker: tuple[MazeSimulation, Options] | None = None
+def _worker(options: Options) -> Callable[[Job], None]:
+    """Prepares a worker: what it returns records a part."""
+    simulation = MazeSimulation(options.size)
 
-
-def _start_worker(options: Options) -> None:
-    import signal
-
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides when to stop
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    global _worker
-    _worker = MazeSimulation(options.size), options
-
-
-def _work(job: Job) -> str:
-    assert _worker is not None
-    simulation, options = _worker
-    seed, path = job
-    try:
+    def record_part(job: Job) -> None:
+        seed, path = job
         stream = record(simulation, options.part, options.noise, seed)
         with atomic_write(path) as temporary, h5py.File(temporary, "w") as file:
             for name, value in stream.items():
                 file.create_dataset(name, data=value)
-    except OSError as error:
-        return str(error)
-    return ""
+
+    return record_part
 
 
 def collect(options: Options) -> None:
     """Records what is missing and writes the file; OSError and RuntimeError say in one line what went wrong."""
     require("gymnasium_robotics", "mujoco")
-    settings = {k: v for k, v in vars(options).items() if k not in ("out", "workers", "steps")}
+    settings = {k: v for k, v in vars(options).items() if k not in ("out", "workers", "cluster", "steps")}
+    team = Workers(options.workers, options.cluster)
     # Seeds of different collections are far apart, so that neither repeats a part of the other.
     seeds = [options.seed * 1_000_003 + i for i in range(options.steps // options.part)]
     with (
-        parts(
-            options.out, seeds, settings, _work, _start_worker, (options,), options.workers, options.size, "part"
-        ) as files,
+        parts(options.out, seeds, settings, partial(_worker, options), team, options.size, "part") as files,
         atomic_write(options.out) as temporary,
         h5py.File(temporary, "w") as file,
     ):

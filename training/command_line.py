@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import io
 import os
 import re
@@ -34,6 +35,7 @@ def run(options: type[T], job: Callable[[T], None], description: str | None, aft
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs are started without it
     try:
         use_cache_folders()
+        options, job = _as_others_see_it(options), _as_others_see_it(job)
         with ended_by_signal(3):
             job(_parse(options, description))
     except KeyboardInterrupt:
@@ -48,6 +50,15 @@ def run(options: type[T], job: Callable[[T], None], description: str | None, aft
     except (OSError, RuntimeError) as error:
         print(error, file=sys.stderr)
         sys.exit(1)
+
+
+def _as_others_see_it(thing: T) -> T:
+    """What `python -m training.x` has defined in __main__, from training.x: workers look it up there."""
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    if getattr(thing, "__module__", "") != "__main__" or spec is None:
+        return thing
+    found: T = getattr(importlib.import_module(spec.name), thing.__qualname__)  # type: ignore[attr-defined]
+    return found
 
 
 def width_and_height(text: str) -> tuple[int, int]:

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
-import multiprocessing
-import queue
-import signal
-import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
-from tqdm import tqdm
 
 from diffusion_ros.atomic_file import write_json
 from diffusion_ros.control.delay import LateStrategy
@@ -24,12 +20,11 @@ from diffusion_ros.models.rl_policy import REACTIVE_KINDS
 from diffusion_ros.spec import IMAGE_SUFFIX, CheckpointSpec
 from training import command_line
 from training.evaluation.arm import evaluate_arm
+from training.evaluation.episodes import Evaluation, Lines
 from training.evaluation.guard import evaluate_guard, watch_policy
 from training.evaluation.gym import evaluate_gym
 from training.evaluation.maze import PlannerOptions, evaluate_planner
-
-if TYPE_CHECKING:
-    from training.evaluation.rollout import Late
+from training.parallel import Workers
 
 IDENTITY = ("checkpoint", "checkpoint_sha256")
 """Of a summary: which file it is about."""
@@ -60,7 +55,13 @@ class Options:
     policy_seed: int = 0
     """Seed of the policy's noise."""
     workers: int = 1
-    """Policies only: number of processes. Results do not depend on it."""
+    """Number of processes. Results do not depend on it."""
+    cluster: str | None = None
+    """The address of a Dask scheduler, as tcp://host:8786: its workers do the episodes instead. They must see the
+    checkpoint under the same name."""
+    resume: bool = False
+    """With --json: go on with the episodes that are missing. Each one's result is beside the summary, in a .jsonl, when
+    it has ended."""
     n_action_steps: int | None = None
     """Policies only: rows that are executed before the next chunk, instead of the checkpoint's."""
     delay_ms: tuple[float, ...] = ()
@@ -80,10 +81,15 @@ class Options:
     """Guards only: a policy's checkpoint, to count how many of its episodes the guard would stop."""
 
     def __post_init__(self) -> None:
-        if self.episodes < 1 or self.workers < 1:
-            raise ValueError(f"episodes {self.episodes}, workers {self.workers}: both must be at least 1")
+        Workers(self.workers, self.cluster)
+        if self.episodes < 1:
+            raise ValueError(f"episodes {self.episodes}: must be at least 1")
         if self.json is not None and not self.json.parent.exists():
             raise ValueError(f"{self.json}: its folder does not exist")
+        if self.json is not None and (self.json.is_dir() or self.json.suffix == ".jsonl"):
+            raise ValueError(f"{self.json}: a file's name expected, and not .jsonl, which is for the episodes")
+        if self.resume and self.json is None:
+            raise ValueError("resume goes with --json: the results of episodes are beside it")
         if any(not 0 <= delay <= 2000 for delay in (*self.delay_ms, self.jitter_ms)):
             raise ValueError(f"delay_ms {list(self.delay_ms)}, jitter_ms {self.jitter_ms}: from 0 to 2000 expected")
         if self.record and self.delay_ms:
@@ -98,54 +104,11 @@ class Options:
         """Width and height of the cameras' pictures; None: as large as the policy's."""
         return None if self.picture_size is None else command_line.width_and_height(self.picture_size)
 
-
-def _evaluate_share(options: Options, late: Late | None, indices: list[int], results: Any) -> None:
-    import torch
-
-    from diffusion_ros.models.policy import Policy
-    from diffusion_ros.simulators.arm import Simulation
-    from training.evaluation.rollout import roll_out
-
-    if options.workers > 1:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-    torch.set_num_threads(1)
-    policy = Policy(_load(options))
-    if options.n_action_steps is not None:
-        policy.spec = with_action_steps(policy.spec, options.n_action_steps)
-    simulation = Simulation(policy.spec.task, policy.spec.cameras)
-    for index in indices:
-        for episode in roll_out(
-            policy,
-            simulation,
-            index + 1,
-            options.seed,
-            options.max_steps,
-            options.policy_seed,
-            first=index,
-            picture_size=options.pictures,
-            late=late,
-        ):
-            results.put(episode)
-    simulation.close()
-
-
-def _load(options: Options) -> Any:
-    from diffusion_ros import checkpoint
-
-    return checkpoint.load(
-        options.checkpoint,
-        kind="policy",
-        sampler=options.sampler,
-        sampler_steps=options.sampler_steps,
-        timestep_spacing=options.timestep_spacing,
-    )
-
-
-def with_action_steps(spec: CheckpointSpec, n: int) -> CheckpointSpec:
-    """Raises ValueError for more than there are rows."""
-    if not 1 <= n <= spec.n_rows:
-        raise ValueError(f"n_action_steps {n}: from 1 to the {spec.n_rows} rows of a chunk expected")
-    return dataclasses.replace(spec, n_action_steps=n)
+    def lines(self, evaluations: Sequence[Evaluation], of: str = "") -> Lines | None:
+        """Where results of episodes go; of: of which part of the summary, '' for all of it."""
+        if self.json is None:
+            return None
+        return Lines(self.json.with_name(f"{self.json.stem}{of}.jsonl"), evaluations, self.resume)
 
 
 def check_pictures(spec: CheckpointSpec, width: int, height: int) -> None:
@@ -166,96 +129,50 @@ def evaluate(options: Options) -> dict[str, Any]:
     spec = checkpoint.read_spec(options.checkpoint)
     if options.pictures is not None:
         check_pictures(spec, *options.pictures)
+    common: dict[str, Any] = {"workers": Workers(options.workers, options.cluster), "lines": options.lines}
+    path, episodes, seed = options.checkpoint, options.episodes, options.seed
     if spec.kind == GUARD_KIND:
         of_policy: dict[str, Any] = {}
         if options.policy is not None:
-            of_policy["policy"] = watch_policy(options.checkpoint, options.policy, options.episodes, options.seed)
-        return evaluate_guard(options.checkpoint, options.episodes, options.seed) | of_policy
+            apart = {**common, "lines": partial(options.lines, of="_policy")}
+            of_policy["policy"] = watch_policy(path, options.policy, episodes, seed, **apart)
+        return evaluate_guard(path, episodes, seed, **common) | of_policy
     if options.policy is not None:
         raise ValueError(f"policy {options.policy}: a guard watches one, {options.checkpoint} is of kind {spec.kind!r}")
     if spec.kind == "planner":
         overrides: dict[str, Any] = {"sampler": options.sampler, "sampler_steps": options.sampler_steps}
         if plans_hands(spec):
-            return evaluate_arm(options.checkpoint, options.episodes, options.seed, **overrides)
-        return evaluate_planner(options.checkpoint, options.episodes, options.seed, options.planner, **overrides)
+            return evaluate_arm(path, episodes, seed, **common, **overrides)
+        return evaluate_planner(path, episodes, seed, options.planner, **common, **overrides)
     if spec.kind in REACTIVE_KINDS:
-        return evaluate_gym(options.checkpoint, options.episodes, options.seed, options.max_steps)
+        return evaluate_gym(path, episodes, seed, options.max_steps, **common)
     require("robosuite", "mujoco")
+    from training.evaluation.policy import PolicyEvaluation, evaluate_policy
     from training.evaluation.rollout import Late
 
-    if not options.delay_ms:
-        return _evaluate_policy(options, None)
-    of_each = [
-        _evaluate_policy(options, Late(delay / 1000, options.jitter_ms / 1000, options.late))
-        for delay in options.delay_ms
-    ]
+    evaluation = PolicyEvaluation(
+        options.checkpoint,
+        checkpoint.file_sha256(options.checkpoint),
+        options.episodes,
+        options.seed,
+        options.sampler,
+        options.sampler_steps,
+        options.timestep_spacing,
+        options.n_action_steps,
+        options.max_steps,
+        options.policy_seed,
+        options.pictures,
+    )
+    late = [Late(delay / 1000, options.jitter_ms / 1000, options.late) for delay in options.delay_ms]
+    of_each = evaluate_policy(evaluation, late or [None], **common)
     return of_each[0] if len(of_each) == 1 else {"task": spec.task, "episodes": options.episodes, "delays": of_each}
 
 
-def _evaluate_policy(options: Options, late: Late | None) -> dict[str, Any]:
-    loaded = _load(options)
-    if options.n_action_steps is not None:
-        with_action_steps(loaded.spec, options.n_action_steps)
-    began = time.monotonic()
-    context = multiprocessing.get_context("spawn")
-    results: Any = context.Queue()
-    shares = [list(range(options.episodes))[worker :: options.workers] for worker in range(options.workers)]
-    workers = [
-        context.Process(target=_evaluate_share, args=(options, late, share, results)) for share in shares if share
-    ]
-    for worker in workers:
-        worker.start()
-    episodes: list[dict[str, Any]] = []
-    what = loaded.spec.task if late is None else f"{loaded.spec.task}, {1000 * late.delay:g} ms"
-    try:
-        with tqdm(total=options.episodes, unit="episode", desc=what) as bar:
-            while len(episodes) < options.episodes:
-                try:
-                    episodes.append(dataclasses.asdict(results.get(timeout=1.0)))
-                except queue.Empty:
-                    if not any(worker.is_alive() for worker in workers) and results.empty():
-                        raise RuntimeError("a worker ended before its episodes") from None
-                    continue
-                bar.update()
-                bar.set_postfix(success=f"{sum(e['success'] for e in episodes)}/{len(episodes)}")
-    finally:
-        for worker in workers:
-            if len(episodes) < options.episodes:
-                worker.terminate()
-            worker.join()
-    episodes.sort(key=lambda episode: episode["index"])
-    delayed: dict[str, Any] = {}
-    if late is not None:
-        from training.evaluation.rollout import late_figures
-
-        delayed = {"delay_ms": 1000 * late.delay, "jitter_ms": 1000 * late.jitter, "late": late.strategy}
-        delayed |= late_figures(episodes)
-    return {
-        "task": loaded.spec.task,
-        "episodes": options.episodes,
-        "seed": options.seed,
-        "success_rate": float(np.mean([episode["success"] for episode in episodes])),
-        "mean_length": float(np.mean([episode["steps"] for episode in episodes])),
-        "mode": "without ROS",
-        "sampler": loaded.spec.sampler,
-        "sampler_steps": loaded.spec.sampler_steps,
-        "timestep_spacing": loaded.spec.timestep_spacing,
-        "policy_seed": options.policy_seed,
-        **({} if options.n_action_steps is None else {"n_action_steps": options.n_action_steps}),
-        **({} if options.picture_size is None else {"picture_size": options.picture_size}),
-        **delayed,
-        "checkpoint": str(options.checkpoint),
-        "checkpoint_sha256": loaded.sha256,
-        "seconds": round(time.monotonic() - began, 1),
-        "results": episodes,
-    }
-
-
 def main() -> None:
-    command_line.run(Options, _report, __doc__)
+    command_line.run(Options, report, __doc__, "stopped; with --json, --resume goes on from here")
 
 
-def _report(options: Options) -> None:
+def report(options: Options) -> None:
     from diffusion_ros import checkpoint
 
     summary = evaluate(options)

@@ -405,12 +405,10 @@ class Run:
     def saved(self, **modules: nn.Module) -> dict[str, Any] | None:
         """What the run to resume has saved, its weights put into `modules`; None for a new run.
 
-        A new run drops what one before it has saved there: it would be resumed in its place. Raises ValueError, in one
-        line, for a run with other options or on other data.
+        What a run before a new one has saved there stays until the new one saves. Raises ValueError, in one line, for a
+        run with other options or on other data.
         """
         if not self._options.resume:
-            if self.main:
-                self._state_path.unlink(missing_ok=True)
             return None
         state = load_state(self._state_path)
         self._check_options(state)
@@ -555,9 +553,7 @@ class Run:
     def segments(self, name: str, trainer: Segmented) -> None:
         """Does the segments that are missing and saves after each."""
         state = self.saved()
-        if state is None:
-            self.save(**trainer.state())
-        else:
+        if state is not None:
             trainer.restore(state)
         with self.bar(name, trainer.done, trainer.total) as bar:
             while trainer.done < trainer.total:

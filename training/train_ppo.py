@@ -18,6 +18,7 @@ from diffusion_ros.atomic_file import atomic_write, write_json
 from training import command_line
 from training.evaluation.gym import evaluate_and_record, record_video
 from training.networks.mlp import ActorCritic
+from training.parallel import say
 from training.rl.gymnasium_task import EpisodeLog, continuous_task, first_episodes, policy_spec, training_seed
 from training.rl.ppo import ContinuousPolicy, RewardScaler, RunningStatistics, advantages, clipped_loss
 from training.rl.side_by_side import SeedOptions, train_seeds
@@ -68,7 +69,7 @@ class Options(SeedOptions):
     test_episodes: int = 100
     """Episodes in each test, at most 1,000 steps long."""
     videos: bool = True
-    """Record a video of the first checkpoint and one of the exported checkpoint."""
+    """Record a video of the first checkpoint and one of the exported checkpoint, where the task can be shown."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -344,11 +345,14 @@ def train_one(options: Options) -> dict[str, Any]:
     }
     if options.evaluation_episodes:
         result["evaluation"] = evaluate_and_record(options.out, options.evaluation_episodes, MAX_STEPS)
-    if options.videos:
+    write_json(options.run_folder / "result.json", result)
+    if options.videos and trainer.task.pictures:
         first = trainer.checkpoint_path(trainer.test_curve[0][0])
         for path, name in ((first, "first.mp4"), (options.out, "best.mp4")):
-            record_video(path, options.run_folder / name, FIRST_VALIDATION_SEED, MAX_STEPS)
-    write_json(options.run_folder / "result.json", result)
+            try:
+                record_video(path, options.run_folder / name, FIRST_VALIDATION_SEED, MAX_STEPS)
+            except Exception as error:  # of a task's own drawing: all else is there
+                say(f"{options.run_folder / name}: no video: {type(error).__name__}: {' '.join(str(error).split())}")
     return result
 
 

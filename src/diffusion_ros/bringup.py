@@ -36,6 +36,8 @@ from diffusion_ros.dds_security import enclave_arguments, explain_security
 from diffusion_ros.installation import explain
 from diffusion_ros.resources import resource_folder
 from diffusion_ros.systems import REAL_ROBOT, SYSTEMS, TELEOPERATE
+from diffusion_ros.systems.observer import Observer
+from diffusion_ros.systems.resuming import note, resumed
 from diffusion_ros.systems.startup import Startup, UsageError, check_writable, decide, defaults, foreign_sections
 from diffusion_ros.systems.supervisor import Ended, Supervisor, describe_status
 from diffusion_ros.systems.system import NodeDescription, System, node_environment
@@ -65,6 +67,8 @@ class Request:
     startup: Startup
     result: Path
     domain_id: int
+    first_episode: int | None = None
+    """Where a run goes on that was stopped; None: it is a new one."""
 
     @property
     def system(self) -> System:
@@ -76,6 +80,9 @@ def parse(arguments: Sequence[str]) -> Request:
     resources = resource_folder()
     given = vars(_parser(resources).parse_args(arguments))
     system, json, domain = SYSTEMS[given.pop("system")], given.pop("json", ""), given.pop("domain_id", "")
+    resume = given.pop("resume", False)
+    if resume and not given.get("output_dir"):
+        raise UsageError("--resume: expected with --output-dir, the folder of the run that was stopped")
     if system is TELEOPERATE and "robot" in given:
         system, given = REAL_ROBOT, _on_a_robot(given)
     startup = decide(system, given, resources, lambda name: f"--{name.replace('_', '-')}")
@@ -88,10 +95,14 @@ def parse(arguments: Sequence[str]) -> Request:
         raise UsageError(f"ROS_DOMAIN_ID {domain!r}: expected 0 to 232")
     # A robot's drivers are in the domain of the environment, which is 0 where it says nothing.
     elsewhere = free_domain_id if system.simulated else lambda: 0
+    first = None
+    if resume:
+        startup, first = resumed(startup)
     return Request(
         startup=startup,
         result=result,
         domain_id=int(domain) if domain else elsewhere(),
+        first_episode=first,
     )
 
 
@@ -164,6 +175,8 @@ def _parser(resources: Path) -> argparse.ArgumentParser:
             sub.add_argument("--robot", dest=robot.name, metavar="ROBOT", help=text)
         if system.simulated:  # what else ends by itself, and has a result
             sub.add_argument("--json", metavar="FILE", help="file for the result; default: OUTPUT_DIR/summary.json")
+            text = "go on with the run of OUTPUT_DIR that was stopped: only the episodes that are missing"
+            sub.add_argument("--resume", action="store_true", help=text)
         domain = "a free one" if system.simulated else "0"
         sub.add_argument("--domain-id", help=f"ROS_DOMAIN_ID; default: the environment's, or {domain}")
     return parser
@@ -247,34 +260,15 @@ def run_system(request: Request, screen: Screen, stop: Sequence[int]) -> dict[st
     os.environ.update(chosen)  # our own observer reads them there too
     episodes = int(startup.values.get("episodes", 0))
     observer = request.system.observer(startup.task, episodes, startup.results, namespace=startup.namespace)
+    restarted: dict[str, int] = {}
+    first = request.first_episode
     with ExitStack() as stack:
-        stack.enter_context(startup.claimed())
-        context = Context()
-        own = enclave_arguments(os.environ)
-        rclpy.init(args=["--ros-args", *own] if own else [], context=context, domain_id=request.domain_id)
-        stack.callback(rclpy.try_shutdown, context=context)
-        name = f"bringup_{os.getpid()}"
-        node = Node(name, context=context, namespace=startup.namespace, use_global_arguments=False)
-        stack.callback(node.destroy_node)
-        observer.subscribe(node)
-        executor = SingleThreadedExecutor(context=context)
-        stack.callback(executor.shutdown)
-        executor.add_node(node)
-        supervisor = stack.enter_context(Supervisor(startup.output_dir, chosen, screen.show))
-        for description in startup.nodes:
-            words = command(startup, description)
-            supervisor.start(description.name, words, description.restarts, description.terminal)
-        required = {description.name for description in request.system.nodes if description.required}
-        finished = False
-        while not stop and not finished:
-            executor.spin_once(timeout_sec=0.05)
-            for ended in supervisor.poll():
-                if ended.name not in required or ended.status != 0:
-                    raise _failure(ended, startup.output_dir)
-                finished = True
-            observer.read()
-            screen.progress(observer.line())
-        restarted = dict(supervisor.restarted)
+        stack.enter_context(startup.claimed(keep=first is not None))
+        if first is None:
+            note(startup)
+        observer.read()
+        if not episodes or (first or 0) < episodes:
+            restarted = _run_nodes(request, observer, chosen, screen, stop)
     if stop:
         return {}
     missing = [i for i in range(observer.episodes) if i not in observer.results]
@@ -296,6 +290,40 @@ def run_system(request: Request, screen: Screen, stop: Sequence[int]) -> dict[st
         "outcome": observer.outcome(summary),
         "results": results,
     }
+
+
+def _run_nodes(
+    request: Request, observer: Observer, environment: dict[str, str], screen: Screen, stop: Sequence[int]
+) -> dict[str, int]:
+    """Until all episodes are over or `stop` is filled; returns which nodes were restarted, and how often."""
+    startup = request.startup
+    with ExitStack() as stack:
+        context = Context()
+        own = enclave_arguments(os.environ)
+        rclpy.init(args=["--ros-args", *own] if own else [], context=context, domain_id=request.domain_id)
+        stack.callback(rclpy.try_shutdown, context=context)
+        name = f"bringup_{os.getpid()}"
+        node = Node(name, context=context, namespace=startup.namespace, use_global_arguments=False)
+        stack.callback(node.destroy_node)
+        observer.subscribe(node)
+        executor = SingleThreadedExecutor(context=context)
+        stack.callback(executor.shutdown)
+        executor.add_node(node)
+        supervisor = stack.enter_context(Supervisor(startup.output_dir, environment, screen.show))
+        for description in startup.nodes:
+            words = command(startup, description)
+            supervisor.start(description.name, words, description.restarts, description.terminal)
+        required = {description.name for description in request.system.nodes if description.required}
+        finished = False
+        while not stop and not finished:
+            executor.spin_once(timeout_sec=0.05)
+            for ended in supervisor.poll():
+                if ended.name not in required or ended.status != 0:
+                    raise _failure(ended, startup.output_dir)
+                finished = True
+            observer.read()
+            screen.progress(observer.line())
+        return dict(supervisor.restarted)
 
 
 def _failure(ended: Ended, folder: Path) -> Failed:

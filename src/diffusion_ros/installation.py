@@ -23,6 +23,7 @@ EXTRAS = {
     ),
     "franka": ("franka",),
     "security": ("cryptography",),
+    "cluster": ("distributed",),
 }
 """Extra -> the modules that it brings."""
 DISTRIBUTIONS = {

@@ -13,7 +13,9 @@ import os
 import signal
 import tempfile
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
@@ -38,6 +40,7 @@ from diffusion_ros.systems.observer import PolicyObserver
 from diffusion_ros.systems.startup import decide
 from training import command_line
 from training.evaluation.rollout import BLEND_ROWS, Late, late_figures, smoothness
+from training.parallel import Workers, each, ordered
 
 HERE = Path(__file__).resolve().parent
 _ALLOWED = {300.0: (" (at most 5)", " (at most 1.5)"), 500.0: (" (at most 15)", "")}
@@ -68,6 +71,13 @@ class Options:
     """Denoising steps; 0: the checkpoint's."""
     json: Path | None = None
     """File for all results."""
+    workers: int = 1
+    """Number of runs at once. Each is a graph in real time: more than the machine has room for would be late."""
+    cluster: str | None = None
+    """The address of a Dask scheduler, as tcp://host:8786: its workers do the runs instead, a machine each."""
+
+    def __post_init__(self) -> None:
+        Workers(self.workers, self.cluster)
 
 
 @dataclass
@@ -191,18 +201,37 @@ def drive(options: Options, late: Late, folder: Path) -> dict[str, Any]:
     }
 
 
-def bench(options: Options) -> None:
-    os.environ["PYTHONPATH"] = os.pathsep.join([str(HERE), str(HERE.parents[1]), os.environ.get("PYTHONPATH", "")])
-    found: list[dict[str, Any]] = []
-    for delay, strategy in runs(options):
-        jitter = options.jitter_ms / 1000 if delay else 0.0
-        with tempfile.TemporaryDirectory() as name:
+def worker(options: Options) -> Callable[[tuple[float, LateStrategy]], dict[str, Any] | str]:
+    """For parallel.each: what it returns does a delay [ms] and a strategy, or says why it cannot."""
+    return partial(attempt, options)
+
+
+def attempt(options: Options, run: tuple[float, LateStrategy]) -> dict[str, Any] | str:
+    delay, strategy = run
+    paths = [str(HERE), str(HERE.parents[1]), str(HERE.parents[1] / "src")]
+    before = dict(os.environ)
+    with tempfile.TemporaryDirectory() as name:
+        try:
+            os.environ["PYTHONPATH"] = os.pathsep.join([*paths, os.environ.get("PYTHONPATH", "")])
             os.environ["ROS_LOG_DIR"] = name
-            try:
-                result = drive(options, Late(delay / 1000, jitter, strategy), Path(name))
-            except bringup.Failed as error:
-                print(f"late: {delay:g} ms, {strategy}: {error}")
-                continue
+            return drive(options, Late(delay / 1000, options.jitter_ms / 1000 if delay else 0.0, strategy), Path(name))
+        except bringup.Failed as error:
+            return f"late: {delay:g} ms, {strategy}: {error}"
+        finally:
+            os.environ.clear()
+            os.environ.update(before)
+
+
+def bench(options: Options) -> None:
+    found: list[dict[str, Any]] = []
+    jobs = runs(options)
+    workers = Workers(options.workers, options.cluster)
+    for (delay, strategy), result in zip(
+        jobs, ordered(jobs, each(partial(worker, options), jobs, workers, "delay")), strict=True
+    ):
+        if isinstance(result, str):
+            print(result, flush=True)
+            continue
         found.append(result)
         print(
             f"late: {delay:g} ms, {strategy}: {result['outcome']}, mean length {result['mean_length']:.1f}, held"

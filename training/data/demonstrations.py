@@ -19,8 +19,9 @@ from diffusion_ros.control.pictures import PictureError, fit
 from diffusion_ros.robot import EEF_POS, EEF_QUAT, GRIPPER_QPOS, IMAGE_SIZE, OBJECT_POS, OBJECT_QUAT
 from diffusion_ros.simulators.tasks import ARM_TASKS
 from training.data import recorded_with
+from training.data.episodes import check_quaternions
 from training.data.file_layouts import FileLayout, are_poses, layout_of
-from training.data.hdf5_file import check_memory, dataset, opened
+from training.data.hdf5_file import check_memory, dataset, opened, strings
 from training.data.recorded_with import RecordedWith
 
 LOW_DIM_SHAPES = {EEF_POS: (3,), EEF_QUAT: (4,), GRIPPER_QPOS: (2,)}
@@ -251,8 +252,7 @@ def _names(file: h5py.File, path: Path, filter_key: str) -> tuple[list[str], set
     known = sorted(masks) if isinstance(masks, h5py.Group) else []
 
     def listed(key: str) -> set[str]:
-        values = np.asarray(masks[key]).ravel().tolist()
-        chosen = {value.decode() if isinstance(value, bytes) else str(value) for value in values}
+        chosen = set(strings(path, masks[key], f"mask/{key}"))
         if unknown := sorted(chosen - set(names)):
             raise ValueError(f"{path}: mask/{key} names {unknown[0]}, which is not there")
         if not chosen:
@@ -307,6 +307,7 @@ def _read(file: h5py.File, path: Path, selection: Selection) -> Demonstrations:
         for key in selection.numbers:
             value = _finite(path, name, key, np.asarray(arrays[key], dtype=np.float32))
             parts[key].append(layout.numbers(key, value))
+            check_quaternions(f"{path}: {name}/{key}", key, parts[key][-1])
         if EEF_POS in parts and recorded.actions.kind == "delta" and are_poses(rows, parts[EEF_POS][-1]):
             recorded, rewritten = replace(recorded, actions=ActionFormat("pose")), True
         actions.append(_in_units(path, name, "actions", rows, recorded))
@@ -319,6 +320,7 @@ def _read(file: h5py.File, path: Path, selection: Selection) -> Demonstrations:
             pose = [_finite(path, name, key, np.asarray(arrays[key], np.float32)) for key in OBJECT if key in arrays]
             parts["object_pos"].append(pose[0][:, :3])
             parts["object_quat"].append(pose[1] if len(pose) > 1 else pose[0][:, 3:7])
+            check_quaternions(f"{path}: {name}/object", OBJECT_QUAT, parts["object_quat"][-1])
     observations = {key: np.concatenate(value) for key, value in parts.items()}
     all_actions = np.concatenate(actions)
     starts = np.cumsum([0] + [len(rows) for rows in actions])

@@ -11,6 +11,9 @@ from numpy.typing import NDArray
 
 from diffusion_ros.action_kinds import ActionFormat
 
+LEAST_LENGTH = 0.1
+"""Of a quaternion. Those of simulators and drivers have 1, but for rounding; 0 stands where nobody knew."""
+
 
 @dataclass(frozen=True)
 class Layout:
@@ -60,3 +63,16 @@ class Episode:
 
     def __len__(self) -> int:
         return len(self.actions)
+
+
+def check_quaternions(where: str, name: str, values: NDArray[Any]) -> None:
+    """ValueError, which begins with `where`, for quaternions (N, 4) of (nearly) no length: they are no orientation.
+
+    By their name, as robomimic has it; other arrays are left alone.
+    """
+    if not name.endswith("_quat") or values.ndim != 2 or values.shape[1] != 4:
+        return
+    lengths = np.linalg.norm(values, axis=1)
+    if len(lengths) and lengths.min() < LEAST_LENGTH:
+        row = int(lengths.argmin())
+        raise ValueError(f"{where} has a quaternion of length {lengths[row]:.2g} in row {row}, 1 expected")

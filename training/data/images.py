@@ -6,15 +6,19 @@ the third part, and the rest is split 80 / 20. Otherwise the parts are 70 / 15 /
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import hashlib
+import math
 import pickle
+import pickletools
 import struct
+import warnings
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import cv2
 import h5py
@@ -22,12 +26,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from training.data.demonstrations import demonstration_names
-from training.data.hdf5_file import opened
+from training.data.hdf5_file import check_memory, opened
 
 Images = NDArray[np.uint8]
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".ppm", ".pgm", ".webp", ".tif", ".tiff")
 SOURCES = "digits, fashion-mnist:DIR, cifar10:DIR, folder:DIR or demos:FILE:CAMERA"
 CIFAR_RECORD = 1 + 3 * 32 * 32
+MOST_OF_BATCH = 100_000 * CIFAR_RECORD // 8
+"""Bytes of a file with a batch of CIFAR-10: a little more than it has."""
+MOST_UNPACKED = 1032
+"""Times its own size that deflate unpacks at most."""
+BACKGROUND = 255
+"""What shows through transparent pictures: white."""
 MAX_NAMED = 5
 """Corrupt files that are named; the rest are only counted."""
 
@@ -94,24 +104,39 @@ def read_digits() -> Images:
 
 
 def read_idx(path: Path) -> Images:
-    """Images (N, H, W, 1) of an IDX file as MNIST and Fashion-MNIST have them, gzipped or not. Raises ValueError."""
-    content = path.read_bytes()
-    if content[:2] == b"\x1f\x8b":
-        try:
-            content = gzip.decompress(content)
-        except (EOFError, OSError, zlib.error) as error:
-            raise ValueError(f"{path}: damaged or cut short ({error}); download it again") from None
-    if len(content) < 16 or content[:4] != b"\x00\x00\x08\x03":
+    """Images (N, H, W, 1) of an IDX file as MNIST and Fashion-MNIST have them, gzipped or not. Raises ValueError.
+
+    What the header asks for is checked before it is read or unpacked.
+    """
+    try:
+        with path.open("rb") as plain:
+            zipped = plain.read(2) == b"\x1f\x8b"
+        with gzip.open(path) if zipped else path.open("rb") as file:
+            head = file.read(16)
+            if len(head) < 16 or head[:4] != b"\x00\x00\x08\x03":
+                raise ValueError(
+                    f"{path}: begins with {head[:4].hex(' ') or 'nothing'}, expected an IDX file of images: 00 00 08 03"
+                )
+            count, height, width = struct.unpack(">3I", head[4:])
+            size = count * height * width
+            held, known = path.stat().st_size - 16, ""
+            if zipped:
+                held, known = MOST_UNPACKED * (held + 16), "at most "  # deflate cannot hold more
+            if size <= held:
+                check_memory(path, size, "its header asks for")
+                pixels = bytearray(size + 1)  # one more than there should be
+                view, held, known = memoryview(pixels), 0, ""
+                while held < len(pixels) and (read := file.readinto(view[held:])):
+                    held += read
+    except (EOFError, OSError, zlib.error) as error:
+        raise ValueError(f"{path}: damaged or cut short ({error}); download it again") from None
+    if held != size or not count:
+        known = "at least " if held > size else known
         raise ValueError(
-            f"{path}: begins with {content[:4].hex(' ') or 'nothing'}, expected an IDX file of images: 00 00 08 03"
+            f"{path}: holds {known}{held:,} bytes of pixels, its header says {count} images of {height} x {width}:"
+            f" {size:,} expected"
         )
-    count, height, width = struct.unpack(">3I", content[4:16])
-    if len(content) != 16 + count * height * width or not count:
-        raise ValueError(
-            f"{path}: holds {len(content) - 16:,} bytes of pixels, its header says {count} images of {height} x"
-            f" {width}: {count * height * width:,} expected"
-        )
-    return np.frombuffer(content, np.uint8, offset=16).reshape(count, height, width, 1).copy()
+    return np.frombuffer(pixels, np.uint8, count=size).reshape(count, height, width, 1)
 
 
 def read_fashion_mnist(folder: Path) -> tuple[Images, Images]:
@@ -151,6 +176,8 @@ def read_cifar10(folder: Path) -> tuple[Images, Images]:
 
 def read_cifar_binary(path: Path) -> Images:
     """Images (N, 32, 32, 3) of one binary batch: a byte of label and 3,072 of pixels each. Raises ValueError."""
+    if path.stat().st_size > MOST_OF_BATCH:
+        raise ValueError(f"{path}: {path.stat().st_size:,} bytes, a batch of CIFAR-10 has {10_000 * CIFAR_RECORD:,}")
     content = np.fromfile(path, np.uint8)
     if not len(content) or len(content) % CIFAR_RECORD or content[::CIFAR_RECORD].max() > 9:
         raise ValueError(
@@ -176,13 +203,25 @@ class _CifarUnpickler(pickle.Unpickler):
         return self._allowed[module, name]
 
 
+def _check_sizes(file: IO[bytes]) -> None:
+    """ValueError for a pickle that asks for more memory than it has bytes, which Python gives it at once."""
+    for code, argument, _ in pickletools.genops(file):
+        if code.name in ("BYTEARRAY8", "NEXT_BUFFER") or ("PUT" in code.name and int(argument or 0) > MOST_OF_BATCH):
+            raise ValueError(f"{code.name} {argument}")
+
+
 def read_cifar_python(path: Path) -> Images:
     """Images (N, 32, 32, 3) of one python batch: a pickled dict whose data are (N, 3072) uint8. Raises ValueError."""
+    if path.stat().st_size > MOST_OF_BATCH:
+        raise ValueError(f"{path}: {path.stat().st_size:,} bytes, a batch of CIFAR-10 has {10_000 * CIFAR_RECORD:,}")
     try:
         with path.open("rb") as file:
+            _check_sizes(file)
+            file.seek(0)
             batch = _CifarUnpickler(file, encoding="bytes").load()
     except Exception as error:  # a damaged pickle can raise nearly anything
-        raise ValueError(f"{path}: damaged, or not a batch of CIFAR-10's python version ({error})") from None
+        reason = str(error) or type(error).__name__
+        raise ValueError(f"{path}: damaged, or not a batch of CIFAR-10's python version ({reason})") from None
     data = batch.get(b"data", batch.get("data")) if isinstance(batch, dict) else None
     if not isinstance(data, np.ndarray) or data.dtype != np.uint8 or data.ndim != 2 or data.shape[1] != 3072:
         found = f"{data.dtype} {data.shape}" if isinstance(data, np.ndarray) else "nothing"
@@ -214,6 +253,7 @@ def read_folder(folder: Path, size: int | None = None, limit: int | None = None)
             image = _resize(image[None], size)[0]
         if not images:
             first = path
+            check_memory(folder, 2 * image.nbytes * len(paths), f"{len(paths)} images as {path.name} take")
         elif image.shape[2] != images[0].shape[2]:
             kinds = {1: "grey", 3: "in colour"}
             raise ValueError(
@@ -258,6 +298,8 @@ def read_demonstrations(
             frames.append(shape[0])
         ends = np.cumsum(frames)
         total = int(ends[-1])
+        kept = total if limit is None else min(total, limit)
+        check_memory(path, 3 * kept * math.prod(expected), f"{kept} frames of obs/{key} take")
         chosen_frames = np.arange(total) if limit is None or limit >= total else _evenly(total, limit)
         parts: list[Images] = []
         for chosen in _shares(len(names), seed):
@@ -279,20 +321,42 @@ def _planes(pixels: Images) -> Images:
 
 
 def _read_image(path: Path) -> Images | None:
-    """(H, W, 1) or (H, W, 3) rgb; None for a file that is no whole image."""
-    from PIL import Image
+    """(H, W, 1) or (H, W, 3) rgb; None for a file that is no whole image, or would take too much memory.
+
+    Turned as its EXIF orientation says, on a white background where it is transparent, and grey where its palette has
+    greys alone.
+    """
+    from PIL import Image, ImageOps
 
     try:
-        with Image.open(path) as image:
+        with warnings.catch_warnings(), contextlib.ExitStack() as stack:
+            warnings.simplefilter("ignore")  # of Pillow, about what is damaged; sizes are checked here
+            image = stack.enter_context(Image.open(path))
+            check_memory(path, 8 * image.width * image.height, "its pixels take")
             image.load()
             if image.mode in ("I", "F"):
                 return None  # no range that 0 to 255 could stand for
-            if image.mode.startswith("I;16"):
-                return (np.asarray(image) // 257).astype(np.uint8)[..., None]
-            grey = image.mode in ("1", "L", "LA")
-            pixels = np.asarray(image.convert("L" if grey else "RGB"))
+            turned = ImageOps.exif_transpose(image)
+            if turned.mode.startswith("I;16"):
+                return (np.asarray(turned) // 257).astype(np.uint8)[..., None]
+            colours = turned.getpalette("RGB") if turned.mode in ("P", "PA") else None
+            grey = turned.mode in ("1", "L", "LA", "La")
+            if colours is not None:
+                used = np.unique(np.asarray(turned if turned.mode == "P" else turned.getchannel(0)))
+                table = np.array(colours).reshape(-1, 3)
+                table = table[used[used < len(table)]]
+                grey = bool((table == table[:, :1]).all())
+            if turned.has_transparency_data:
+                over = turned.convert("RGBA")
+                white = Image.new("RGBA", over.size, (BACKGROUND,) * 4)
+                turned = Image.alpha_composite(white, over)
+            pixels = np.asarray(turned.convert("L" if grey and colours is None else "RGB"))
     except (OSError, SyntaxError, ValueError, struct.error, zlib.error, Image.DecompressionBombError):
         return None
+    except (TypeError, KeyError, IndexError, OverflowError, ZeroDivisionError):  # Pillow, of a damaged header or EXIF
+        return None
+    if grey and pixels.ndim == 3:
+        pixels = pixels[..., 0]  # all three are alike
     return pixels[..., None] if grey else pixels
 
 

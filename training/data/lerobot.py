@@ -42,7 +42,7 @@ from diffusion_ros.atomic_file import read_lines
 from diffusion_ros.control.pictures import decode
 from diffusion_ros.robot import ACTION_SCALE
 from diffusion_ros.spec import IMAGE_SUFFIX
-from training.data.episodes import Episode, Layout
+from training.data.episodes import Episode, Layout, check_quaternions
 from training.data.hdf5_file import check_memory
 from training.data.videos import read_pictures
 
@@ -163,8 +163,11 @@ class Recording:
             success = bool(found[NEXT_SUCCESS].any())
         person, executed = found.get(PERSON), found.get(EXECUTED_ACTION)
         stamps = found.get(STAMP, (np.arange(steps) * (1e9 / self.layout.rate)).round())
+        numbers = {name: states[home][:, first:end] for name, (home, first, end) in self.parts.items()}
+        for name, values in numbers.items():
+            check_quaternions(f"{where}: {name}", name, values)
         return Episode(
-            numbers={name: states[home][:, first:end] for name, (home, first, end) in self.parts.items()},
+            numbers=numbers,
             pictures={name: _Pictures(self, row, key) for name, key in self.cameras.items()},
             actions=rows * np.array(self.scale) if self.scale else rows,
             stamps=stamps.astype(np.int64),

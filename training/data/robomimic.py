@@ -31,9 +31,9 @@ from diffusion_ros.robot import EEF_POS, EEF_QUAT
 from diffusion_ros.spec import IMAGE_SUFFIX
 from training.data import recorded_with
 from training.data.demonstrations import EXECUTED, demonstration_names
-from training.data.episodes import Episode, Layout
+from training.data.episodes import Episode, Layout, check_quaternions
 from training.data.file_layouts import FileLayout, are_poses, layout_of
-from training.data.hdf5_file import check_memory, dataset, opened
+from training.data.hdf5_file import check_memory, dataset, opened, strings
 
 SUFFIXES = (".hdf5", ".h5")
 _BLOCK = 16
@@ -104,6 +104,7 @@ class FileEpisodes:
         for key in self.inventory.numbers:
             values = _finite(f"{where}/obs/{key}", np.asarray(obs[layout.name(key)], np.float64))
             numbers[key] = np.asarray(layout.numbers(key, values), np.float64)
+            check_quaternions(f"{where}/obs/{key}", key, numbers[key])
         pictures = {
             key: _Pictures(self.path, f"data/{name}/obs/{there}", layout) for key, (there, _) in found.pictures.items()
         }
@@ -329,8 +330,7 @@ def _masks(file: h5py.File, path: Path, names: Iterable[str]) -> dict[str, tuple
     found: dict[str, tuple[str, ...]] = dict.fromkeys(names, ())
     group = file.get("mask")
     for key in sorted(group) if isinstance(group, h5py.Group) else []:
-        for value in np.asarray(group[key]).ravel().tolist():
-            name = value.decode() if isinstance(value, bytes) else str(value)
+        for name in strings(path, group[key], f"mask/{key}"):
             if name not in found:
                 raise ValueError(f"{path}: mask/{key} names {name}, which is not there")
             found[name] += (key,)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from scipy.spatial.transform import Rotation
-from tqdm import tqdm
 
 from diffusion_ros import checkpoint
 from diffusion_ros.control.hand_follower import HAND_RADIUS, STRAY, ArmFollower, arm_state
@@ -16,6 +18,8 @@ from diffusion_ros.models.hand_planner import make_planner
 from diffusion_ros.models.planner import Array, Plan, Planner, clearance, obstacle_guides
 from diffusion_ros.simulators.arm import Simulation
 from diffusion_ros.simulators.tasks import ARM_TASKS
+from training.evaluation.episodes import MakeLines, Result, check_same, no_lines, run_episodes
+from training.parallel import Prepared, Workers
 
 BALL_RADIUS = 0.06
 """Metres."""
@@ -53,57 +57,92 @@ def plan_clear(planner: Planner, start: Array, goal: Array, balls: Array, seed: 
     return None
 
 
-def evaluate_arm(path: Path, episodes: int, seed: int, **overrides: Any) -> dict[str, Any]:
-    """Contacts of planned and of executed ways with and without guidance, and how near to their goals they end.
+@dataclass(frozen=True)
+class ArmEvaluation:
+    """Episode i is drawn from seed + i.
 
     The ball is on the way of the plan without guidance, as far from the start as from the goal: those plans hit it.
     """
+
+    path: Path
+    sha256: str
+    episodes: int
+    seed: int
+    overrides: tuple[tuple[str, Any], ...] = ()
+    """Of checkpoint.load."""
+    name: str = "arm"
+
+    def worker(self) -> Callable[[int], Result]:
+        torch.set_num_threads(1)
+        planner = make_planner(checkpoint.load(self.path, kind="planner", task="arm", **dict(self.overrides)))
+        check_same(self, planner.checkpoint)
+        spec = planner.spec
+        names = [name for name, task in ARM_TASKS.items() if task.environment in spec.environment.split(", ")]
+        simulations = [Simulation(name) for name in names]
+        low, high = np.array(spec.workspace_low) + 0.1, np.array(spec.workspace_high) - 0.1
+        low[2] = LEAST_HEIGHT
+
+        def episode(index: int) -> Result:
+            rng = np.random.default_rng([self.seed + index, 3])
+            simulation = simulations[index % len(simulations)]
+            simulation.reset(self.seed + index)
+            hand = simulation.observe(images=False)
+            at, turn = hand["robot0_eef_pos"], Rotation.from_quat(hand["robot0_eef_quat"])
+            opening = float(hand["robot0_gripper_qpos"][0] - hand["robot0_gripper_qpos"][1])
+            to, base = at, simulation.base_position()
+            while np.linalg.norm(to - at) < LEAST_WAY or np.linalg.norm((to - base)[:2]) > REACH:
+                to = rng.uniform(low, high)
+            goal_turn = Rotation.from_rotvec([0, 0, rng.uniform(-0.5, 0.5)]) * turn
+            start, goal = arm_state(at, turn.as_quat(), opening), arm_state(to, goal_turn.as_quat())
+            free = planner.plan(start, goal, seed=self.seed + index).best
+            way = free.dense(spec.rate)[0]
+            distances = [np.linalg.norm(way - end, axis=1) for end in (at, to)]
+            middle = way[np.argmin(np.abs(distances[0] - distances[1]))]
+            balls = np.append(middle + rng.uniform(-0.03, 0.03, 3), BALL_RADIUS)[None]
+            plan = plan_clear(planner, start, goal, balls, self.seed + index)
+            result: dict[str, Any] = {
+                "index": index,
+                "seed": self.seed + index,
+                "free_clearance": least(way, balls),
+                "planned": plan is not None,
+            }
+            if plan is not None:
+                limits = np.array([spec.action_low, spec.action_high])
+                executed, strayed = _execute(simulation, ArmFollower(plan, spec.rate), limits)
+                end = simulation.observe(images=False)
+                result |= {
+                    "clearance": least(plan.dense(spec.rate)[0], balls),
+                    "executed_clearance": least(executed, balls),
+                    "strayed": strayed,
+                    "position_error": float(np.linalg.norm(end["robot0_eef_pos"] - to)),
+                    "rotation_error": float((goal_turn * Rotation.from_quat(end["robot0_eef_quat"]).inv()).magnitude()),
+                }
+            return result
+
+        def close() -> None:
+            for simulation in simulations:
+                simulation.close()
+
+        return Prepared(episode, close)
+
+    def score(self, results: Sequence[Result]) -> str:
+        return f"planned={sum(result['planned'] for result in results)}/{len(results)}"
+
+
+def evaluate_arm(
+    path: Path,
+    episodes: int,
+    seed: int,
+    workers: Workers | None = None,
+    lines: MakeLines = no_lines,
+    **overrides: Any,
+) -> dict[str, Any]:
+    """Contacts of planned and of executed ways with and without guidance, and how near to their goals they end."""
     planner = make_planner(checkpoint.load(path, kind="planner", task="arm", **overrides))
     spec = planner.spec
-    names = [name for name, task in ARM_TASKS.items() if task.environment in spec.environment.split(", ")]
-    simulations = [Simulation(name) for name in names]
-    low, high = np.array(spec.workspace_low) + 0.1, np.array(spec.workspace_high) - 0.1
-    low[2] = LEAST_HEIGHT
-    results = []
+    evaluation = ArmEvaluation(path, planner.checkpoint.sha256, episodes, seed, tuple(overrides.items()))
     began = time.monotonic()
-    for index in tqdm(range(episodes), desc="arm", unit="plan"):
-        rng = np.random.default_rng([seed + index, 3])
-        simulation = simulations[index % len(simulations)]
-        simulation.reset(seed + index)
-        hand = simulation.observe(images=False)
-        at, turn = hand["robot0_eef_pos"], Rotation.from_quat(hand["robot0_eef_quat"])
-        opening = float(hand["robot0_gripper_qpos"][0] - hand["robot0_gripper_qpos"][1])
-        to, base = at, simulation.base_position()
-        while np.linalg.norm(to - at) < LEAST_WAY or np.linalg.norm((to - base)[:2]) > REACH:
-            to = rng.uniform(low, high)
-        goal_turn = Rotation.from_rotvec([0, 0, rng.uniform(-0.5, 0.5)]) * turn
-        start, goal = arm_state(at, turn.as_quat(), opening), arm_state(to, goal_turn.as_quat())
-        free = planner.plan(start, goal, seed=seed + index).best
-        way = free.dense(spec.rate)[0]
-        distances = [np.linalg.norm(way - end, axis=1) for end in (at, to)]
-        middle = way[np.argmin(np.abs(distances[0] - distances[1]))]
-        balls = np.append(middle + rng.uniform(-0.03, 0.03, 3), BALL_RADIUS)[None]
-        plan = plan_clear(planner, start, goal, balls, seed + index)
-        result: dict[str, Any] = {
-            "index": index,
-            "seed": seed + index,
-            "free_clearance": least(way, balls),
-            "planned": plan is not None,
-        }
-        if plan is not None:
-            limits = np.array([spec.action_low, spec.action_high])
-            executed, strayed = _execute(simulation, ArmFollower(plan, spec.rate), limits)
-            end = simulation.observe(images=False)
-            result |= {
-                "clearance": least(plan.dense(spec.rate)[0], balls),
-                "executed_clearance": least(executed, balls),
-                "strayed": strayed,
-                "position_error": float(np.linalg.norm(end["robot0_eef_pos"] - to)),
-                "rotation_error": float((goal_turn * Rotation.from_quat(end["robot0_eef_quat"]).inv()).magnitude()),
-            }
-        results.append(result)
-    for simulation in simulations:
-        simulation.close()
+    (results,) = run_episodes([evaluation], workers, lines([evaluation]))
     planned = [r for r in results if r["planned"]]
     return {
         "task": "arm",

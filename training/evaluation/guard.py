@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from scipy.stats import mannwhitneyu
-from tqdm import tqdm
 
 from diffusion_ros import checkpoint
 from diffusion_ros.control.frozen_cameras import FrozenCameras
@@ -21,7 +23,9 @@ from diffusion_ros.simulators.arm import Simulation
 from diffusion_ros.simulators.camera_faults import FAULTS, CameraFault
 from diffusion_ros.simulators.episode import episode_stamp_ns
 from training.data.experts import NOISE_PARTS, NoisyExpert
+from training.evaluation.episodes import MakeLines, Result, check_same, no_lines, run_episodes
 from training.evaluation.rollout import roll_out
+from training.parallel import Prepared, Workers
 
 FRAMES = 5
 """Scored pictures within which a fault is to be caught."""
@@ -30,84 +34,120 @@ NOISE = 0.3
 MAX_FROZEN_NS = 250_000_000
 
 
-def evaluate_guard(path: Path, episodes: int, seed: int) -> dict[str, Any]:
-    """Per camera: false alarms on good frames, and for each fault the AUROC of single frames and the share caught.
+@dataclass(frozen=True)
+class GuardEvaluation:
+    """An expert with noise drives episode i, from seed + i; pictures are scored at the guard's rate.
 
-    An expert with noise drives; pictures are scored at the guard's rate. Two spells of each fault begin at random in
-    every episode, with extents of their own.
+    Two spells of each fault begin at random in every episode, with extents of their own.
     """
-    guard = CameraGuard(checkpoint.load(path, kind=GUARD_KIND))
-    spec = guard.spec
-    simulation = Simulation(spec.task, guard.cameras)
-    stride = max(1, round(RATE / spec.rate))
-    good: dict[str, list[float]] = defaultdict(list)
-    alarms: dict[str, list[bool]] = defaultdict(list)
-    bad: dict[tuple[str, str], list[float]] = defaultdict(list)
-    caught: dict[tuple[str, str], list[int]] = defaultdict(list)
+
+    path: Path
+    sha256: str
+    episodes: int
+    seed: int
+
+    @property
+    def name(self) -> str:
+        return f"{checkpoint.read_spec(self.path).task} guard"
+
+    def worker(self) -> Callable[[int], Result]:
+        torch.set_num_threads(1)
+        guard = CameraGuard(checkpoint.load(self.path, kind=GUARD_KIND))
+        check_same(self, guard.checkpoint)
+        simulation = Simulation(guard.spec.task, guard.cameras)
+        return Prepared(partial(_episode, guard, simulation, self.seed), simulation.close)
+
+    def score(self, results: Sequence[Result]) -> str:
+        caught = [spell for r in results for c in r[RAW].values() for f in c["caught"].values() for spell in f]
+        return f"caught={np.mean([0 < frames <= FRAMES for frames in caught]):.2f}"
+
+
+RAW = "raw"
+"""Of an episode's result: the figures that the summary is made of, by camera."""
+
+
+def _episode(guard: CameraGuard, simulation: Simulation, seed: int, index: int) -> Result:
+    stride = max(1, round(RATE / guard.spec.rate))
     scoring: list[float] = []
-    results: list[dict[str, Any]] = []
 
     def look(camera: str, image: NDArray[np.uint8], pose: NDArray[np.float64]) -> float:
         began = time.perf_counter()
-        score = guard.look(camera, image, pose).score
+        score = float(guard.look(camera, image, pose).score)
         scoring.append(time.perf_counter() - began)
         return score
 
+    rng = np.random.default_rng([seed + index, 4])
+    way, poses = drive(simulation, seed + index, rng)
+    result: Result = {"index": index, "seed": seed + index, "steps": len(way)}
+    raw: dict[str, Any] = {}
+    for camera in guard.cameras:
+        judgement = Judgement()
+        good: list[float] = []
+        alarms: list[bool] = []
+        for step in range(int(rng.integers(stride)), len(way), stride):
+            good.append(look(camera, picture(simulation, camera, way[step]), poses[step]))
+            alarms.append(bool(judgement.add(good[-1])))
+        caught: dict[str, list[int]] = {fault: [] for fault in FAULTS}
+        bad: dict[str, list[float]] = {fault: [] for fault in FAULTS}
+        missed: list[str] = []
+        for fault in FAULTS:
+            for _ in range(2):
+                made = CameraFault(fault, camera, int(rng.integers(2**31)))
+                first = int(rng.integers(max(1, len(way) - stride * FRAMES)))
+                made.set_scene(simulation)
+                if fault == "frozen":
+                    frames = _until_frozen(simulation, made, way[first:], poses[first:], stride)
+                else:
+                    frames, score = _until_alarm(simulation, made, way[first::stride], poses[first::stride], look)
+                    bad[fault].append(score)
+                caught[fault].append(frames)
+                if not frames:
+                    missed.append(fault)
+                simulation.disturb_view()
+        result[camera] = {"greatest_good_score": max(good), "missed": missed}
+        raw[camera] = {"good": good, "alarms": alarms, "caught": caught, "bad": bad}
+    return result | {RAW: raw, "scoring_ms": 1000 * float(np.median(scoring))}
+
+
+def evaluate_guard(
+    path: Path, episodes: int, seed: int, workers: Workers | None = None, lines: MakeLines = no_lines
+) -> dict[str, Any]:
+    """Per camera: false alarms on good frames, and for each fault the AUROC of single frames and the share caught.
+
+    GuardEvaluation says how.
+    """
+    guard = CameraGuard(checkpoint.load(path, kind=GUARD_KIND))
+    evaluation = GuardEvaluation(path, guard.checkpoint.sha256, episodes, seed)
     began = time.monotonic()
-    for index in tqdm(range(episodes), desc=f"{spec.task} guard", unit="episode"):
-        rng = np.random.default_rng([seed + index, 4])
-        way, poses = drive(simulation, seed + index, rng)
-        result: dict[str, Any] = {"index": index, "seed": seed + index, "steps": len(way)}
-        for camera in guard.cameras:
-            judgement, before = Judgement(), len(good[camera])
-            for step in range(int(rng.integers(stride)), len(way), stride):
-                score = look(camera, picture(simulation, camera, way[step]), poses[step])
-                good[camera].append(score)
-                alarms[camera].append(judgement.add(score))
-            missed: list[str] = []
-            for fault in FAULTS:
-                for _ in range(2):
-                    made = CameraFault(fault, camera, int(rng.integers(2**31)))
-                    first = int(rng.integers(max(1, len(way) - stride * FRAMES)))
-                    made.set_scene(simulation)
-                    if fault == "frozen":
-                        frames = _until_frozen(simulation, made, way[first:], poses[first:], stride)
-                    else:
-                        frames, score = _until_alarm(simulation, made, way[first::stride], poses[first::stride], look)
-                        bad[camera, fault].append(score)
-                    caught[camera, fault].append(frames)
-                    if not frames:
-                        missed.append(fault)
-                    simulation.disturb_view()
-            result[camera] = {"greatest_good_score": max(good[camera][before:]), "missed": missed}
-        results.append(result)
-    simulation.close()
+    (found,) = run_episodes([evaluation], workers, lines([evaluation]))
     cameras: dict[str, dict[str, Any]] = {}
     for camera in guard.cameras:
+        raw = [result[RAW][camera] for result in found]
+        good = np.concatenate([one["good"] for one in raw])
         faults: dict[str, dict[str, float]] = {}
         for fault in FAULTS:
-            spells = np.array(caught[camera, fault])
+            spells = np.array([frames for one in raw for frames in one["caught"][fault]])
             faults[fault] = {"caught": float(np.mean((spells > 0) & (spells <= FRAMES))), "spells": len(spells)}
             if fault != "frozen":
-                ranks = mannwhitneyu(bad[camera, fault], good[camera])
-                faults[fault]["auroc"] = float(ranks.statistic / (len(bad[camera, fault]) * len(good[camera])))
+                bad = [score for one in raw for score in one["bad"][fault]]
+                faults[fault]["auroc"] = float(mannwhitneyu(bad, good).statistic / (len(bad) * len(good)))
         cameras[camera] = {
-            "good_frames": len(good[camera]),
-            "false_alarms": float(np.mean(np.array(good[camera]) > 1)),
-            "frames_under_alarm": float(np.mean(alarms[camera])),
+            "good_frames": len(good),
+            "false_alarms": float(np.mean(good > 1)),
+            "frames_under_alarm": float(np.mean([alarm for one in raw for alarm in one["alarms"]])),
             "faults": faults,
         }
     return {
-        "task": spec.task,
+        "task": guard.spec.task,
         "episodes": episodes,
         "seed": seed,
         "score": float(np.mean([f["caught"] for camera in cameras.values() for f in camera["faults"].values()])),
         "cameras": cameras,
-        "scoring_ms": 1000 * float(np.median(scoring)),
+        "scoring_ms": float(np.median([result["scoring_ms"] for result in found])),
         "checkpoint": str(path),
         "checkpoint_sha256": guard.checkpoint.sha256,
         "seconds": round(time.monotonic() - began, 1),
-        "results": results,
+        "results": [{k: v for k, v in result.items() if k not in (RAW, "scoring_ms")} for result in found],
     }
 
 
@@ -132,20 +172,56 @@ class Watcher:
                 self.alarm = (camera, step)
 
 
-def watch_policy(guard_path: Path, policy_path: Path, episodes: int, seed: int) -> dict[str, Any]:
+@dataclass(frozen=True)
+class WatchEvaluation:
+    """A policy drives episode i, from seed + i, with good pictures all along, and a guard looks on."""
+
+    path: Path
+    sha256: str
+    episodes: int
+    seed: int
+    policy: Path
+    policy_sha256: str
+
+    @property
+    def name(self) -> str:
+        return f"{checkpoint.read_spec(self.path).task} guard and policy"
+
+    def worker(self) -> Callable[[int], Result]:
+        torch.set_num_threads(1)
+        guard = CameraGuard(checkpoint.load(self.path, kind=GUARD_KIND))
+        check_same(self, guard.checkpoint)
+        policy = Policy(checkpoint.load(self.policy, kind="policy", task=guard.spec.task))
+        simulation = Simulation(guard.spec.task, guard.cameras)
+
+        def episode(index: int) -> Result:
+            watcher = Watcher(guard, simulation)
+            (rolled,) = roll_out(policy, simulation, index + 1, self.seed, first=index, watch=watcher.look)
+            camera, step = watcher.alarm or (None, None)
+            return {"index": index, "seed": rolled.seed, "success": rolled.success, "camera": camera, "step": step}
+
+        return Prepared(episode, simulation.close)
+
+    def score(self, results: Sequence[Result]) -> str:
+        return f"stopped={sum(result['camera'] is not None for result in results)}/{len(results)}"
+
+
+def watch_policy(
+    guard_path: Path,
+    policy_path: Path,
+    episodes: int,
+    seed: int,
+    workers: Workers | None = None,
+    lines: MakeLines = no_lines,
+) -> dict[str, Any]:
     """How many of a policy's episodes, with good pictures all along, the guard would stop."""
-    guard = CameraGuard(checkpoint.load(guard_path, kind=GUARD_KIND))
-    policy = Policy(checkpoint.load(policy_path, kind="policy", task=guard.spec.task))
-    simulation = Simulation(guard.spec.task, guard.cameras)
-    succeeded, stopped = 0, []
-    for index in tqdm(range(episodes), desc=f"{guard.spec.task} guard and policy", unit="episode"):
-        watcher = Watcher(guard, simulation)
-        (episode,) = roll_out(policy, simulation, index + 1, seed, first=index, watch=watcher.look)
-        succeeded += episode.success
-        if watcher.alarm is not None:
-            camera, step = watcher.alarm
-            stopped.append({"seed": episode.seed, "success": episode.success, "camera": camera, "step": step})
-    simulation.close()
+    spec = checkpoint.read_spec(guard_path)
+    policy = checkpoint.load(policy_path, kind="policy", task=spec.task)
+    sha256 = checkpoint.file_sha256(guard_path)
+    evaluation = WatchEvaluation(guard_path, sha256, episodes, seed, policy_path, policy.sha256)
+    (found,) = run_episodes([evaluation], workers, lines([evaluation]))
+    stopped = [{n: r[n] for n in ("seed", "success", "camera", "step")} for r in found if r["camera"] is not None]
+    succeeded = sum(result["success"] for result in found)
     return {"checkpoint": str(policy_path), "episodes": episodes, "succeeded": succeeded, "stopped": stopped}
 
 

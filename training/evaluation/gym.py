@@ -3,47 +3,84 @@
 from __future__ import annotations
 
 import time
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from diffusion_ros import checkpoint
 from diffusion_ros.models.rl_policy import REACTIVE_KINDS
 from diffusion_ros.simulators.video import Mp4Writer
-from training.rl.gymnasium_task import make
+from training.evaluation.episodes import MakeLines, Result, check_same, no_lines, run_episodes
+from training.parallel import Prepared, Workers
+from training.rl.gymnasium_task import LONGEST, make
 
 
-def evaluate_gym(path: Path, episodes: int, seed: int, max_steps: int | None = None) -> dict[str, Any]:
-    """The summary: mean_return, std_return, mean_length, per-episode results. Episode i resets with seed + i.
+@dataclass(frozen=True)
+class GymEvaluation:
+    """Episode i resets with seed + i."""
 
-    max_steps: of an episode, beside the task's own limit.
-    """
-    loaded = checkpoint.load(path, kind=REACTIVE_KINDS)
-    spec = loaded.spec
-    environment = make(spec.environment, disable_env_checker=True)
-    began = time.monotonic()
-    results: list[dict[str, Any]] = []
-    with tqdm(range(episodes), unit="episode", desc=spec.task) as bar, torch.inference_mode():
-        for index in bar:
-            observation, _ = environment.reset(seed=seed + index)
+    path: Path
+    sha256: str
+    episodes: int
+    seed: int
+    max_steps: int | None = None
+    """Of an episode, beside the task's own limit. None: that one, and where there is none LONGEST."""
+
+    @property
+    def name(self) -> str:
+        return checkpoint.read_spec(self.path).task
+
+    def worker(self) -> Callable[[int], Result]:
+        torch.set_num_threads(1)
+        loaded = checkpoint.load(self.path, kind=REACTIVE_KINDS)
+        check_same(self, loaded)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # of what a task of one's own does not say about pictures
+            environment = make(loaded.spec.environment, disable_env_checker=True)
+        limit = self.max_steps
+        if limit is None and (environment.spec is None or environment.spec.max_episode_steps is None):
+            limit = LONGEST  # it may go on for ever
+
+        @torch.inference_mode()
+        def episode(index: int) -> Result:
+            observation, _ = environment.reset(seed=self.seed + index)
             total, steps, terminated, truncated = 0.0, 0, False, False
-            while not (terminated or truncated or steps == max_steps):
+            while not (terminated or truncated or steps == limit):
                 batch = torch.from_numpy(np.asarray(observation, np.float32)[None])
                 action = loaded.module(batch)[0].numpy()
                 observation, reward, terminated, truncated, _ = environment.step(action)
                 total += float(reward)
                 steps += 1
-            results.append(
-                {"index": index, "seed": seed + index, "return": total, "steps": steps, "terminated": terminated}
-            )
-            bar.set_postfix(mean_return=f"{np.mean([r['return'] for r in results]):.1f}", refresh=False)
-    environment.close()
+            seed = self.seed + index
+            return {"index": index, "seed": seed, "return": total, "steps": steps, "terminated": bool(terminated)}
+
+        return Prepared(episode, environment.close)
+
+    def score(self, results: Sequence[Result]) -> str:
+        return f"mean_return={np.mean([result['return'] for result in results]):.1f}"
+
+
+def evaluate_gym(
+    path: Path,
+    episodes: int,
+    seed: int,
+    max_steps: int | None = None,
+    workers: Workers | None = None,
+    lines: MakeLines = no_lines,
+) -> dict[str, Any]:
+    """The summary: mean_return, std_return, mean_length, per-episode results; GymEvaluation has the arguments."""
+    loaded = checkpoint.load(path, kind=REACTIVE_KINDS)
+    evaluation = GymEvaluation(path, loaded.sha256, episodes, seed, max_steps)
+    began = time.monotonic()
+    (results,) = run_episodes([evaluation], workers, lines([evaluation]))
     returns = np.array([result["return"] for result in results])
     return {
-        "task": spec.task,
+        "task": loaded.spec.task,
         "episodes": episodes,
         "seed": seed,
         "mean_return": float(returns.mean()),

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from tqdm import tqdm
+import torch
 
 from diffusion_ros import checkpoint
 from diffusion_ros.control.path_follower import Follower, make_follower
 from diffusion_ros.models.planner import Array, Plan, Planner
 from diffusion_ros.simulators.maze import GOAL_RADIUS, RATE, MazeSimulation, WaypointController
+from diffusion_ros.simulators.tasks import maze_task
+from training.evaluation.episodes import MakeLines, Result, check_same, no_lines, run_episodes
+from training.parallel import Prepared, Workers
 
 
 @dataclass(frozen=True)
@@ -33,32 +37,67 @@ class PlannerOptions:
     """Weight of the planner's learned value function."""
 
 
+@dataclass(frozen=True)
+class MazeEvaluation:
+    """Episode i resets with seed + i."""
+
+    path: Path
+    sha256: str
+    episodes: int
+    seed: int
+    options: PlannerOptions
+    overrides: tuple[tuple[str, Any], ...] = ()
+    """Of checkpoint.load."""
+
+    @property
+    def name(self) -> str:
+        return checkpoint.read_spec(self.path).task
+
+    def worker(self) -> Callable[[int], Result]:
+        torch.set_num_threads(1)
+        planner = Planner(checkpoint.load(self.path, kind="planner", **dict(self.overrides)))
+        check_same(self, planner.checkpoint)
+        simulation = MazeSimulation(planner.spec.task)
+
+        def episode(index: int) -> Result:
+            goal = None
+            if self.options.goals == "multi":
+                rng = np.random.default_rng([self.seed + index, 2])
+                cells = simulation.map.free_cells
+                goal = simulation.map.centre(cells[rng.integers(len(cells))]) + rng.uniform(-0.25, 0.25, 2)
+            result = _episode(simulation, planner, self.seed + index, goal, self.options)
+            simulation.reset(self.seed + index, goal=goal)
+            oracle = WaypointController(simulation.map, simulation.goal)
+            result["oracle_return"] = sum(
+                simulation.step(oracle.force(simulation.position, simulation.velocity))
+                for _ in range(simulation.task.max_steps)
+            )
+            return {"index": index, "seed": self.seed + index, **result}
+
+        return Prepared(episode, simulation.close)
+
+    def score(self, results: Sequence[Result]) -> str:
+        task = maze_task(self.name)
+        return f"score={task.score(float(np.mean([result['return'] for result in results]))):.1f}"
+
+
 def evaluate_planner(
-    path: Path, episodes: int, seed: int, options: PlannerOptions, quiet: bool = False, **overrides: Any
+    path: Path,
+    episodes: int,
+    seed: int,
+    options: PlannerOptions,
+    quiet: bool = False,
+    workers: Workers | None = None,
+    lines: MakeLines = no_lines,
+    **overrides: Any,
 ) -> dict[str, Any]:
     """The summary: score, mean_return, per-episode results, and the oracle's; `overrides` are those of `load`."""
     planner = Planner(checkpoint.load(path, kind="planner", **overrides))
-    simulation = MazeSimulation(planner.spec.task)
-    task = simulation.task
+    sha256 = planner.checkpoint.sha256
+    evaluation = MazeEvaluation(path, sha256, episodes, seed, options, tuple(overrides.items()))
+    task = maze_task(planner.spec.task)
     began = time.monotonic()
-    results = []
-    with tqdm(total=episodes, unit="episode", desc=task.name, disable=quiet) as bar:
-        for index in range(episodes):
-            goal = None
-            if options.goals == "multi":
-                rng = np.random.default_rng([seed + index, 2])
-                cells = simulation.map.free_cells
-                goal = simulation.map.centre(cells[rng.integers(len(cells))]) + rng.uniform(-0.25, 0.25, 2)
-            result = _episode(simulation, planner, seed + index, goal, options)
-            simulation.reset(seed + index, goal=goal)
-            oracle = WaypointController(simulation.map, simulation.goal)
-            result["oracle_return"] = sum(
-                simulation.step(oracle.force(simulation.position, simulation.velocity)) for _ in range(task.max_steps)
-            )
-            results.append({"index": index, "seed": seed + index, **result})
-            bar.update()
-            bar.set_postfix(score=f"{task.score(float(np.mean([r['return'] for r in results]))):.1f}")
-    simulation.close()
+    (results,) = run_episodes([evaluation], workers, lines([evaluation]), quiet)
     returns = np.array([r["return"] for r in results])
     oracle_return = float(np.mean([r["oracle_return"] for r in results]))
     return {

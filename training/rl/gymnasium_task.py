@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +20,12 @@ Array = NDArray[Any]
 
 NAMES = {"CartPole-v1": "cartpole", "InvertedDoublePendulum-v5": "double_pendulum"}
 """What this package calls its own tasks; any other goes by its Gymnasium id."""
+USUAL = 50
+"""Control steps a second [Hz] of a task that does not say."""
+TRIED = 20
+"""Steps of an environment before it is trained in."""
+LONGEST = 10_000
+"""Steps of an episode in a task that has no limit of its own."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +43,8 @@ class GymnasiumTask:
     """Discrete: the last action."""
     rate: float
     """Control steps a second [Hz]."""
+    pictures: bool = True
+    """Whether it can be shown."""
 
     @property
     def name(self) -> str:
@@ -47,12 +56,14 @@ class GymnasiumTask:
         So the observation after the last step of an episode is that episode's own, and the step that follows is none.
         max_steps: after which an episode is truncated, if the task does not end it sooner; None: as the task says.
         """
-        spec = copy.deepcopy(gymnasium.spec(self.environment))
+        spec = copy.deepcopy(gymnasium.spec(self.environment.rpartition(":")[2]))  # make() has imported its module
         if max_steps is not None:
             spec.max_episode_steps = min(max_steps, spec.max_episode_steps or max_steps)
         own = spec.vector_entry_point is not None
-        environments = gymnasium.make_vec(spec, count, vectorization_mode="vector_entry_point" if own else "sync")
-        if environments.metadata["autoreset_mode"] != AutoresetMode.NEXT_STEP:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # of what a task of one's own does not say about pictures
+            environments = gymnasium.make_vec(spec, count, vectorization_mode="vector_entry_point" if own else "sync")
+        if environments.metadata.get("autoreset_mode") != AutoresetMode.NEXT_STEP:
             raise ValueError(f"{self.environment}: does not reset its environments in the next step, as it should")
         return environments
 
@@ -74,21 +85,30 @@ def continuous_task(environment: str) -> GymnasiumTask:
 
 
 def make(environment: str, **options: Any) -> gymnasium.Env[Any, Any]:
-    """One environment. ValueError, in one line, for an id that is none and for what is not installed."""
+    """One environment, `module:Name-v0` of a module that registers it. ValueError, in one line, for an id that is none,
+    for what is not installed, and for a module or an environment of somebody's own that raises anything."""
     try:
         return gymnasium.make(environment, **options)
-    except (gymnasium.error.Error, ImportError) as error:
-        reason = str(error).strip().splitlines()[0]
+    except Exception as error:
+        reason = (str(error).strip().splitlines() or [""])[0]
+        if not isinstance(error, (gymnasium.error.Error, ImportError)):
+            reason = f"{type(error).__name__}: {reason}"
         raise ValueError(f"environment {environment!r}: no Gymnasium task that can be made: {reason}") from None
 
 
 def _task(environment: str) -> GymnasiumTask:
-    example = make(environment)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of a name without a version: the latest is taken, and written down
+        example = make(environment)
+    name = example.spec.id if example.spec is not None else environment
+    module = environment.rpartition(":")[0]
+    environment = f"{module}:{name}" if module else name
     observations, actions = example.observation_space, example.action_space
     physics: Any = example.unwrapped
     # The control period [s] has a name in MuJoCo's and in the classic tasks; others say how fast they are to be shown.
-    period = getattr(physics, "dt", None) or getattr(physics, "tau", None) or 1 / example.metadata.get("render_fps", 50)
-    example.close()
+    metadata = example.metadata or {}
+    period = getattr(physics, "dt", None) or getattr(physics, "tau", None) or 1 / (metadata.get("render_fps") or USUAL)
+    pictures = "rgb_array" in (metadata.get("render_modes") or ())
     if not isinstance(observations, gymnasium.spaces.Box) or len(observations.shape) != 1:
         raise ValueError(f"{environment}: its observations are {observations}, a Box of one axis is needed")
     if isinstance(actions, gymnasium.spaces.Discrete) and actions.start == 0:
@@ -97,6 +117,7 @@ def _task(environment: str) -> GymnasiumTask:
         n_actions, low, high = 0, actions.low, actions.high
     else:
         raise ValueError(f"{environment}: its actions are {actions}, Discrete or a bounded Box of one axis is needed")
+    _try_out(environment, example)
     return GymnasiumTask(
         environment,
         observations.shape[0],
@@ -104,7 +125,33 @@ def _task(environment: str) -> GymnasiumTask:
         tuple(float(x) for x in low),
         tuple(float(x) for x in high),
         round(1 / period, 6),
+        pictures,
     )
+
+
+def _try_out(environment: str, example: gymnasium.Env[Any, Any]) -> None:
+    """A few steps, so that nothing is trained first and lost afterwards. ValueError, in one line, for what goes wrong,
+    and for observations and rewards that do not fit. Closes it."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            observation, _ = example.reset(seed=FIRST_VALIDATION_SEED)
+            example.action_space.seed(0)
+            for _ in range(TRIED):
+                shape = np.shape(observation)
+                if shape != example.observation_space.shape or not np.isfinite(observation).all():
+                    raise ValueError(
+                        f"an observation of shape {shape}, numbers in {example.observation_space} expected"
+                    )
+                observation, reward, terminated, truncated, _ = example.step(example.action_space.sample())
+                if not np.isfinite(float(reward)):
+                    raise ValueError(f"a reward of {reward}, a number expected")
+                if terminated or truncated:
+                    observation, _ = example.reset()
+            example.close()
+    except Exception as error:
+        reason = (str(error).strip().splitlines() or [""])[0]
+        raise ValueError(f"{environment}: cannot be stepped: {type(error).__name__}: {reason}") from None
 
 
 @dataclass(frozen=True)

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
-import multiprocessing
-import multiprocessing.connection
 import os
-import signal
-import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from multiprocessing.connection import Connection
-from multiprocessing.context import SpawnProcess
+from functools import partial
 from typing import Any, TypeVar
 
 from tqdm import tqdm
 
+from training.parallel import Workers, each
 from training.run import STATE_FILE, RunOptions
 
 T = TypeVar("T")
@@ -45,9 +42,13 @@ class SeedOptions(RunOptions):
     """Train with each of these seeds at once. The checkpoints are <out>_seed<n>.pt."""
     workers: int = 2
     """With --seeds: number of processes."""
+    cluster: str | None = None
+    """With --seeds: the address of a Dask scheduler, as tcp://host:8786. Its workers do the work instead; they must see
+    the same folders."""
 
     def __post_init__(self) -> None:
-        self.check_at_least(1, "total_timesteps", "num_envs", "workers", "threads")
+        Workers(self.workers, self.cluster)
+        self.check_at_least(1, "total_timesteps", "num_envs", "threads")
         self.check_at_least(0, "evaluation_episodes")
         if not self.widths or min(self.widths) < 1:
             raise ValueError(f"widths {self.widths}: at least one hidden layer, each at least 1 wide, is needed")
@@ -68,7 +69,7 @@ class SeedOptions(RunOptions):
 
     @property
     def free(self) -> frozenset[str]:
-        return super().free | {"seeds", "workers", "evaluation_episodes"}
+        return super().free | {"seeds", "workers", "cluster", "evaluation_episodes"}
 
 
 Run = TypeVar("Run", bound=SeedOptions)
@@ -94,7 +95,7 @@ def train_seeds(train_one: Callable[[Run], dict[str, Any]], options: Run) -> Non
                 raise ValueError(f"{runs[0].run_folder / STATE_FILE}, nor for the other seeds: nothing to resume from")
             # Those that had not been begun are begun now.
             runs = [dataclasses.replace(run, resume=was) for run, was in zip(runs, begun, strict=True)]
-        results = side_by_side(train_one, runs, options.workers, options.env_id)
+        results = side_by_side(train_one, runs, Workers(options.workers, options.cluster), options.env_id)
     else:
         results = [train_one(options)]
     for result in results:
@@ -108,55 +109,23 @@ def train_seeds(train_one: Callable[[Run], dict[str, Any]], options: Run) -> Non
         print(line)
 
 
-def side_by_side(job: Callable[[T], R], runs: Sequence[T], workers: int, name: str) -> Iterator[R]:
+def side_by_side(job: Callable[[T], R], runs: Sequence[T], workers: Workers, name: str) -> Iterator[R]:
     """What `job` returns for each of `runs`, in the order in which they finish, with one progress bar for all.
 
-    `job` is a function of a module; each run has a process of its own. An error in one ends all, and so does whoever
-    stops taking results. Raises RuntimeError where a process has died.
+    `job` is a function of a module. An error in one ends all, and so does whoever stops taking results. A run whose
+    process was killed begins anew. Raises RuntimeError where one cannot be done.
     """
-    context = multiprocessing.get_context("spawn")
-    waiting = list(reversed(runs))
-    running: dict[Any, SpawnProcess] = {}
-    try:
-        with tqdm(total=len(runs), desc=name, unit="run") as bar:
-            while waiting or running:
-                while waiting and len(running) < workers:
-                    mine, theirs = context.Pipe(duplex=False)
-                    running[mine] = context.Process(target=_do, args=(theirs, job, waiting.pop()), daemon=True)
-                    running[mine].start()
-                    theirs.close()  # so that the end of the process is the end of the pipe
-                ready: list[Any] = multiprocessing.connection.wait(list(running))
-                for pipe in ready:
-                    try:
-                        result = pipe.recv()
-                    except EOFError:
-                        running[pipe].join()
-                        status = running[pipe].exitcode
-                        raise RuntimeError(f"{name}: a process ended with status {status} before its run did") from None
-                    running.pop(pipe).join()
-                    if isinstance(result, Exception):
-                        raise result
-                    bar.update()
-                    yield result
-    finally:
-        for process in running.values():
-            process.terminate()
-        for process in running.values():
-            process.join()
+    with tqdm(total=len(runs), desc=name, unit="run") as bar:
+        for _, result in each(partial(_quietly, job), runs, workers, "run"):
+            bar.update()
+            yield result
 
 
-def _do(pipe: Connection, job: Callable[[T], R], run: T) -> None:
-    """In a worker."""
-    _begin()
-    try:
-        result: R | Exception = job(run)
-    except Exception as error:
-        result = error
-    pipe.send(result)
+def _quietly(job: Callable[[T], R]) -> Callable[[T], R]:
+    """`job` without progress bars: many would make none."""
 
+    def do(run: T) -> R:
+        with open(os.devnull, "w") as nowhere, contextlib.redirect_stderr(nowhere):
+            return job(run)
 
-def _begin() -> None:
-    """Ctrl-C is for the parent to handle, and many progress bars would make none."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    sys.stderr = open(os.devnull, "w")  # noqa: SIM115 (for as long as the process lives)
+    return do

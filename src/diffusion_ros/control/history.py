@@ -8,9 +8,13 @@ from typing import Generic, TypeVar
 T = TypeVar("T")
 
 
+MOST = 16_384
+"""Values that are kept at most: 4 s at 4 kHz."""
+
+
 class History(Generic[T]):
-    """Values of the last `span_ns` at least and twice that at most, whose stamps rise. One that jumps back is the first
-    of another run."""
+    """Values of the last `span_ns` at least and twice that at most, whose stamps rise, and MOST of them. One that jumps
+    back is the first of another run; of several with one stamp the first is kept."""
 
     def __init__(self, span_ns: int) -> None:
         self.span_ns = span_ns
@@ -19,13 +23,17 @@ class History(Generic[T]):
 
     def add(self, stamp_ns: int, value: T) -> None:
         """The newest value."""
-        if self.stamps and stamp_ns < self.stamps[-1]:
+        if self.stamps and stamp_ns <= self.stamps[-1]:
+            if stamp_ns == self.stamps[-1]:
+                return
             self.clear()
         self.stamps.append(stamp_ns)
         self.values.append(value)
         # Not at each value: removing the first of a thousand moves the others.
         if self.stamps[0] < stamp_ns - 2 * self.span_ns:
             self.clear(bisect_left(self.stamps, stamp_ns - self.span_ns))
+        if len(self.stamps) > MOST:
+            self.clear(MOST // 4)
 
     def clear(self, count: int | None = None) -> None:
         """Forgets the oldest `count`, None for all."""

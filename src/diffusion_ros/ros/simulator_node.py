@@ -68,6 +68,7 @@ class SimulatorParameters:
     """Parameters that all of them have."""
 
     episodes: int = parameter(0, "number of episodes, after which the node ends; 0: without end", low=0)
+    first_episode: int = parameter(0, "number of the episode to begin with, where those before are done", low=0)
     seed: int = parameter(100_000, "seed of the first episode; episode i is drawn from seed + i", low=0)
     max_steps: int = parameter(0, "length of an episode; 0: the task's own", low=0)
     pause: float = parameter(
@@ -182,7 +183,7 @@ class SimulatorNode(RunnableNode, ABC):
             self._steps = max(_CLOCK_STEPS, round(self._period * 1e9 / _CLOCK_STEP_NS))
             self._sim_clock = SimClock(self, speed, round(self._period * 1e9 / self._steps))
             self.follows_clock = False
-        self.episode = self._new_episode(0)
+        self.episode = self._new_episode(self.parameters.first_episode)
         # At once, so that who wants the results is known before the first: in lockstep an episode may take 0.1 s.
         self._episode_publisher = self.create_publisher(String, topics.EPISODE, topics.EPISODE_QOS)
         self.diagnostics = Diagnostics(self, hardware_id, self._refresh)
@@ -397,7 +398,7 @@ class SimulatorNode(RunnableNode, ABC):
             if self._lockstep:
                 self._clock_publisher = self.create_publisher(Clock, topics.CLOCK, topics.SENSOR_QOS)
             self.advertise()
-            self._begin(0)
+            self._begin(self.parameters.first_episode)
         elif self._heard_sensor or now - self._phase_began > _LEASE_SECONDS:
             name = f"{others[0].node_namespace.rstrip('/')}/{others[0].node_name}"
             print(

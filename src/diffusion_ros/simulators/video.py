@@ -5,7 +5,6 @@ No ROS and no simulator here: pictures, points and text in, an H.264 file out. i
 
 from __future__ import annotations
 
-import os
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
+from diffusion_ros.atomic_file import NamelessFile, named_errors
 from diffusion_ros.installation import explain
 
 Array = NDArray[np.float64]
@@ -84,15 +84,15 @@ def compose(cameras: Sequence[Image], view: Image, lines: Sequence[tuple[str, tu
 class Mp4Writer:
     """Writes pictures of one size as H.264; the file has its name only once it is whole.
 
-    A context manager: leaving it by an exception leaves nothing behind. Raises OSError, in one line, where there is no
-    ffmpeg or where it fails (a full disk).
+    A context manager: leaving it by an exception leaves nothing behind, and neither does kill -9: until then the file
+    has no name at all. Raises OSError, in one line, where there is no ffmpeg or where it fails (a full disk).
     """
 
     def __init__(self, path: Path, fps: float) -> None:
         self.path = path
         self.frames = 0
         self._fps = fps
-        self._part = path.with_name(f".{path.name}.{os.getpid()}.part")
+        self._file: NamelessFile | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._shape: tuple[int, ...] = ()
 
@@ -117,13 +117,20 @@ class Mp4Writer:
         message = self._end()
         if message:
             raise OSError(f"{self.path}: {message}")
-        os.replace(self._part, self.path)
+        assert self._file is not None
+        try:
+            with named_errors(self.path):
+                self._file.name()
+        finally:
+            self._file.close()
 
     def abort(self) -> None:
         """Ends ffmpeg and removes what there is; nothing happens after :meth:`close`."""
         if self._process is not None:
             self._process.kill()
             self._end()
+            if self._file is not None:
+                self._file.close()
 
     def __enter__(self) -> Mp4Writer:
         return self
@@ -147,9 +154,11 @@ class Mp4Writer:
             raise OSError("no ffmpeg: install the imageio-ffmpeg wheel or the distribution's ffmpeg") from None
         source = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}", "-r", str(self._fps), "-i", "-"]
         codec = ["-c:v", "libx264", "-preset", "veryfast", "-crf", "20", "-pix_fmt", "yuv420p", "-threads", "1"]
-        target = ["-movflags", "+faststart", "-f", "mp4", str(self._part)]
+        self._file = NamelessFile(self.path)
+        target = ["-movflags", "+faststart", "-f", "mp4", self._file.writable]
         return subprocess.Popen(
             [executable, "-y", "-loglevel", "error", *source, *codec, *target],
+            pass_fds=(self._file.descriptor,),
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
@@ -168,5 +177,6 @@ class Mp4Writer:
         process.stderr.close()
         if process.wait() == 0:
             return ""
-        self._part.unlink(missing_ok=True)
+        assert self._file is not None
+        self._file.close()
         return f"ffmpeg failed: {errors[-1]}" if errors else f"ffmpeg ended with status {process.returncode}"

@@ -79,9 +79,10 @@ class Startup:
         return path
 
     @contextmanager
-    def claimed(self) -> Iterator[None]:
+    def claimed(self, keep: bool = False) -> Iterator[None]:
         """Holds the output folder, which is made: a second run there would mix results, and hand its parameters to
-        nodes of ours that are started again. Raises UsageError where another run has it."""
+        nodes of ours that are started again. keep: results of a run before stay. Raises UsageError where another run
+        has it."""
         self.output_dir.mkdir(parents=True, exist_ok=True)
         folder = os.open(self.output_dir, os.O_RDONLY)
         try:
@@ -90,7 +91,8 @@ class Startup:
             os.close(folder)
             raise UsageError(f"output_dir {self.output_dir}: in use by another run, another folder expected") from None
         try:
-            self.results.unlink(missing_ok=True)
+            if not keep:
+                self.results.unlink(missing_ok=True)
             yield
         finally:
             os.close(folder)
