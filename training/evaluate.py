@@ -10,7 +10,7 @@ import signal
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from tqdm import tqdm
@@ -21,6 +21,7 @@ from diffusion_ros.control.pictures import fit
 from diffusion_ros.installation import require
 from diffusion_ros.models.camera_guard import GUARD_KIND
 from diffusion_ros.models.rl_policy import REACTIVE_KINDS
+from diffusion_ros.models.timesteps import TimestepSpacing
 from diffusion_ros.spec import IMAGE_SUFFIX, CheckpointSpec
 from training import command_line
 from training.evaluation.arm import evaluate_arm
@@ -53,8 +54,8 @@ class Options:
     """Sampler, ddim or ddpm, instead of the checkpoint's."""
     sampler_steps: int | None = None
     """Denoising steps instead of the checkpoint's."""
-    timestep_spacing: Literal["leading", "trailing"] | None = None
-    """Policies only: which diffusion steps the sampler visits, instead of the checkpoint's choice."""
+    timestep_spacing: TimestepSpacing | None = None
+    """Which diffusion steps the sampler visits, instead of the checkpoint's choice."""
     max_steps: int | None = None
     """Longest episode in steps, instead of the task's."""
     policy_seed: int = 0
@@ -174,7 +175,11 @@ def evaluate(options: Options) -> dict[str, Any]:
     if options.policy is not None:
         raise ValueError(f"policy {options.policy}: a guard watches one, {options.checkpoint} is of kind {spec.kind!r}")
     if spec.kind == "planner":
-        overrides: dict[str, Any] = {"sampler": options.sampler, "sampler_steps": options.sampler_steps}
+        overrides: dict[str, Any] = {
+            "sampler": options.sampler,
+            "sampler_steps": options.sampler_steps,
+            "timestep_spacing": options.timestep_spacing,
+        }
         if plans_hands(spec):
             return evaluate_arm(options.checkpoint, options.episodes, options.seed, **overrides)
         return evaluate_planner(options.checkpoint, options.episodes, options.seed, options.planner, **overrides)
