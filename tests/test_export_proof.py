@@ -71,6 +71,7 @@ def planner(**changes: Any) -> Made:
         workspace_high=(2.5, 2.5, 1.0),
         sampler=options.sampler,
         sampler_steps=options.steps,
+        timestep_spacing=options.timestep_spacing,
         num_train_timesteps=options.num_train_timesteps,
     )
     return train_diffuser.build_diffuser(options, limits, 2, 2), spec, options
@@ -91,9 +92,12 @@ GOOD = {
     "policy, inpainting": (policy, {"conditioning": "inpainting", "beta_schedule": "linear"}),
     "policy, late": (policy, {"max_delay": 3, "prediction_type": "sample"}),
     "policy, late, inpainting": (policy, {"max_delay": 3, "conditioning": "inpainting"}),
+    "policy, cubic": (policy, {"timestep_spacing": "cubic", "num_inference_steps": 3}),
     "policy, transformer": (policy, {"denoiser": "transformer", "layers": 1, "width": 32, "heads": 2}),
     "planner": (planner, {}),  # 5 of 64 steps, which diffusers' DDIM would not take as they come
     "planner, noise": (planner, {"prediction_type": "epsilon", "endpoints": False}),
+    "planner, cubic": (planner, {"timestep_spacing": "cubic", "num_inference_steps": 2}),
+    "planner, ddpm, cubic": (planner, {"sampler": "ddpm", "timestep_spacing": "cubic"}),
     "planner, ddpm": (planner, {"sampler": "ddpm", "num_inference_steps": 64}),
     "images": (images, {}),
     "images, ddim": (images, {"sampler": "ddim", "num_inference_steps": 7, "beta_schedule": "cosine"}),

@@ -111,6 +111,21 @@ def test_trailing_timesteps_equal_diffusers(n: int) -> None:
     assert NoiseSchedule(300, "linear", timestep_spacing="trailing").timesteps(n) == oracle.timesteps.tolist()
 
 
+@pytest.mark.parametrize(
+    ("t", "n", "expected"), [(64, 1, [63]), (64, 2, [63, 8]), (64, 3, [63, 19, 2]), (100, 4, [99, 42, 12, 2])]
+)
+def test_cubic_timesteps(t: int, n: int, expected: list[int]) -> None:
+    assert NoiseSchedule(t, timestep_spacing="cubic").timesteps(n) == expected
+
+
+@pytest.mark.parametrize("t", [1, 20, 64, 300])
+def test_cubic_timesteps_fall_and_fit(t: int) -> None:
+    schedule = NoiseSchedule(t, timestep_spacing="cubic")
+    for n in range(1, t + 1):
+        steps = schedule.timesteps(n)
+        assert steps[0] == t - 1 and steps[-1] >= 0 and steps == sorted(set(steps), reverse=True), n
+
+
 @pytest.mark.parametrize("name", ["linear", "quadratic", "squaredcos_cap_v2"])  # its DDIM has no sigmoid
 @pytest.mark.parametrize("n", [10, 25, 50])
 def test_trailing_ddim_of_300_steps_equals_diffusers(name: str, n: int) -> None:

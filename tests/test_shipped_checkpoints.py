@@ -51,6 +51,21 @@ def test_written_anew_a_policy_answers_as_before_and_can_do_more(tmp_path: Path)
     assert np.array_equal(three.sample(features, 5), chosen.sample(features, 5))
 
 
+def test_written_anew_a_planner_plans_as_before_and_in_other_steps(tmp_path: Path) -> None:
+    (old,) = [path for path in PLANNERS if path.stem == "maze_umaze"]
+    new, cubic = tmp_path / "new.pt", tmp_path / "cubic.pt"
+    export_again.export_again(export_again.Options(old, new))
+    export_again.export_again(export_again.Options(new, cubic, "cubic", 2))
+    one, two, three = (Planner(checkpoint.load(path)) for path in (old, new, cubic))
+    start, goal = np.array([-1.0, -1.0, 0.0, 0.0]), np.array([-1.0, 1.0, 0.0, 0.0])
+    assert np.array_equal(two.plan(start, goal).best.rows, one.plan(start, goal).best.rows)
+    assert three.plan(start, goal).steps == 2
+    chosen = Planner(checkpoint.load(old, timestep_spacing="cubic", sampler_steps=2))
+    assert np.array_equal(three.plan(start, goal).best.rows, chosen.plan(start, goal).best.rows)
+    trailing = Planner(checkpoint.load(old, sampler_steps=2))
+    assert not np.array_equal(three.plan(start, goal).best.rows, trailing.plan(start, goal).best.rows)
+
+
 def test_the_default_of_make_sim_ships() -> None:
     assert "can_pixels.pt" in [path.name for path in CHECKPOINTS]
 

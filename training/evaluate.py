@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -17,6 +17,7 @@ from diffusion_ros.control.pictures import fit
 from diffusion_ros.installation import require
 from diffusion_ros.models.camera_guard import GUARD_KIND
 from diffusion_ros.models.rl_policy import REACTIVE_KINDS
+from diffusion_ros.models.timesteps import TimestepSpacing
 from diffusion_ros.spec import IMAGE_SUFFIX, CheckpointSpec
 from training import command_line
 from training.evaluation.arm import evaluate_arm
@@ -48,8 +49,8 @@ class Options:
     """Sampler, ddim or ddpm, instead of the checkpoint's."""
     sampler_steps: int | None = None
     """Denoising steps instead of the checkpoint's."""
-    timestep_spacing: Literal["leading", "trailing"] | None = None
-    """Policies only: which diffusion steps the sampler visits, instead of the checkpoint's choice."""
+    timestep_spacing: TimestepSpacing | None = None
+    """Which diffusion steps the sampler visits, instead of the checkpoint's choice."""
     max_steps: int | None = None
     """Longest episode in steps, instead of the task's."""
     policy_seed: int = 0
@@ -140,7 +141,11 @@ def evaluate(options: Options) -> dict[str, Any]:
     if options.policy is not None:
         raise ValueError(f"policy {options.policy}: a guard watches one, {options.checkpoint} is of kind {spec.kind!r}")
     if spec.kind == "planner":
-        overrides: dict[str, Any] = {"sampler": options.sampler, "sampler_steps": options.sampler_steps}
+        overrides: dict[str, Any] = {
+            "sampler": options.sampler,
+            "sampler_steps": options.sampler_steps,
+            "timestep_spacing": options.timestep_spacing,
+        }
         if plans_hands(spec):
             return evaluate_arm(path, episodes, seed, **common, **overrides)
         return evaluate_planner(path, episodes, seed, options.planner, **common, **overrides)

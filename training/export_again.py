@@ -1,4 +1,4 @@
-"""Writes a policy's checkpoint anew by today's code: the same weights, and what exports of before could not do yet.
+"""Writes a checkpoint of a policy or planner anew by today's code: the same weights, and what older exports could not do.
 
     python -m training.export_again --checkpoint old.pt --out new.pt
 
@@ -11,46 +11,53 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
 from diffusion_ros import checkpoint
 from diffusion_ros.checkpoint import CheckpointError
-from training import command_line
+from diffusion_ros.models.timesteps import TimestepSpacing
+from training import command_line, policy_setup, train_diffuser
 from training.diffusion.export_proof import export
-from training.policy_setup import options_of, restore_policy
 
 
 @dataclass(frozen=True)
 class Options:
-    """Writes a policy's checkpoint anew by today's code."""
+    """Writes a policy's or a planner's checkpoint anew by today's code."""
 
     checkpoint: Path
-    """A policy of our trainers."""
+    """A policy or a planner of our trainers."""
     out: Path
     """The file that is written; it may be the same."""
-    timestep_spacing: Literal["leading", "trailing"] | None = None
+    timestep_spacing: TimestepSpacing | None = None
     """Which diffusion steps its sampler visits from now on."""
     sampler_steps: int | None = None
     """And how many."""
 
 
 def export_again(options: Options) -> None:
-    """Raises CheckpointError, in one line, for what is no policy of ours, RuntimeError where the proof fails."""
+    """Raises CheckpointError, in one line, for what is none of ours, RuntimeError where the proof fails."""
     spec = checkpoint.read_spec(options.checkpoint)
-    if spec.kind != "policy":
-        raise CheckpointError(f"{options.checkpoint}: is {checkpoint.with_article(spec.kind)}, a policy is needed")
+    if spec.kind not in ("policy", "planner"):
+        kind = checkpoint.with_article(spec.kind)
+        raise CheckpointError(f"{options.checkpoint}: is {kind}, a policy or a planner is needed")
     if options.timestep_spacing is not None:
         spec = dataclasses.replace(spec, timestep_spacing=options.timestep_spacing)
     if options.sampler_steps is not None:
         spec = dataclasses.replace(spec, sampler_steps=options.sampler_steps)
-    policy = restore_policy(options.checkpoint)
-    policy.schedule.timestep_spacing = spec.timestep_spacing
     spacing: Any = spec.timestep_spacing
-    trained = dataclasses.replace(options_of(spec), timestep_spacing=spacing)
-    stored = {value.dtype for value in checkpoint.foreign(options.checkpoint).parameters()}
-    export(policy, spec, options.out, trained, half=torch.float16 in stored)
+    half = torch.float16 in {value.dtype for value in checkpoint.foreign(options.checkpoint).parameters()}
+    if spec.kind == "policy":
+        policy = policy_setup.restore_policy(options.checkpoint)
+        policy.schedule.timestep_spacing = spacing
+        trained = dataclasses.replace(policy_setup.options_of(spec), timestep_spacing=spacing)
+        export(policy, spec, options.out, trained, half)
+    else:
+        planner = train_diffuser.restore_diffuser(options.checkpoint)
+        planner.schedule.timestep_spacing = spacing
+        plans = dataclasses.replace(train_diffuser.options_of(spec), timestep_spacing=spacing)
+        export(planner, spec, options.out, plans, half)
 
 
 def main() -> None:

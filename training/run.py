@@ -22,6 +22,7 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from diffusion_ros.atomic_file import atomic_write
+from diffusion_ros.models.timesteps import TimestepSpacing
 from training.captured_step import CapturedStep
 
 STATE_FILE = "state.pt"
@@ -240,9 +241,9 @@ class SamplerOptions(DiffusionOptions):
     """Sampler of the checkpoint. It can be changed when the checkpoint is loaded."""
     num_inference_steps: int | None
     """Denoising steps of the sampler. They can be changed when the checkpoint is loaded."""
-    timestep_spacing: Literal["leading", "trailing"] = "trailing"
-    """Which diffusion steps the sampler visits: trailing begins at the last, leading ends at the first. It can be
-    changed when the checkpoint is loaded."""
+    timestep_spacing: TimestepSpacing = "trailing"
+    """Which diffusion steps the sampler visits: trailing begins at the last, leading ends at the first, cubic begins at
+    the last and has most of them near the first. It can be changed when the checkpoint is loaded."""
     half_weights: bool = True
     """Store the checkpoint's weights in half precision."""
     validate_every: int = 500

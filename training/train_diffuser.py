@@ -112,12 +112,17 @@ def build_diffuser(options: Options, limits: LimitsNormalizer, action_dim: int, 
     return Diffuser(limits, action_dim, position_dim, schedule, options.widths, options.waves, options.endpoints, value)
 
 
+def options_of(spec: CheckpointSpec) -> Options:
+    """Those that a planner was trained with."""
+    known = {field.name for field in dataclasses.fields(Options)}
+    values = {name: value for name, value in current_options(Options, spec.training).items() if name in known}
+    return Options(**{**values, "data": (), "widths": tuple(values["widths"])})
+
+
 def restore_diffuser(path: Path) -> Diffuser:
     """The eager module of an exported planner, for comparisons. Raises CheckpointError."""
     spec = checkpoint.read_spec(path)
-    known = {field.name for field in dataclasses.fields(Options)}
-    values = {name: value for name, value in current_options(Options, spec.training).items() if name in known}
-    options = Options(**{**values, "data": (), "out": path, "widths": tuple(values["widths"])})
+    options = options_of(spec)
     sizes = {tensor.name: tensor.shape[0] for tensor in spec.outputs}
     width = sum(sizes.values())
     placeholder = LimitsNormalizer(-np.ones(width), np.ones(width))  # the true ones are among the weights

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 from diffusion_ros.atomic_file import atomic_write
 from diffusion_ros.models import KINDS
 from diffusion_ros.models.kind import Checkpoint as Checkpoint
+from diffusion_ros.models.timesteps import timesteps
 from diffusion_ros.sealed import archive as archives
 from diffusion_ros.sealed import code, graphs, operators, pickled, signatures
 from diffusion_ros.sealed.archive import Archive
@@ -302,9 +303,9 @@ def _frozen(module: Any, spec: CheckpointSpec, other_spacing: bool) -> Any:
         module.sampler = spec.sampler
     if hasattr(module, "schedule") and hasattr(module.schedule, "timestep_spacing"):
         module.schedule.timestep_spacing = spec.timestep_spacing
-    elif other_spacing:
+    if other_spacing and not _visits(module, spec):
         raise Refusal(
-            f"timestep_spacing {spec.timestep_spacing!r}: it is of a time when none could be chosen;"
+            f"timestep_spacing {spec.timestep_spacing!r}: it is of a time when it could not be chosen;"
             " `python -m training.export_again` mends that"
         )
     entries += tuple(name for name in kind_of.optional if hasattr(module, name))
@@ -325,6 +326,16 @@ def _problem(checkpoint: Checkpoint) -> str:
 def with_article(kind: str) -> str:
     """A kind as it stands in a sentence."""
     return f"{'an' if kind[0] in 'aeiou' else 'a'} {kind}"
+
+
+def _visits(module: Any, spec: CheckpointSpec) -> bool:
+    """Whether sampling visits the steps that the specification says."""
+    if hasattr(module, "step"):
+        return True  # who calls it chooses them, one after the other
+    if not hasattr(module, "schedule") or not hasattr(module.schedule, "timestep_spacing"):
+        return False
+    expected = timesteps(spec.timestep_spacing, spec.num_train_timesteps - 1, spec.sampler_steps)
+    return list(module.schedule.timesteps(spec.sampler_steps)) == expected
 
 
 def _bad_weights(module: Any) -> str:

@@ -20,7 +20,6 @@ from training.evaluation.maze import PlannerOptions, evaluate_planner
 from training.train_diffuser import restore_diffuser
 
 REFERENCE_STEPS = 256
-WARM_STEPS = 3
 CURVE = (1, 2, 3, 5, 8, 16, 32, 64)
 
 
@@ -48,16 +47,17 @@ def main(path: Path = CHECKPOINTS / "maze_large.pt", episodes: int = 100) -> Non
         return eager.limits.unnormalize(x)
 
     def replan() -> object:
-        return planner.plan(start, goal, seed=1, warm=planner.shifted(before, 1), steps=WARM_STEPS)
+        return planner.plan(start, goal, seed=1, warm=planner.shifted(before, 1))
 
+    what = f"{planner.spec.sampler_steps} {planner.spec.timestep_spacing} steps"
     ours, theirs = median_ms(lambda: planner.plan(start, goal, seed=1), reference, 11)
     warm, again = median_ms(replan, reference, 11)
     print(
-        f"a plan for {planner.spec.task}, {planner.spec.sampler.upper()} {planner.spec.sampler_steps} steps:"
+        f"a plan for {planner.spec.task}, {planner.spec.sampler.upper()} {what}:"
         f" {ours:.1f} ms, eager with diffusers' DDPM, {REFERENCE_STEPS} steps: {theirs:.1f} ms;"
         f" ratio {theirs / ours:.1f} (at least 100, with 100 % reached and a score within 1 of the most steps')"
     )
-    print(f"warm-started, {WARM_STEPS} steps: {warm:.1f} ms; ratio {again / warm:.1f} (at least 30)")
+    print(f"warm-started, as many: {warm:.1f} ms; ratio {again / warm:.1f} (at least 30)")
     for steps in sorted({*CURVE, planner.spec.sampler_steps}):
         result = evaluate_planner(path, episodes, 100_000, PlannerOptions(), sampler_steps=steps, quiet=True)
         own = " (its own)" if steps == planner.spec.sampler_steps else ""

@@ -104,7 +104,7 @@ class Scheduler:
             "beta_end": 0.02,
             "beta_schedule": BETA_SCHEDULES.get(options.beta_schedule, options.beta_schedule),
             "prediction_type": prediction_type,
-            "timestep_spacing": options.timestep_spacing,
+            "timestep_spacing": "trailing" if options.timestep_spacing == "cubic" else options.timestep_spacing,
         }
         self._scheduler = DDPMScheduler(**settings, variance_type="fixed_small")
         self._ddim = loaded.spec.sampler == "ddim"
@@ -114,6 +114,9 @@ class Scheduler:
         self._scheduler.set_timesteps(steps)
         # For some numbers of trailing steps (7 of 300) rounding gives one too many, to -1.
         self._scheduler.timesteps = self._scheduler.timesteps[:steps]
+        if options.timestep_spacing == "cubic":  # which diffusers has not
+            visited = timesteps("cubic", options.num_train_timesteps - 1, steps)
+            self._scheduler.timesteps = torch.tensor(visited)
         self.timesteps: list[int] = self._scheduler.timesteps.tolist()
         self._previous = dict(zip(self.timesteps, [*self.timesteps[1:], -1], strict=True))
 

@@ -119,6 +119,7 @@ def evaluate_planner(
         "value": options.value,
         "sampler": planner.spec.sampler,
         "sampler_steps": planner.spec.sampler_steps,
+        "timestep_spacing": planner.spec.timestep_spacing,
         "checkpoint": str(path),
         "checkpoint_sha256": planner.checkpoint.sha256,
         "seconds": round(time.monotonic() - began, 1),

@@ -208,15 +208,16 @@ class Planner:
         known_t = torch.tensor(known, dtype=torch.float32, device=device).expand(candidates, -1, -1)
         mask_t = torch.tensor(mask, device=device).expand(candidates, -1, -1)
         # A plan that is noised again begins where it was noised to.
-        visited = timesteps("trailing" if warm is not None else spec.timestep_spacing, first, n_steps)
+        spacing = "trailing" if warm is not None and spec.timestep_spacing == "leading" else spec.timestep_spacing
+        visited = timesteps(spacing, first, n_steps)
         seen: list[Array] = []
         clean = x
         done = 0
         for t, previous in zip(visited, [*visited[1:], -1], strict=True):
             step_began = time.monotonic()
             noise = draw() if ancestral else torch.empty(0, device=device)
-            # No inference mode: guides need gradients. The network itself is frozen and takes none.
-            with torch.set_grad_enabled(bool(tensors)):
+            # Guides need gradients. The network itself is frozen and takes none.
+            with torch.inference_mode(not tensors):
                 x, clean = self.checkpoint.module.step(x, known_t, mask_t, noise, t, previous, tensors)
             x, clean = x.detach(), clean.detach()
             done += 1
