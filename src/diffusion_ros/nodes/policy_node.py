@@ -194,6 +194,8 @@ class PolicyNode(RunnableNode):
             "threads": torch.get_num_threads(),
         }.items():
             self.diagnostics.value(name, value)
+        self._drawn = False
+        """Whether predicted_path shows a chunk."""
         self._told_to_hold = False
         """Real time: whether the executor was told to hold since the last chunk."""
         self._began = 0.0
@@ -243,6 +245,7 @@ class PolicyNode(RunnableNode):
         if not said:
             hold = hold_chunk(max(self._stamps.values()), self.policy.spec.period_ns)
             self._chunk_publisher.publish(messages.chunk_to_msg(hold, self._frame_id))
+        self._undraw()
 
     def _observe(self, frame: Frame) -> None:
         self._framed = self.seconds()
@@ -291,6 +294,7 @@ class PolicyNode(RunnableNode):
                 hold = self._controller.distrust(stamp_ns)
             if hold is not None:
                 self._chunk_publisher.publish(messages.chunk_to_msg(hold, self._frame_id))
+            self._undraw()
         except Exception as error:
             if "" not in self._faults:
                 self.get_logger().error(traceback.format_exc())
@@ -364,12 +368,20 @@ class PolicyNode(RunnableNode):
             way = chunk_positions(position, chunk.rows, chunk.kind, turned)
             stamps = [frame.stamp_ns + i * chunk.period_ns for i in range(len(way))]
             self._path_publisher.publish(messages.path_to_msg(way, stamps, frame.stamp_ns, self._frame_id))
+            self._drawn = True
+
+    def _undraw(self) -> None:
+        """A chunk that counts no more is not drawn any more."""
+        if self._drawn:
+            self._drawn = False
+            self._path_publisher.publish(messages.path_to_msg(np.zeros((0, 3)), [], self.now_ns(), self._frame_id))
 
     # Diagnostics
 
     def _refresh(self) -> None:
         reasons = self.reasons()
         if reasons:
+            self._undraw()
             bad = any(self._faults.values()) or self._source.frozen_reasons
             self.diagnostics.report(ERROR if bad else WARN, "; ".join(reasons))
         elif slow := self._slow():
@@ -449,6 +461,7 @@ class PolicyNode(RunnableNode):
 
     def close(self) -> None:
         self._worker.close()
+        self._undraw()
 
 
 def frame_rules(p: PolicyParameters) -> FrameRules:
