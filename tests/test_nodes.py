@@ -666,7 +666,9 @@ def test_an_input_that_falls_silent_is_named(graph, checkpoints):
 
 
 def test_a_chunk_that_counts_no_more_is_drawn_no_more(graph, checkpoints):
-    robot, policy = robot_and_policy(graph, checkpoints["state"], mode="realtime", max_input_age=0.5, min_frame_rate=0.0)
+    robot, policy = robot_and_policy(
+        graph, checkpoints["state"], mode="realtime", max_input_age=0.5, min_frame_rate=0.0
+    )
     robot.watch_paths()
     graph.spin(0.3)
 

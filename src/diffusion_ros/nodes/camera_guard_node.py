@@ -27,7 +27,6 @@ from diffusion_ros.control.frozen_cameras import FrozenCameras
 from diffusion_ros.control.history import History
 from diffusion_ros.models.camera_guard import GUARD_KIND, CameraGuard, CameraScore, Judgement
 from diffusion_ros.models.policy import FrameError
-from diffusion_ros.robot import optical_frame
 from diffusion_ros.ros import messages, topics
 from diffusion_ros.ros.diagnostics import ERROR, OK, WARN, Diagnostics
 from diffusion_ros.ros.listener import Listener
@@ -68,6 +67,7 @@ class Picture:
     stamp_ns: int
     image: NDArray[np.uint8]
     """(H, W, 3)."""
+    frame_id: str = ""
 
 
 class CameraGuardNode(RunnableNode):
@@ -140,7 +140,7 @@ class CameraGuardNode(RunnableNode):
         with self._worker.condition:
             if silent is not None and silent > self.parameters.max_image_age:
                 self._judgements[camera].distrust()
-            self._newest[camera] = Picture(camera, self.seconds(), stamp_ns, image)
+            self._newest[camera] = Picture(camera, self.seconds(), stamp_ns, image, msg.header.frame_id)
         self._frozen_reasons = self._frozen.reasons()
         if self._frozen_reasons:
             self._tell()
@@ -217,7 +217,7 @@ class CameraGuardNode(RunnableNode):
         heat = np.clip(cv2.resize(found.heat, (width, height), interpolation=cv2.INTER_LINEAR) / 2, 0, 1)[..., None]
         red = np.array([255, 0, 0])
         picture = ((1 - heat) * image + heat * red).astype(np.uint8)
-        publisher.publish(messages.image_to_msg(picture, scored.stamp_ns, optical_frame(scored.camera)))
+        publisher.publish(messages.image_to_msg(picture, scored.stamp_ns, scored.frame_id))
 
     # The verdict
 

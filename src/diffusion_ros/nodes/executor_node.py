@@ -497,7 +497,10 @@ class ExecutorNode(RunnableNode):
     def _publish_path(self) -> None:
         if self._path and self._path_publisher.get_subscription_count() > 0:
             stamps, positions = zip(*self._path, strict=True)
-            self._path_publisher.publish(messages.path_to_msg(np.array(positions), stamps, stamps[-1], self.frame_id))
+            way, frame_id = np.array(positions), self.frame_id
+            if self._robot is not None:  # whose viewers know its base, and not the policy's frame
+                way, frame_id = self._robot.frames.points_to_base(way), self._robot.robot.base.frame
+            self._path_publisher.publish(messages.path_to_msg(way, stamps, stamps[-1], frame_id))
 
     # Services
 

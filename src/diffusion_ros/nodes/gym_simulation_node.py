@@ -22,6 +22,7 @@ from diffusion_ros.robot import WORLD_FRAME
 from diffusion_ros.ros import messages, simulator_node, topics
 from diffusion_ros.ros.params import parameter
 from diffusion_ros.ros.runner import run
+from diffusion_ros.ros.transform_broadcaster import TransformBroadcaster
 from diffusion_ros.simulators import gym, video
 from diffusion_ros.simulators.episode import BalanceEpisode
 from diffusion_ros.simulators.gym import GymSimulation
@@ -86,6 +87,7 @@ class GymSimulationNode(simulator_node.SimulatorNode):
         self._joint_publisher = self.create_publisher(JointState, topics.JOINT_STATES, topics.SENSOR_QOS)
         self._image_publisher = self.create_publisher(Image, topics.IMAGE, topics.SENSOR_QOS)
         self._scene_publisher = self.create_publisher(MarkerArray, topics.SCENE, topics.DESCRIPTION_QOS)
+        self._transforms = TransformBroadcaster(self, self.parameters.transforms)
 
     # What comes in
 
@@ -146,6 +148,7 @@ class GymSimulationNode(simulator_node.SimulatorNode):
         if self._image_publisher.get_subscription_count() > 0:
             picture = gym.draw(self.task, simulation.joint_positions)
             self._image_publisher.publish(messages.image_to_msg(picture, stamp_ns, WORLD_FRAME))
+        self._transforms.send(gym.link_poses(self.task, simulation.joint_positions, WORLD_FRAME), stamp_ns)
         # Last, because the policy answers it at once.
         self._joint_publisher.publish(
             messages.joint_state_to_msg(

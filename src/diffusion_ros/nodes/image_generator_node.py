@@ -17,10 +17,12 @@ from std_srvs.srv import Trigger
 from diffusion_ros import checkpoint
 from diffusion_ros.models.image_generator import IMAGE_KIND, ImageGenerator, Images, grid
 from diffusion_ros.models.kind import SAMPLERS
+from diffusion_ros.robot import WORLD_FRAME
 from diffusion_ros.ros import messages, topics
 from diffusion_ros.ros.diagnostics import ERROR, OK, Diagnostics
 from diffusion_ros.ros.params import declare, parameter
 from diffusion_ros.ros.runner import RunnableNode, run
+from diffusion_ros.ros.transform_broadcaster import TransformBroadcaster
 from diffusion_ros.ros.worker import Worker, failure
 
 _FRAME_ID = "generated"
@@ -64,6 +66,9 @@ class ImageGeneratorNode(RunnableNode):
         """Pictures of the denoising that are still to be shown."""
         self._samples = self.create_publisher(Image, topics.GENERATED, topics.DESCRIPTION_QOS)
         self._denoising = self.create_publisher(Image, topics.GENERATION, topics.SENSOR_QOS)
+        # A picture is nowhere, but RViz asks where its frame is.
+        self._transforms = TransformBroadcaster(self)
+        self._transforms.send_always([((0.0, 0.0, 0.0), (0.0, 0.0, 0.0, 1.0), WORLD_FRAME, _FRAME_ID)])
         self.diagnostics = Diagnostics(self, "image generator", self._refresh)
         self.diagnostics.value("checkpoint", p.checkpoint)
         self.diagnostics.value("sha256", self.generator.checkpoint.sha256)

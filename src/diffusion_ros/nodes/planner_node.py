@@ -30,7 +30,7 @@ from diffusion_ros.models.planner import Array, Plan, PlanError, Plans, clearanc
 from diffusion_ros.nodes.arm_domain import ArmDomain
 from diffusion_ros.nodes.maze_domain import MazeDomain
 from diffusion_ros.nodes.planner_domain import Domain
-from diffusion_ros.robot import FINGERS
+from diffusion_ros.robot import FINGERS, FRAME_PREFIX
 from diffusion_ros.ros import messages, topics
 from diffusion_ros.ros.diagnostics import ERROR, OK, WARN, Diagnostics
 from diffusion_ros.ros.listener import Listener
@@ -75,6 +75,7 @@ class PlannerParameters:
     )
     obstacle_weight: float = parameter(1.0, "weight of the obstacles' guide", low=0.0)
     gripper_joints: tuple[str, ...] = parameter(FINGERS, "an arm's: the fingers' names in joint_states")
+    frame_prefix: str = parameter("", f"an arm's: {FRAME_PREFIX}")
 
 
 @dataclass(frozen=True)

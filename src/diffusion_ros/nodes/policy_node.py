@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 from nav_msgs.msg import Path
+from numpy.typing import NDArray
 from rclpy.parameter import Parameter
 from scipy.spatial.transform import Rotation
 from trajectory_msgs.msg import JointTrajectory
@@ -24,11 +25,12 @@ from trajectory_msgs.msg import JointTrajectory
 from diffusion_ros import checkpoint, robot_file
 from diffusion_ros.control.action_chunk import ActionChunk, chunk_positions, hold_chunk
 from diffusion_ros.control.delay import ChunkDelay
+from diffusion_ros.control.frames import RobotFrames
 from diffusion_ros.control.observation import Frame, InterpolatingAssembler
 from diffusion_ros.control.policy_controller import PolicyController
 from diffusion_ros.models.kind import SAMPLERS
 from diffusion_ros.models.policy import FrameError, Policy, RangeError
-from diffusion_ros.robot import EEF_POS, EEF_QUAT, FINGERS, WORLD_FRAME
+from diffusion_ros.robot import EEF_POS, EEF_QUAT, FINGERS, FRAME_PREFIX, WORLD_FRAME, prefixed
 from diffusion_ros.ros import messages, topics
 from diffusion_ros.ros.chunk_budget import ChunkBudget
 from diffusion_ros.ros.diagnostics import ERROR, OK, WARN, Diagnostics
@@ -117,6 +119,7 @@ class PolicyParameters:
         "",
         "frame of poses and of the chunks' deltas; '', and with a robot: the checkpoint's",
     )
+    frame_prefix: str = parameter("", FRAME_PREFIX)
 
     def __post_init__(self) -> None:
         if len(self.gripper_joints) != len(self.gripper_signs):
@@ -174,6 +177,8 @@ class PolicyNode(RunnableNode):
                 max_bytes=MAX_BYTES,
             )
         self._frame_id = p.frame_id
+        self._base_frame = robot.base.frame if robot is not None else ""
+        self._frames_of_robot = RobotFrames(robot, spec.base_pose) if robot is not None else None
         self._framed: float | None = None
         """When the last complete frame came."""
         self._chunked = self.seconds()
@@ -367,14 +372,21 @@ class PolicyNode(RunnableNode):
             turned = Rotation.from_quat(frame.values[EEF_QUAT]) if EEF_QUAT in frame.values else None
             way = chunk_positions(position, chunk.rows, chunk.kind, turned)
             stamps = [frame.stamp_ns + i * chunk.period_ns for i in range(len(way))]
-            self._path_publisher.publish(messages.path_to_msg(way, stamps, frame.stamp_ns, self._frame_id))
+            self._draw(way, stamps, frame.stamp_ns)
             self._drawn = True
 
     def _undraw(self) -> None:
         """A chunk that counts no more is not drawn any more."""
         if self._drawn:
             self._drawn = False
-            self._path_publisher.publish(messages.path_to_msg(np.zeros((0, 3)), [], self.now_ns(), self._frame_id))
+            self._draw(np.zeros((0, 3)), [], self.now_ns())
+
+    def _draw(self, way: NDArray[np.float64], stamps_ns: Sequence[int], time_ns: int) -> None:
+        """A way (N, 3) [m] in the policy's frame: a robot's viewers know its base, and not that frame."""
+        frame_id = self._frame_id
+        if self._frames_of_robot is not None:
+            way, frame_id = self._frames_of_robot.points_to_base(way), self._base_frame
+        self._path_publisher.publish(messages.path_to_msg(way, stamps_ns, time_ns, frame_id))
 
     # Diagnostics
 
@@ -488,7 +500,7 @@ def _completed(p: PolicyParameters) -> PolicyParameters:
         sampler=p.sampler or spec.sampler,
         sampler_steps=p.sampler_steps or spec.sampler_steps,
         # With a robot its file says how the policy's frame lies to the driver's.
-        frame_id=("" if p.robot else p.frame_id) or spec.frame or WORLD_FRAME,
+        frame_id=("" if p.robot else p.frame_id) or prefixed(p.frame_prefix, spec.frame or WORLD_FRAME),
     )
     if not p.robot:
         return replace(p, lead_steps=1 if p.lead_steps < 0 else p.lead_steps)

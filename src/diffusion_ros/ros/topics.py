@@ -89,7 +89,12 @@ CAMERA_FAULT = "camera_fault"
 CLOCK = "/clock"
 """The time of a simulator in lockstep, or below speed 1."""
 TF = "/tf"
-"""The hand and the cameras in the world, where tf2_msgs is installed."""
+"""Where tf2_msgs is installed: the hand, the cameras and the arm's links in the world, the ball in the maze, the cart
+and its links."""
+TF_STATIC = "/tf_static"
+"""The same for frames that do not move, and for an image generator's pictures."""
+ROBOT_DESCRIPTION = "robot_description"
+"""The simulated arm as URDF, for RViz's RobotModel. Its meshes are files of the simulator's machine."""
 JOY = TELEOP_TOPICS["joy"]
 """A person's gamepad."""
 CMD_VEL = TELEOP_TOPICS["twist"]
@@ -126,13 +131,20 @@ WATCHED_QOS = QoSProfile(
     durability=DurabilityPolicy.VOLATILE,
 )
 """Chunks and commands as they are heard: with a queue of one, a second publisher's could hide the first one's."""
+TF_QOS = QoSProfile(
+    history=HistoryPolicy.KEEP_LAST,
+    depth=100,
+    reliability=ReliabilityPolicy.RELIABLE,
+    durability=DurabilityPolicy.VOLATILE,
+)
+"""As tf2_ros's."""
 DESCRIPTION_QOS = QoSProfile(
     history=HistoryPolicy.KEEP_LAST,
     depth=1,
     reliability=ReliabilityPolicy.RELIABLE,
     durability=DurabilityPolicy.TRANSIENT_LOCAL,
 )
-"""What a late subscriber still has to get: camera_info, scene."""
+"""What a late subscriber still has to get: camera_info, scene, robot_description, /tf_static."""
 EPISODE_QOS = QoSProfile(
     history=HistoryPolicy.KEEP_LAST,
     depth=100,

@@ -82,6 +82,7 @@ _TELEOP = Argument(
     "",
     choices=("", *DEVICES, "topic"),
 )
+_FRAME_PREFIX = Argument("frame_prefix", "before frames that no robot's YAML names, for several arms: 'left/'", "")
 _POLICY = Argument("policy", "false: a person drives alone (teleop)", True)
 
 
@@ -90,7 +91,7 @@ def _teleop_node(config: str = "teleop.yaml", *names: str) -> NodeDescription:
         "teleop",
         "diffusion_ros.nodes.teleop_node",
         config,
-        {"device": "teleop", **same_names("checkpoint", *names)},
+        {"device": "teleop", **same_names("checkpoint", "frame_prefix", *names)},
         restarts=3,
         needs="teleop",
         unless="topic",
@@ -114,7 +115,7 @@ _COMPRESS = Argument("compress", "how the bag has pictures; '': as they come", c
 def _recorder(*arguments: str, **given: Value) -> NodeDescription:
     """The node that writes the bag. Not started again: its bag is there, and whoever records should know that it
     ends."""
-    names = {"bag": _RECORD.name, **same_names("compress", *arguments)}
+    names = {"bag": _RECORD.name, **same_names("compress", "frame_prefix", *arguments)}
     return NodeDescription(
         "recorder", "diffusion_ros.nodes.recorder_node", "recorder.yaml", names, given=given, needs=_RECORD.name
     )
@@ -154,6 +155,7 @@ SIMULATION = System(
         _GUARD,
         _RECORD,
         _COMPRESS,
+        _FRAME_PREFIX,
         _TELEOP,
         _SAMPLER_STEPS,
         _LATE,
@@ -165,7 +167,16 @@ SIMULATION = System(
             "diffusion_ros.nodes.simulation_node",
             "simulation.yaml",
             same_names(
-                *("task", "mode", "speed", "episodes", "seed", "max_steps", "stop_after_success", "view", "output_dir")
+                "task",
+                "mode",
+                "speed",
+                "episodes",
+                "seed",
+                "max_steps",
+                "stop_after_success",
+                "view",
+                "output_dir",
+                "frame_prefix",
             ),
             required=True,
         ),
@@ -173,14 +184,14 @@ SIMULATION = System(
             "policy",
             "diffusion_ros.nodes.policy_node",
             "policy.yaml",
-            same_names("checkpoint", "mode", "policy_seed", "sampler_steps", "late", "device"),
+            same_names("checkpoint", "mode", "policy_seed", "sampler_steps", "late", "device", "frame_prefix"),
             restarts=3,
         ),
         NodeDescription(
             "executor",
             "diffusion_ros.nodes.executor_node",
             "executor.yaml",
-            same_names("checkpoint", "mode", "guard", "teleop"),
+            same_names("checkpoint", "mode", "guard", "teleop", "frame_prefix"),
             restarts=3,
         ),
         _GUARD_NODE,
@@ -222,6 +233,7 @@ REHEARSAL = System(
         Argument("policy_seed", "seed of the sampling noise", 0, minimum=0),
         _RECORD,
         _COMPRESS,
+        _FRAME_PREFIX,
         _TELEOP,
         _POLICY,
         _SAMPLER_STEPS,
@@ -234,7 +246,18 @@ REHEARSAL = System(
             "diffusion_ros.nodes.rehearsal_node",
             "rehearsal.yaml",
             same_names(
-                *("robot", "task", "speed", "episodes", "seed", "max_steps", "stop_after_success", "view", "output_dir")
+                *(
+                    "robot",
+                    "task",
+                    "speed",
+                    "episodes",
+                    "seed",
+                    "max_steps",
+                    "stop_after_success",
+                    "view",
+                    "output_dir",
+                ),
+                "frame_prefix",
             ),
             required=True,
         ),
@@ -242,7 +265,7 @@ REHEARSAL = System(
             "policy",
             "diffusion_ros.nodes.policy_node",
             "real_robot.yaml",
-            same_names("checkpoint", "robot", "policy_seed", "sampler_steps", "late", "device"),
+            same_names("checkpoint", "robot", "policy_seed", "sampler_steps", "late", "device", "frame_prefix"),
             given={"mode": "realtime"},
             restarts=3,
             needs="policy",
@@ -252,7 +275,7 @@ REHEARSAL = System(
             "executor",
             "diffusion_ros.nodes.executor_node",
             "real_robot.yaml",
-            same_names("checkpoint", "robot", "teleop"),
+            same_names("checkpoint", "robot", "teleop", "frame_prefix"),
             given={"mode": "realtime", "rehearsal": True, "enabled": True, "checkpoint_limits": False},
             restarts=3,
         ),
@@ -285,6 +308,7 @@ REAL_ROBOT = System(
         _GUARD,
         _RECORD,
         _COMPRESS,
+        _FRAME_PREFIX,
         _TELEOP,
         _POLICY,
         _SAMPLER_STEPS,
@@ -298,7 +322,7 @@ REAL_ROBOT = System(
             "policy",
             "diffusion_ros.nodes.policy_node",
             "real_robot.yaml",
-            same_names("checkpoint", "robot", "sampler_steps", "late", "device"),
+            same_names("checkpoint", "robot", "sampler_steps", "late", "device", "frame_prefix"),
             given={"mode": "realtime"},
             restarts=3,
             needs="policy",
@@ -308,7 +332,7 @@ REAL_ROBOT = System(
             "executor",
             "diffusion_ros.nodes.executor_node",
             "real_robot.yaml",
-            same_names("checkpoint", "robot", "enabled", "guard", "teleop"),
+            same_names("checkpoint", "robot", "enabled", "guard", "teleop", "frame_prefix"),
             # A robot does not wait, and what it may do is not a checkpoint's to say.
             given={"mode": "realtime", "checkpoint_limits": False},
         ),
@@ -339,13 +363,24 @@ TELEOPERATE = System(
         _OUTPUT_DIR,
         _RECORD,
         _COMPRESS,
+        _FRAME_PREFIX,
     ),
     nodes=(
         NodeDescription(
             "simulation",
             "diffusion_ros.nodes.simulation_node",
             "teleoperate.yaml",
-            same_names("task", "speed", "episodes", "seed", "max_steps", "stop_after_success", "view", "output_dir"),
+            same_names(
+                "task",
+                "speed",
+                "episodes",
+                "seed",
+                "max_steps",
+                "stop_after_success",
+                "view",
+                "output_dir",
+                "frame_prefix",
+            ),
             given={"mode": "realtime"},
             required=True,
         ),
@@ -353,7 +388,7 @@ TELEOPERATE = System(
             "executor",
             "diffusion_ros.nodes.executor_node",
             "teleoperate.yaml",
-            same_names("checkpoint", "teleop"),
+            same_names("checkpoint", "teleop", "frame_prefix"),
             given={"mode": "realtime"},
             restarts=3,
         ),
