@@ -161,7 +161,7 @@ def _parser(resources: Path) -> argparse.ArgumentParser:
             robot = next(argument for argument in REAL_ROBOT.arguments if argument.robot)
             text = "a robot in the simulator's place: a YAML file, or the name of one that comes with the package"
             sub.add_argument("--robot", dest=robot.name, metavar="ROBOT", help=text)
-        if system.simulated:  # what else ends by itself, and has a result
+        if any(node.required for node in system.nodes):  # what else ends by itself, and has a result
             sub.add_argument("--json", metavar="FILE", help="file for the result; default: OUTPUT_DIR/summary.json")
         domain = "a free one" if system.simulated else "0"
         sub.add_argument("--domain-id", help=f"ROS_DOMAIN_ID; default: the environment's, or {domain}")

@@ -18,7 +18,7 @@ _CHUNK_ROWS = 16
 
 @dataclass(frozen=True)
 class ExecutorParameters:
-    """Parameters of the executor node. What is left open or 0 comes from the checkpoint, limits and box only where
+    """Parameters of the executor node. What is left empty or 0 comes from the checkpoint, limits and box only where
     checkpoint_limits says so."""
 
     checkpoint: str = parameter("", "path of the policy checkpoint (.pt) whose spec gives rate, frame and ranges")

@@ -40,6 +40,7 @@ class ImageGeneratorParameters:
     columns: int = parameter(4, "columns of the picture that shows them", low=1)
     sampler: str = parameter("", "sampler; '': the checkpoint's own", choices=("", *SAMPLERS))
     sampler_steps: int = parameter(0, "denoising steps; 0: the checkpoint's own", low=0)
+    at_start: bool = parameter(False, "true: the first samples are drawn without a request")
     rate: float = parameter(10.0, "pictures of the denoising that are shown in a second [Hz]", low=0.1, high=100.0)
 
 
@@ -73,7 +74,7 @@ class ImageGeneratorNode(RunnableNode):
         self.diagnostics.value("checkpoint", p.checkpoint)
         self.diagnostics.value("sha256", self.generator.checkpoint.sha256)
         self._worker = Worker("sampling", self._take, self._work)
-        self._wanted = False
+        self._wanted = p.at_start
         self._busy = False
         self._worker.start()
         self.create_service(Trigger, "~/generate", self._on_generate)

@@ -6,9 +6,12 @@ executables in lib/<package>, where pip puts none.
 
 from __future__ import annotations
 
+import atexit
 import difflib
 import os
+import shutil
 import sys
+import tempfile
 from collections.abc import Callable, Collection, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -23,6 +26,7 @@ from launch_ros.actions import Node
 
 from diffusion_ros.dds_security import enclave_arguments
 from diffusion_ros.resources import resource_folder
+from diffusion_ros.systems import rviz_layout
 from diffusion_ros.systems.startup import Startup, decide, defaults, foreign_sections
 from diffusion_ros.systems.supervisor import describe_status
 from diffusion_ros.systems.system import Argument, NodeDescription, System, Value, node_environment
@@ -49,6 +53,11 @@ def describe_one_of(systems: Sequence[System], resources: Path) -> LaunchDescrip
         )
     usual = {system.name: defaults(system, resources) for system in systems}
     arguments += [_declared(argument, systems, usual) for argument in systems[0].all_arguments]
+    arguments.append(
+        DeclareLaunchArgument(
+            "rviz", default_value="false", description="true: RViz shows it", choices=["true", "false"]
+        )
+    )
     given: set[str] = set()
 
     def note(context: LaunchContext) -> None:
@@ -58,14 +67,70 @@ def describe_one_of(systems: Sequence[System], resources: Path) -> LaunchDescrip
 
     def nodes(context: LaunchContext) -> list[Any]:
         system = by_name[LaunchConfiguration("system").perform(context)] if len(systems) > 1 else systems[0]
+        shown = LaunchConfiguration("rviz").perform(context) == "true"
         texts = {a.name: LaunchConfiguration(a.name).perform(context) for a in system.all_arguments if a.name in given}
         for argument in arguments:
             # Else they would be there, as if given, when another file of ours is included after this one.
             if argument.name not in given:
                 del context.launch_configurations[argument.name]
-        return _misspelt(system, given) + _start(decide(system, texts, resources, str))
+        startup = decide(system, texts, resources, str)
+        started = _misspelt(system, given) + _start(startup)
+        return [*started, _rviz(rviz_layout.of_startup(startup, resources), startup.namespace)] if shown else started
 
     return LaunchDescription([OpaqueFunction(function=note), *arguments, OpaqueFunction(function=nodes)])
+
+
+def describe_rviz(resources: Path) -> LaunchDescription:
+    """RViz alone, for a system that runs already."""
+    names = {"planner": "maze", "rl": "cartpole"}
+    """Older ones."""
+
+    def start(context: LaunchContext) -> list[Any]:
+        values = {name: LaunchConfiguration(name).perform(context) for name in ("system", "namespace", *_LAYOUT)}
+        path = values["config"]
+        if not path:
+            system = names.get(values["system"], values["system"])
+            text = rviz_layout.layout(resources, system, values["robot"], values["frame_prefix"], values["fixed_frame"])
+            folder = Path(tempfile.mkdtemp(prefix="diffusion_ros-rviz-"))
+            atexit.register(shutil.rmtree, folder, ignore_errors=True)
+            path = folder / f"{system}.rviz"
+            path.write_text(text)
+        return [_rviz(path, values["namespace"])]
+
+    return LaunchDescription(
+        [
+            DeclareLaunchArgument("namespace", default_value="", description="of the system to look at"),
+            DeclareLaunchArgument(
+                "system",
+                default_value="simulation",
+                description="what runs",
+                choices=[*rviz_layout.TEMPLATES, *names],
+            ),
+            *(DeclareLaunchArgument(name, default_value="", description=text) for name, text in _LAYOUT.items()),
+            OpaqueFunction(function=start),
+        ]
+    )
+
+
+_LAYOUT = {
+    "config": "what to show instead (.rviz)",
+    "robot": "the robot's YAML file, or the name of a shipped one, for rehearsal and real_robot",
+    "frame_prefix": "what the system was started with",
+    "fixed_frame": "in place of the layout's",
+}
+"""Further arguments of RViz alone."""
+
+
+def _rviz(layout: Path | str, namespace: str) -> Node:
+    # The topics in a layout are relative: they are looked for in RViz's own namespace.
+    return Node(
+        package="rviz2",
+        executable="rviz2",
+        name="rviz",
+        namespace=namespace,
+        arguments=["-d", str(layout)],
+        output="screen",
+    )
 
 
 def _declared(
