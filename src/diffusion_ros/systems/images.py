@@ -19,7 +19,7 @@ class ImagesObserver(Observer):
 
 IMAGES = System(
     name="images",
-    description="images drawn by a diffusion model, on the service image_generator/generate",
+    description="images drawn by a diffusion model, on request",
     observer=ImagesObserver,
     kind=IMAGE_KIND,
     checkpoint="ddpm_digits.pt",
