@@ -23,6 +23,7 @@ from rclpy.node import Node
 from rclpy.parameter import Parameter
 from rviz_viewer import KINDS, WITHOUT_TOPIC, Viewer, markers_fault
 from scipy.spatial.transform import Rotation
+from sensor_msgs.msg import CompressedImage, Image
 from visualization_msgs.msg import Marker, MarkerArray
 
 from diffusion_ros import checkpoint, robot_file
@@ -314,3 +315,18 @@ def test_transforms_say_nothing_without_tf2_msgs(graph: ros_graph.Graph, monkeyp
     viewer = graph.add(Viewer(layout(ROOT, "maze")))
     graph.spin_until(lambda: "Maze" in viewer.heard)
     assert viewer.frames == set() and viewer.complaints()[0] == "Global Status: frame [map] does not exist"
+
+
+def test_pictures_are_also_jpegs_if_wanted_and_only_while_somebody_looks(graph: ros_graph.Graph) -> None:
+    make(graph, GymSimulationNode, task="cartpole", seed=SEED, compressed_pictures=True)
+    viewer, plain, packed = graph.add(Node("far_away")), [], []
+    topic = topics.compressed(topics.IMAGE)
+    viewer.create_subscription(CompressedImage, topic, packed.append, topics.BEST_EFFORT_QOS)
+    graph.spin_until(lambda: packed)
+    assert packed[0].format == "rgb8; jpeg compressed bgr8"
+    _, picture = messages.compressed_image_from_msg(packed[0])
+    viewer.create_subscription(Image, topics.IMAGE, plain.append, topics.BEST_EFFORT_QOS)
+    graph.spin_until(lambda: plain)
+    assert picture.shape == messages.image_from_msg(plain[0])[1].shape
+    other = make(graph, GymSimulationNode, task="cartpole", seed=SEED)
+    assert not any(publisher.topic_name.endswith("/compressed") for publisher in other.publishers)

@@ -31,6 +31,7 @@ from diffusion_ros.ros import messages, topics
 from diffusion_ros.ros.diagnostics import ERROR, OK, WARN, Diagnostics
 from diffusion_ros.ros.listener import Listener
 from diffusion_ros.ros.params import declare, parameter
+from diffusion_ros.ros.picture_publisher import COMPRESSED, PicturePublisher
 from diffusion_ros.ros.runner import RunnableNode, run
 from diffusion_ros.ros.worker import Worker, failure
 
@@ -51,6 +52,7 @@ class CameraGuardParameters:
     max_pose_gap: float = parameter(
         0.1, "longest time from a picture to the eef_pose that it is seen with [s]", low=0.0
     )
+    compressed_pictures: bool = parameter(False, COMPRESSED)
 
 
 POSES_NS = 2_000_000_000
@@ -96,7 +98,7 @@ class CameraGuardNode(RunnableNode):
 
         self._publisher = self.create_publisher(DiagnosticStatus, topics.CAMERA_GUARD, topics.COMMAND_QOS)
         self._heat_publishers = {
-            camera: self.create_publisher(Image, topics.guard_heat(camera), topics.SENSOR_QOS)
+            camera: PicturePublisher(self, topics.guard_heat(camera), p.compressed_pictures)
             for camera in self.guard.cameras
         }
         self.diagnostics = Diagnostics(self, "camera guard", self._refresh)
@@ -217,7 +219,7 @@ class CameraGuardNode(RunnableNode):
         heat = np.clip(cv2.resize(found.heat, (width, height), interpolation=cv2.INTER_LINEAR) / 2, 0, 1)[..., None]
         red = np.array([255, 0, 0])
         picture = ((1 - heat) * image + heat * red).astype(np.uint8)
-        publisher.publish(messages.image_to_msg(picture, scored.stamp_ns, scored.frame_id))
+        publisher.publish(picture, scored.stamp_ns, scored.frame_id)
 
     # The verdict
 

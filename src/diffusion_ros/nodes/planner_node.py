@@ -236,7 +236,8 @@ class PlannerNode(RunnableNode):
         self._submit(PlanRequest(None, goal), waits=True)
 
     async def _on_get_plan(self, request: GetPlan.Request, response: GetPlan.Response) -> GetPlan.Response:
-        """Plans from `start` to `goal`; a `start` without a frame means where the robot is. No plan: an empty path."""
+        """Plans from `start` to `goal`; a `start` without a frame means where the robot is. No plan: an empty path;
+        its header.frame_id says "refused: " and why, as GetPlan has no other word for it."""
         try:
             goal = self._state_at(request.goal, "goal")
             if request.start.header.frame_id:
@@ -248,12 +249,18 @@ class PlannerNode(RunnableNode):
                 raise PlanError("another plan is being made")
         except PlanError as error:
             self.refuse(str(error))
-            return response
+            return self._refusal(response, str(error))
         assert asked.answer is not None
         outcome = await asked.answer
         assert outcome is not None
-        if outcome.best is not None:
-            response.plan = self._path(outcome.best, outcome.stamp_ns)
+        if outcome.best is None:
+            return self._refusal(response, outcome.refused or "a newer goal came before it was made")
+        response.plan = self._path(outcome.best, outcome.stamp_ns)
+        return response
+
+    def _refusal(self, response: GetPlan.Response, reason: str) -> GetPlan.Response:
+        self.get_logger().warning(f"~/plan refused: {messages.printable(reason)}")
+        response.plan.header.frame_id = messages.printable(f"refused: {reason}")
         return response
 
     def _replan(self) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 from geometry_msgs.msg import PoseStamped
 from numpy.typing import NDArray
 from rclpy.parameter import Parameter
-from sensor_msgs.msg import CameraInfo, Image, JointState
+from sensor_msgs.msg import CameraInfo, JointState
 from std_msgs.msg import String
 from trajectory_msgs.msg import JointTrajectory
 from visualization_msgs.msg import MarkerArray
@@ -35,6 +35,7 @@ from diffusion_ros.robot import (
 from diffusion_ros.ros import messages, simulator_node, topics
 from diffusion_ros.ros.described_robot import DescribedRobot
 from diffusion_ros.ros.params import parameter
+from diffusion_ros.ros.picture_publisher import COMPRESSED, PicturePublisher
 from diffusion_ros.ros.runner import run
 from diffusion_ros.ros.transform_broadcaster import Placed, TransformBroadcaster
 from diffusion_ros.simulators.arm import Simulation
@@ -52,6 +53,7 @@ class SimulationParameters(simulator_node.TwoClocksParameters):
 
     task: str = parameter("can", "the robot's task", choices=tuple(ARM_TASKS))
     stop_after_success: int = parameter(0, "steps for which an episode goes on after its success", low=0)
+    compressed_pictures: bool = parameter(False, COMPRESSED)
     frame_prefix: str = parameter("", FRAME_PREFIX)
     view: str = parameter("", "camera of the larger view in the videos; '': no videos")
 
@@ -86,7 +88,8 @@ class SimulationNode(simulator_node.SimulatorNode):
         self._joint_publisher = self.create_publisher(JointState, topics.JOINT_STATES, topics.SENSOR_QOS)
         cameras = self.simulation.cameras
         self._image_publishers = {
-            camera: self.create_publisher(Image, topics.image(camera), topics.SENSOR_QOS) for camera in cameras
+            camera: PicturePublisher(self, topics.image(camera), self.parameters.compressed_pictures)
+            for camera in cameras
         }
         self._info_publishers = {
             camera: self.create_publisher(CameraInfo, topics.camera_info(camera), topics.DESCRIPTION_QOS)
@@ -170,8 +173,7 @@ class SimulationNode(simulator_node.SimulatorNode):
         self._frame = frame
         for camera in simulation.cameras if watched else ():
             optical, size = f"{self.parameters.frame_prefix}{optical_frame(camera)}", simulation.image_size
-            image = messages.image_to_msg(frame[f"{camera}_image"], stamp_ns, optical)
-            self._image_publishers[camera].publish(image)
+            self._image_publishers[camera].publish(frame[f"{camera}_image"], stamp_ns, optical)
             matrix = simulation.camera_matrix(camera, size, size)
             info = messages.camera_info_to_msg(matrix, size, size, stamp_ns, optical)
             self._info_publishers[camera].publish(info)

@@ -184,6 +184,11 @@ def image(camera: str) -> str:
     return f"{camera}/image_raw"
 
 
+def compressed(picture: str) -> str:
+    """The same picture as JPEG, by image_transport's name."""
+    return f"{picture}/compressed"
+
+
 def camera_info(camera: str) -> str:
     """The camera's intrinsic matrix."""
     return f"{camera}/camera_info"

@@ -82,6 +82,7 @@ _TELEOP = Argument(
     "",
     choices=("", *DEVICES, "topic"),
 )
+_COMPRESSED = Argument("compressed_pictures", "true: pictures also as JPEG, on <topic>/compressed", False)
 _FRAME_PREFIX = Argument("frame_prefix", "before frames that no robot's YAML names, for several arms: 'left/'", "")
 _POLICY = Argument("policy", "false: a person drives alone (teleop)", True)
 
@@ -155,6 +156,7 @@ SIMULATION = System(
         _GUARD,
         _RECORD,
         _COMPRESS,
+        _COMPRESSED,
         _FRAME_PREFIX,
         _TELEOP,
         _SAMPLER_STEPS,
@@ -177,6 +179,7 @@ SIMULATION = System(
                 "view",
                 "output_dir",
                 "frame_prefix",
+                "compressed_pictures",
             ),
             required=True,
         ),
@@ -363,6 +366,7 @@ TELEOPERATE = System(
         _OUTPUT_DIR,
         _RECORD,
         _COMPRESS,
+        _COMPRESSED,
         _FRAME_PREFIX,
     ),
     nodes=(
@@ -380,6 +384,7 @@ TELEOPERATE = System(
                 "view",
                 "output_dir",
                 "frame_prefix",
+                "compressed_pictures",
             ),
             given={"mode": "realtime"},
             required=True,

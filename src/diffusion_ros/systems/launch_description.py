@@ -53,11 +53,10 @@ def describe_one_of(systems: Sequence[System], resources: Path) -> LaunchDescrip
         )
     usual = {system.name: defaults(system, resources) for system in systems}
     arguments += [_declared(argument, systems, usual) for argument in systems[0].all_arguments]
-    arguments.append(
-        DeclareLaunchArgument(
-            "rviz", default_value="false", description="true: RViz shows it", choices=["true", "false"]
-        )
-    )
+    arguments += [
+        DeclareLaunchArgument(name, default_value="false", description=f"true: {text}", choices=["true", "false"])
+        for name, text in _BESIDE.items()
+    ]
     given: set[str] = set()
 
     def note(context: LaunchContext) -> None:
@@ -67,15 +66,19 @@ def describe_one_of(systems: Sequence[System], resources: Path) -> LaunchDescrip
 
     def nodes(context: LaunchContext) -> list[Any]:
         system = by_name[LaunchConfiguration("system").perform(context)] if len(systems) > 1 else systems[0]
-        shown = LaunchConfiguration("rviz").perform(context) == "true"
+        wanted = {name for name in _BESIDE if LaunchConfiguration(name).perform(context) == "true"}
         texts = {a.name: LaunchConfiguration(a.name).perform(context) for a in system.all_arguments if a.name in given}
         for argument in arguments:
             # Else they would be there, as if given, when another file of ours is included after this one.
             if argument.name not in given:
                 del context.launch_configurations[argument.name]
         startup = decide(system, texts, resources, str)
-        started = _misspelt(system, given) + _start(startup)
-        return [*started, _rviz(rviz_layout.of_startup(startup, resources), startup.namespace)] if shown else started
+        beside = []
+        if "rviz" in wanted:
+            beside.append(_rviz(rviz_layout.of_startup(startup, resources), startup.namespace))
+        if "diagnostics" in wanted:
+            beside.append(_aggregator(resources, startup.namespace))
+        return [*_misspelt(system, given), *_start(startup), *beside]
 
     return LaunchDescription([OpaqueFunction(function=note), *arguments, OpaqueFunction(function=nodes)])
 
@@ -119,6 +122,24 @@ _LAYOUT = {
     "fixed_frame": "in place of the layout's",
 }
 """Further arguments of RViz alone."""
+
+
+_BESIDE = {
+    "rviz": "RViz shows it",
+    "diagnostics": "diagnostic_aggregator sorts /diagnostics into /diagnostics_agg, for rqt_robot_monitor",
+}
+"""What may be started beside a system."""
+
+
+def _aggregator(resources: Path, namespace: str) -> Node:
+    return Node(
+        package="diagnostic_aggregator",
+        executable="aggregator_node",
+        name="diagnostic_aggregator",
+        namespace=namespace,
+        parameters=[str(resources / "config" / "diagnostics.yaml")],
+        output="screen",
+    )
 
 
 def _rviz(layout: Path | str, namespace: str) -> Node:
