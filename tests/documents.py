@@ -67,6 +67,7 @@ NODES: dict[str, tuple[Callable[[Path], dict[str, Any]], ...]] = {
     # Nobody is there: it says so, and has the same topics.
     "franka_driver_node": (lambda folder: {"host": "127.0.0.1"},),
     "camera_guard_node": (lambda folder: {"checkpoint": str(fake_guard.save(folder / "guard.pt"))},),
+    "lifecycle_manager_node": (lambda folder: {"node_names": ["policy"]},),
     "recorder_node": (lambda folder: {"bag": str(folder / "bag"), "min_free": 0.0},),
     "image_generator_node": (lambda folder: {"checkpoint": str(ROOT / "checkpoints/ddpm_digits.pt")},),
     "simulation_node": (lambda folder: {"mode": "lockstep"},),

@@ -149,7 +149,7 @@ def test_real_robot_starts_and_waits(launch: Callable[..., subprocess.Popen[str]
     assert graph.stdout.split() == ["1", "1", "0"], graph.stderr
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does: launch counts on it
     output = "".join(lines) + process.communicate(timeout=30)[0]
-    assert output.count("process has finished cleanly") == 2, output
+    assert output.count("process has finished cleanly") == 3, output  # with the lifecycle manager
 
 
 def test_there_is_a_launch_file_of_every_systems_name() -> None:
@@ -163,7 +163,7 @@ def test_maze_runs_to_its_end(launch: Callable[..., subprocess.Popen[str]], tmp_
     process = launch(f"{name}.launch.py", "size:=umaze", f"checkpoint:={planner}", "episodes:=1", "seed:=100001")
     output, _ = process.communicate(timeout=120)
     assert process.returncode == 0, output
-    assert output.count("process has finished cleanly") == 3, output
+    assert output.count("process has finished cleanly") == 4, output  # with the lifecycle manager
 
 
 def test_gymnasium_tasks_run_to_their_end(launch: Callable[..., subprocess.Popen[str]], tmp_path: Path) -> None:

@@ -157,7 +157,7 @@ def test_the_service_plans_refuses_and_is_busy_in_turn(ros: Graph, straight: Pat
     np.testing.assert_allclose(messages.path_from_msg(plan)[0][[0, -1], :2], [GOAL, [1.0, 1.0]], atol=1e-6)
     assert not robot.plans  # nobody is to follow what was only asked about
     refused = ros.call(robot, GetPlan, "planner/plan", request((0.0, 0.0))).plan
-    assert not refused.poses and refused.header.frame_id.startswith("refused: goal (0.0, 0.0) lies in a wall")
+    assert not refused.poses and refused.header.frame_id.startswith("refused: goal (0.00, 0.00) is in a wall")
     assert "in a wall" in planner.diagnostics.summary
     # While one is made the node hears its sensors, and says to others that it is busy.
     plan_slowly, hold = planner.planner.plan, threading.Event()

@@ -35,6 +35,7 @@ from diffusion_ros.checkpoint import CheckpointError, file_sha256
 from diffusion_ros.dds_security import enclave_arguments, explain_security
 from diffusion_ros.installation import explain
 from diffusion_ros.resources import resource_folder
+from diffusion_ros.ros.lifecycle_manager import LifecycleManager
 from diffusion_ros.systems import REAL_ROBOT, SYSTEMS, TELEOPERATE
 from diffusion_ros.systems.startup import Startup, UsageError, check_writable, decide, defaults, foreign_sections
 from diffusion_ros.systems.supervisor import Ended, Supervisor, describe_status
@@ -260,13 +261,21 @@ def run_system(request: Request, screen: Screen, stop: Sequence[int]) -> dict[st
         stack.callback(executor.shutdown)
         executor.add_node(node)
         supervisor = stack.enter_context(Supervisor(startup.output_dir, chosen, screen.show))
+        manager = LifecycleManager(node, startup.system.managed(startup.values), screen.show)
+        stack.callback(manager.release, lambda seconds: executor.spin_once(timeout_sec=seconds))
         for description in startup.nodes:
             words = command(startup, description)
             supervisor.start(description.name, words, description.restarts, description.terminal)
         required = {description.name for description in request.system.nodes if description.required}
         finished = False
+        known: dict[str, int] = {}
         while not stop and not finished:
             executor.spin_once(timeout_sec=0.05)
+            for name, count in supervisor.restarted.items():
+                if count > known.get(name, 0):
+                    manager.forget(name)
+            known = dict(supervisor.restarted)
+            manager.poll()
             for ended in supervisor.poll():
                 if ended.name not in required or ended.status != 0:
                     raise _failure(ended, startup.output_dir)

@@ -30,9 +30,10 @@ from diffusion_ros.models.policy import FrameError
 from diffusion_ros.ros import messages, topics
 from diffusion_ros.ros.diagnostics import ERROR, OK, WARN, Diagnostics
 from diffusion_ros.ros.listener import Listener
+from diffusion_ros.ros.managed_node import AUTOSTART, ManagedNode
 from diffusion_ros.ros.params import declare, parameter
 from diffusion_ros.ros.picture_publisher import COMPRESSED, PicturePublisher
-from diffusion_ros.ros.runner import RunnableNode, run
+from diffusion_ros.ros.runner import run
 from diffusion_ros.ros.worker import Worker, failure
 
 
@@ -53,6 +54,7 @@ class CameraGuardParameters:
         0.1, "longest time from a picture to the eef_pose that it is seen with [s]", low=0.0
     )
     compressed_pictures: bool = parameter(False, COMPRESSED)
+    autostart: bool = parameter(True, AUTOSTART)
 
 
 POSES_NS = 2_000_000_000
@@ -72,7 +74,7 @@ class Picture:
     frame_id: str = ""
 
 
-class CameraGuardNode(RunnableNode):
+class CameraGuardNode(ManagedNode):
     """Subscribes to eef_pose and to the cameras of its checkpoint.
 
     Publishes camera_guard (a DiagnosticStatus with the verdict and the scores), <camera>/guard_heat (the picture, with
@@ -83,6 +85,10 @@ class CameraGuardNode(RunnableNode):
         """Raises ValueError (parameters, checkpoint) in one line."""
         super().__init__("camera_guard", parameter_overrides)
         self.parameters = p = declare(self, CameraGuardParameters)
+        self.start(p.autostart)
+
+    def configure(self) -> None:
+        p = self.parameters
         torch.set_num_threads(p.threads)
         self.guard = CameraGuard(checkpoint.load(p.checkpoint, p.device, kind=GUARD_KIND))
         self._judgements = {camera: Judgement(p.good_frames) for camera in self.guard.cameras}
@@ -125,6 +131,13 @@ class CameraGuardNode(RunnableNode):
         self._worker.start()
         self.every(1.0 / p.rate, self._on_timer)
 
+    def activate(self) -> None:
+        """No view is trusted before it was good for a while."""
+        if self._started:
+            with self._worker.condition:
+                for judgement in self._judgements.values():
+                    judgement.distrust()
+
     # Callbacks: check and store
 
     def _on_image(self, camera: str, msg: Image) -> None:
@@ -164,6 +177,8 @@ class CameraGuardNode(RunnableNode):
 
     def _on_timer(self) -> None:
         """Asks for the newest picture of each camera to be scored; where none came since, the verdict says so."""
+        if not self.active:
+            return  # and the executor holds, as it hears nothing
         with self._worker.condition:
             # To those that still wait: where scoring is slow, all cameras have their turn.
             self._due += [camera for camera in self.guard.cameras if camera in self._newest and camera not in self._due]
@@ -248,6 +263,8 @@ class CameraGuardNode(RunnableNode):
         return (ERROR if reasons else WARN if waits else OK), reasons + waits
 
     def _tell(self) -> None:
+        if not self.active:
+            return
         level, reasons = self.reasons()
         name = self.get_fully_qualified_name().removeprefix("/")
         scores = {f"{camera} score": f"{judgement.score:.4f}" for camera, judgement in self._judgements.items()}
@@ -259,9 +276,11 @@ class CameraGuardNode(RunnableNode):
         level, reasons = self.reasons()
         for camera, judgement in self._judgements.items():
             self.diagnostics.value(f"{camera} score", f"{judgement.score:.4f}")
+        if not self.active:
+            level, reasons = WARN, ["not active"]
         self.diagnostics.report(level, "; ".join(reasons) or "views are good")
 
-    def close(self) -> None:
+    def cleanup(self) -> None:
         self._worker.close()
 
 

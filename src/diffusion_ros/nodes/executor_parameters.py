@@ -9,6 +9,7 @@ from diffusion_ros import robot_file
 from diffusion_ros.control.action_chunk import JOINS, ChunkExecutor, ExecutorLimits
 from diffusion_ros.control.teleoperation import DEVICES
 from diffusion_ros.robot import ACTION_SIZE, EEF_POS, FRAME_PREFIX, RATE, WORLD_FRAME, prefixed
+from diffusion_ros.ros.managed_node import AUTOSTART
 from diffusion_ros.ros.params import ParameterError, parameter
 from diffusion_ros.spec import CheckpointSpec, TensorSpec
 
@@ -42,6 +43,7 @@ class ExecutorParameters:
     )
     frame_id: str = parameter("", "frame of eef_pose, chunks, commands and box; '', and with a robot: the checkpoint's")
     frame_prefix: str = parameter("", FRAME_PREFIX)
+    autostart: bool = parameter(True, AUTOSTART)
     checkpoint_limits: bool = parameter(
         False,
         "true: limits and box that are not given are the checkpoint's. Only for the simulator that it was trained in",

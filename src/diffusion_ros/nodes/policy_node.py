@@ -36,8 +36,9 @@ from diffusion_ros.ros.chunk_budget import ChunkBudget
 from diffusion_ros.ros.diagnostics import ERROR, OK, WARN, Diagnostics
 from diffusion_ros.ros.frame_source import FrameRules, FrameSource
 from diffusion_ros.ros.listener import MAX_BYTES, Listener
+from diffusion_ros.ros.managed_node import AUTOSTART, ManagedNode
 from diffusion_ros.ros.params import declare, parameter
-from diffusion_ros.ros.runner import RunnableNode, run
+from diffusion_ros.ros.runner import run
 from diffusion_ros.ros.worker import Worker, failure
 from diffusion_ros.spec import CheckpointSpec
 
@@ -120,6 +121,7 @@ class PolicyParameters:
         "frame of poses and of the chunks' deltas; '', and with a robot: the checkpoint's",
     )
     frame_prefix: str = parameter("", FRAME_PREFIX)
+    autostart: bool = parameter(True, AUTOSTART)
 
     def __post_init__(self) -> None:
         if len(self.gripper_joints) != len(self.gripper_signs):
@@ -131,13 +133,19 @@ class PolicyParameters:
             raise ValueError(f"parameter robot is {self.robot!r}, '' expected in lockstep: no real robot waits")
 
 
-class PolicyNode(RunnableNode):
+class PolicyNode(ManagedNode):
     """Subscribes to what the checkpoint's inputs name; publishes action_chunk, predicted_path and diagnostics."""
 
     def __init__(self, parameter_overrides: Sequence[Parameter[Any]] = ()) -> None:
         """Raises ValueError (parameters, checkpoint) in one line."""
         super().__init__("policy", parameter_overrides)
         self.parameters = declare(self, PolicyParameters, _completed)
+        p = self.parameters
+        self._realtime = p.mode == "realtime"
+        self.follows_clock &= self._realtime
+        self.start(p.autostart)
+
+    def configure(self) -> None:
         p = self.parameters
         torch.set_num_threads(p.threads)
         self.policy = Policy(
@@ -150,8 +158,6 @@ class PolicyNode(RunnableNode):
             )
         )
         spec = self.policy.spec
-        self._realtime = p.mode == "realtime"
-        self.follows_clock &= self._realtime
         robot = robot_file.read(FilePath(p.robot)) if p.robot else None
         rtc = self._realtime and p.late == "rtc"
         self._controller = PolicyController(
@@ -232,6 +238,22 @@ class PolicyNode(RunnableNode):
         self._busy = False
         self._worker.start()
 
+    def activate(self) -> None:
+        """What was observed before does not count."""
+        if self._started:
+            self._forget()
+
+    def deactivate(self) -> None:
+        """No more chunks; what the last one has left is not to be executed."""
+        self._stop()
+        self._forget()
+        self._undraw()
+
+    def _forget(self) -> None:
+        with self._worker.condition:
+            self._stops += 1
+            self._frames.clear()
+
     # What comes in: FrameSource's callbacks check and store
 
     def _on_bad(self) -> None:
@@ -253,6 +275,8 @@ class PolicyNode(RunnableNode):
         self._undraw()
 
     def _observe(self, frame: Frame) -> None:
+        if not self.active:
+            return
         self._framed = self.seconds()
         if self._sources:
             # What came last may have been waited for.
@@ -409,6 +433,8 @@ class PolicyNode(RunnableNode):
     def reasons(self) -> list[str]:
         """Why no chunk is being made, a line each; empty when chunks leave as often as they should."""
         p = self.parameters
+        if not self.active:
+            return ["not active"]
         reasons = list(self._faults.values())
         newest_ns = max(self._stamps.values(), default=0)
         for topic in self._topics:
@@ -471,7 +497,7 @@ class PolicyNode(RunnableNode):
         apart = f"{self._name(first)} is {(newest[last] - newest[first]) / 1e9:.2g} s behind {self._name(last)}"
         return f"the stamps of the inputs differ, {apart}, at most {p.sync_tolerance:g} s expected (sync_tolerance)"
 
-    def close(self) -> None:
+    def cleanup(self) -> None:
         self._worker.close()
         self._undraw()
 

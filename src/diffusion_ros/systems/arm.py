@@ -107,6 +107,7 @@ _GUARD_NODE = NodeDescription(
     {"checkpoint": "guard", "device": "device"},
     restarts=3,
     needs="guard",
+    managed=1,
 )
 
 _RECORD = Argument("record", "folder of the bag that is recorded, a new one; '': none", "", path=True)
@@ -189,6 +190,7 @@ SIMULATION = System(
             "policy.yaml",
             same_names("checkpoint", "mode", "policy_seed", "sampler_steps", "late", "device", "frame_prefix"),
             restarts=3,
+            managed=1,
         ),
         NodeDescription(
             "executor",
@@ -196,6 +198,7 @@ SIMULATION = System(
             "executor.yaml",
             same_names("checkpoint", "mode", "guard", "teleop", "frame_prefix"),
             restarts=3,
+            managed=2,
         ),
         _GUARD_NODE,
         _recorder("checkpoint", "task", "mode"),
@@ -272,6 +275,7 @@ REHEARSAL = System(
             given={"mode": "realtime"},
             restarts=3,
             needs="policy",
+            managed=1,
         ),
         # Limits and box are the robot's file's, as on the robot.
         NodeDescription(
@@ -281,6 +285,7 @@ REHEARSAL = System(
             same_names("checkpoint", "robot", "teleop", "frame_prefix"),
             given={"mode": "realtime", "rehearsal": True, "enabled": True, "checkpoint_limits": False},
             restarts=3,
+            managed=2,
         ),
         _recorder("checkpoint", "robot", "task", mode="realtime"),
         _teleop_node("teleop.yaml", "robot"),
@@ -329,6 +334,7 @@ REAL_ROBOT = System(
             given={"mode": "realtime"},
             restarts=3,
             needs="policy",
+            managed=1,
         ),
         # Not started again: a robot that has stopped since its executor failed is for a person to set going.
         NodeDescription(
@@ -338,6 +344,7 @@ REAL_ROBOT = System(
             same_names("checkpoint", "robot", "enabled", "guard", "teleop", "frame_prefix"),
             # A robot does not wait, and what it may do is not a checkpoint's to say.
             given={"mode": "realtime", "checkpoint_limits": False},
+            managed=2,
         ),
         _GUARD_NODE,
         _recorder("checkpoint", "robot", mode="realtime"),
@@ -396,6 +403,7 @@ TELEOPERATE = System(
             same_names("checkpoint", "teleop", "frame_prefix"),
             given={"mode": "realtime"},
             restarts=3,
+            managed=2,
         ),
         _teleop_node("teleoperate.yaml"),
         _recorder("checkpoint", "task", mode="realtime"),

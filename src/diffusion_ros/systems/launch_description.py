@@ -26,7 +26,7 @@ from launch_ros.actions import Node
 
 from diffusion_ros.dds_security import enclave_arguments
 from diffusion_ros.resources import resource_folder
-from diffusion_ros.systems import rviz_layout
+from diffusion_ros.systems import parameter_files, rviz_layout
 from diffusion_ros.systems.startup import Startup, decide, defaults, foreign_sections
 from diffusion_ros.systems.supervisor import describe_status
 from diffusion_ros.systems.system import Argument, NodeDescription, System, Value, node_environment
@@ -204,6 +204,27 @@ def _ended(node: NodeDescription) -> Callable[[ProcessExited, LaunchContext], li
     return on_exit
 
 
+def _manager(startup: Startup, managed: Sequence[str], environment: dict[str, str]) -> Node:
+    """Who brings the managed nodes to life, as bringup does by itself."""
+    name = "lifecycle_manager"
+    path = startup.output_dir / "parameters" / f"{name}.yaml"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    parameter_files.write(path, {"node_names": list(managed)})
+    return Node(
+        executable=_python(),
+        exec_name=name,
+        arguments=["-m", "diffusion_ros.nodes.lifecycle_manager_node"],
+        name=name,
+        namespace=startup.namespace,
+        parameters=[str(path)],
+        ros_arguments=[*enclave_arguments(os.environ), "--log-level", str(startup.values["log_level"])],
+        additional_env=environment,
+        output="screen",
+        respawn=True,
+        respawn_delay=1.0,
+    )
+
+
 def _start(startup: Startup) -> list[Any]:
     _CLAIMS.enter_context(startup.claimed())
     output_dir = str(startup.output_dir)
@@ -211,7 +232,10 @@ def _start(startup: Startup) -> list[Any]:
     said = [LogInfo(msg=f"logs and results: {output_dir}")]
     file = startup.values["params_file"]
     said += [LogInfo(msg=f"{file}: {s} is no node of {startup.system.name}") for s in foreign_sections(startup)]
-    return said + [
+    environment = {name: value for name, value in own.items() if name not in os.environ}
+    managed = startup.system.managed(startup.values)
+    managers = [_manager(startup, managed, environment)] if managed else []
+    nodes = [
         Node(
             executable=_python(),
             exec_name=node.name,
@@ -220,8 +244,8 @@ def _start(startup: Startup) -> list[Any]:
             namespace=startup.namespace,
             parameters=[str(startup.write_parameters(node))],
             remappings=startup.remappings,
-            ros_arguments=[*enclave_arguments(os.environ), "--log-level", str(startup.values["log_level"])],
-            additional_env={name: value for name, value in own.items() if name not in os.environ},
+ros_arguments=[*enclave_arguments(os.environ), "--log-level", str(startup.values["log_level"])],
+            additional_env=environment,
             output="screen",
             respawn=node.restarts > 0,
             respawn_delay=1.0,
@@ -230,3 +254,4 @@ def _start(startup: Startup) -> list[Any]:
         )
         for node in startup.nodes
     ]
+    return [*said, *nodes, *managers]

@@ -163,6 +163,8 @@ def decide(system: System, given: Mapping[str, str], resources: Path, spelled: C
             **node.given,
             **own,
         }
+        if node.managed:
+            parameters[node.name].setdefault("autostart", False)
         if "use_sim_time" in chosen or values["use_sim_time"]:
             parameters[node.name]["use_sim_time"] = values["use_sim_time"]
         if slow and not node.required:  # which makes the time
