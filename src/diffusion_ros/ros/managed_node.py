@@ -31,6 +31,9 @@ class ManagedNode(LifecycleNodeMixin, RunnableNode):
     def __init__(self, name: str, parameter_overrides: Sequence[Parameter[Any]] = (), **options: Any) -> None:
         RunnableNode.__init__(self, name, parameter_overrides, **options)
         LifecycleNodeMixin.__init__(self)
+        # rclpy's own raises for a transition that this state has not: anybody's wrong word would end the node.
+        self._change_state = self._service_change_state.callback
+        self._service_change_state.callback = self._on_change_state
         self.configured = False
         self.active = False
         """Whether it may act. Read by any thread."""
@@ -63,6 +66,15 @@ class ManagedNode(LifecycleNodeMixin, RunnableNode):
         """Threads and files of `configure` end; topics and services go by themselves."""
 
     # The transitions, as rclpy calls them
+
+    def _on_change_state(self, request: Any, response: Any) -> Any:
+        try:
+            return self._change_state(request, response)
+        except RuntimeError as error:  # rclpy's RCLError
+            reason = str(error).removeprefix("Failed to trigger lifecycle state machine transition: ")
+            self.get_logger().warning(f"transition {request.transition.id} refused: {reason.split(', at ')[0]}")
+            response.success = False
+            return response
 
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         if self.configured:  # by start
