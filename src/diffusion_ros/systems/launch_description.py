@@ -24,6 +24,7 @@ from launch.launch_description import LaunchDescription
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 
+from diffusion_ros import picture_transport
 from diffusion_ros.dds_security import enclave_arguments
 from diffusion_ros.resources import resource_folder
 from diffusion_ros.systems import parameter_files, rviz_layout
@@ -75,9 +76,9 @@ def describe_one_of(systems: Sequence[System], resources: Path) -> LaunchDescrip
         startup = decide(system, texts, resources, str)
         beside = []
         if "rviz" in wanted:
-            beside.append(_rviz(rviz_layout.of_startup(startup, resources), startup.namespace))
+            beside.append(_rviz(rviz_layout.of_startup(startup, resources), startup.namespace, system.simulated))
         if "diagnostics" in wanted:
-            beside.append(_aggregator(resources, startup.namespace))
+            beside.append(_aggregator(resources, startup.namespace, system.simulated))
         return [*_misspelt(system, given), *_start(startup), *beside]
 
     return LaunchDescription([OpaqueFunction(function=note), *arguments, OpaqueFunction(function=nodes)])
@@ -91,14 +92,14 @@ def describe_rviz(resources: Path) -> LaunchDescription:
     def start(context: LaunchContext) -> list[Any]:
         values = {name: LaunchConfiguration(name).perform(context) for name in ("system", "namespace", *_LAYOUT)}
         path = values["config"]
+        system = names.get(values["system"], values["system"])
         if not path:
-            system = names.get(values["system"], values["system"])
             text = rviz_layout.layout(resources, system, values["robot"], values["frame_prefix"], values["fixed_frame"])
             folder = Path(tempfile.mkdtemp(prefix="diffusion_ros-rviz-"))
             atexit.register(shutil.rmtree, folder, ignore_errors=True)
             path = folder / f"{system}.rviz"
             path.write_text(text)
-        return [_rviz(path, values["namespace"])]
+        return [_rviz(path, values["namespace"], system != "real_robot")]
 
     return LaunchDescription(
         [
@@ -131,25 +132,29 @@ _BESIDE = {
 """What may be started beside a system."""
 
 
-def _aggregator(resources: Path, namespace: str) -> Node:
+def _aggregator(resources: Path, namespace: str, simulated: bool) -> Node:
     return Node(
         package="diagnostic_aggregator",
         executable="aggregator_node",
         name="diagnostic_aggregator",
         namespace=namespace,
         parameters=[str(resources / "config" / "diagnostics.yaml")],
+        ros_arguments=enclave_arguments(os.environ),
+        additional_env=picture_transport.environment(resources, simulated),
         output="screen",
     )
 
 
-def _rviz(layout: Path | str, namespace: str) -> Node:
-    # The topics in a layout are relative: they are looked for in RViz's own namespace.
+def _rviz(layout: Path | str, namespace: str, simulated: bool) -> Node:
+    # The topics in a layout are relative: they are looked for in RViz's own namespace. It talks to the system's nodes
+    # as they do to each other.
     return Node(
         package="rviz2",
         executable="rviz2",
         name="rviz",
         namespace=namespace,
         arguments=["-d", str(layout)],
+        additional_env=picture_transport.environment(resource_folder(), simulated),
         output="screen",
     )
 
@@ -244,7 +249,7 @@ def _start(startup: Startup) -> list[Any]:
             namespace=startup.namespace,
             parameters=[str(startup.write_parameters(node))],
             remappings=startup.remappings,
-ros_arguments=[*enclave_arguments(os.environ), "--log-level", str(startup.values["log_level"])],
+            ros_arguments=[*enclave_arguments(os.environ), "--log-level", str(startup.values["log_level"])],
             additional_env=environment,
             output="screen",
             respawn=node.restarts > 0,
