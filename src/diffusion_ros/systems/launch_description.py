@@ -25,7 +25,7 @@ from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 
 from diffusion_ros import picture_transport
-from diffusion_ros.dds_security import enclave_arguments
+from diffusion_ros.dds_security import PREFIX, enclave_arguments
 from diffusion_ros.resources import resource_folder
 from diffusion_ros.systems import parameter_files, rviz_layout
 from diffusion_ros.systems.startup import Startup, decide, defaults, foreign_sections
@@ -139,7 +139,7 @@ def _aggregator(resources: Path, namespace: str, simulated: bool) -> Node:
         name="diagnostic_aggregator",
         namespace=namespace,
         parameters=[str(resources / "config" / "diagnostics.yaml")],
-        ros_arguments=enclave_arguments(os.environ),
+        ros_arguments=enclave_arguments(os.environ) or None,
         additional_env=picture_transport.environment(resources, simulated),
         output="screen",
     )
@@ -154,6 +154,7 @@ def _rviz(layout: Path | str, namespace: str, simulated: bool) -> Node:
         name="rviz",
         namespace=namespace,
         arguments=["-d", str(layout)],
+        ros_arguments=["--enclave", f"{PREFIX}/viewer"] if enclave_arguments(os.environ) else None,
         additional_env=picture_transport.environment(resource_folder(), simulated),
         output="screen",
     )
