@@ -1,7 +1,4 @@
-"""A maze, its planner and a follower: `ros2 launch diffusion_ros planner.launch.py size:=large replan_rate:=2.0`.
-
-A goal set by RViz's goal tool is planned to at once.
-"""
+"""maze.launch.py by its older name."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""A Gymnasium task and the policy that acts in it: `ros2 launch diffusion_ros rl.launch.py system:=double_pendulum`."""
+"""cartpole.launch.py, or another Gymnasium task: `ros2 launch diffusion_ros rl.launch.py system:=double_pendulum`."""
 
 from pathlib import Path
 

@@ -67,6 +67,7 @@ NODES: dict[str, tuple[Callable[[Path], dict[str, Any]], ...]] = {
     # Nobody is there: it says so, and has the same topics.
     "franka_driver_node": (lambda folder: {"host": "127.0.0.1"},),
     "camera_guard_node": (lambda folder: {"checkpoint": str(fake_guard.save(folder / "guard.pt"))},),
+    "lifecycle_manager_node": (lambda folder: {"node_names": ["policy"]},),
     "recorder_node": (lambda folder: {"bag": str(folder / "bag"), "min_free": 0.0},),
     "image_generator_node": (lambda folder: {"checkpoint": str(ROOT / "checkpoints/ddpm_digits.pt")},),
     "simulation_node": (lambda folder: {"mode": "lockstep"},),
@@ -125,7 +126,7 @@ keeps what each node was given, in `parameters/`.
 Where the executor's rate, limits, box and rows come from the checkpoint, you can read the values in force like any
 parameter. The node also logs them once.
 """
-_ABSOLUTE = (topics.CLOCK, topics.TF, topics.DIAGNOSTICS, topics.JOY, topics.CMD_VEL)
+_ABSOLUTE = (topics.CLOCK, topics.TF, topics.TF_STATIC, topics.DIAGNOSTICS, topics.JOY, topics.CMD_VEL)
 _OF_EVERY_NODE = ("/rosout", "/parameter_events")
 
 
@@ -183,8 +184,17 @@ def parameters_class(executable: str) -> type[Any]:
 def look() -> Found:
     """Makes every node and writes down what it has."""
     # Its messages are not on every ROS 2 that the tests run on.
-    transforms = Topic("tf2_msgs/TFMessage", {"simulation": _qos(topics.SENSOR_QOS)})
-    found = Found({topics.TF: transforms})
+    kind = "tf2_msgs/TFMessage"
+    moving, fixed = (
+        ("gym_simulation", "maze", "rehearsal", "simulation"),
+        ("image_generator", "rehearsal", "simulation"),
+    )
+    found = Found(
+        {
+            topics.TF: Topic(kind, dict.fromkeys(moving, _qos(topics.TF_QOS))),
+            topics.TF_STATIC: Topic(kind, dict.fromkeys(fixed, _qos(topics.DESCRIPTION_QOS))),
+        }
+    )
     for executable in executables():
         for parameters in NODES[executable]:
             with ros_graph.graph() as graph, tempfile.TemporaryDirectory() as folder:

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import ros_graph
+import yaml
 
 from diffusion_ros.ros.diagnostics import ERROR, OK, WARN, Diagnostics
 from diffusion_ros.ros.messages import printable
 from diffusion_ros.ros.runner import RunnableNode
+from diffusion_ros.systems import SYSTEMS
+
+ROOT = Path(__file__).parents[1]
 
 
 class Log:
@@ -37,3 +43,16 @@ def test_text_from_outside_is_one_line() -> None:
     assert printable("joint\n\x1b[31m") == "joint??[31m"
     assert printable("x" * 1000, 20) == "x" * 16 + " ..."
     assert printable("Würfel") == "Würfel"
+
+
+def test_the_aggregator_has_one_place_for_each_node() -> None:
+    """As GenericAnalyzer matches: a status belongs where its name contains one of the words."""
+    config = yaml.safe_load((ROOT / "config/diagnostics.yaml").read_text())["/**"]["ros__parameters"]
+    groups = {name: group["contains"] for name, group in config.items() if isinstance(group, dict)}
+    nodes = {node.name for system in SYSTEMS.values() for node in system.nodes} | {"franka_driver"}
+    for node in nodes:
+        for name in (node, f"left/{node}"):
+            found = [group for group, words in groups.items() if any(word in name for word in words)]
+            assert len(found) == 1, f"{name}: {found}"
+    for group in groups:
+        assert config[group]["type"] == "diagnostic_aggregator/GenericAnalyzer" and config[group]["path"]

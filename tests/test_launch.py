@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -20,7 +21,6 @@ from fake_planner import fake_planner
 
 from diffusion_ros import resources
 from diffusion_ros.resources import resource_folder
-from diffusion_ros.robot import WORLD_FRAME
 from diffusion_ros.simulators.tasks import GYM_TASKS
 from diffusion_ros.systems import SYSTEMS
 from diffusion_ros.systems.arm import VIEWS
@@ -149,15 +149,21 @@ def test_real_robot_starts_and_waits(launch: Callable[..., subprocess.Popen[str]
     assert graph.stdout.split() == ["1", "1", "0"], graph.stderr
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does: launch counts on it
     output = "".join(lines) + process.communicate(timeout=30)[0]
-    assert output.count("process has finished cleanly") == 2, output
+    assert output.count("process has finished cleanly") == 3, output  # with the lifecycle manager
 
 
-def test_maze_runs_to_its_end(launch: Callable[..., subprocess.Popen[str]], tmp_path: Path) -> None:
+def test_there_is_a_launch_file_of_every_systems_name() -> None:
+    files = {path.name.removesuffix(".launch.py") for path in (ROOT / "launch").glob("*.launch.py")}
+    assert files == {*SYSTEMS, "rviz", "planner", "rl"}, "the last two are older names"
+
+
+@pytest.mark.parametrize("name", ["maze", "planner"])
+def test_maze_runs_to_its_end(launch: Callable[..., subprocess.Popen[str]], tmp_path: Path, name: str) -> None:
     planner = fake_planner(tmp_path / "planner.pt")
-    process = launch("planner.launch.py", "size:=umaze", f"checkpoint:={planner}", "episodes:=1", "seed:=100001")
+    process = launch(f"{name}.launch.py", "size:=umaze", f"checkpoint:={planner}", "episodes:=1", "seed:=100001")
     output, _ = process.communicate(timeout=120)
     assert process.returncode == 0, output
-    assert output.count("process has finished cleanly") == 3, output
+    assert output.count("process has finished cleanly") == 4, output  # with the lifecycle manager
 
 
 def test_gymnasium_tasks_run_to_their_end(launch: Callable[..., subprocess.Popen[str]], tmp_path: Path) -> None:
@@ -250,11 +256,24 @@ def test_rviz_gets_its_configuration(launch: Callable[..., subprocess.Popen[str]
     rviz.parent.mkdir(parents=True)
     rviz.write_text('#!/bin/sh\necho "called with $@"\n')
     rviz.chmod(0o755)
-    for argument, name in ((), "simulation"), (("system:=planner",), "planner"), (("system:=rl",), "rl"):
-        process = launch("rviz.launch.py", "namespace:=left", *argument, AMENT_PREFIX_PATH=str(tmp_path / "prefix"))
+    prefix = {"AMENT_PREFIX_PATH": str(tmp_path / "prefix")}
+    called = re.compile(r"called with -d (\S+) --ros-args -r __node:=rviz -r __ns:=/left")
+    for argument, name in ((), "simulation"), (("system:=maze",), "maze"), (("system:=rl",), "cartpole"):
+        process = launch("rviz.launch.py", "namespace:=left", *argument, **prefix)
         output, _ = process.communicate(timeout=60)
         assert process.returncode == 0, output
-        assert f"called with -d {ROOT / 'config' / name}.rviz --ros-args -r __node:=rviz -r __ns:=/left" in output
+        (path,) = called.findall(output)
+        assert Path(path).name == f"{name}.rviz" and not Path(path).exists(), "it was for that run"
+    process = launch("rviz.launch.py", "namespace:=left", "config:=mine.rviz", **prefix)
+    assert called.findall(process.communicate(timeout=60)[0]) == ["mine.rviz"]
+    # And beside a system, by its own launch file.
+    planner = fake_planner(tmp_path / "planner.pt")
+    short = ("size:=umaze", f"checkpoint:={planner}", "episodes:=1", "seed:=100001", "output_dir:=run")
+    process = launch("maze.launch.py", "rviz:=true", "namespace:=left", *short, **prefix)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 0, output
+    (path,) = called.findall(output)
+    assert path == str(tmp_path / "run/maze.rviz") and Path(path).exists()
 
 
 # What needs no launch
@@ -310,53 +329,6 @@ def test_resources_are_found_in_every_installation(tmp_path: Path, monkeypatch: 
         resource_folder()
     monkeypatch.setenv("AMENT_PREFIX_PATH", str(tmp_path / "install"))
     assert resource_folder() == elsewhere
-
-
-def test_rviz_shows_a_planner_and_sets_its_goals() -> None:
-    from diffusion_ros.ros import topics
-    from diffusion_ros.simulators.maze import FRAME
-
-    manager = yaml.safe_load((ROOT / "config/planner.rviz").read_text())["Visualization Manager"]
-    assert manager["Global Options"]["Fixed Frame"] == FRAME
-    assert {d["Topic"]["Value"]: d["Class"].split("/")[1] for d in manager["Displays"]} == {
-        topics.MAP: "Map",
-        topics.PLAN: "Path",
-        topics.CANDIDATES: "MarkerArray",
-        topics.DENOISING: "MarkerArray",
-        topics.OBSTACLES: "MarkerArray",
-        topics.SCENE: "MarkerArray",
-    }
-    assert [t["Topic"]["Value"] for t in manager["Tools"] if t["Class"].endswith("SetGoal")] == [topics.GOAL]
-
-
-def test_rviz_shows_what_is_published() -> None:
-    """The displays' topics are those of the nodes, relative, and the descriptions are asked for as they are sent."""
-    from diffusion_ros.ros import topics
-
-    manager = yaml.safe_load((ROOT / "config/simulation.rviz").read_text())["Visualization Manager"]
-    assert manager["Global Options"]["Fixed Frame"] == WORLD_FRAME
-    shown = {d["Topic"]["Value"]: d for d in manager["Displays"] if "Topic" in d}
-    assert {topic: display["Class"].split("/")[1] for topic, display in shown.items()} == {
-        topics.SCENE: "MarkerArray",
-        topics.EEF_PATH: "Path",
-        topics.PREDICTED_PATH: "Path",
-        topics.image("agentview"): "Image",
-        topics.image("robot0_eye_in_hand"): "Image",
-        topics.guard_heat("agentview"): "Image",
-        topics.guard_heat("robot0_eye_in_hand"): "Image",
-    }
-    assert shown[topics.SCENE]["Topic"]["Durability Policy"] == "Transient Local"
-    assert {d["Topic"]["Reliability Policy"] for d in shown.values()} == {"Reliable"}
-
-
-def test_rviz_shows_what_an_image_generator_draws() -> None:
-    from diffusion_ros.ros import topics
-
-    manager = yaml.safe_load((ROOT / "config/images.rviz").read_text())["Visualization Manager"]
-    assert {d["Topic"]["Value"]: d["Topic"]["Durability Policy"] for d in manager["Displays"]} == {
-        topics.image("generated"): "Transient Local",
-        topics.image("denoising"): "Volatile",
-    }
 
 
 def test_every_task_has_the_views() -> None:

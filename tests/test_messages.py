@@ -489,3 +489,15 @@ def test_the_columns_names_say_what_a_chunks_rows_are(kind: str) -> None:
         msg.points = msg.points[:1]
         with pytest.raises(messages.MessageError, match="eef_dx"):
             messages.command_from_msg(msg)
+
+
+def test_no_two_markers_of_a_message_have_the_same_name() -> None:
+    """RViz refuses the whole message else ("Duplicate Marker Check"), what deletes the others included."""
+    line, red = [[0.0, 0.0, 0.0], [1.0, 0.0, 0.0]], (1.0, 0.0, 0.0, 1.0)
+    for msg in (
+        messages.lines_to_msg([line] * 3, [red] * 3, "candidates", "map"),
+        messages.balls_to_msg([[0.0, 0.0, 0.0, 0.1]] * 3, red, "obstacles", "map"),
+    ):
+        names = [(marker.ns, marker.id) for marker in msg.markers]
+        assert len(set(names)) == len(names) == 4
+        assert msg.markers[0].action == Marker.DELETEALL and msg.markers[0].ns == msg.markers[1].ns

@@ -665,6 +665,28 @@ def test_an_input_that_falls_silent_is_named(graph, checkpoints):
     graph.spin_until(lambda: _said(robot, "policy", "joint_states: silent for "))
 
 
+def test_a_chunk_that_counts_no_more_is_drawn_no_more(graph, checkpoints):
+    robot, policy = robot_and_policy(
+        graph, checkpoints["state"], mode="realtime", max_input_age=0.5, min_frame_rate=0.0
+    )
+    robot.watch_paths()
+    graph.spin(0.3)
+
+    def drawn() -> int:
+        return len(robot.paths.get(topics.PREDICTED_PATH, ()))
+
+    def moves() -> bool:
+        deliver(graph, robot, policy, now(robot))
+        return drawn() > 1
+
+    graph.spin_until(moves)
+    graph.spin_until(lambda: _said(robot, "policy", "silent for ") and not drawn())
+    # And at once where the policy tells the executor to hold.
+    graph.spin_until(moves)
+    robot.publish_pose(now(robot), (0.0, float("nan"), 0.0))
+    graph.spin_until(lambda: not robot.chunks[-1].rows.any() and not drawn())
+
+
 def test_a_pose_with_nan_or_a_missing_finger_is_named_and_no_chunk_made(graph, checkpoints):
     robot, policy = robot_and_policy(graph, checkpoints["state"])
     robot.publish_pose(stamp_of(0, 0), (0.0, float("nan"), 0.0))

@@ -156,7 +156,8 @@ def test_the_service_plans_refuses_and_is_busy_in_turn(ros: Graph, straight: Pat
     plan = ros.call(robot, GetPlan, "planner/plan", request((1.0, 1.0), GOAL)).plan
     np.testing.assert_allclose(messages.path_from_msg(plan)[0][[0, -1], :2], [GOAL, [1.0, 1.0]], atol=1e-6)
     assert not robot.plans  # nobody is to follow what was only asked about
-    assert not ros.call(robot, GetPlan, "planner/plan", request((0.0, 0.0))).plan.poses
+    refused = ros.call(robot, GetPlan, "planner/plan", request((0.0, 0.0))).plan
+    assert not refused.poses and refused.header.frame_id.startswith("refused: goal (0.00, 0.00) is in a wall")
     assert "in a wall" in planner.diagnostics.summary
     # While one is made the node hears its sensors, and says to others that it is busy.
     plan_slowly, hold = planner.planner.plan, threading.Event()
@@ -170,7 +171,8 @@ def test_the_service_plans_refuses_and_is_busy_in_turn(ros: Graph, straight: Pat
     ros.spin_until(client.service_is_ready)
     first = client.call_async(request(GOAL))
     ros.spin_until(lambda: planner._busy)
-    assert not ros.call(robot, GetPlan, "planner/plan", request(GOAL)).plan.poses
+    refused = ros.call(robot, GetPlan, "planner/plan", request(GOAL)).plan
+    assert not refused.poses and refused.header.frame_id.startswith("refused: another plan is being made")
     assert "another plan is being made" in planner.diagnostics.summary
     robot.show(START, stamp_ns=7)
     ros.spin_until(lambda: planner.domain.state()[0] == 7)

@@ -50,7 +50,8 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("checkpoints")
     made = {task: fake_policy.save(folder / f"{task}.pt", fake_policy.spec(task=task)) for task in ("lift", "can")}
     made |= {t: fake_rl.save(folder / f"{t}.pt", spec_=fake_rl.spec(t)) for t in ("cartpole", "double_pendulum")}
-    return made | {"umaze": fake_planner(folder / "umaze.pt"), "guard": fake_guard.save(folder / "guard.pt")}
+    made |= {"umaze": fake_planner(folder / "umaze.pt"), "guard": fake_guard.save(folder / "guard.pt")}
+    return made | {"images": ROOT / "checkpoints/ddpm_digits.pt"}
 
 
 def usual(system: System, checkpoints: dict[str, Path]) -> dict[str, str]:
@@ -227,6 +228,7 @@ def test_config_says_the_defaults_of_the_nodes(system: System) -> None:
         "maze": {"episodes": 3, "video": True},
         "cartpole": {"episodes": 3},
         "double_pendulum": {"episodes": 3},
+        "images": {"at_start": True},
         "real_robot": {
             "sync_tolerance": 0.025,
             "gripper_joints": ["panda_finger_joint1", "panda_finger_joint2"],
@@ -472,7 +474,7 @@ def test_what_all_nodes_share_reaches_them(checkpoints: dict[str, Path], tmp_pat
         assert startup.parameters[node.name]["use_sim_time"] is True
 
 
-@pytest.mark.parametrize("system", [system for system in SYSTEMS.values() if system.simulated])
+@pytest.mark.parametrize("system", [s for s in SYSTEMS.values() if any(node.required for node in s.nodes)])
 def test_below_real_time_all_nodes_follow_the_simulator(
     system: System, checkpoints: dict[str, Path], tmp_path: Path
 ) -> None:

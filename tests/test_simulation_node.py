@@ -416,7 +416,8 @@ def test_bad_parameters_are_one_line(graph: ros_graph.Graph, tmp_path: Path) -> 
 def test_transforms_are_the_poses(graph: ros_graph.Graph) -> None:
     simulation = Simulation("lift")
     frame = simulation.observe(images=False)
-    moving = {t.child_frame_id: t for t in simulation_node.transforms(simulation, frame, 7)}
+    placed = simulation_node.placed(simulation, frame)
+    moving = {child: messages.transform_to_msg(p, q, 7, parent, child) for p, q, parent, child in placed}
     assert set(moving) == {"robot0_eef", *map(optical_frame, CAMERAS)}
     eef = moving["robot0_eef"].transform.translation
     np.testing.assert_array_equal([eef.x, eef.y, eef.z], frame["robot0_eef_pos"])

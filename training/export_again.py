@@ -1,4 +1,4 @@
-"""Writes a checkpoint of a policy or planner anew by today's code: the same weights, and what older exports could not do.
+"""Writes a checkpoint of a policy or planner anew by today's code: the same weights, and what older exports lacked.
 
     python -m training.export_again --checkpoint old.pt --out new.pt
 

@@ -35,6 +35,7 @@ from diffusion_ros.checkpoint import CheckpointError
 from diffusion_ros.dds_security import enclave_arguments, explain_security
 from diffusion_ros.installation import explain
 from diffusion_ros.resources import resource_folder
+from diffusion_ros.ros.lifecycle_manager import LifecycleManager
 from diffusion_ros.systems import REAL_ROBOT, SYSTEMS, TELEOPERATE
 from diffusion_ros.systems.observer import Observer
 from diffusion_ros.systems.resuming import note, resumed
@@ -173,7 +174,7 @@ def _parser(resources: Path) -> argparse.ArgumentParser:
             robot = next(argument for argument in REAL_ROBOT.arguments if argument.robot)
             text = "a robot in the simulator's place: a YAML file, or the name of one that comes with the package"
             sub.add_argument("--robot", dest=robot.name, metavar="ROBOT", help=text)
-        if system.simulated:  # what else ends by itself, and has a result
+        if any(node.required for node in system.nodes):  # what else ends by itself, and has a result
             sub.add_argument("--json", metavar="FILE", help="file for the result; default: OUTPUT_DIR/summary.json")
             text = "go on with the run of OUTPUT_DIR that was stopped: only the episodes that are missing"
             sub.add_argument("--resume", action="store_true", help=text)
@@ -310,13 +311,21 @@ def _run_nodes(
         stack.callback(executor.shutdown)
         executor.add_node(node)
         supervisor = stack.enter_context(Supervisor(startup.output_dir, environment, screen.show))
+        manager = LifecycleManager(node, startup.system.managed(startup.values), screen.show)
+        stack.callback(manager.release, lambda seconds: executor.spin_once(timeout_sec=seconds))
         for description in startup.nodes:
             words = command(startup, description)
             supervisor.start(description.name, words, description.restarts, description.terminal)
         required = {description.name for description in request.system.nodes if description.required}
         finished = False
+        known: dict[str, int] = {}
         while not stop and not finished:
             executor.spin_once(timeout_sec=0.05)
+            for name, count in supervisor.restarted.items():
+                if count > known.get(name, 0):
+                    manager.forget(name)
+            known = dict(supervisor.restarted)
+            manager.poll()
             for ended in supervisor.poll():
                 if ended.name not in required or ended.status != 0:
                     raise _failure(ended, startup.output_dir)

@@ -40,6 +40,13 @@ def use_cache_folders() -> None:
         os.environ["USER"] = str(os.getuid())
 
 
+def cache_folder(name: str) -> Path:
+    """The folder `name` of ours among a user's caches, which need not be there yet: XDG's rule, so that it follows
+    `use_cache_folders`."""
+    root = os.environ.get("XDG_CACHE_HOME", "") or os.path.expanduser("~/.cache")
+    return Path(root).absolute() / "diffusion_ros" / name
+
+
 def _own_folder() -> Path:
     """A folder that is ours alone, as some caches are code; the same for all processes of a user, if it can be."""
     folder = Path(tempfile.gettempdir()) / f"diffusion_ros-caches-{os.getuid()}"

@@ -38,6 +38,15 @@ WORLD_FRAME = "world"
 HAND_FRAME = "robot0_eef"
 
 
+FRAME_PREFIX = "before the names of frames that nobody else gives, for several arms: 'left/'"
+"""What the parameter frame_prefix is."""
+
+
+def prefixed(prefix: str, frame: str) -> str:
+    """A frame's name with the prefix before it; one that has it already stays as it is."""
+    return frame if frame.startswith(prefix) else f"{prefix}{frame}"
+
+
 def optical_frame(camera: str) -> str:
     """The frame of a camera's pictures: z ahead, x right, y down."""
     return f"{camera}_optical_frame"

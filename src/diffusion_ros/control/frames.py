@@ -64,6 +64,11 @@ class RobotFrames:
         turned = self.turn * Rotation.from_quat(np.asarray(quaternion, np.float64))
         return self.turn.apply(np.asarray(position, np.float64)) + self.origin, np.asarray(turned.as_quat())
 
+    def points_to_base(self, points: ArrayLike) -> Array:
+        """Points (N, 3) m from the policy's frame into the base's."""
+        there: Array = self.turn.apply(np.asarray(points, np.float64).reshape(-1, 3)) + self.origin
+        return there
+
     def box_to_base(self, low: Sequence[float], high: Sequence[float]) -> tuple[Array, Array]:
         """Corners (3), (3) m of the smallest box along the base's axes around one along those of the policy's frame."""
         corners = np.stack(np.meshgrid(*zip(low, high, strict=True), indexing="ij"), axis=-1).reshape(-1, 3)

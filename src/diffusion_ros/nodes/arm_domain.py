@@ -14,6 +14,7 @@ from diffusion_ros.control.hand_follower import HAND_RADIUS, STRAY, ArmFollower,
 from diffusion_ros.models.planner import Array, Plan, PlanError, clearance, leads_into
 from diffusion_ros.nodes.planner_domain import IN_THE_WAY, PlannerHost
 from diffusion_ros.ranges import outside
+from diffusion_ros.robot import prefixed
 from diffusion_ros.ros import messages, topics
 from diffusion_ros.ros.listener import MAX_BYTES, JointFilter, Listener
 from diffusion_ros.ros.runner import RunnableNode
@@ -48,7 +49,8 @@ class ArmDomain:
         self._joint_topic = topics.shown(node, topics.JOINT_STATES)
         self._node, self._host = node, host
         spec = host.planner.spec
-        self.frame = next(tensor.frame for tensor in spec.outputs if tensor.name == "position")
+        frame = next(tensor.frame for tensor in spec.outputs if tensor.name == "position")
+        self.frame = prefixed(host.parameters.frame_prefix, frame)
         self._low, self._high = np.array(spec.workspace_low), np.array(spec.workspace_high)
         self._state: tuple[int, Array, float] | None = None
         self._opening = float("nan")

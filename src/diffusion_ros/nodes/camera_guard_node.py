@@ -27,12 +27,13 @@ from diffusion_ros.control.frozen_cameras import FrozenCameras
 from diffusion_ros.control.history import History
 from diffusion_ros.models.camera_guard import GUARD_KIND, CameraGuard, CameraScore, Judgement
 from diffusion_ros.models.policy import FrameError
-from diffusion_ros.robot import optical_frame
 from diffusion_ros.ros import messages, topics
 from diffusion_ros.ros.diagnostics import ERROR, OK, WARN, Diagnostics
 from diffusion_ros.ros.listener import Listener
+from diffusion_ros.ros.managed_node import AUTOSTART, ManagedNode
 from diffusion_ros.ros.params import declare, parameter
-from diffusion_ros.ros.runner import RunnableNode, run
+from diffusion_ros.ros.picture_publisher import COMPRESSED, PicturePublisher
+from diffusion_ros.ros.runner import run
 from diffusion_ros.ros.trusted_checkpoint import TrustedCheckpoint, identity
 from diffusion_ros.ros.worker import Worker, failure
 
@@ -53,6 +54,8 @@ class CameraGuardParameters(TrustedCheckpoint):
     max_pose_gap: float = parameter(
         0.1, "longest time from a picture to the eef_pose that it is seen with [s]", low=0.0
     )
+    compressed_pictures: bool = parameter(False, COMPRESSED)
+    autostart: bool = parameter(True, AUTOSTART)
 
 
 POSES_NS = 2_000_000_000
@@ -69,9 +72,10 @@ class Picture:
     stamp_ns: int
     image: NDArray[np.uint8]
     """(H, W, 3)."""
+    frame_id: str = ""
 
 
-class CameraGuardNode(RunnableNode):
+class CameraGuardNode(ManagedNode):
     """Subscribes to eef_pose and to the cameras of its checkpoint.
 
     Publishes camera_guard (a DiagnosticStatus with the verdict and the scores), <camera>/guard_heat (the picture, with
@@ -82,6 +86,10 @@ class CameraGuardNode(RunnableNode):
         """Raises ValueError (parameters, checkpoint) in one line."""
         super().__init__("camera_guard", parameter_overrides)
         self.parameters = p = declare(self, CameraGuardParameters)
+        self.start(p.autostart)
+
+    def configure(self) -> None:
+        p = self.parameters
         torch.set_num_threads(p.threads)
         loaded = checkpoint.load(p.checkpoint, p.device, kind=GUARD_KIND, **p.trust)
         self.get_logger().info(identity(p.checkpoint, loaded.sha256, loaded.signer))
@@ -99,7 +107,7 @@ class CameraGuardNode(RunnableNode):
 
         self._publisher = self.create_publisher(DiagnosticStatus, topics.CAMERA_GUARD, topics.COMMAND_QOS)
         self._heat_publishers = {
-            camera: self.create_publisher(Image, topics.guard_heat(camera), topics.SENSOR_QOS)
+            camera: PicturePublisher(self, topics.guard_heat(camera), p.compressed_pictures)
             for camera in self.guard.cameras
         }
         self.diagnostics = Diagnostics(self, "camera guard", self._refresh)
@@ -126,6 +134,13 @@ class CameraGuardNode(RunnableNode):
         self._worker.start()
         self.every(1.0 / p.rate, self._on_timer)
 
+    def activate(self) -> None:
+        """No view is trusted before it was good for a while."""
+        if self._started:
+            with self._worker.condition:
+                for judgement in self._judgements.values():
+                    judgement.distrust()
+
     # Callbacks: check and store
 
     def _on_image(self, camera: str, msg: Image) -> None:
@@ -143,7 +158,7 @@ class CameraGuardNode(RunnableNode):
         with self._worker.condition:
             if silent is not None and silent > self.parameters.max_image_age:
                 self._judgements[camera].distrust()
-            self._newest[camera] = Picture(camera, self.seconds(), stamp_ns, image)
+            self._newest[camera] = Picture(camera, self.seconds(), stamp_ns, image, msg.header.frame_id)
         self._frozen_reasons = self._frozen.reasons()
         if self._frozen_reasons:
             self._tell()
@@ -165,6 +180,8 @@ class CameraGuardNode(RunnableNode):
 
     def _on_timer(self) -> None:
         """Asks for the newest picture of each camera to be scored; where none came since, the verdict says so."""
+        if not self.active:
+            return  # and the executor holds, as it hears nothing
         with self._worker.condition:
             # To those that still wait: where scoring is slow, all cameras have their turn.
             self._due += [camera for camera in self.guard.cameras if camera in self._newest and camera not in self._due]
@@ -220,7 +237,7 @@ class CameraGuardNode(RunnableNode):
         heat = np.clip(cv2.resize(found.heat, (width, height), interpolation=cv2.INTER_LINEAR) / 2, 0, 1)[..., None]
         red = np.array([255, 0, 0])
         picture = ((1 - heat) * image + heat * red).astype(np.uint8)
-        publisher.publish(messages.image_to_msg(picture, scored.stamp_ns, optical_frame(scored.camera)))
+        publisher.publish(picture, scored.stamp_ns, scored.frame_id)
 
     # The verdict
 
@@ -249,6 +266,8 @@ class CameraGuardNode(RunnableNode):
         return (ERROR if reasons else WARN if waits else OK), reasons + waits
 
     def _tell(self) -> None:
+        if not self.active:
+            return
         level, reasons = self.reasons()
         name = self.get_fully_qualified_name().removeprefix("/")
         scores = {f"{camera} score": f"{judgement.score:.4f}" for camera, judgement in self._judgements.items()}
@@ -260,9 +279,11 @@ class CameraGuardNode(RunnableNode):
         level, reasons = self.reasons()
         for camera, judgement in self._judgements.items():
             self.diagnostics.value(f"{camera} score", f"{judgement.score:.4f}")
+        if not self.active:
+            level, reasons = WARN, ["not active"]
         self.diagnostics.report(level, "; ".join(reasons) or "views are good")
 
-    def close(self) -> None:
+    def cleanup(self) -> None:
         self._worker.close()
 
 

@@ -16,14 +16,13 @@ from geometry_msgs.msg import PoseStamped
 from numpy.typing import NDArray
 from rclpy.qos import QoSProfile
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image, JointState
-from std_msgs.msg import Bool, Float64, Int32, String
+from std_msgs.msg import Bool, Float64, Int32
 
 from diffusion_ros.robot import IMAGE_SIZE, OBJECT_POS, OBJECT_QUAT, optical_frame
 from diffusion_ros.robot_file import HAND, OBJECT, PoseSource, ReadyCondition, RobotFile, RobotFileError
 from diffusion_ros.ros import messages, topics
 from diffusion_ros.ros.runner import RunnableNode
 from diffusion_ros.simulators import driver_streams
-from diffusion_ros.simulators.arm_description import arm_description
 from diffusion_ros.simulators.arm_driver import ArmDriver
 from diffusion_ros.simulators.driven_arm import Pose, compose, invert
 from diffusion_ros.simulators.driver_streams import CameraStream, Schedule, Streams
@@ -67,6 +66,7 @@ class DriverSensors:
         stamp: Callable[[int], int],
         took: Callable[[str, float], object],
         published: Callable[[str], object],
+        prefix: str = "",
     ) -> None:
         for name, source in robot.poses.items():
             if source.source == "tf" and messages.TFMessage is None:
@@ -76,8 +76,10 @@ class DriverSensors:
         self._joints = list(driver.joints)
         self._size, (self._delay, self._jitter) = size, delay
         self._stamp_of, self._took, self._published = stamp, took, published
+        self._prefix = prefix
+        """Of the cameras' frames."""
         arm = self._arm
-        self._world = compose(compose(arm.measured_pose(), arm.tool), invert(arm.hand_in_world()))
+        self.world = compose(compose(arm.measured_pose(), arm.tool), invert(arm.hand_in_world()))
         """The scene in the driver's base frame."""
         self.records = False
         """Whether pictures are drawn that nobody subscribes to."""
@@ -122,10 +124,6 @@ class DriverSensors:
             kind = CompressedImage if camera.compressed else Image
             self._picture_publishers[camera.name] = node.create_publisher(kind, camera.topic, qos)
             self._info_publishers[camera.name] = node.create_publisher(CameraInfo, camera.info_topic, qos)
-        if robot.description is not None:
-            text = arm_description(self._arm, self._joints, robot.base.frame, robot.tool.frame)
-            self._description_publisher = node.create_publisher(String, robot.description.topic, topics.DESCRIPTION_QOS)
-            self._description_publisher.publish(String(data=text))
         self._make_ready()
 
     def restart(self, random: np.random.Generator) -> None:
@@ -192,7 +190,7 @@ class DriverSensors:
         if OBJECT in self._robot.poses:
             for at in self._object_times.due(now):
                 frame = self._simulation.observe(images=False)
-                pose = compose(self._world, (frame[OBJECT_POS], frame[OBJECT_QUAT]))
+                pose = compose(self.world, (frame[OBJECT_POS], frame[OBJECT_QUAT]))
                 self._publish_pose(OBJECT, self._robot.poses[OBJECT], pose, at)
         for camera, times in zip(streams.cameras, self._camera_times, strict=False):
             for at in times.due(now):
@@ -236,7 +234,7 @@ class DriverSensors:
         width, height = self._size
         self._pictures[camera.name] = image = self._simulation.render(camera.name, height, width)
         self._took("drawing", time.monotonic() - began)
-        stamp, frame = self._stamp(at, camera.latency), optical_frame(camera.name)
+        stamp, frame = self._stamp(at, camera.latency), f"{self._prefix}{optical_frame(camera.name)}"
         jitter = self._jitter * self._random.uniform(-1.0, 1.0)
         delay = max(self._delay + jitter, camera.latency, 0.0)
 

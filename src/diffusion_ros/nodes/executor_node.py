@@ -33,8 +33,9 @@ from diffusion_ros.ros import messages, topics
 from diffusion_ros.ros.diagnostics import ERROR, OK, WARN, Diagnostics
 from diffusion_ros.ros.driven_robot import DrivenRobot
 from diffusion_ros.ros.listener import MAX_BYTES, Listener
+from diffusion_ros.ros.managed_node import ManagedNode
 from diffusion_ros.ros.params import declare
-from diffusion_ros.ros.runner import RunnableNode, run
+from diffusion_ros.ros.runner import run
 from diffusion_ros.spec import CheckpointSpec
 
 _PATH_POINTS = 600
@@ -48,7 +49,7 @@ _REFRESH_SECONDS = 0.1
 """Between two looks at what a driven robot's diagnostics say; its output is ten times as fast."""
 
 
-class ExecutorNode(RunnableNode):
+class ExecutorNode(ManagedNode):
     """Subscribes to eef_pose and action_chunk; publishes eef_command, eef_path and diagnostics; serves the switches."""
 
     def __init__(self, parameter_overrides: Sequence[Parameter[Any]] = (), stops: FilePath | None = None) -> None:
@@ -64,6 +65,12 @@ class ExecutorNode(RunnableNode):
         self.frame_id = p.frame_id
         """The one frame of poses, chunks, commands and box."""
         self.executor_logic = make_executor(self.get_name(), p, self._spec)
+        """Once: a stop outlives a life."""
+        self._stop_folder = stops
+        self.start(p.autostart)
+
+    def configure(self) -> None:
+        p = self.parameters
         self._control_clock = ControlClock(self.executor_logic.period_ns)
         self._pending_ns: int | None = None
         """Lockstep: the observation that has no answer."""
@@ -98,8 +105,8 @@ class ExecutorNode(RunnableNode):
         self._record: StopRecord | None = None
         self._stopped_before = ""
         """Why the executor before this one was stopped."""
-        if stops is not None:
-            self._record = StopRecord(self.get_fully_qualified_name(), self.context.get_domain_id(), stops)
+        if self._stop_folder is not None:
+            self._record = StopRecord(self.get_fully_qualified_name(), self.context.get_domain_id(), self._stop_folder)
             self._stopped_before = self._record.read()
             if self._stopped_before:
                 self.executor_logic.set_enabled(False)
@@ -152,6 +159,20 @@ class ExecutorNode(RunnableNode):
         elif not self._lockstep:
             self.every(self.executor_logic.period_ns / 1e9 / _TICKS, self._tick)
         self.every(0.5, self._publish_path)
+
+    def activate(self) -> None:
+        """What was said before does not count, and a target begins anew."""
+        self.executor_logic.clear()
+        if self._robot is not None:
+            self._robot.forget()
+        self._answer()
+        self._refresh()
+
+    def deactivate(self) -> None:
+        """It holds at once, and goes on to say so: a robot must not be left with its last command."""
+        self.executor_logic.clear()
+        self._hold_now()
+        self._refresh()
 
     def _obey(self) -> None:
         """The simulator's interface, and of drivers that take rows as they are: eef_pose in, eef_command out."""
@@ -319,8 +340,8 @@ class ExecutorNode(RunnableNode):
     def _answer(self) -> None:
         """Answers the pending observation, as far as that can be done now."""
         stamp_ns = self._pending_ns
-        if stamp_ns is None:
-            return
+        if stamp_ns is None or not self.active:
+            return  # whoever is not active says nothing, and a robot in lockstep waits
         stop = self._stop_reason()
         if stop:
             self._publish(self.executor_logic.hold(stamp_ns, stop), stamp_ns)
@@ -412,7 +433,8 @@ class ExecutorNode(RunnableNode):
             why = self._lost or self._stopped_before
             return logic.stopped() + (f" ({why})" if why else "")
         return (
-            self.without_time()
+            ("" if self.active else "not active")
+            or self.without_time()
             or (self._fault if self._robot is not None else "")  # which is why nothing more is heard of it
             or self._silence()
             or self._robot_reason()
@@ -497,7 +519,10 @@ class ExecutorNode(RunnableNode):
     def _publish_path(self) -> None:
         if self._path and self._path_publisher.get_subscription_count() > 0:
             stamps, positions = zip(*self._path, strict=True)
-            self._path_publisher.publish(messages.path_to_msg(np.array(positions), stamps, stamps[-1], self.frame_id))
+            way, frame_id = np.array(positions), self.frame_id
+            if self._robot is not None:  # whose viewers know its base, and not the policy's frame
+                way, frame_id = self._robot.frames.points_to_base(way), self._robot.robot.base.frame
+            self._path_publisher.publish(messages.path_to_msg(way, stamps, stamps[-1], frame_id))
 
     # Services
 
@@ -532,6 +557,12 @@ class ExecutorNode(RunnableNode):
 
     def _stop(self, reason: str) -> None:
         self.executor_logic.estop(reason)
+        self._hold_now()
+        self._remember("an emergency stop was latched when it ended and was started again")
+        self._refresh()
+
+    def _hold_now(self) -> None:
+        """Something has stopped it: the robot is told so at once."""
         self._replaceable = None
         if self._lockstep:
             self._answer()
@@ -539,9 +570,7 @@ class ExecutorNode(RunnableNode):
             self._drive_on()
         elif self._received is not None:
             now_ns = self.now_ns()
-            self._publish(self.executor_logic.hold(now_ns, self.executor_logic.stopped()), now_ns)
-        self._remember("an emergency stop was latched when it ended and was started again")
-        self._refresh()
+            self._publish(self.executor_logic.hold(now_ns, self._stop_reason()), now_ns)
 
     def _on_estop_reset(self, request: Any, response: Any) -> Any:
         """Releases the emergency stop. The robot moves again only after `~/set_enabled`."""
@@ -594,7 +623,7 @@ class ExecutorNode(RunnableNode):
                 whose = "acting for a person" if self._answered.person else "acting"
                 self.diagnostics.report(OK, f"{whose}, clipped to {clipped}" if clipped else whose)
 
-    def close(self) -> None:
+    def cleanup(self) -> None:
         """The last word to a robot that does not wait: hold. It must have been heard before the publisher is gone."""
         if self._robot is not None:
             self._robot.close()

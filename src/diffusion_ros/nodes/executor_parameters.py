@@ -8,7 +8,8 @@ from typing import Any
 from diffusion_ros import robot_file
 from diffusion_ros.control.action_chunk import JOINS, ChunkExecutor, ExecutorLimits
 from diffusion_ros.control.teleoperation import DEVICES
-from diffusion_ros.robot import ACTION_SCALE, ACTION_SIZE, EEF_POS, RATE, WORLD_FRAME
+from diffusion_ros.robot import ACTION_SCALE, ACTION_SIZE, EEF_POS, FRAME_PREFIX, RATE, WORLD_FRAME, prefixed
+from diffusion_ros.ros.managed_node import AUTOSTART
 from diffusion_ros.ros.params import ParameterError, parameter
 from diffusion_ros.ros.trusted_checkpoint import TrustedCheckpoint
 from diffusion_ros.spec import CheckpointSpec, TensorSpec
@@ -45,6 +46,8 @@ class ExecutorParameters(TrustedCheckpoint):
         high=256,
     )
     frame_id: str = parameter("", "frame of eef_pose, chunks, commands and box; '', and with a robot: the checkpoint's")
+    frame_prefix: str = parameter("", FRAME_PREFIX)
+    autostart: bool = parameter(True, AUTOSTART)
     checkpoint_limits: bool = parameter(
         False,
         "true: limits and box that are not given are the checkpoint's. Only for the simulator that it was trained in",
@@ -121,9 +124,8 @@ def spec_of_person(p: ExecutorParameters) -> CheckpointSpec:
 
 def completed(owner: str, p: ExecutorParameters, spec: CheckpointSpec | None) -> ExecutorParameters:
     """Parameters first, then the checkpoint's spec. Raises ParameterError for what neither gives."""
-    frame_id = (
-        ("" if p.robot and spec is not None else p.frame_id) or (spec.frame if spec is not None else "") or WORLD_FRAME
-    )
+    own = prefixed(p.frame_prefix, (spec.frame if spec is not None else "") or WORLD_FRAME)
+    frame_id = ("" if p.robot and spec is not None else p.frame_id) or own
     limits: tuple[str, ...] = ("action_low", "action_high", "workspace_low", "workspace_high")
     if p.robot:
         # Its YAML has the robot's own; a step's are what the checkpoint commands, and only guard against nonsense.
@@ -133,14 +135,14 @@ def completed(owner: str, p: ExecutorParameters, spec: CheckpointSpec | None) ->
     missing = [name for name, value in values.items() if not value]
     if missing:
         raise ParameterError(f"{owner}: parameter {', '.join(missing)} is required where no checkpoint is given")
-    own = [name for name in limits if not getattr(p, name)]
-    if own and not p.checkpoint_limits and not p.robot:
+    unset = [name for name in limits if not getattr(p, name)]
+    if unset and not p.checkpoint_limits and not p.robot:
         raise ParameterError(
-            f"{owner}: parameter {', '.join(own)} is required: a robot's limits and box are not a checkpoint's, except"
-            " in the simulator that it was trained in (checkpoint_limits)"
+            f"{owner}: parameter {', '.join(unset)} is required: a robot's limits and box are not a checkpoint's,"
+            " except in the simulator that it was trained in (checkpoint_limits)"
         )
-    same_frame = spec is not None and spec.frame in ("", frame_id)
-    if not same_frame and (boxes := [name for name in own if name.startswith("workspace")]):
+    same_frame = spec is not None and (not spec.frame or frame_id in (spec.frame, own))
+    if not same_frame and (boxes := [name for name in unset if name.startswith("workspace")]):
         raise ParameterError(
             f"{owner}: parameter {', '.join(boxes)} is required: the checkpoint's box is in its frame"
             f" {spec.frame if spec is not None else ''!r}, not in {frame_id!r}"

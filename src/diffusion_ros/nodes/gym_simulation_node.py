@@ -14,14 +14,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from rclpy.parameter import Parameter
-from sensor_msgs.msg import Image, JointState
+from sensor_msgs.msg import JointState
 from std_msgs.msg import Float64, Int64
 from visualization_msgs.msg import MarkerArray
 
 from diffusion_ros.robot import WORLD_FRAME
 from diffusion_ros.ros import messages, simulator_node, topics
 from diffusion_ros.ros.params import parameter
+from diffusion_ros.ros.picture_publisher import COMPRESSED, PicturePublisher
 from diffusion_ros.ros.runner import run
+from diffusion_ros.ros.transform_broadcaster import TransformBroadcaster
 from diffusion_ros.simulators import gym, video
 from diffusion_ros.simulators.episode import BalanceEpisode
 from diffusion_ros.simulators.gym import GymSimulation
@@ -38,6 +40,7 @@ class GymSimulationParameters(simulator_node.TwoClocksParameters):
 
     task: str = parameter("cartpole", "the machine to balance", choices=tuple(GYM_TASKS))
     video: bool = parameter(False, "true: write an MP4 of each episode")
+    compressed_pictures: bool = parameter(False, COMPRESSED)
 
 
 @dataclass(frozen=True)
@@ -84,8 +87,9 @@ class GymSimulationNode(simulator_node.SimulatorNode):
 
     def advertise(self) -> None:
         self._joint_publisher = self.create_publisher(JointState, topics.JOINT_STATES, topics.SENSOR_QOS)
-        self._image_publisher = self.create_publisher(Image, topics.IMAGE, topics.SENSOR_QOS)
+        self._image_publisher = PicturePublisher(self, topics.IMAGE, self.parameters.compressed_pictures)
         self._scene_publisher = self.create_publisher(MarkerArray, topics.SCENE, topics.DESCRIPTION_QOS)
+        self._transforms = TransformBroadcaster(self, self.parameters.transforms)
 
     # What comes in
 
@@ -145,7 +149,8 @@ class GymSimulationNode(simulator_node.SimulatorNode):
         simulation = self.simulation
         if self._image_publisher.get_subscription_count() > 0:
             picture = gym.draw(self.task, simulation.joint_positions)
-            self._image_publisher.publish(messages.image_to_msg(picture, stamp_ns, WORLD_FRAME))
+            self._image_publisher.publish(picture, stamp_ns, WORLD_FRAME)
+        self._transforms.send(gym.link_poses(self.task, simulation.joint_positions, WORLD_FRAME), stamp_ns)
         # Last, because the policy answers it at once.
         self._joint_publisher.publish(
             messages.joint_state_to_msg(

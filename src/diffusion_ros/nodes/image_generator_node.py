@@ -17,10 +17,12 @@ from std_srvs.srv import Trigger
 from diffusion_ros import checkpoint
 from diffusion_ros.models.image_generator import IMAGE_KIND, ImageGenerator, Images, grid
 from diffusion_ros.models.kind import SAMPLERS
+from diffusion_ros.robot import WORLD_FRAME
 from diffusion_ros.ros import messages, topics
 from diffusion_ros.ros.diagnostics import ERROR, OK, Diagnostics
 from diffusion_ros.ros.params import declare, parameter
 from diffusion_ros.ros.runner import RunnableNode, run
+from diffusion_ros.ros.transform_broadcaster import TransformBroadcaster
 from diffusion_ros.ros.trusted_checkpoint import TrustedCheckpoint, identity
 from diffusion_ros.ros.worker import Worker, failure
 
@@ -39,6 +41,7 @@ class ImageGeneratorParameters(TrustedCheckpoint):
     columns: int = parameter(4, "columns of the picture that shows them", low=1)
     sampler: str = parameter("", "sampler; '': the checkpoint's own", choices=("", *SAMPLERS))
     sampler_steps: int = parameter(0, "denoising steps; 0: the checkpoint's own", low=0)
+    at_start: bool = parameter(False, "true: the first samples are drawn without a request")
     rate: float = parameter(10.0, "pictures of the denoising that are shown in a second [Hz]", low=0.1, high=100.0)
 
 
@@ -68,11 +71,14 @@ class ImageGeneratorNode(RunnableNode):
         """Pictures of the denoising that are still to be shown."""
         self._samples = self.create_publisher(Image, topics.GENERATED, topics.DESCRIPTION_QOS)
         self._denoising = self.create_publisher(Image, topics.GENERATION, topics.SENSOR_QOS)
+        # A picture is nowhere, but RViz asks where its frame is.
+        self._transforms = TransformBroadcaster(self)
+        self._transforms.send_always([((0.0, 0.0, 0.0), (0.0, 0.0, 0.0, 1.0), WORLD_FRAME, _FRAME_ID)])
         self.diagnostics = Diagnostics(self, "image generator", self._refresh)
         self.diagnostics.value("checkpoint", p.checkpoint)
         self.diagnostics.value("sha256", self.generator.checkpoint.sha256)
         self._worker = Worker("sampling", self._take, self._work)
-        self._wanted = False
+        self._wanted = p.at_start
         self._busy = False
         self._worker.start()
         self.create_service(Trigger, "~/generate", self._on_generate)

@@ -22,14 +22,17 @@ from diffusion_ros.ros import messages, simulator_node, topics
 from diffusion_ros.ros.listener import Listener
 from diffusion_ros.ros.params import parameter
 from diffusion_ros.ros.runner import run
+from diffusion_ros.ros.transform_broadcaster import TransformBroadcaster
 from diffusion_ros.simulators import maze_video
 from diffusion_ros.simulators.episode import MazeEpisode
-from diffusion_ros.simulators.maze import BALL_RADIUS, FRAME, GOAL_RADIUS, MAX_FORCE, RATE, MazeSimulation
+from diffusion_ros.simulators.maze import BALL_FRAME, BALL_RADIUS, FRAME, GOAL_RADIUS, MAX_FORCE, RATE, MazeSimulation
 from diffusion_ros.simulators.tasks import MAZE_TASKS
 
 Array = NDArray[np.float64]
 
 _OBSTACLES_SECONDS = 0.2
+_TRANSFORM_SECONDS = 0.03
+"""Between two transforms of the ball: a third of its rate."""
 _GOAL_SECONDS = 1.0
 """Between two times that the goal is said, until somebody drives there."""
 _GOAL_DELAY = 0.1
@@ -69,7 +72,7 @@ class MazeNode(simulator_node.SimulatorNode):
         self.task_name = p.size
         self.records = p.video and p.episodes > 0
         self._next_goal = 0.0
-        self._next_obstacles = 0.0
+        self._next_obstacles = self._next_transform = 0.0
         # For the video.
         self._shown, self._first = maze_video.Shown(), maze_video.Shown()
         self._moments: list[maze_video.Moment] = []
@@ -90,6 +93,7 @@ class MazeNode(simulator_node.SimulatorNode):
         self._goal = self.create_publisher(PoseStamped, topics.GOAL, topics.COMMAND_QOS)
         self._obstacles = self.create_publisher(MarkerArray, topics.OBSTACLES, topics.COMMAND_QOS)
         self._scene = self.create_publisher(MarkerArray, topics.SCENE, topics.COMMAND_QOS)
+        self._transforms = TransformBroadcaster(self, self.parameters.transforms)
         self._map.publish(messages.grid_to_msg(self.simulation.map.walls, 0, FRAME))
 
     # What comes in
@@ -158,8 +162,12 @@ class MazeNode(simulator_node.SimulatorNode):
         if self.parameters.obstacle_radius > 0 and now >= self._next_obstacles:
             self._next_obstacles = now + _OBSTACLES_SECONDS
             self._obstacles.publish(messages.balls_to_msg(self.obstacle(now), (0.8, 0.1, 0.1, 0.9), "obstacles", FRAME))
+        if self._transforms.heard and now >= self._next_transform:
+            self._next_transform = now + _TRANSFORM_SECONDS
+            place = np.append(simulation.position, 0.0)
+            self._transforms.send([(place, (0.0, 0.0, 0.0, 1.0), FRAME, BALL_FRAME)], stamp_ns)
         # Last, because the follower answers it at once.
-        state = messages.odometry_to_msg(simulation.position, simulation.velocity, stamp_ns, FRAME)
+        state = messages.odometry_to_msg(simulation.position, simulation.velocity, stamp_ns, FRAME, BALL_FRAME)
         self._odometry.publish(state)
         if self.phase == "waiting":
             self._say_goal(stamp_ns, now)

@@ -24,6 +24,10 @@ class DomainParameters(Protocol):
         """Seconds of silence after which a robot is taken to be somewhere else."""
 
     @property
+    def frame_prefix(self) -> str:
+        """Before the names of frames."""
+
+    @property
     def gripper_joints(self) -> tuple[str, ...]:
         """The fingers' names in joint_states."""
 

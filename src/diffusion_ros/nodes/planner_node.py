@@ -30,12 +30,13 @@ from diffusion_ros.models.planner import Array, Plan, PlanError, Plans, clearanc
 from diffusion_ros.nodes.arm_domain import ArmDomain
 from diffusion_ros.nodes.maze_domain import MazeDomain
 from diffusion_ros.nodes.planner_domain import Domain
-from diffusion_ros.robot import FINGERS
+from diffusion_ros.robot import FINGERS, FRAME_PREFIX
 from diffusion_ros.ros import messages, topics
 from diffusion_ros.ros.diagnostics import ERROR, OK, WARN, Diagnostics
 from diffusion_ros.ros.listener import Listener
+from diffusion_ros.ros.managed_node import AUTOSTART, ManagedNode
 from diffusion_ros.ros.params import declare, parameter
-from diffusion_ros.ros.runner import RunnableNode, run
+from diffusion_ros.ros.runner import run
 from diffusion_ros.ros.trusted_checkpoint import TrustedCheckpoint, identity
 from diffusion_ros.ros.worker import Worker, failure
 
@@ -76,6 +77,8 @@ class PlannerParameters(TrustedCheckpoint):
     )
     obstacle_weight: float = parameter(1.0, "weight of the obstacles' guide", low=0.0)
     gripper_joints: tuple[str, ...] = parameter(FINGERS, "an arm's: the fingers' names in joint_states")
+    frame_prefix: str = parameter("", f"an arm's: {FRAME_PREFIX}")
+    autostart: bool = parameter(True, AUTOSTART)
 
 
 @dataclass(frozen=True)
@@ -106,13 +109,17 @@ class Outcome:
     """What the node had refused when the worker began."""
 
 
-class PlannerNode(RunnableNode):
+class PlannerNode(ManagedNode):
     """Subscribes to goal_pose, obstacles and what its domain needs; publishes plan, candidates and denoising."""
 
     def __init__(self, parameter_overrides: Sequence[Parameter[Any]] = ()) -> None:
         """Raises ValueError (parameters, checkpoint) in one line."""
         super().__init__("planner", parameter_overrides)
         self.parameters = p = declare(self, PlannerParameters, _completed)
+        self.start(p.autostart)
+
+    def configure(self) -> None:
+        p = self.parameters
         torch.set_num_threads(p.threads)
         self.planner = make_planner(
             checkpoint.load(
@@ -171,6 +178,12 @@ class PlannerNode(RunnableNode):
         period = 1.0 / p.replan_rate if p.replan_rate > 0 else 0.1
         self.every(period, self._replan)
         self.every(0.1, self._watch_obstacles)
+
+    def deactivate(self) -> None:
+        """The robot stops on its way, and has no goal any more."""
+        self.domain.halt()
+        self.forget()
+        self._refresh()
 
     def forget(self) -> None:
         """The goal was for a robot that is somewhere else now."""
@@ -239,7 +252,8 @@ class PlannerNode(RunnableNode):
         self._submit(PlanRequest(None, goal), waits=True)
 
     async def _on_get_plan(self, request: GetPlan.Request, response: GetPlan.Response) -> GetPlan.Response:
-        """Plans from `start` to `goal`; a `start` without a frame means where the robot is. No plan: an empty path."""
+        """Plans from `start` to `goal`; a `start` without a frame means where the robot is. No plan: an empty path;
+        its header.frame_id says "refused: " and why, as GetPlan has no other word for it."""
         try:
             goal = self._state_at(request.goal, "goal")
             if request.start.header.frame_id:
@@ -251,12 +265,18 @@ class PlannerNode(RunnableNode):
                 raise PlanError("another plan is being made")
         except PlanError as error:
             self.refuse(str(error))
-            return response
+            return self._refusal(response, str(error))
         assert asked.answer is not None
         outcome = await asked.answer
         assert outcome is not None
-        if outcome.best is not None:
-            response.plan = self._path(outcome.best, outcome.stamp_ns)
+        if outcome.best is None:
+            return self._refusal(response, outcome.refused or "a newer goal came before it was made")
+        response.plan = self._path(outcome.best, outcome.stamp_ns)
+        return response
+
+    def _refusal(self, response: GetPlan.Response, reason: str) -> GetPlan.Response:
+        self.get_logger().warning(f"~/plan refused: {messages.printable(reason)}")
+        response.plan.header.frame_id = messages.printable(f"refused: {reason}")
         return response
 
     def _replan(self) -> None:
@@ -290,6 +310,8 @@ class PlannerNode(RunnableNode):
 
     def _here(self) -> tuple[int, Array]:
         """Stamp [ns] and state (S) of the robot. Raises PlanError where there is none that can be planned from."""
+        if not self.active:
+            raise PlanError("the planner is not active")
         state = self.domain.state()
         if state is None:
             raise PlanError(f"no {self.domain.state_topic} to plan from")
@@ -428,7 +450,9 @@ class PlannerNode(RunnableNode):
     # Diagnostics
 
     def _refresh(self) -> None:
-        if self._refused:
+        if not self.active:
+            self.diagnostics.report(WARN, "not active")
+        elif self._refused:
             kept = "; the last valid plan stays" if self._last is not None else ""
             self.diagnostics.report(ERROR, f"refused: {self._refused}{kept}")
         elif self.domain.missing():
@@ -440,7 +464,7 @@ class PlannerNode(RunnableNode):
         else:
             self.diagnostics.report(OK, "planned")
 
-    def close(self) -> None:
+    def cleanup(self) -> None:
         self._worker.close()
 
 

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 from nav_msgs.msg import Path
+from numpy.typing import NDArray
 from rclpy.parameter import Parameter
 from scipy.spatial.transform import Rotation
 from trajectory_msgs.msg import JointTrajectory
@@ -24,18 +25,20 @@ from trajectory_msgs.msg import JointTrajectory
 from diffusion_ros import checkpoint, robot_file
 from diffusion_ros.control.action_chunk import ActionChunk, chunk_positions, hold_chunk
 from diffusion_ros.control.delay import ChunkDelay
+from diffusion_ros.control.frames import RobotFrames
 from diffusion_ros.control.observation import Frame, InterpolatingAssembler
 from diffusion_ros.control.policy_controller import PolicyController
 from diffusion_ros.models.kind import SAMPLERS
 from diffusion_ros.models.policy import FrameError, Policy, RangeError
-from diffusion_ros.robot import EEF_POS, EEF_QUAT, FINGERS, WORLD_FRAME
+from diffusion_ros.robot import EEF_POS, EEF_QUAT, FINGERS, FRAME_PREFIX, WORLD_FRAME, prefixed
 from diffusion_ros.ros import messages, topics
 from diffusion_ros.ros.chunk_budget import ChunkBudget
 from diffusion_ros.ros.diagnostics import ERROR, OK, WARN, Diagnostics
 from diffusion_ros.ros.frame_source import FrameRules, FrameSource
 from diffusion_ros.ros.listener import MAX_BYTES, Listener
+from diffusion_ros.ros.managed_node import AUTOSTART, ManagedNode
 from diffusion_ros.ros.params import declare, parameter
-from diffusion_ros.ros.runner import RunnableNode, run
+from diffusion_ros.ros.runner import run
 from diffusion_ros.ros.trusted_checkpoint import TrustedCheckpoint, identity
 from diffusion_ros.ros.worker import Worker, failure
 from diffusion_ros.spec import CheckpointSpec
@@ -118,6 +121,8 @@ class PolicyParameters(TrustedCheckpoint):
         "",
         "frame of poses and of the chunks' deltas; '', and with a robot: the checkpoint's",
     )
+    frame_prefix: str = parameter("", FRAME_PREFIX)
+    autostart: bool = parameter(True, AUTOSTART)
 
     def __post_init__(self) -> None:
         if len(self.gripper_joints) != len(self.gripper_signs):
@@ -129,13 +134,19 @@ class PolicyParameters(TrustedCheckpoint):
             raise ValueError(f"parameter robot is {self.robot!r}, '' expected in lockstep: no real robot waits")
 
 
-class PolicyNode(RunnableNode):
+class PolicyNode(ManagedNode):
     """Subscribes to what the checkpoint's inputs name; publishes action_chunk, predicted_path and diagnostics."""
 
     def __init__(self, parameter_overrides: Sequence[Parameter[Any]] = ()) -> None:
         """Raises ValueError (parameters, checkpoint) in one line."""
         super().__init__("policy", parameter_overrides)
         self.parameters = declare(self, PolicyParameters, _completed)
+        p = self.parameters
+        self._realtime = p.mode == "realtime"
+        self.follows_clock &= self._realtime
+        self.start(p.autostart)
+
+    def configure(self) -> None:
         p = self.parameters
         torch.set_num_threads(p.threads)
         self.policy = Policy(
@@ -151,8 +162,6 @@ class PolicyNode(RunnableNode):
         loaded = self.policy.checkpoint
         self.get_logger().info(identity(p.checkpoint, loaded.sha256, loaded.signer))
         spec = self.policy.spec
-        self._realtime = p.mode == "realtime"
-        self.follows_clock &= self._realtime
         robot = robot_file.read(FilePath(p.robot)) if p.robot else None
         rtc = self._realtime and p.late == "rtc"
         self._controller = PolicyController(
@@ -178,6 +187,8 @@ class PolicyNode(RunnableNode):
                 max_bytes=MAX_BYTES,
             )
         self._frame_id = p.frame_id
+        self._base_frame = robot.base.frame if robot is not None else ""
+        self._frames_of_robot = RobotFrames(robot, spec.base_pose) if robot is not None else None
         self._framed: float | None = None
         """When the last complete frame came."""
         self._chunked = self.seconds()
@@ -198,6 +209,8 @@ class PolicyNode(RunnableNode):
             "threads": torch.get_num_threads(),
         }.items():
             self.diagnostics.value(name, value)
+        self._drawn = False
+        """Whether predicted_path shows a chunk."""
         self._told_to_hold = False
         """Real time: whether the executor was told to hold since the last chunk."""
         self._began = 0.0
@@ -229,6 +242,22 @@ class PolicyNode(RunnableNode):
         self._busy = False
         self._worker.start()
 
+    def activate(self) -> None:
+        """What was observed before does not count."""
+        if self._started:
+            self._forget()
+
+    def deactivate(self) -> None:
+        """No more chunks; what the last one has left is not to be executed."""
+        self._stop()
+        self._forget()
+        self._undraw()
+
+    def _forget(self) -> None:
+        with self._worker.condition:
+            self._stops += 1
+            self._frames.clear()
+
     # What comes in: FrameSource's callbacks check and store
 
     def _on_bad(self) -> None:
@@ -247,8 +276,11 @@ class PolicyNode(RunnableNode):
         if not said:
             hold = hold_chunk(max(self._stamps.values()), self.policy.spec.period_ns)
             self._chunk_publisher.publish(messages.chunk_to_msg(hold, self._frame_id))
+        self._undraw()
 
     def _observe(self, frame: Frame) -> None:
+        if not self.active:
+            return
         self._framed = self.seconds()
         if self._sources:
             # What came last may have been waited for.
@@ -295,6 +327,7 @@ class PolicyNode(RunnableNode):
                 hold = self._controller.distrust(stamp_ns)
             if hold is not None:
                 self._chunk_publisher.publish(messages.chunk_to_msg(hold, self._frame_id))
+            self._undraw()
         except Exception as error:
             if "" not in self._faults:
                 self.get_logger().error(traceback.format_exc())
@@ -367,13 +400,28 @@ class PolicyNode(RunnableNode):
             turned = Rotation.from_quat(frame.values[EEF_QUAT]) if EEF_QUAT in frame.values else None
             way = chunk_positions(position, chunk.rows, chunk.kind, turned)
             stamps = [frame.stamp_ns + i * chunk.period_ns for i in range(len(way))]
-            self._path_publisher.publish(messages.path_to_msg(way, stamps, frame.stamp_ns, self._frame_id))
+            self._draw(way, stamps, frame.stamp_ns)
+            self._drawn = True
+
+    def _undraw(self) -> None:
+        """A chunk that counts no more is not drawn any more."""
+        if self._drawn:
+            self._drawn = False
+            self._draw(np.zeros((0, 3)), [], self.now_ns())
+
+    def _draw(self, way: NDArray[np.float64], stamps_ns: Sequence[int], time_ns: int) -> None:
+        """A way (N, 3) [m] in the policy's frame: a robot's viewers know its base, and not that frame."""
+        frame_id = self._frame_id
+        if self._frames_of_robot is not None:
+            way, frame_id = self._frames_of_robot.points_to_base(way), self._base_frame
+        self._path_publisher.publish(messages.path_to_msg(way, stamps_ns, time_ns, frame_id))
 
     # Diagnostics
 
     def _refresh(self) -> None:
         reasons = self.reasons()
         if reasons:
+            self._undraw()
             bad = any(self._faults.values()) or self._source.frozen_reasons
             self.diagnostics.report(ERROR if bad else WARN, "; ".join(reasons))
         elif slow := self._slow():
@@ -389,6 +437,8 @@ class PolicyNode(RunnableNode):
     def reasons(self) -> list[str]:
         """Why no chunk is being made, a line each; empty when chunks leave as often as they should."""
         p = self.parameters
+        if not self.active:
+            return ["not active"]
         reasons = list(self._faults.values())
         newest_ns = max(self._stamps.values(), default=0)
         for topic in self._topics:
@@ -451,8 +501,9 @@ class PolicyNode(RunnableNode):
         apart = f"{self._name(first)} is {(newest[last] - newest[first]) / 1e9:.2g} s behind {self._name(last)}"
         return f"the stamps of the inputs differ, {apart}, at most {p.sync_tolerance:g} s expected (sync_tolerance)"
 
-    def close(self) -> None:
+    def cleanup(self) -> None:
         self._worker.close()
+        self._undraw()
 
 
 def frame_rules(p: PolicyParameters) -> FrameRules:
@@ -479,7 +530,7 @@ def _completed(p: PolicyParameters) -> PolicyParameters:
         sampler=p.sampler or spec.sampler,
         sampler_steps=p.sampler_steps or spec.sampler_steps,
         # With a robot its file says how the policy's frame lies to the driver's.
-        frame_id=("" if p.robot else p.frame_id) or spec.frame or WORLD_FRAME,
+        frame_id=("" if p.robot else p.frame_id) or prefixed(p.frame_prefix, spec.frame or WORLD_FRAME),
     )
     if not p.robot:
         return replace(p, lead_steps=1 if p.lead_steps < 0 else p.lead_steps)

@@ -30,7 +30,7 @@ from diffusion_ros import checkpoint, robot_file
 from diffusion_ros.bags import BagWriter, json_of, stamp_ns
 from diffusion_ros.control.recorded_episodes import EpisodeError, RecordedEpisodes
 from diffusion_ros.control.stream_gaps import StreamGaps
-from diffusion_ros.robot import RATE, WORLD_FRAME
+from diffusion_ros.robot import FRAME_PREFIX, RATE, WORLD_FRAME, prefixed
 from diffusion_ros.ros import messages, topics
 from diffusion_ros.ros.bag_thread import CLOSED, FLUSH_SECONDS, BagThread, Kind, free_bytes, size
 from diffusion_ros.ros.diagnostics import ERROR, OK, WARN, Diagnostics
@@ -79,6 +79,7 @@ class RecorderParameters(TrustedCheckpoint):
     rate: float = parameter(
         0.0, "control steps a second, for those who train on it [Hz]; 0: the checkpoint's, or 20", low=0
     )
+    frame_prefix: str = parameter("", FRAME_PREFIX)
     compress: str = parameter(
         "", "how pictures are stored that come uncompressed; '': as they come", choices=("", "jpeg", "png")
     )
@@ -115,7 +116,9 @@ class RecorderNode(RunnableNode):
         own = of_simulator(spec, self._lockstep) if self.robot is None else of_robot(self.robot)
         recorded = merged([*of_graph(), *own])
         self._full_names = {one.topic: self.resolve_topic_name(one.topic) for one in recorded}
-        frame = (spec.frame if spec is not None else "") or (self.robot.base.frame if self.robot else WORLD_FRAME)
+        frame = prefixed(p.frame_prefix, (spec.frame if spec is not None else "") or WORLD_FRAME)
+        if self.robot is not None and (spec is None or not spec.frame):
+            frame = self.robot.base.frame
         names = {key: self._stored(one) for one in recorded for key in one.keys}
         said = contract(self.robot, spec, p.task, p.rate, names, frame)
         self._max_bytes = p.max_queue * 1_000_000

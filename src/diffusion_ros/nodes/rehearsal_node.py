@@ -29,12 +29,23 @@ from diffusion_ros.nodes.arm_recorder import ArmRecorder
 from diffusion_ros.nodes.driver_gripper import DriverGripper
 from diffusion_ros.nodes.driver_sensors import DRIVER_QOS, DriverSensors
 from diffusion_ros.resources import resource_folder
-from diffusion_ros.robot import ACTION_SIZE, CAMERAS, RATE, WORLD_FRAME
+from diffusion_ros.robot import (
+    ACTION_SIZE,
+    CAMERAS,
+    FRAME_PREFIX,
+    HAND_FRAME,
+    RATE,
+    WORLD_FRAME,
+    optical_frame,
+)
 from diffusion_ros.robot_file import HAND
 from diffusion_ros.ros import messages, simulator_node, topics
+from diffusion_ros.ros.described_robot import DescribedRobot
 from diffusion_ros.ros.params import parameter
 from diffusion_ros.ros.runner import RunnableNode, run
+from diffusion_ros.ros.transform_broadcaster import TransformBroadcaster
 from diffusion_ros.simulators import arm_driver, driver_rules, driver_streams
+from diffusion_ros.simulators.arm_description import driven_links
 from diffusion_ros.simulators.arm_driver import ArmDriver, Refused
 from diffusion_ros.simulators.driven_arm import (
     STEP_NS,
@@ -90,6 +101,7 @@ class RehearsalParameters(simulator_node.SimulatorParameters):
         (), "MoveIt Servo: condition numbers at which it slows down and halts; []: its own, with six joints UR's", low=1
     )
     gripper_speed: float = parameter(0.2, "of the gripper's width [m/s]; a Franka Hand's is 0.1", low=0.01, high=1.0)
+    frame_prefix: str = parameter("", FRAME_PREFIX)
     view: str = parameter("", "camera of the larger view in the videos; '': no videos")
 
     def __post_init__(self) -> None:
@@ -118,6 +130,8 @@ class RehearsalNode(simulator_node.SimulatorNode):
         width, height = p.size
         self.streams = driver_streams.streams(robot, CAMERAS, p.encoding, width, height, p.pose_rate)
         self.task_name = p.task
+        self.world = f"{p.frame_prefix}{WORLD_FRAME}"
+        """The frame of the scene."""
         self._offset_ns = round(1e9 * p.clock_offset)
         self.arm = DrivenArm(
             p.task,
@@ -153,6 +167,7 @@ class RehearsalNode(simulator_node.SimulatorNode):
             self._stamp,
             self._took,
             lambda topic: self.diagnostics.tick(topic),
+            p.frame_prefix,
         )
         self._drivers.records = self.records
         # Time: `_due_ns` is the arm's, up to which it shall be; `_origin_ns` what the robot's is ahead of it.
@@ -255,11 +270,35 @@ class RehearsalNode(simulator_node.SimulatorNode):
         self._sensors.stop()  # they may come a thousand times a second; from now on the graph is asked
         self._drivers.advertise()
         self._scene_publisher = self.create_publisher(MarkerArray, topics.SCENE, topics.DESCRIPTION_QOS)
-        self._scene = messages.SerializedScene(self.simulation.scene(), 0, WORLD_FRAME)
+        self._scene = messages.SerializedScene(self.simulation.scene(), 0, self.world)
+        self._describe()
+
+    def _describe(self) -> None:
+        """The arm for RViz, in the frames of its file, and where the scene is."""
+        robot, prefix = self.robot, self.parameters.frame_prefix
+        self._transforms = TransformBroadcaster(self, self.parameters.transforms)
+        links = driven_links(self.arm, self.driver.joints, robot.base.frame, robot.tool.frame, prefix)
+        own = robot.description.topic if robot.description is not None else ""
+        said = {source.child for source in robot.poses.values() if source.source == "tf"}
+        self._described = DescribedRobot(self, links, self._transforms, own, said)
+        if self.world != robot.base.frame:
+            self._transforms.send_always([(*self._drivers.world, robot.base.frame, self.world)])
+
+    def _say_transforms(self) -> None:
+        """The arm's links, its hand, and its cameras."""
+        if not self._transforms.heard:
+            return
+        stamp, simulation = self._stamp(self.arm.time_ns), self.simulation
+        poses = {HAND_FRAME: self.arm.hand_in_world()}
+        poses.update({optical_frame(camera): simulation.camera_pose(camera) for camera in simulation.cameras})
+        prefix = self.parameters.frame_prefix
+        self._transforms.send([(*pose, self.world, f"{prefix}{name}") for name, pose in poses.items()], stamp)
+        self._described.send(simulation.data.qpos, stamp)
 
     def publish_observation(self, stamp_ns: int) -> None:
         """Sensors have rates of their own; what is said once a control step is that all is well."""
         self._drivers.say_ready()
+        self._say_transforms()
 
     def publish_scene(self) -> None:
         if self._scene_publisher.get_subscription_count() > 0:

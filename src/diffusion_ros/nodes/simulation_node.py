@@ -14,7 +14,7 @@ import numpy as np
 from geometry_msgs.msg import PoseStamped
 from numpy.typing import NDArray
 from rclpy.parameter import Parameter
-from sensor_msgs.msg import CameraInfo, Image, JointState
+from sensor_msgs.msg import CameraInfo, JointState
 from std_msgs.msg import String
 from trajectory_msgs.msg import JointTrajectory
 from visualization_msgs.msg import MarkerArray
@@ -24,6 +24,7 @@ from diffusion_ros.robot import (
     ACTION_SIZE,
     EEF_POS,
     EEF_QUAT,
+    FRAME_PREFIX,
     HAND_FRAME,
     OBJECT_POS,
     OBJECT_QUAT,
@@ -32,9 +33,13 @@ from diffusion_ros.robot import (
     optical_frame,
 )
 from diffusion_ros.ros import messages, simulator_node, topics
+from diffusion_ros.ros.described_robot import DescribedRobot
 from diffusion_ros.ros.params import parameter
+from diffusion_ros.ros.picture_publisher import COMPRESSED, PicturePublisher
 from diffusion_ros.ros.runner import run
+from diffusion_ros.ros.transform_broadcaster import Placed, TransformBroadcaster
 from diffusion_ros.simulators.arm import Simulation
+from diffusion_ros.simulators.arm_links import arm_links
 from diffusion_ros.simulators.camera_faults import CameraFault
 from diffusion_ros.simulators.episode import Episode
 from diffusion_ros.simulators.tasks import ARM_TASKS
@@ -48,7 +53,8 @@ class SimulationParameters(simulator_node.TwoClocksParameters):
 
     task: str = parameter("can", "the robot's task", choices=tuple(ARM_TASKS))
     stop_after_success: int = parameter(0, "steps for which an episode goes on after its success", low=0)
-    transforms: bool = parameter(True, "publish /tf where tf2_msgs is installed")
+    compressed_pictures: bool = parameter(False, COMPRESSED)
+    frame_prefix: str = parameter("", FRAME_PREFIX)
     view: str = parameter("", "camera of the larger view in the videos; '': no videos")
 
 
@@ -64,6 +70,8 @@ class SimulationNode(simulator_node.SimulatorNode):
         p = self.parameters
         self.simulation = Simulation(p.task)
         self.task_name = p.task
+        self.world = f"{p.frame_prefix}{WORLD_FRAME}"
+        """The frame of all poses."""
         self._recorder = ArmRecorder(self, self.simulation, p.view)
         self.records = bool(p.view)
         self.simulation.observe()  # the first picture makes the OpenGL context, which takes a second
@@ -80,7 +88,8 @@ class SimulationNode(simulator_node.SimulatorNode):
         self._joint_publisher = self.create_publisher(JointState, topics.JOINT_STATES, topics.SENSOR_QOS)
         cameras = self.simulation.cameras
         self._image_publishers = {
-            camera: self.create_publisher(Image, topics.image(camera), topics.SENSOR_QOS) for camera in cameras
+            camera: PicturePublisher(self, topics.image(camera), self.parameters.compressed_pictures)
+            for camera in cameras
         }
         self._info_publishers = {
             camera: self.create_publisher(CameraInfo, topics.camera_info(camera), topics.DESCRIPTION_QOS)
@@ -88,16 +97,16 @@ class SimulationNode(simulator_node.SimulatorNode):
         }
         self._scene_publisher = self.create_publisher(MarkerArray, topics.SCENE, topics.DESCRIPTION_QOS)
         # Stamp 0: the newest transform there is.
-        self._scene = messages.SerializedScene(self.simulation.scene(), 0, WORLD_FRAME)
-        wants_transforms = self.parameters.transforms and messages.TFMessage is not None
-        self._transform_publisher = (
-            self.create_publisher(messages.TFMessage, topics.TF, topics.SENSOR_QOS) if wants_transforms else None
-        )
+        self._scene = messages.SerializedScene(self.simulation.scene(), 0, self.world)
+        self._transforms = TransformBroadcaster(self, self.parameters.transforms)
+        base = self.simulation.base_position(), np.array((0.0, 0.0, 0.0, 1.0))
+        links = arm_links(self.simulation, self.world, base, prefix=self.parameters.frame_prefix)
+        self._described = DescribedRobot(self, links, self._transforms)
 
     # What comes in
 
     def _on_eef_command(self, msg: JointTrajectory) -> None:
-        messages.check_frame(msg.header, WORLD_FRAME)
+        messages.check_frame(msg.header, self.world)
         self.commanded(*messages.command_from_msg(msg))
 
     def _on_camera_fault(self, msg: String) -> None:
@@ -163,9 +172,8 @@ class SimulationNode(simulator_node.SimulatorNode):
         drawn = time.monotonic()
         self._frame = frame
         for camera in simulation.cameras if watched else ():
-            optical, size = optical_frame(camera), simulation.image_size
-            image = messages.image_to_msg(frame[f"{camera}_image"], stamp_ns, optical)
-            self._image_publishers[camera].publish(image)
+            optical, size = f"{self.parameters.frame_prefix}{optical_frame(camera)}", simulation.image_size
+            self._image_publishers[camera].publish(frame[f"{camera}_image"], stamp_ns, optical)
             matrix = simulation.camera_matrix(camera, size, size)
             info = messages.camera_info_to_msg(matrix, size, size, stamp_ns, optical)
             self._info_publishers[camera].publish(info)
@@ -174,19 +182,18 @@ class SimulationNode(simulator_node.SimulatorNode):
                 simulation.joint_names, simulation.joint_positions(), simulation.joint_velocities(), stamp_ns
             )
         )
-        world = WORLD_FRAME
-        object_pose = messages.pose_to_msg(frame[OBJECT_POS], frame[OBJECT_QUAT], stamp_ns, world)
+        object_pose = messages.pose_to_msg(frame[OBJECT_POS], frame[OBJECT_QUAT], stamp_ns, self.world)
         self._object_publisher.publish(object_pose)
         # Last, because the executor answers it at once.
-        eef_pose = messages.pose_to_msg(frame[EEF_POS], frame[EEF_QUAT], stamp_ns, world)
+        eef_pose = messages.pose_to_msg(frame[EEF_POS], frame[EEF_QUAT], stamp_ns, self.world)
         self._pose_publisher.publish(eef_pose)
         self.diagnostics.tick(topics.EEF_POSE)
         if self.phase == "running":
             self.episode.took("observation", drawn - began)
             self.episode.took("publication", time.monotonic() - drawn)
-        if self._transform_publisher is not None:
-            moving = messages.TFMessage(transforms=transforms(simulation, frame, stamp_ns))
-            self._transform_publisher.publish(moving)
+        if self._transforms.heard:
+            self._transforms.send(placed(simulation, frame, self.parameters.frame_prefix), stamp_ns)
+            self._described.send(simulation.data.qpos, stamp_ns)
 
     def publish_scene(self) -> None:
         if self._scene_publisher.get_subscription_count() > 0:
@@ -211,14 +218,11 @@ class SimulationNode(simulator_node.SimulatorNode):
         self.simulation.close()
 
 
-def transforms(simulation: Simulation, frame: dict[str, NDArray[Any]], stamp_ns: int) -> list[Any]:
-    """geometry_msgs/TransformStamped of the hand and of the cameras' optical frames in the world."""
-    poses = [(frame[EEF_POS], frame[EEF_QUAT], HAND_FRAME)]
-    poses += [(*simulation.camera_pose(camera), optical_frame(camera)) for camera in simulation.cameras]
-    return [
-        messages.transform_to_msg(position, quaternion, stamp_ns, WORLD_FRAME, name)
-        for position, quaternion, name in poses
-    ]
+def placed(simulation: Simulation, frame: dict[str, NDArray[Any]], prefix: str = "") -> list[Placed]:
+    """The hand and the cameras' optical frames in the world."""
+    poses = {HAND_FRAME: (frame[EEF_POS], frame[EEF_QUAT])}
+    poses.update({optical_frame(camera): simulation.camera_pose(camera) for camera in simulation.cameras})
+    return [(*pose, f"{prefix}{WORLD_FRAME}", f"{prefix}{name}") for name, pose in poses.items()]
 
 
 def main() -> int:

@@ -23,7 +23,7 @@ from trajectory_msgs.msg import JointTrajectory
 from diffusion_ros import checkpoint, robot_file
 from diffusion_ros.control.teleoperation import DEVICES, HELP, Asked, Gamepad, Keyboard, PersonRows, Twists
 from diffusion_ros.nodes.terminal import Terminal
-from diffusion_ros.robot import RATE, WORLD_FRAME
+from diffusion_ros.robot import FRAME_PREFIX, RATE, WORLD_FRAME, prefixed
 from diffusion_ros.robot_check import steady_speed
 from diffusion_ros.robot_file import TELEOP_TOPICS, Teleop
 from diffusion_ros.ros import messages, topics
@@ -32,6 +32,7 @@ from diffusion_ros.ros.listener import MAX_BYTES, Listener
 from diffusion_ros.ros.params import ParameterError, declare, parameter
 from diffusion_ros.ros.runner import RunnableNode, run
 from diffusion_ros.ros.trusted_checkpoint import TrustedCheckpoint
+from diffusion_ros.spec import CheckpointSpec
 
 _DRAWING_SECONDS = 0.2
 """Between two pictures in the terminal."""
@@ -48,6 +49,7 @@ class TeleopParameters(TrustedCheckpoint):
     topic: str = parameter("", "of the gamepad or the twists; '': the YAML's, else /joy or /cmd_vel")
     rate: float = parameter(0.0, "control steps in a second [Hz]; 0: the checkpoint's, else 20", low=0.0, high=1000.0)
     frame_id: str = parameter("", "frame of the rows; '': the checkpoint's, else the robot's base, else world")
+    frame_prefix: str = parameter("", FRAME_PREFIX)
     linear: float = parameter(0.0, "greatest speed [m/s]; 0: the YAML's, else 0.1", low=0.0, high=2.0)
     angular: float = parameter(0.0, "greatest turning [rad/s]; 0: the YAML's, else 0.5", low=0.0, high=4.0)
     response: tuple[float, ...] = parameter(
@@ -117,9 +119,7 @@ class TeleopNode(RunnableNode):
             p,
             topic=self._teleop.topic if p.device != "keyboard" else "",
             rate=p.rate or (spec.rate if spec is not None else RATE),
-            frame_id=p.frame_id
-            or (spec.frame if spec is not None else robot.base.frame if robot is not None else "")
-            or WORLD_FRAME,
+            frame_id=p.frame_id or _frame(p.frame_prefix, spec, robot),
             linear=p.linear or own.linear,
             angular=p.angular or own.angular,
             response=(spec.response[:2] + spec.response[-2:]) if spec is not None else p.response,
@@ -255,6 +255,13 @@ class TeleopNode(RunnableNode):
             self._publisher.wait_for_all_acked(Duration(seconds=_FAREWELL_SECONDS))
         if self._terminal is not None:
             self._terminal.close()
+
+
+def _frame(prefix: str, spec: CheckpointSpec | None, robot: robot_file.RobotFile | None) -> str:
+    """Of the rows: the checkpoint's, else the robot's base, else the simulator's."""
+    if spec is None and robot is not None:
+        return robot.base.frame
+    return prefixed(prefix, (spec.frame if spec is not None else "") or WORLD_FRAME)
 
 
 def main() -> int:

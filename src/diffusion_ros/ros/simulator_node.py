@@ -82,6 +82,7 @@ class SimulatorParameters:
         high=1.0,
     )
     scene: bool = parameter(True, "publish the scene as markers for RViz")
+    transforms: bool = parameter(True, "publish /tf and /tf_static where tf2_msgs is installed")
     output_dir: str = parameter("", "folder of the videos; '': the current folder")
     results: str = parameter("", "file to which each episode adds its result at its end, as one line of JSON")
 

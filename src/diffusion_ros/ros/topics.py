@@ -61,9 +61,10 @@ EPISODE = "episode"
 SCENE = "scene"
 """What the simulator contains, as markers for RViz."""
 EEF_PATH = "eef_path"
-"""Where the hand has been."""
+"""Where the hand has been. With a robot's YAML in its base frame."""
 PREDICTED_PATH = "predicted_path"
-"""Where the hand would go if it reached every row of the newest chunk."""
+"""Where the hand would go if it reached every row of the newest chunk; empty while no chunk is made. With a robot's
+YAML in its base frame."""
 MAP = "map"
 """The maze's walls."""
 ODOMETRY = "odom"
@@ -89,7 +90,12 @@ CAMERA_FAULT = "camera_fault"
 CLOCK = "/clock"
 """The time of a simulator in lockstep, or below speed 1."""
 TF = "/tf"
-"""The hand and the cameras in the world, where tf2_msgs is installed."""
+"""Where tf2_msgs is installed: the hand, the cameras and the arm's links in the world, the ball in the maze, the cart
+and its links."""
+TF_STATIC = "/tf_static"
+"""The same for frames that do not move, and for an image generator's pictures."""
+ROBOT_DESCRIPTION = "robot_description"
+"""The simulated arm as URDF, for RViz's RobotModel. Its meshes are files of the simulator's machine."""
 JOY = TELEOP_TOPICS["joy"]
 """A person's gamepad."""
 CMD_VEL = TELEOP_TOPICS["twist"]
@@ -126,13 +132,20 @@ WATCHED_QOS = QoSProfile(
     durability=DurabilityPolicy.VOLATILE,
 )
 """Chunks and commands as they are heard: with a queue of one, a second publisher's could hide the first one's."""
+TF_QOS = QoSProfile(
+    history=HistoryPolicy.KEEP_LAST,
+    depth=100,
+    reliability=ReliabilityPolicy.RELIABLE,
+    durability=DurabilityPolicy.VOLATILE,
+)
+"""As tf2_ros's."""
 DESCRIPTION_QOS = QoSProfile(
     history=HistoryPolicy.KEEP_LAST,
     depth=1,
     reliability=ReliabilityPolicy.RELIABLE,
     durability=DurabilityPolicy.TRANSIENT_LOCAL,
 )
-"""What a late subscriber still has to get: camera_info, scene."""
+"""What a late subscriber still has to get: camera_info, scene, robot_description, /tf_static."""
 EPISODE_QOS = QoSProfile(
     history=HistoryPolicy.KEEP_LAST,
     depth=100,
@@ -169,6 +182,11 @@ def shown(node: Node, topic: str) -> str:
 def image(camera: str) -> str:
     """A camera's picture, rgb8 and upright."""
     return f"{camera}/image_raw"
+
+
+def compressed(picture: str) -> str:
+    """The same picture as JPEG, by image_transport's name."""
+    return f"{picture}/compressed"
 
 
 def camera_info(camera: str) -> str:

@@ -365,6 +365,10 @@ class Simulation:
             self._scene_triangles[mesh] = np.asarray(vertices[faces[keep]], dtype=np.float32)
         return self._scene_triangles[mesh]
 
+    def mesh_triangles(self, mesh: int) -> NDArray[np.float32]:
+        """(N, 3, 3) m of a mesh of the model, in its own frame; large ones have fewer faces."""
+        return self._triangles(mesh)
+
     # -- state ------------------------------------------------------------------------------------------------------
 
     def state(self) -> Array:

@@ -38,6 +38,8 @@ MAX_SPEED = 5.0
 MAX_FORCE = 100.0
 """Newtons in each axis: the gear of the model's motors, which take parts of it."""
 FRAME = "map"
+BALL_FRAME = "base_link"
+"""The ball's: its centre on the ground, its axes those of the map (REP 105's name for a robot's body)."""
 
 
 @dataclass(frozen=True, eq=False)

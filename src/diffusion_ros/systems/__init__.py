@@ -6,6 +6,9 @@ from diffusion_ros.systems.arm import TELEOPERATE as TELEOPERATE
 from diffusion_ros.systems.gym import CARTPOLE as CARTPOLE
 from diffusion_ros.systems.gym import DOUBLE_PENDULUM as DOUBLE_PENDULUM
 from diffusion_ros.systems.gym import GYM_SYSTEMS as GYM_SYSTEMS
+from diffusion_ros.systems.images import IMAGES
 from diffusion_ros.systems.maze import MAZE
 
-SYSTEMS = {system.name: system for system in (SIMULATION, MAZE, *GYM_SYSTEMS, REHEARSAL, REAL_ROBOT, TELEOPERATE)}
+SYSTEMS = {
+    system.name: system for system in (SIMULATION, MAZE, *GYM_SYSTEMS, REHEARSAL, REAL_ROBOT, TELEOPERATE, IMAGES)
+}

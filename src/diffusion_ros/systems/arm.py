@@ -82,6 +82,8 @@ _TELEOP = Argument(
     "",
     choices=("", *DEVICES, "topic"),
 )
+_COMPRESSED = Argument("compressed_pictures", "true: pictures also as JPEG, on <topic>/compressed", False)
+_FRAME_PREFIX = Argument("frame_prefix", "before frames that no robot's YAML names, for several arms: 'left/'", "")
 _POLICY = Argument("policy", "false: a person drives alone (teleop)", True)
 
 
@@ -90,7 +92,7 @@ def _teleop_node(config: str = "teleop.yaml", *names: str) -> NodeDescription:
         "teleop",
         "diffusion_ros.nodes.teleop_node",
         config,
-        {"device": "teleop", **same_names("checkpoint", *names)},
+        {"device": "teleop", **same_names("checkpoint", "frame_prefix", *names)},
         restarts=3,
         needs="teleop",
         unless="topic",
@@ -105,6 +107,7 @@ _GUARD_NODE = NodeDescription(
     {"checkpoint": "guard", "device": "device"},
     restarts=3,
     needs="guard",
+    managed=1,
 )
 
 _RECORD = Argument("record", "folder of the bag that is recorded, a new one; '': none", "", path=True)
@@ -114,7 +117,7 @@ _COMPRESS = Argument("compress", "how the bag has pictures; '': as they come", c
 def _recorder(*arguments: str, **given: Value) -> NodeDescription:
     """The node that writes the bag. Not started again: its bag is there, and whoever records should know that it
     ends."""
-    names = {"bag": _RECORD.name, **same_names("compress", *arguments)}
+    names = {"bag": _RECORD.name, **same_names("compress", "frame_prefix", *arguments)}
     return NodeDescription(
         "recorder", "diffusion_ros.nodes.recorder_node", "recorder.yaml", names, given=given, needs=_RECORD.name
     )
@@ -154,6 +157,8 @@ SIMULATION = System(
         _GUARD,
         _RECORD,
         _COMPRESS,
+        _COMPRESSED,
+        _FRAME_PREFIX,
         _TELEOP,
         _SAMPLER_STEPS,
         _LATE,
@@ -165,7 +170,17 @@ SIMULATION = System(
             "diffusion_ros.nodes.simulation_node",
             "simulation.yaml",
             same_names(
-                *("task", "mode", "speed", "episodes", "seed", "max_steps", "stop_after_success", "view", "output_dir")
+                "task",
+                "mode",
+                "speed",
+                "episodes",
+                "seed",
+                "max_steps",
+                "stop_after_success",
+                "view",
+                "output_dir",
+                "frame_prefix",
+                "compressed_pictures",
             ),
             required=True,
         ),
@@ -173,15 +188,17 @@ SIMULATION = System(
             "policy",
             "diffusion_ros.nodes.policy_node",
             "policy.yaml",
-            same_names("checkpoint", "mode", "policy_seed", "sampler_steps", "late", "device"),
+            same_names("checkpoint", "mode", "policy_seed", "sampler_steps", "late", "device", "frame_prefix"),
             restarts=3,
+            managed=1,
         ),
         NodeDescription(
             "executor",
             "diffusion_ros.nodes.executor_node",
             "executor.yaml",
-            same_names("checkpoint", "mode", "guard", "teleop"),
+            same_names("checkpoint", "mode", "guard", "teleop", "frame_prefix"),
             restarts=3,
+            managed=2,
         ),
         _GUARD_NODE,
         _recorder("checkpoint", "task", "mode"),
@@ -222,6 +239,7 @@ REHEARSAL = System(
         Argument("policy_seed", "seed of the sampling noise", 0, minimum=0),
         _RECORD,
         _COMPRESS,
+        _FRAME_PREFIX,
         _TELEOP,
         _POLICY,
         _SAMPLER_STEPS,
@@ -234,7 +252,18 @@ REHEARSAL = System(
             "diffusion_ros.nodes.rehearsal_node",
             "rehearsal.yaml",
             same_names(
-                *("robot", "task", "speed", "episodes", "seed", "max_steps", "stop_after_success", "view", "output_dir")
+                *(
+                    "robot",
+                    "task",
+                    "speed",
+                    "episodes",
+                    "seed",
+                    "max_steps",
+                    "stop_after_success",
+                    "view",
+                    "output_dir",
+                ),
+                "frame_prefix",
             ),
             required=True,
         ),
@@ -242,19 +271,21 @@ REHEARSAL = System(
             "policy",
             "diffusion_ros.nodes.policy_node",
             "real_robot.yaml",
-            same_names("checkpoint", "robot", "policy_seed", "sampler_steps", "late", "device"),
+            same_names("checkpoint", "robot", "policy_seed", "sampler_steps", "late", "device", "frame_prefix"),
             given={"mode": "realtime"},
             restarts=3,
             needs="policy",
+            managed=1,
         ),
         # Limits and box are the robot's file's, as on the robot.
         NodeDescription(
             "executor",
             "diffusion_ros.nodes.executor_node",
             "real_robot.yaml",
-            same_names("checkpoint", "robot", "teleop"),
+            same_names("checkpoint", "robot", "teleop", "frame_prefix"),
             given={"mode": "realtime", "rehearsal": True, "enabled": True, "checkpoint_limits": False},
             restarts=3,
+            managed=2,
         ),
         _recorder("checkpoint", "robot", "task", mode="realtime"),
         _teleop_node("teleop.yaml", "robot"),
@@ -285,6 +316,7 @@ REAL_ROBOT = System(
         _GUARD,
         _RECORD,
         _COMPRESS,
+        _FRAME_PREFIX,
         _TELEOP,
         _POLICY,
         _SAMPLER_STEPS,
@@ -298,19 +330,21 @@ REAL_ROBOT = System(
             "policy",
             "diffusion_ros.nodes.policy_node",
             "real_robot.yaml",
-            same_names("checkpoint", "robot", "sampler_steps", "late", "device"),
+            same_names("checkpoint", "robot", "sampler_steps", "late", "device", "frame_prefix"),
             given={"mode": "realtime"},
             restarts=3,
             needs="policy",
+            managed=1,
         ),
         # Not started again: a robot that has stopped since its executor failed is for a person to set going.
         NodeDescription(
             "executor",
             "diffusion_ros.nodes.executor_node",
             "real_robot.yaml",
-            same_names("checkpoint", "robot", "enabled", "guard", "teleop"),
+            same_names("checkpoint", "robot", "enabled", "guard", "teleop", "frame_prefix"),
             # A robot does not wait, and what it may do is not a checkpoint's to say.
             given={"mode": "realtime", "checkpoint_limits": False},
+            managed=2,
         ),
         _GUARD_NODE,
         _recorder("checkpoint", "robot", mode="realtime"),
@@ -339,13 +373,26 @@ TELEOPERATE = System(
         _OUTPUT_DIR,
         _RECORD,
         _COMPRESS,
+        _COMPRESSED,
+        _FRAME_PREFIX,
     ),
     nodes=(
         NodeDescription(
             "simulation",
             "diffusion_ros.nodes.simulation_node",
             "teleoperate.yaml",
-            same_names("task", "speed", "episodes", "seed", "max_steps", "stop_after_success", "view", "output_dir"),
+            same_names(
+                "task",
+                "speed",
+                "episodes",
+                "seed",
+                "max_steps",
+                "stop_after_success",
+                "view",
+                "output_dir",
+                "frame_prefix",
+                "compressed_pictures",
+            ),
             given={"mode": "realtime"},
             required=True,
         ),
@@ -353,9 +400,10 @@ TELEOPERATE = System(
             "executor",
             "diffusion_ros.nodes.executor_node",
             "teleoperate.yaml",
-            same_names("checkpoint", "teleop"),
+            same_names("checkpoint", "teleop", "frame_prefix"),
             given={"mode": "realtime"},
             restarts=3,
+            managed=2,
         ),
         _teleop_node("teleoperate.yaml"),
         _recorder("checkpoint", "task", mode="realtime"),

@@ -53,6 +53,7 @@ def _balancing(task: str, description: str, kind: str, checkpoint: str) -> Syste
             SPEED,
             Argument("max_steps", "length of an episode; 0: Gymnasium's time limit", minimum=0),
             Argument("video", "true: each episode becomes an MP4"),
+            Argument("compressed_pictures", "true: pictures also as JPEG, on image_raw/compressed", False),
             Argument(
                 "output_dir", f"folder for logs, parameters and videos; default: runs/{task}-<time>", "", path=True
             ),
@@ -63,7 +64,9 @@ def _balancing(task: str, description: str, kind: str, checkpoint: str) -> Syste
                 "gym_simulation",
                 "diffusion_ros.nodes.gym_simulation_node",
                 "gym_simulation.yaml",
-                same_names("mode", "speed", "episodes", "seed", "max_steps", "video", "output_dir"),
+                same_names(
+                    "mode", "speed", "episodes", "seed", "max_steps", "video", "output_dir", "compressed_pictures"
+                ),
                 given={"task": task},
                 required=True,
             ),

@@ -6,9 +6,12 @@ executables in lib/<package>, where pip puts none.
 
 from __future__ import annotations
 
+import atexit
 import difflib
 import os
+import shutil
 import sys
+import tempfile
 from collections.abc import Callable, Collection, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -21,8 +24,10 @@ from launch.launch_description import LaunchDescription
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 
-from diffusion_ros.dds_security import enclave_arguments
+from diffusion_ros import picture_transport
+from diffusion_ros.dds_security import PREFIX, enclave_arguments
 from diffusion_ros.resources import resource_folder
+from diffusion_ros.systems import parameter_files, rviz_layout
 from diffusion_ros.systems.startup import Startup, decide, defaults, foreign_sections
 from diffusion_ros.systems.supervisor import describe_status
 from diffusion_ros.systems.system import Argument, NodeDescription, System, Value, node_environment
@@ -49,6 +54,10 @@ def describe_one_of(systems: Sequence[System], resources: Path) -> LaunchDescrip
         )
     usual = {system.name: defaults(system, resources) for system in systems}
     arguments += [_declared(argument, systems, usual) for argument in systems[0].all_arguments]
+    arguments += [
+        DeclareLaunchArgument(name, default_value="false", description=f"true: {text}", choices=["true", "false"])
+        for name, text in _BESIDE.items()
+    ]
     given: set[str] = set()
 
     def note(context: LaunchContext) -> None:
@@ -58,14 +67,97 @@ def describe_one_of(systems: Sequence[System], resources: Path) -> LaunchDescrip
 
     def nodes(context: LaunchContext) -> list[Any]:
         system = by_name[LaunchConfiguration("system").perform(context)] if len(systems) > 1 else systems[0]
+        wanted = {name for name in _BESIDE if LaunchConfiguration(name).perform(context) == "true"}
         texts = {a.name: LaunchConfiguration(a.name).perform(context) for a in system.all_arguments if a.name in given}
         for argument in arguments:
             # Else they would be there, as if given, when another file of ours is included after this one.
             if argument.name not in given:
                 del context.launch_configurations[argument.name]
-        return _misspelt(system, given) + _start(decide(system, texts, resources, str))
+        startup = decide(system, texts, resources, str)
+        beside = []
+        if "rviz" in wanted:
+            beside.append(_rviz(rviz_layout.of_startup(startup, resources), startup.namespace, system.simulated))
+        if "diagnostics" in wanted:
+            beside.append(_aggregator(resources, startup.namespace, system.simulated))
+        return [*_misspelt(system, given), *_start(startup), *beside]
 
     return LaunchDescription([OpaqueFunction(function=note), *arguments, OpaqueFunction(function=nodes)])
+
+
+def describe_rviz(resources: Path) -> LaunchDescription:
+    """RViz alone, for a system that runs already."""
+    names = {"planner": "maze", "rl": "cartpole"}
+    """Older ones."""
+
+    def start(context: LaunchContext) -> list[Any]:
+        values = {name: LaunchConfiguration(name).perform(context) for name in ("system", "namespace", *_LAYOUT)}
+        path = values["config"]
+        system = names.get(values["system"], values["system"])
+        if not path:
+            text = rviz_layout.layout(resources, system, values["robot"], values["frame_prefix"], values["fixed_frame"])
+            folder = Path(tempfile.mkdtemp(prefix="diffusion_ros-rviz-"))
+            atexit.register(shutil.rmtree, folder, ignore_errors=True)
+            path = folder / f"{system}.rviz"
+            path.write_text(text)
+        return [_rviz(path, values["namespace"], system != "real_robot")]
+
+    return LaunchDescription(
+        [
+            DeclareLaunchArgument("namespace", default_value="", description="of the system to look at"),
+            DeclareLaunchArgument(
+                "system",
+                default_value="simulation",
+                description="what runs",
+                choices=[*rviz_layout.TEMPLATES, *names],
+            ),
+            *(DeclareLaunchArgument(name, default_value="", description=text) for name, text in _LAYOUT.items()),
+            OpaqueFunction(function=start),
+        ]
+    )
+
+
+_LAYOUT = {
+    "config": "what to show instead (.rviz)",
+    "robot": "the robot's YAML file, or the name of a shipped one, for rehearsal and real_robot",
+    "frame_prefix": "what the system was started with",
+    "fixed_frame": "in place of the layout's",
+}
+"""Further arguments of RViz alone."""
+
+
+_BESIDE = {
+    "rviz": "RViz shows it",
+    "diagnostics": "diagnostic_aggregator sorts /diagnostics into /diagnostics_agg, for rqt_robot_monitor",
+}
+"""What may be started beside a system."""
+
+
+def _aggregator(resources: Path, namespace: str, simulated: bool) -> Node:
+    return Node(
+        package="diagnostic_aggregator",
+        executable="aggregator_node",
+        name="diagnostic_aggregator",
+        namespace=namespace,
+        parameters=[str(resources / "config" / "diagnostics.yaml")],
+        ros_arguments=enclave_arguments(os.environ) or None,
+        additional_env=picture_transport.environment(resources, simulated),
+        output="screen",
+    )
+
+
+def _rviz(layout: Path | str, namespace: str, simulated: bool) -> Node:
+    # The topics in a layout are relative: they are looked for in RViz's own namespace. It talks to the system's nodes
+    # as they do to each other.
+    return Node(
+        package="rviz2",
+        executable="rviz2",
+        name="rviz",
+        namespace=namespace,
+        arguments=["-d", str(layout)],
+        ros_arguments=["--enclave", f"{PREFIX}/viewer"] if enclave_arguments(os.environ) else None,
+        additional_env=picture_transport.environment(resource_folder(), simulated),
+        output="screen",
+    )
 
 
 def _declared(
@@ -118,6 +210,27 @@ def _ended(node: NodeDescription) -> Callable[[ProcessExited, LaunchContext], li
     return on_exit
 
 
+def _manager(startup: Startup, managed: Sequence[str], environment: dict[str, str]) -> Node:
+    """Who brings the managed nodes to life, as bringup does by itself."""
+    name = "lifecycle_manager"
+    path = startup.output_dir / "parameters" / f"{name}.yaml"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    parameter_files.write(path, {"node_names": list(managed)})
+    return Node(
+        executable=_python(),
+        exec_name=name,
+        arguments=["-m", "diffusion_ros.nodes.lifecycle_manager_node"],
+        name=name,
+        namespace=startup.namespace,
+        parameters=[str(path)],
+        ros_arguments=[*enclave_arguments(os.environ), "--log-level", str(startup.values["log_level"])],
+        additional_env=environment,
+        output="screen",
+        respawn=True,
+        respawn_delay=1.0,
+    )
+
+
 def _start(startup: Startup) -> list[Any]:
     _CLAIMS.enter_context(startup.claimed())
     output_dir = str(startup.output_dir)
@@ -125,7 +238,10 @@ def _start(startup: Startup) -> list[Any]:
     said = [LogInfo(msg=f"logs and results: {output_dir}")]
     file = startup.values["params_file"]
     said += [LogInfo(msg=f"{file}: {s} is no node of {startup.system.name}") for s in foreign_sections(startup)]
-    return said + [
+    environment = {name: value for name, value in own.items() if name not in os.environ}
+    managed = startup.system.managed(startup.values)
+    managers = [_manager(startup, managed, environment)] if managed else []
+    nodes = [
         Node(
             executable=_python(),
             exec_name=node.name,
@@ -135,7 +251,7 @@ def _start(startup: Startup) -> list[Any]:
             parameters=[str(startup.write_parameters(node))],
             remappings=startup.remappings,
             ros_arguments=[*enclave_arguments(os.environ), "--log-level", str(startup.values["log_level"])],
-            additional_env={name: value for name, value in own.items() if name not in os.environ},
+            additional_env=environment,
             output="screen",
             respawn=node.restarts > 0,
             respawn_delay=1.0,
@@ -144,3 +260,4 @@ def _start(startup: Startup) -> list[Any]:
         )
         for node in startup.nodes
     ]
+    return [*said, *nodes, *managers]

@@ -84,6 +84,7 @@ MAZE = System(
             "planner.yaml",
             same_names("checkpoint", "replan_rate", "candidates", "sampler_steps", "device"),
             restarts=3,
+            managed=1,
         ),
         NodeDescription(
             "follower", "diffusion_ros.nodes.follower_node", "follower.yaml", same_names("follow"), restarts=3

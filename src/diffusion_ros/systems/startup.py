@@ -125,6 +125,7 @@ def decide(system: System, given: Mapping[str, str], resources: Path, spelled: C
         namespace = namespace_of(str(common["namespace"]), spelled("namespace"))
         file = parameter_files.read(Path(str(common["params_file"]))) if common["params_file"] else None
         said = {node.name: _said(node, file, namespace) for node in system.nodes}
+        _check_prefix(str(common.get("frame_prefix", "")), spelled("frame_prefix"))
         for name in system.topics.values():
             _check_topic(str(common[name]), spelled(name))
         # Which nodes start depends on an argument, and what is said to those that do not start does not count.
@@ -170,6 +171,8 @@ def decide(system: System, given: Mapping[str, str], resources: Path, spelled: C
         if node.arguments.get("checkpoint") == "checkpoint":
             # So that all have the file that the summary names, whatever is put in its place meanwhile.
             parameters[node.name].setdefault("checkpoint_sha256", sha256)
+        if node.managed:
+            parameters[node.name].setdefault("autostart", False)
         if "use_sim_time" in chosen or values["use_sim_time"]:
             parameters[node.name]["use_sim_time"] = values["use_sim_time"]
         if slow and not node.required:  # which makes the time
@@ -226,6 +229,11 @@ def namespace_of(text: str, name: str) -> str:
 def _check_topic(text: str, name: str) -> None:
     if not re.fullmatch(_TOPIC, text) or "__" in text:
         raise ValueError(f"{name} {text!r}: expected the name of a topic")
+
+
+def _check_prefix(text: str, name: str) -> None:
+    if text and not re.fullmatch(rf"{_WORD}(/{_WORD})*/?", text):
+        raise ValueError(f"{name} {text!r}: expected names of letters, digits and _ with slashes between, like left/")
 
 
 def _full_name(namespace: str, node: str) -> str:

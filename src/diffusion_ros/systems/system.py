@@ -111,6 +111,8 @@ class NodeDescription:
     """A value of that argument with which it is not started either."""
     terminal: bool = False
     """Whether it reads the terminal that the system was started in."""
+    managed: int = 0
+    """When a lifecycle manager activates it: first those of 1, then those of 2; 0: it has no managed life."""
 
 
 @dataclass(frozen=True)
@@ -157,6 +159,11 @@ class System:
             for node in self.nodes
             if not node.needs or (values[node.needs] and (not node.unless or values[node.needs] != node.unless))
         )
+
+    def managed(self, values: Mapping[str, Value]) -> tuple[str, ...]:
+        """Names of those that a lifecycle manager brings to life, in the order in which they are activated."""
+        nodes = [node for node in self.started(values) if node.managed]
+        return tuple(node.name for node in sorted(nodes, key=lambda node: node.managed))
 
     def asks_for_checkpoint(self, values: Mapping[str, Value]) -> bool:
         """Whether it needs one with these arguments."""

@@ -82,6 +82,11 @@ def _marker(index: int, geom: SceneGeom, time_ns: int, frame_id: str) -> Marker:
     return marker
 
 
+def clearing(namespace: str, frame_id: str) -> Marker:
+    """What takes away the markers of before. Its id is its own: RViz refuses a message in which two have the same."""
+    return Marker(header=header_to_msg(0, frame_id), ns=namespace, id=-1, action=Marker.DELETEALL)
+
+
 def lines_to_msg(
     lines: Sequence[ArrayLike],
     colours: Sequence[tuple[float, float, float, float]],
@@ -90,7 +95,7 @@ def lines_to_msg(
     width: float = 0.04,
 ) -> MarkerArray:
     """Each line (N, 3) [m] as a strip of its colour rgba and `width` [m]; older ones of the namespace go."""
-    markers = [Marker(header=header_to_msg(0, frame_id), ns=namespace, action=Marker.DELETEALL)]
+    markers = [clearing(namespace, frame_id)]
     for i, (line, colour) in enumerate(zip(lines, colours, strict=True)):
         marker = Marker(
             header=header_to_msg(0, frame_id), ns=namespace, id=i, type=Marker.LINE_STRIP, action=Marker.ADD

@@ -19,6 +19,7 @@ from diffusion_ros.ros.messages.fields import (
     pose_fields,
     stamp_ns,
 )
+from diffusion_ros.ros.messages.markers import clearing
 from diffusion_ros.ros.messages.sensors import pose_from_msg, pose_to_msg
 
 Array = NDArray[np.float64]
@@ -82,7 +83,7 @@ def balls_to_msg(
     balls: ArrayLike, colour: tuple[float, float, float, float], namespace: str, frame_id: str
 ) -> MarkerArray:
     """balls (N, 4): centre and radius [m]."""
-    markers = [Marker(header=header_to_msg(0, frame_id), ns=namespace, action=Marker.DELETEALL)]
+    markers = [clearing(namespace, frame_id)]
     for i, (*centre, radius) in enumerate(np.asarray(balls, np.float64).reshape(-1, 4).tolist()):
         marker = Marker(header=header_to_msg(0, frame_id), ns=namespace, id=i, type=Marker.SPHERE, action=Marker.ADD)
         marker.pose = pose_fields(centre, (0.0, 0.0, 0.0, 1.0))

@@ -222,9 +222,12 @@ def transform_from_msg(msg: TransformStamped) -> tuple[int, str, str, Array, Arr
     return time_ns, msg.header.frame_id, msg.child_frame_id, position, quaternion
 
 
-def odometry_to_msg(position: ArrayLike, velocity: ArrayLike, time_ns: int, frame_id: str) -> Odometry:
-    """position (2) [m], velocity (2) [m/s] in the axes of frame_id: the robot is a ball and has no heading."""
-    msg = Odometry(header=header_to_msg(time_ns, frame_id), child_frame_id=frame_id)
+def odometry_to_msg(
+    position: ArrayLike, velocity: ArrayLike, time_ns: int, frame_id: str, child_frame_id: str = "base_link"
+) -> Odometry:
+    """position (2) [m] of the child in frame_id, velocity (2) [m/s] in the child's axes, which are those of frame_id:
+    the robot is a ball and has no heading."""
+    msg = Odometry(header=header_to_msg(time_ns, frame_id), child_frame_id=child_frame_id)
     x, y = floats(position, 2, "position")
     msg.pose.pose = pose_fields((x, y, 0.0), (0.0, 0.0, 0.0, 1.0))
     msg.twist.twist.linear.x, msg.twist.twist.linear.y = floats(velocity, 2, "velocity")
