@@ -16,7 +16,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,14 +28,18 @@ from rclpy.context import Context
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 
-from diffusion_ros import enclaves
+from diffusion_ros import enclaves, steer
 from diffusion_ros.atomic_file import write_json
 from diffusion_ros.bags import BagError, recover
 from diffusion_ros.checkpoint import CheckpointError, file_sha256
 from diffusion_ros.dds_security import enclave_arguments, explain_security
 from diffusion_ros.installation import explain
 from diffusion_ros.resources import resource_folder
+from diffusion_ros.running import RunningSystem, announced
+from diffusion_ros.screen import Screen
+from diffusion_ros.steer import WORDS as STEERING
 from diffusion_ros.systems import REAL_ROBOT, SYSTEMS, TELEOPERATE
+from diffusion_ros.systems.explanations import explanations
 from diffusion_ros.systems.startup import Startup, UsageError, check_writable, decide, defaults, foreign_sections
 from diffusion_ros.systems.supervisor import Ended, Supervisor, describe_status
 from diffusion_ros.systems.system import NodeDescription, System, node_environment
@@ -46,9 +50,6 @@ LATENCY = "latency"
 """The word that starts no system, but measures how late a robot's streams are."""
 RECOVER = "recover"
 """The word that starts no system, but makes a whole bag of one whose recorder was killed."""
-_PROGRESS_SECONDS = 0.2
-_PLAIN_PROGRESS_SECONDS = 10.0
-"""Between lines where they cannot be overwritten (a file, a pipe)."""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -133,6 +134,8 @@ def _parser(resources: Path) -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     recovering.add_argument("folder", metavar="FOLDER", help="of the bag")
+    for word, steering in STEERING.items():  # their own parsers too (steer.py)
+        systems.add_parser(word, help=steering.description)
     for system in SYSTEMS.values():
         nodes = ", ".join(node.name + (f" (with --{node.needs})" if node.needs else "") for node in system.nodes)
         sub = systems.add_parser(
@@ -186,35 +189,6 @@ def free_domain_id() -> int:
     raise UsageError("no free ROS domain from 1 to 101: give one by --domain-id")
 
 
-class Screen:
-    """A line that is overwritten on a terminal, and lines that stay. On stderr: stdout is for the outcome."""
-
-    def __init__(self) -> None:
-        self._overwrites = sys.stderr.isatty()
-        self._next = 0.0
-
-    def progress(self, line: str) -> None:
-        now = time.monotonic()
-        if now < self._next:
-            return
-        self._next = now + (_PROGRESS_SECONDS if self._overwrites else _PLAIN_PROGRESS_SECONDS)
-        if self._overwrites:
-            width = os.get_terminal_size(sys.stderr.fileno()).columns or 80  # some terminals do not tell
-            print(f"\r\x1b[K{line[: width - 1]}", end="", file=sys.stderr, flush=True)
-        else:
-            print(line, file=sys.stderr, flush=True)
-
-    def show(self, line: str) -> None:
-        print(f"\r\x1b[K{line}" if self._overwrites else line, file=sys.stderr, flush=True)
-
-    def end(self, message: str) -> None:
-        """Removes the progress; a last line, unless it is ''."""
-        if message:
-            self.show(" ".join(message.split()))
-        elif self._overwrites:
-            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
-
-
 class Failed(Exception):
     """The system ended before its work was done: a line for stderr and the exit status."""
 
@@ -237,7 +211,8 @@ def command(startup: Startup, node: NodeDescription) -> list[str]:
 
 
 def run_system(request: Request, screen: Screen, stop: Sequence[int]) -> dict[str, Any]:
-    """Runs all episodes and returns the result. Raises Failed; returns {} when a signal has filled `stop`."""
+    """Runs all episodes and returns the result: when a signal has filled `stop`, of those that were finished. Raises
+    Failed."""
     began = time.monotonic()
     startup = request.startup
     usual = node_environment(resource_folder(), request.system.simulated)
@@ -255,10 +230,12 @@ def run_system(request: Request, screen: Screen, stop: Sequence[int]) -> dict[st
         name = f"bringup_{os.getpid()}"
         node = Node(name, context=context, namespace=startup.namespace, use_global_arguments=False)
         stack.callback(node.destroy_node)
+        observer.nodes = [description.name for description in startup.nodes]
         observer.subscribe(node)
         executor = SingleThreadedExecutor(context=context)
         stack.callback(executor.shutdown)
         executor.add_node(node)
+        stack.enter_context(announced(_running(request)))
         supervisor = stack.enter_context(Supervisor(startup.output_dir, chosen, screen.show))
         for description in startup.nodes:
             words = command(startup, description)
@@ -272,12 +249,14 @@ def run_system(request: Request, screen: Screen, stop: Sequence[int]) -> dict[st
                     raise _failure(ended, startup.output_dir)
                 finished = True
             observer.read()
-            screen.progress(observer.line())
+            screen.progress(observer.parts())
         restarted = dict(supervisor.restarted)
-    if stop:
-        return {}
+    observer.read()
     missing = [i for i in range(observer.episodes) if i not in observer.results]
-    if missing:
+    if stop and not observer.finished:
+        where = f"no episode was finished; logs: {startup.output_dir}" if episodes else f"logs: {startup.output_dir}"
+        raise Failed(f"stopped by {signal.Signals(stop[0]).name}: {where}", 128 + stop[0])
+    if missing and not stop:
         raise Failed(f"no result of episode {', '.join(map(str, missing))}; logs: {startup.output_dir}", 1)
     if remark := observer.remark():
         screen.show(remark)
@@ -285,11 +264,16 @@ def run_system(request: Request, screen: Screen, stop: Sequence[int]) -> dict[st
     results = summary.pop("results")
     own = [argument.name for argument in request.system.arguments]
     options = {name: startup.values[name] for name in own if name not in ("output_dir", request.system.subject)}
+    explained = explanations(results, options, restarted, observer.reasons)
+    for line in explained:
+        screen.show(line)
     return {
         "task": startup.task,
         **summary,
         **options,
         "checkpoint_sha256": request.checkpoint_sha256,
+        **({"interrupted": signal.Signals(stop[0]).name, "finished": len(results)} if stop else {}),
+        "explanations": explained,
         "restarted": restarted,
         "seconds": round(time.monotonic() - began, 1),
         "outcome": observer.outcome(summary),
@@ -324,6 +308,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return latency.main(given[1:], stop)
         if given[:1] == [enclaves.COMMAND]:
             return enclaves.main(given[1:])
+        if given[:1] and given[0] in STEERING:
+            return steer.main(given[0], given[1:], stop)
         if given[:1] == [RECOVER]:
             print(recover(Path(_parser(resource_folder()).parse_args(given).folder)))
             return 0
@@ -332,8 +318,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for section in foreign_sections(request.startup):
             screen.show(f"{request.startup.values['params_file']}: {section} is no node of {request.system.name}")
         result = run_system(request, screen, stop)
-        if not result:
-            raise Failed(f"stopped by {signal.Signals(stop[0]).name}", 128 + stop[0])
         write_json(request.result, result)
     except (UsageError, CheckpointError, BagError) as error:
         screen.end(str(error))
@@ -356,8 +340,34 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for number, handler in previous.items():
             signal.signal(number, handler)
     screen.end("")
-    print(f"{result['outcome']}; {request.result}")
-    return 0
+    print("\n".join(closing(request, result)))
+    return 128 + stop[0] if "interrupted" in result else 0
+
+
+def closing(request: Request, result: Mapping[str, Any]) -> list[str]:
+    """What is said at the end: the outcome and its file, the videos, and of a run that was interrupted what is left."""
+    said = [f"{result['outcome']}; {request.result}"]
+    if videos := [str(episode["video"]) for episode in result["results"] if episode.get("video")]:
+        said.append(f"videos: {videos[0]}" + (f" and {len(videos) - 1} more beside it" if len(videos) > 1 else ""))
+    if "interrupted" in result:
+        done, episodes = int(result["finished"]), int(result["episodes"])
+        said[0] = f"interrupted after {done} of {episodes} episodes: {said[0]}"
+        rest = f"--seed {int(result['seed']) + done} --episodes {episodes - done}"
+        said.append(f"the same command with {rest} runs the rest")
+    return said
+
+
+def _running(request: Request) -> RunningSystem:
+    """What others on this machine are told."""
+    return RunningSystem(
+        system=request.system.name,
+        task=request.startup.task,
+        domain_id=request.domain_id,
+        namespace=request.startup.namespace,
+        discovery_range=os.environ.get("ROS_AUTOMATIC_DISCOVERY_RANGE", ""),
+        output_dir=str(request.startup.output_dir),
+        process=os.getpid(),
+    )
 
 
 if __name__ == "__main__":
