@@ -26,7 +26,7 @@ FAULTS = ("covered", "half covered", "turned", "dark", "swapped", "frozen", "noi
 NO_FAULT = "none"
 _DISCOVERY_SECONDS = 6.0
 _ANSWER_SECONDS = 5.0
-_STATUS_SECONDS = 3.0
+_STATUS_SECONDS = 1.2
 _LOOK_SECONDS = 0.02
 
 
@@ -331,8 +331,8 @@ def _status(spinning: _Spinning, target: Target) -> str:
                 said[name] = messages.printable(status.summary, 200)
 
     spinning.node.create_subscription(DiagnosticArray, topics.DIAGNOSTICS, heard, topics.DIAGNOSTICS_QOS)
-    spinning.until(lambda: len(said) > 3, _STATUS_SECONDS)
-    if not said:
+    if not spinning.until(lambda: bool(said), _DISCOVERY_SECONDS):
         raise Refused(_nobody(target))
+    spinning.until(lambda: False, _STATUS_SECONDS)  # each of them says it once a second
     first = [name for name in ("executor", "rl_policy", "follower") if name in said]
     return "; ".join(f"{name} {said[name]}" for name in (*first, *sorted(set(said) - set(first))))
