@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -21,6 +20,7 @@ from rclpy.parameter import Parameter
 from std_msgs.msg import String
 from std_srvs.srv import Trigger
 
+import diffusion_ros.running
 from diffusion_ros import bringup, steer
 from diffusion_ros.nodes.executor_node import ExecutorNode
 from diffusion_ros.ros import topics
@@ -34,7 +34,7 @@ BOX: dict[str, Any] = {"workspace_low": (-1.0, -1.0, 0.8), "workspace_high": (1.
 @pytest.fixture(autouse=True)
 def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Systems that run on this machine are none of the test's."""
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(diffusion_ros.running, "stop_folder", lambda: tmp_path / "own")
     monkeypatch.delenv("ROS_DOMAIN_ID", raising=False)
 
 
@@ -54,9 +54,10 @@ def test_a_system_is_found_while_it_runs(tmp_path: Path) -> None:
 
 def test_a_system_that_was_killed_is_not_found(tmp_path: Path) -> None:
     script = f"""
-import os, signal, tempfile
-tempfile.tempdir = {str(tmp_path)!r}
+import os, pathlib, signal
+import diffusion_ros.running
 from diffusion_ros.running import RunningSystem, announced, running
+diffusion_ros.running.stop_folder = lambda: pathlib.Path({str(tmp_path / "own")!r})
 with announced(RunningSystem("maze", "large", 3, "", "", "", os.getpid())):
     assert len(running()) == 1
     os.kill(os.getpid(), signal.SIGKILL)
@@ -68,7 +69,7 @@ with announced(RunningSystem("maze", "large", 3, "", "", "", os.getpid())):
 
 
 def test_a_system_runs_where_nobody_can_be_told(tmp_path: Path) -> None:
-    (tmp_path / f"diffusion_ros-{os.getuid()}").write_text("not a folder")
+    (tmp_path / "own").write_text("not a folder")
     with announced(system()):
         assert running() == []
 
