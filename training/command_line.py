@@ -16,8 +16,11 @@ import tyro
 
 from diffusion_ros.cache_folders import use_cache_folders
 from diffusion_ros.installation import explain
+from training.interruption import Interrupted
 
 T = TypeVar("T")
+BEFORE_TRAINING = "stopped before the training began: nothing new was saved, nothing was lost"
+"""What a trainer says after Ctrl-C where no run had begun that could tell more."""
 
 
 def run(options: type[T], job: Callable[[T], None], description: str | None, after_interrupt: str = "stopped") -> None:
@@ -33,6 +36,9 @@ def run(options: type[T], job: Callable[[T], None], description: str | None, aft
     try:
         use_cache_folders()
         job(_parse(options, description))
+    except Interrupted as interrupted:
+        print(interrupted, file=sys.stderr)
+        sys.exit(128 + interrupted.number)
     except KeyboardInterrupt:
         print(after_interrupt, file=sys.stderr)
         sys.exit(130)
