@@ -10,6 +10,7 @@ from __future__ import annotations
 import traceback
 from collections import deque
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path as FilePath
 from typing import Any
@@ -151,6 +152,9 @@ class PolicyNode(RunnableNode):
         self.follows_clock &= self._realtime
         robot = robot_file.read(FilePath(p.robot)) if p.robot else None
         rtc = self._realtime and p.late == "rtc"
+        if self._realtime:
+            with suppress(Exception):  # what fails here fails, and is said, when a chunk is made
+                self.policy.warm_up(rtc)
         self._controller = PolicyController(
             self.policy,
             p.policy_seed,
