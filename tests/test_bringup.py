@@ -76,7 +76,9 @@ def files(folder: Path) -> set[Path]:
             ["simulation", "--task", "lift", "--speed", "0.5", "--use-sim-time", "false"],
             "--use-sim-time false: expected true with --speed 0.5",
         ),
-        (["simulation", "--task", "lift", "--view", "above"], "--view 'above': expected one of frontview"),
+        (["simulation", "--task", "lift", "--view", "above"], "--video 'above': expected one of frontview"),
+        (["simulation", "--task", "lift", "--video", "above"], "--video 'above': expected one of frontview"),
+        (["maze", "--video", "maybe"], "--video 'maybe': expected true or false"),
         (
             ["simulation", "--task", "lift", "--json", "policy.pt/x.json"],
             "policy.pt: cannot be written: Not a directory",
@@ -144,6 +146,30 @@ def test_default_checkpoint_is_the_shipped_one(monkeypatch: pytest.MonkeyPatch, 
         "square-"
     )
     assert request.result == request.startup.output_dir / "summary.json"
+
+
+@pytest.mark.parametrize(
+    ("system", "arguments", "name", "expected"),
+    [
+        ("simulation", [], "view", "frontview"),
+        ("simulation", ["--video"], "view", "frontview"),
+        ("simulation", ["--video", "birdview"], "view", "birdview"),
+        ("simulation", ["--view", "birdview"], "view", "birdview"),
+        ("simulation", ["--view", ""], "view", ""),
+        ("simulation", ["--no-video"], "view", ""),
+        ("simulation", ["--params-file", "mine.yaml"], "view", "agentview"),
+        ("maze", [], "video", True),
+        ("maze", ["--video", "false"], "video", False),
+        ("cartpole", ["--no-video"], "video", False),
+        ("cartpole", ["--video"], "video", True),
+    ],
+)
+def test_videos_are_made_unless_somebody_says_otherwise(
+    system: str, arguments: list[str], name: str, expected: object, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("mine.yaml").write_text("simulation:\n  ros__parameters:\n    view: agentview\n")
+    assert bringup.parse([system, *arguments]).startup.values[name] == expected
 
 
 def test_domain_is_that_of_the_environment_or_free(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -317,8 +343,9 @@ def start(tmp_path: Path, checkpoint: Path) -> Iterator[Callable[..., subprocess
     def popen(*arguments: str) -> subprocess.Popen[str]:
         own = arguments[0] in ("maze", "cartpole", "double_pendulum")
         system = [] if own else ["simulation", "--task", "lift", "--checkpoint", str(checkpoint)]
+        video = [] if {"--view", "--video"} & set(arguments) else ["--no-video"]
         process = subprocess.Popen(
-            [sys.executable, "-m", "diffusion_ros.bringup", *system, *arguments]
+            [sys.executable, "-m", "diffusion_ros.bringup", *system, *arguments, *video]
             + ["--json", "result.json", "--output-dir", "run"],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

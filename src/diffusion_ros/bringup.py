@@ -40,9 +40,10 @@ from diffusion_ros.screen import Screen
 from diffusion_ros.steer import WORDS as STEERING
 from diffusion_ros.systems import REAL_ROBOT, SYSTEMS, TELEOPERATE
 from diffusion_ros.systems.explanations import explanations
+from diffusion_ros.systems.machine_check import check_machine
 from diffusion_ros.systems.startup import Startup, UsageError, check_writable, decide, defaults, foreign_sections
 from diffusion_ros.systems.supervisor import Ended, Supervisor, describe_status
-from diffusion_ros.systems.system import NodeDescription, System, node_environment
+from diffusion_ros.systems.system import Argument, NodeDescription, System, Value, node_environment
 
 CHECK = "check"
 """The word that starts no system, but asks whether one may be started."""
@@ -50,6 +51,9 @@ LATENCY = "latency"
 """The word that starts no system, but measures how late a robot's streams are."""
 RECOVER = "recover"
 """The word that starts no system, but makes a whole bag of one whose recorder was killed."""
+VIEW, VIDEO = "view", "video"
+"""Arguments of the systems by which videos are made: a camera, or whether."""
+USUAL_VIEW = "frontview"
 
 
 class _Parser(argparse.ArgumentParser):
@@ -78,7 +82,7 @@ def parse(arguments: Sequence[str]) -> Request:
     system, json, domain = SYSTEMS[given.pop("system")], given.pop("json", ""), given.pop("domain_id", "")
     if system is TELEOPERATE and "robot" in given:
         system, given = REAL_ROBOT, _on_a_robot(given)
-    startup = decide(system, given, resources, lambda name: f"--{name.replace('_', '-')}")
+    startup = decide(system, given, resources, _spelled, _preferred(system))
     result = Path(json).absolute() if json else startup.output_dir / "summary.json"
     if result.is_dir():
         raise UsageError(f"--json {result}: is a folder, a file name is expected")
@@ -102,6 +106,17 @@ def _on_a_robot(given: dict[str, str]) -> dict[str, str]:
     if own := sorted(set(given) - known):
         raise UsageError(f"--{own[0].replace('_', '-')}: expected without --robot only: it is the simulator's")
     return {"teleop": "keyboard", **given, "policy": "false"}
+
+
+def _spelled(argument: str) -> str:
+    """How an argument is written here."""
+    return "--video" if argument == VIEW else f"--{argument.replace('_', '-')}"
+
+
+def _preferred(system: System) -> dict[str, Value]:
+    """What bringup does where nobody says otherwise: it makes videos."""
+    names = {argument.name for argument in system.arguments}
+    return {name: value for name, value in ((VIEW, USUAL_VIEW), (VIDEO, True)) if name in names}
 
 
 def _help(prog: str) -> argparse.HelpFormatter:
@@ -147,8 +162,11 @@ def _parser(resources: Path) -> argparse.ArgumentParser:
             argument_default=argparse.SUPPRESS,
             allow_abbrev=False,
         )
-        usual = defaults(system, resources)
+        usual = {**defaults(system, resources), **_preferred(system)}
         for argument in system.all_arguments:
+            if argument.name in (VIEW, VIDEO):
+                _add_video(sub, argument)
+                continue
             default = usual[argument.name]
             choices = f" ({', '.join(filter(None, argument.choices))})" if argument.choices else ""
             flag: dict[str, Any] = {"nargs": "?", "const": "true"} if isinstance(default, bool) else {}
@@ -169,6 +187,21 @@ def _parser(resources: Path) -> argparse.ArgumentParser:
         domain = "a free one" if system.simulated else "0"
         sub.add_argument("--domain-id", help=f"ROS_DOMAIN_ID; default: the environment's, or {domain}")
     return parser
+
+
+def _add_video(parser: argparse.ArgumentParser, argument: Argument) -> None:
+    """`--video [VIEW]` and `--no-video`, for a system that has an argument view or video; `--view VIEW` stays."""
+    has_views = argument.name == VIEW
+    text = "a video of each episode"
+    if has_views:
+        text += f", with the view of one of the cameras {', '.join(filter(None, argument.choices))} [{USUAL_VIEW}]"
+        parser.add_argument("--view", dest=VIEW, help=argparse.SUPPRESS)
+    const, metavar = (USUAL_VIEW, "VIEW") if has_views else ("true", "true|false")
+    parser.add_argument(
+        "--video", dest=argument.name, nargs="?", const=const, metavar=metavar, help=f"{text}; as usual"
+    )
+    none = "" if has_views else "false"
+    parser.add_argument("--no-video", dest=argument.name, action="store_const", const=none, help="no videos")
 
 
 def free_domain_id() -> int:
@@ -314,6 +347,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(recover(Path(_parser(resource_folder()).parse_args(given).folder)))
             return 0
         request = parse(given)
+        check_machine(request.startup)
         screen.show(f"ROS_DOMAIN_ID={request.domain_id}  logs: {request.startup.output_dir}")
         for section in foreign_sections(request.startup):
             screen.show(f"{request.startup.values['params_file']}: {section} is no node of {request.system.name}")
