@@ -34,6 +34,7 @@ from diffusion_ros.bags import BagError, recover
 from diffusion_ros.checkpoint import CheckpointError, file_sha256
 from diffusion_ros.dds_security import enclave_arguments, explain_security
 from diffusion_ros.installation import explain
+from diffusion_ros.report import write_report
 from diffusion_ros.resources import resource_folder
 from diffusion_ros.running import RunningSystem, announced
 from diffusion_ros.screen import Screen
@@ -51,6 +52,8 @@ LATENCY = "latency"
 """The word that starts no system, but measures how late a robot's streams are."""
 RECOVER = "recover"
 """The word that starts no system, but makes a whole bag of one whose recorder was killed."""
+REPORT = "report.html"
+"""In the run's folder."""
 VIEW, VIDEO = "view", "video"
 """Arguments of the systems by which videos are made: a camera, or whether."""
 USUAL_VIEW = "frontview"
@@ -300,7 +303,7 @@ def run_system(request: Request, screen: Screen, stop: Sequence[int]) -> dict[st
     explained = explanations(results, options, restarted, observer.reasons)
     for line in explained:
         screen.show(line)
-    return {
+    result = {
         "task": startup.task,
         **summary,
         **options,
@@ -312,6 +315,13 @@ def run_system(request: Request, screen: Screen, stop: Sequence[int]) -> dict[st
         "outcome": observer.outcome(summary),
         "results": results,
     }
+    write_report(startup.output_dir / REPORT, _title(request), result, observer.strip)
+    return result
+
+
+def _title(request: Request) -> str:
+    task = request.startup.task
+    return f"{request.system.name}: {task}" if task and task != request.system.name else request.system.name
 
 
 def _failure(ended: Ended, folder: Path) -> Failed:
@@ -383,6 +393,7 @@ def closing(request: Request, result: Mapping[str, Any]) -> list[str]:
     said = [f"{result['outcome']}; {request.result}"]
     if videos := [str(episode["video"]) for episode in result["results"] if episode.get("video")]:
         said.append(f"videos: {videos[0]}" + (f" and {len(videos) - 1} more beside it" if len(videos) > 1 else ""))
+    said.append(f"look at it: {request.startup.output_dir / REPORT}")
     if "interrupted" in result:
         done, episodes = int(result["finished"]), int(result["episodes"])
         said[0] = f"interrupted after {done} of {episodes} episodes: {said[0]}"
