@@ -255,6 +255,8 @@ def run_system(request: Request, screen: Screen, stop: Sequence[int]) -> dict[st
     chosen = {**usual, **os.environ, "ROS_DOMAIN_ID": str(request.domain_id)}
     chosen.setdefault("ROS_LOG_DIR", str(startup.output_dir / "ros"))
     os.environ.update(chosen)  # our own observer reads them there too
+    if request.system is REAL_ROBOT:
+        _look_first(request, screen, stop)
     episodes = int(startup.values.get("episodes", 0))
     observer = request.system.observer(startup.task, episodes, startup.results, namespace=startup.namespace)
     with ExitStack() as stack:
@@ -317,6 +319,24 @@ def run_system(request: Request, screen: Screen, stop: Sequence[int]) -> dict[st
     }
     write_report(startup.output_dir / REPORT, _title(request), result, observer.strip)
     return result
+
+
+def _look_first(request: Request, screen: Screen, stop: Sequence[int]) -> None:
+    """Shows the list of what a robot must have before it may move. Raises Failed where it was to move at once and
+    something stands against that."""
+    from diffusion_ros.preflight import SECONDS, preflight  # here: no simulation needs what it imports
+
+    screen.show(f"before anything is enabled, for {SECONDS:g} s:")
+    found = preflight(request.startup, request.domain_id, lambda: bool(stop))
+    for line in found.lines:
+        screen.show(line)
+    several = f"{found.problems} {'thing stands' if found.problems == 1 else 'things stand'} against enabling it"
+    if stop:
+        raise Failed(f"stopped by {signal.Signals(stop[0]).name}: nothing was started", 128 + stop[0])
+    if found.problems and request.startup.values["enabled"]:
+        raise Failed(f"{several}: nothing was started; without --enabled it starts, and holds", 1)
+    after = f"{several}: put it right; then" if found.problems else "it holds until"
+    screen.show(f"{after} `diffusion_ros enable` lets it move; `diffusion_ros stop` stops it")
 
 
 def _title(request: Request) -> str:
