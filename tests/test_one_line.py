@@ -67,6 +67,7 @@ def test_a_command_typed_wrongly_is_one_line_that_tells_what_to_do(
 
 
 CARTPOLE = "diffusion_ros cartpole --checkpoint cart.pt --mode lockstep --no-video --output-dir run --episodes 400"
+REST = r"interrupted after \d+ of 400 .*run/summary.json; the same command with --seed 1000\d\d --episodes \d+ runs.*"
 PPO = "training train_ppo --env-id InvertedPendulum-v5 --out x.pt --total-timesteps 1000000 --evaluation-episodes 0"
 RAINBOW = "training train_rainbow --out x.pt --save-every 500"
 DIGITS = "training train_ddpm --data digits --out x.pt --iterations 100000 --dim 8 --sample-every 0"
@@ -92,8 +93,8 @@ def episodes(folder: Path, said: str) -> bool:
         (CARTPOLE, signal.SIGINT, says("ROS_DOMAIN_ID"), r"stopped by SIGINT: no episode was finished; logs: /.*run"),
         (CARTPOLE, signal.SIGINT, says("importing"), r"stopped by SIGINT: no episode was finished; logs: /.*run"),
         (CARTPOLE, signal.SIGTERM, says("importing"), r"stopped by SIGTERM: no episode was finished; logs: /.*run"),
-        (CARTPOLE, signal.SIGINT, episodes, r"the same command with --seed 1000\d\d --episodes \d+ runs the rest"),
-        (CARTPOLE, signal.SIGTERM, episodes, r"the same command with --seed 1000\d\d --episodes \d+ runs the rest"),
+        (CARTPOLE, signal.SIGINT, episodes, REST),
+        (CARTPOLE, signal.SIGTERM, episodes, REST),
         (PPO, signal.SIGINT, exists("x.pt.run/state.pt"), r"stopped; saved at .* --resume goes on from there"),
         (RAINBOW, signal.SIGINT, exists("x.pt.run/state.pt"), r"stopped; saved at .* --resume goes on from there"),
         (DIGITS, signal.SIGINT, says("loss="), r"stopped; saved at iteration \d+ of 100000 .* --resume goes on.*"),

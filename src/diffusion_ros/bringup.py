@@ -403,23 +403,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
+    for line in files_of(request, result):
+        screen.show(line)
     screen.end("")
-    print("\n".join(closing(request, result)))
+    print(closing(request, result))
     return 128 + stop[0] if "interrupted" in result else 0
 
 
-def closing(request: Request, result: Mapping[str, Any]) -> list[str]:
-    """What is said at the end: the outcome and its file, the videos, and of a run that was interrupted what is left."""
-    said = [f"{result['outcome']}; {request.result}"]
-    if videos := [str(episode["video"]) for episode in result["results"] if episode.get("video")]:
-        said.append(f"videos: {videos[0]}" + (f" and {len(videos) - 1} more beside it" if len(videos) > 1 else ""))
-    said.append(f"look at it: {request.startup.output_dir / REPORT}")
-    if "interrupted" in result:
-        done, episodes = int(result["finished"]), int(result["episodes"])
-        said[0] = f"interrupted after {done} of {episodes} episodes: {said[0]}"
-        rest = f"--seed {int(result['seed']) + done} --episodes {episodes - done}"
-        said.append(f"the same command with {rest} runs the rest")
-    return said
+def files_of(request: Request, result: Mapping[str, Any]) -> list[str]:
+    """What there is to look at."""
+    videos = [str(episode["video"]) for episode in result["results"] if episode.get("video")]
+    more = f" and {len(videos) - 1} more beside it" if len(videos) > 1 else ""
+    said = [f"videos: {videos[0]}{more}"] if videos else []
+    return [*said, f"report: {request.startup.output_dir / REPORT}"]
+
+
+def closing(request: Request, result: Mapping[str, Any]) -> str:
+    """The last line: the outcome and its file, and of a run that was interrupted how the rest is run."""
+    said = f"{result['outcome']}; {request.result}"
+    if "interrupted" not in result:
+        return said
+    done, episodes = int(result["finished"]), int(result["episodes"])
+    rest = f"--seed {int(result['seed']) + done} --episodes {episodes - done}"
+    return f"interrupted after {done} of {episodes} episodes: {said}; the same command with {rest} runs the rest"
 
 
 def _running(request: Request) -> RunningSystem:
