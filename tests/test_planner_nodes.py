@@ -400,7 +400,7 @@ def test_the_whole_graph_drives_a_maze_to_its_goal(ros: Graph, straight: Path) -
     assert end["reached"]
     assert end["return"] > 150
     assert end["steps"] == 300
-    assert list(end) == ["index", "seed", "return", "score", "reached", "steps_to_goal", "missed", "steps"]
+    assert list(end) == ["index", "seed", "return", "score", "reached", "steps_to_goal", "missed", "overruns", "steps"]
     assert end["score"] == maze_task("umaze").score(end["return"])
     assert 0 < end["steps_to_goal"] <= 300 - end["return"] + 1
 

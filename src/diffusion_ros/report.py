@@ -81,17 +81,17 @@ def _verdict(result: Mapping[str, Any]) -> str:
 
 
 def _episodes(results: Sequence[Mapping[str, Any]], strip: Sequence[Stretch]) -> str:
-    heads = ("episode", "seed", "outcome", "steps", "held", "without command", "what the robot did")
+    held = any("held" in result for result in results)
+    heads = ("episode", "seed", "outcome", "steps", *["held"] * held, "without command", "what the robot did")
     rows = []
     longest = max([int(result.get("steps", 0)) for result in results], default=0)
     for result in results:
-        held = result.get("held")
         cells = (
             ("n", result["index"] + 1),
             ("n", result.get("seed", "")),
             ("", _verdict(result)),
             ("n", result.get("steps", "")),
-            ("n", "" if held is None else held),
+            *[("n", result.get("held", ""))] * held,
             ("n", result.get("missed", "")),
             ("", _drawn([one for one in strip if one.index == result["index"]], int(result.get("steps", 0)), longest)),
         )
@@ -175,12 +175,19 @@ def _films(results: Sequence[Mapping[str, Any]], folder: Path) -> list[str]:
     return ["<h2>Videos</h2>", f'<div class="films">{"".join(films)}</div>'] if films else []
 
 
+def _said(value: object) -> str:
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
 def _settings(result: Mapping[str, Any]) -> str:
     hidden = ("results", "outcome", "explanations", "interrupted", "finished")
     rows = []
     for name, value in result.items():
         if name in hidden or value in ("", {}, None):
             continue
-        text = ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, Mapping) else str(value)
+        if isinstance(value, Mapping):
+            text = ", ".join(f"{key} {_said(one)}" for key, one in value.items())
+        else:
+            text = _said(value)
         rows.append(f"<tr><td>{escape(name)}</td><td><code>{escape(text)}</code></td></tr>")
     return f"<table>{''.join(rows)}</table>"
