@@ -114,7 +114,7 @@ class Observer:
     def _note(self) -> None:
         """Adds what the robot does to the strip."""
         news = self.news
-        if news["event"] != "running" or "acting" not in news:
+        if news["event"] != "running" or "acting" not in news or not news["step"]:
             return
         reason = "" if news["acting"] else self._why()
         state = "acting" if news["acting"] else "holding"
