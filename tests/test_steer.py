@@ -39,7 +39,8 @@ def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def system(domain_id: int = 12, namespace: str = "", process: int = 0) -> RunningSystem:
-    return RunningSystem("simulation", "can", domain_id, namespace, "LOCALHOST", "runs/x", process or os.getpid())
+    environment = {"ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST"}
+    return RunningSystem("simulation", "can", domain_id, namespace, environment, "runs/x", process or os.getpid())
 
 
 # What runs
@@ -58,7 +59,7 @@ import os, pathlib, signal
 import diffusion_ros.running
 from diffusion_ros.running import RunningSystem, announced, running
 diffusion_ros.running.stop_folder = lambda: pathlib.Path({str(tmp_path / "own")!r})
-with announced(RunningSystem("maze", "large", 3, "", "", "", os.getpid())):
+with announced(RunningSystem("maze", "large", 3, "", {{}}, "", os.getpid())):
     assert len(running()) == 1
     os.kill(os.getpid(), signal.SIGKILL)
 """

@@ -571,21 +571,25 @@ class Run:
         self.record("validation/loss", loss, phase.iteration)
 
     def segments(self, name: str, trainer: Segmented) -> None:
-        """Does the segments that are missing and saves after each."""
+        """Does the segments that are missing and saves after each. Raises Interrupted after Ctrl-C: what was done since
+        the last save cannot be gone on with."""
+        try:
+            self._segments(name, trainer)
+        except KeyboardInterrupt:
+            raise Interrupted(self.interrupted()) from None
+
+    def _segments(self, name: str, trainer: Segmented) -> None:
         state = self.saved()
         if state is None:
             self.save(**trainer.state())
         else:
             trainer.restore(state)
+        self.saved_at = f"{trainer.done} of {trainer.total}"
         with self.bar(name, trainer.done, trainer.total) as bar:
             while trainer.done < trainer.total:
-                self.saved_at = f"{trainer.done} of {trainer.total}"
-                try:
-                    trainer.segment(bar)
-                except KeyboardInterrupt:  # what it has done since then cannot be gone on with
-                    raise Interrupted(self.interrupted()) from None
+                trainer.segment(bar)
                 self.save(**trainer.state())
-            self.saved_at = f"{trainer.done} of {trainer.total}"
+                self.saved_at = f"{trainer.done} of {trainer.total}"
 
     def bar(self, name: str, done: int, total: int) -> tqdm[Any]:
         """A progress bar in the main process."""

@@ -36,7 +36,7 @@ from diffusion_ros.dds_security import enclave_arguments, explain_security
 from diffusion_ros.installation import explain
 from diffusion_ros.report import write_report
 from diffusion_ros.resources import resource_folder
-from diffusion_ros.running import RunningSystem, announced
+from diffusion_ros.running import TRANSPORT, RunningSystem, announced
 from diffusion_ros.screen import Screen
 from diffusion_ros.steer import WORDS as STEERING
 from diffusion_ros.systems import REAL_ROBOT, SYSTEMS, TELEOPERATE
@@ -435,7 +435,7 @@ def _running(request: Request) -> RunningSystem:
         task=request.startup.task,
         domain_id=request.domain_id,
         namespace=request.startup.namespace,
-        discovery_range=os.environ.get("ROS_AUTOMATIC_DISCOVERY_RANGE", ""),
+        environment={name: os.environ[name] for name in TRANSPORT if name in os.environ},
         output_dir=str(request.startup.output_dir),
         process=os.getpid(),
     )

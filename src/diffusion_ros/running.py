@@ -9,13 +9,20 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from diffusion_ros.control.stop_record import stop_folder
 
+TRANSPORT = (
+    "RMW_IMPLEMENTATION",
+    "ROS_AUTOMATIC_DISCOVERY_RANGE",
+    "FASTDDS_DEFAULT_PROFILES_FILE",
+    "FASTRTPS_DEFAULT_PROFILES_FILE",
+)
+"""Environment variables without which another process may not hear a system."""
 _PREFIX = "running-"
 
 
@@ -29,8 +36,8 @@ class RunningSystem:
     domain_id: int
     namespace: str
     """Of all its nodes, without slashes at its ends; '' for none."""
-    discovery_range: str
-    """Its ROS_AUTOMATIC_DISCOVERY_RANGE, '' where that is not set."""
+    environment: Mapping[str, str]
+    """What of its environment says whom it can hear: TRANSPORT's variables, those that are set."""
     output_dir: str
     process: int
     """Process id of the command that started it."""

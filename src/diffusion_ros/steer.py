@@ -10,10 +10,13 @@ refuses or does not answer, 2 after one line for bad input.
 
 from __future__ import annotations
 
+import argparse
 import os
+import subprocess
+import sys
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from diffusion_ros import robot_command
@@ -113,9 +116,14 @@ class Target:
     graph: Graph
     name: str
     """For people."""
-    named: bool
-    """Whether it is known that it runs, and by what namespace."""
-    discovery_range: str = ""
+    process: int = 0
+    """Of who started it; 0: it is not known that it runs, nor by what namespace."""
+    environment: Mapping[str, str] = field(default_factory=dict)
+    """Without which it is not heard."""
+
+    @property
+    def named(self) -> bool:
+        return self.process > 0
 
 
 def usage(word: str) -> str:
@@ -134,16 +142,19 @@ def _parser(word: str) -> robot_command.Parser:
         "--domain-id", default="", help="ROS_DOMAIN_ID of the system; default: that of the one that runs"
     )
     parser.add_argument("--namespace", default="", help="its namespace; default: that of the one that runs")
+    parser.add_argument("--process", type=int, default=0, help=argparse.SUPPRESS)  # of the one that is meant
     return parser
 
 
-def targets(word: str, domain_id: str, namespace: str) -> list[Target]:
+def targets(word: str, domain_id: str, namespace: str, process: int = 0) -> list[Target]:
     """The systems that are meant: those of this machine that fit, or the one that was named. Raises UsageError where
     several fit and one has to be chosen."""
     found = [
         system
         for system in running()
-        if (not domain_id or str(system.domain_id) == domain_id) and (not namespace or system.namespace == namespace)
+        if (not process or system.process == process)
+        and (not domain_id or str(system.domain_id) == domain_id)
+        and (not namespace or system.namespace == namespace)
     ]
     every = WORDS[word].every or word == "status"
     usual = os.environ.get("ROS_DOMAIN_ID", "")
@@ -156,12 +167,12 @@ def targets(word: str, domain_id: str, namespace: str) -> list[Target]:
         return [_of(system) for system in found]
     domain = domain_id or usual or "0"
     space = f", namespace {namespace}" if namespace else ""
-    return [Target(Graph(int(domain), namespace, False), f"domain {domain}{space}", False)]
+    return [Target(Graph(int(domain), namespace, False), f"domain {domain}{space}")]
 
 
 def _of(system: RunningSystem) -> Target:
     graph = Graph(system.domain_id, system.namespace, False)
-    return Target(graph, str(system), True, system.discovery_range)
+    return Target(graph, str(system), system.process, system.environment)
 
 
 def _checked(given: Any) -> tuple[str, str]:
@@ -194,18 +205,24 @@ def main(word: str, arguments: Sequence[str], stop: Sequence[int] = ()) -> int:
     given.use_sim_time = False
     fault = _fault(given.words) if word == "fault" else ""
     domain_id, namespace = _checked(given)
-    status = 0
-    for target in targets(word, domain_id, namespace):
-        if target.discovery_range:
-            os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = target.discovery_range
-        try:
-            print(f"{target.name}: {_do(word, target, fault, lambda: bool(stop))}", flush=True)
-        except Refused as error:
-            print(f"{target.name}: {error}", flush=True)
-            status = 1
-        if stop:
-            return 128 + stop[0]
-    return status
+    meant = targets(word, domain_id, namespace, given.process)
+    if len(meant) > 1:
+        return _each(word, meant)
+    (target,) = meant
+    os.environ.update(target.environment)
+    try:
+        print(f"{target.name}: {_do(word, target, fault, lambda: bool(stop))}", flush=True)
+    except Refused as error:
+        print(f"{target.name}: {error}", flush=True)
+        return 128 + stop[0] if stop else 1
+    return 128 + stop[0] if stop else 0
+
+
+def _each(word: str, meant: Sequence[Target]) -> int:
+    """All at the same time, each by a process of its own: whom one can hear is settled once in a process."""
+    command = [sys.executable, "-m", "diffusion_ros", word, "--process"]
+    processes = [subprocess.Popen([*command, str(target.process)]) for target in meant]
+    return max(process.wait() for process in processes)
 
 
 def _do(word: str, target: Target, fault: str, stopped: Callable[[], bool]) -> str:
