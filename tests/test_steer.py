@@ -213,8 +213,13 @@ def test_a_system_that_is_announced_is_found_without_being_named(
 def test_where_nothing_runs_it_is_said(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(steer, "_DISCOVERY_SECONDS", 0.5)
     with ros_graph.own_domain() as domain:
-        assert bringup.main(["stop"]) == 1
-    assert capsys.readouterr().out == (
+        deadline = time.monotonic() + 30
+        while True:
+            assert bringup.main(["stop"]) == 1
+            said = capsys.readouterr().out
+            if "it has no executor" not in said or time.monotonic() > deadline:
+                break  # else nodes of a test before this one are still remembered
+    assert said == (
         f"domain {domain}: no system of diffusion_ros is heard there; --domain-id and --namespace name one that"
         " `ros2 launch` started\n"
     )
