@@ -28,6 +28,8 @@ from std_msgs.msg import String
 
 from diffusion_ros import bringup
 from diffusion_ros.ros import messages, topics
+from diffusion_ros.screen import fitted
+from diffusion_ros.systems.explanations import explanations
 from diffusion_ros.systems.gym import BalanceObserver
 from diffusion_ros.systems.maze import MazeObserver
 from diffusion_ros.systems.observer import Observer
@@ -74,7 +76,9 @@ def files(folder: Path) -> set[Path]:
             ["simulation", "--task", "lift", "--speed", "0.5", "--use-sim-time", "false"],
             "--use-sim-time false: expected true with --speed 0.5",
         ),
-        (["simulation", "--task", "lift", "--view", "above"], "--view 'above': expected one of frontview"),
+        (["simulation", "--task", "lift", "--view", "above"], "--video 'above': expected one of frontview"),
+        (["simulation", "--task", "lift", "--video", "above"], "--video 'above': expected one of frontview"),
+        (["maze", "--video", "maybe"], "--video 'maybe': expected true or false"),
         (
             ["simulation", "--task", "lift", "--json", "policy.pt/x.json"],
             "policy.pt: cannot be written: Not a directory",
@@ -144,6 +148,30 @@ def test_default_checkpoint_is_the_shipped_one(monkeypatch: pytest.MonkeyPatch, 
     assert request.result == request.startup.output_dir / "summary.json"
 
 
+@pytest.mark.parametrize(
+    ("system", "arguments", "name", "expected"),
+    [
+        ("simulation", [], "view", "frontview"),
+        ("simulation", ["--video"], "view", "frontview"),
+        ("simulation", ["--video", "birdview"], "view", "birdview"),
+        ("simulation", ["--view", "birdview"], "view", "birdview"),
+        ("simulation", ["--view", ""], "view", ""),
+        ("simulation", ["--no-video"], "view", ""),
+        ("simulation", ["--params-file", "mine.yaml"], "view", "agentview"),
+        ("maze", [], "video", True),
+        ("maze", ["--video", "false"], "video", False),
+        ("cartpole", ["--no-video"], "video", False),
+        ("cartpole", ["--video"], "video", True),
+    ],
+)
+def test_videos_are_made_unless_somebody_says_otherwise(
+    system: str, arguments: list[str], name: str, expected: object, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("mine.yaml").write_text("simulation:\n  ros__parameters:\n    view: agentview\n")
+    assert bringup.parse([system, *arguments]).startup.values[name] == expected
+
+
 def test_domain_is_that_of_the_environment_or_free(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     arguments = ["simulation", "--task", "lift", "--checkpoint", str(checkpoint)]
     monkeypatch.setenv("ROS_DOMAIN_ID", "42")
@@ -167,35 +195,65 @@ def test_result_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
     assert list(path.parent.iterdir()) == [path]
 
 
-def test_progress_is_one_line() -> None:
+def test_progress_has_the_state_and_its_reason_first() -> None:
     observer = Observer("can", 3, Path("none.jsonl"))
-    assert observer.line() == "can  starting"
+    assert observer.parts() == ["starting", "can"]
     news = {"event": "running", "index": 1, "seed": 5, "step": 7, "max_steps": 400, "rate": 19.98, "latency_ms": 31.2}
     news |= {"missed": 2, "acting": True, "fault": "", "success": False}
-    observer.results = {0: {"success": True}}
+    observer.results = {0: {"index": 0, "success": True}}
     observer.news = news
-    assert observer.line() == (
-        "can  episode 2/3  step   7/400  20.0 Hz  latency 31 ms  missed 2  acting  1 of 1 succeeded"
-    )
+    assert observer.line() == ("acting  can 2/3  step   7/400  1 of 1 succeeded  20.0 Hz  latency 31 ms  missed 2")
     observer.executor = "holding: no chunk yet"
     observer.news = {**news, "acting": False}
-    assert "  holding: no chunk yet  " in observer.line()
+    assert observer.parts()[0] == "holding: no chunk yet"
     observer.news = {**news, "acting": False, "fault": "no command in this period", "latency_ms": None}
-    assert "  20.0 Hz  missed 2  holding: no command in this period  " in observer.line()
+    assert observer.line().startswith("holding: no command in this period  can 2/3")
+    assert observer.line().endswith("20.0 Hz  missed 2")
     for event in ("waiting", "drawing", "pausing", "end", "done"):
         observer.news = {**news, "event": event}
         assert "\n" not in observer.line()
 
 
+def test_progress_does_not_contradict_itself() -> None:
+    """What the executor says comes once a second only: it may still be of the time before."""
+    observer = Observer("can", 3, Path("none.jsonl"))
+    observer.news = {"event": "running", "index": 0, "step": 7, "max_steps": 400, "rate": 20.0, "latency_ms": 31.2}
+    observer.news |= {"missed": 0, "acting": False, "fault": "", "success": False}
+    observer.executor = "acting"
+    assert observer.parts()[0] == "holding"
+    observer.news["event"] = "waiting"
+    assert observer.parts()[0] == "waiting for the policy"
+
+
+def test_what_starts_is_said() -> None:
+    observer = Observer("can", 3, Path("none.jsonl"), nodes=("simulation", "policy"))
+    first, what, task = observer.parts()
+    assert (first[:10], what, task) == ("starting, ", "simulation, policy: importing libraries", "can")
+    msg = messages.diagnostics_to_msg([messages.Status("policy", "", 0, "publishing chunks", {})], 0)
+    observer._on_diagnostics(msg)
+    assert observer.parts()[1] == "simulation: importing libraries"
+
+
+def test_a_line_is_fitted_to_the_terminal() -> None:
+    parts = ["holding: agentview: silent for 0.52 s", "can 2/3", "", "step   7/400", "20.0 Hz"]
+    assert fitted(parts, 200) == "  ".join(filter(None, parts))
+    assert fitted(parts, 60) == "holding: agentview: silent for 0.52 s  can 2/3  step   7/400"
+    assert fitted(parts, 59) == "holding: agentview: silent for 0.52 s  can 2/3"
+    assert fitted(parts, 20) == "holding: agentvie..."
+    assert all(len(fitted(parts, width)) <= width for width in range(80))
+
+
 def test_progress_of_a_maze_is_one_line() -> None:
     observer = MazeObserver("large", 2, Path("none.jsonl"))
-    assert observer.line() == "large  starting"
+    assert observer.parts() == ["starting", "large"]
     observer.results = {0: {"score": 210.4}}
     observer.news = {"event": "running", "index": 1, "step": 90, "max_steps": 800, "rate": 100.04, "missed": 1}
-    observer.news |= {"reward": 41.0, "fault": ""}
-    assert observer.line() == ("large  episode 2/2  step  90/800  100.0 Hz  missed 1  return 41  score 210 of 1")
-    observer.news |= {"event": "waiting", "fault": "no force yet"}
-    assert "  waiting for a plan  return 41  no force yet" in observer.line()
+    observer.news |= {"reward": 41.0, "fault": "", "success": False}
+    assert observer.line() == "driving  large 2/2  step  90/800  score 210 of 1  return 41  100.0 Hz  missed 1"
+    observer.news |= {"fault": "no force yet"}
+    assert observer.line().startswith("holding: no force yet  large 2/2")
+    observer.news |= {"event": "waiting"}
+    assert observer.parts()[0] == "waiting for a plan"
 
 
 def test_progress_of_balancing_is_one_line() -> None:
@@ -203,9 +261,75 @@ def test_progress_of_balancing_is_one_line() -> None:
     observer.results = {0: {"return": 480.0}}
     news = {"event": "running", "index": 1, "step": 90, "max_steps": 500, "rate": 50.04, "latency_ms": 2.0, "missed": 1}
     observer.news = {**news, "acting": True, "fault": "", "success": False}
-    assert observer.line() == (
-        "cartpole  episode 2/2  step  90/500  50.0 Hz  latency 2 ms  missed 1  acting  return 480.0 in 1"
-    )
+    assert observer.line() == ("acting  cartpole 2/2  step  90/500  return 480.0 in 1  50.0 Hz  latency 2 ms  missed 1")
+
+
+def test_the_strip_has_what_the_robot_did_and_why() -> None:
+    observer = Observer("can", 3, Path("none.jsonl"))
+    news = {"event": "running", "index": 0, "seed": 5, "max_steps": 400, "rate": 20.0, "latency_ms": None}
+    news |= {"missed": 0, "acting": True, "fault": "", "success": False}
+    said = [(4, True, ""), (8, True, ""), (12, False, "no command"), (16, True, "")]
+    for step, acting, fault in said:
+        observer._on_episode(messages.episode_to_msg({**news, "step": step, "acting": acting, "fault": fault}))
+    observer._on_episode(messages.episode_to_msg({**news, "index": 1, "step": 3}))
+    assert [(s.index, s.first, s.last, s.state, s.reason) for s in observer.strip] == [
+        (0, 0, 8, "acting", ""),
+        (0, 8, 12, "holding", "no command"),
+        (0, 12, 16, "acting", ""),
+        (1, 0, 3, "acting", ""),
+    ]
+    assert observer.reasons == {"no command": 1}
+
+
+@pytest.mark.parametrize(
+    ("results", "options", "restarted", "reasons", "expected"),
+    [
+        ([{"steps": 400, "missed": 8, "held": 8}], {"mode": "realtime"}, {}, {}, []),
+        (
+            [{"steps": 400, "missed": 59, "held": 59}],
+            {"mode": "realtime", "speed": 1.0},
+            {},
+            {},
+            ["59 of 400 periods had no command: this machine is too slow, try --mode lockstep or --speed 0.5"],
+        ),
+        (
+            [{"steps": 400, "missed": 30}, {"steps": 400, "missed": 29}],
+            {},
+            {"policy": 2},
+            {},
+            ["policy ended and was started again 2 times: policy.log says why", "59 of 800 periods had no command"],
+        ),
+        (
+            [{"steps": 400, "missed": 0, "overruns": 40}],
+            {"speed": 1.0},
+            {},
+            {},
+            ["40 of 400 periods began late: this machine is too slow, try --speed 0.5"],
+        ),
+        (
+            [{"steps": 400, "missed": 0, "held": 100}],
+            {},
+            {},
+            {"emergency stop: requested": 20, "no chunk": 3},
+            ["the robot held in 100 of 400 periods, mostly because of: emergency stop: requested"],
+        ),
+        (
+            [{"steps": 100, "achieved_speed": 0.31}],
+            {"speed": 0.5},
+            {},
+            {},
+            ["it ran at speed 0.31 instead of 0.5: this machine is too slow for that, try --speed 0.28"],
+        ),
+    ],
+)
+def test_outcomes_are_explained(
+    results: list[dict[str, Any]],
+    options: dict[str, Any],
+    restarted: dict[str, int],
+    reasons: dict[str, int],
+    expected: list[str],
+) -> None:
+    assert explanations(results, options, restarted, reasons) == expected
 
 
 # Whole runs
@@ -219,8 +343,9 @@ def start(tmp_path: Path, checkpoint: Path) -> Iterator[Callable[..., subprocess
     def popen(*arguments: str) -> subprocess.Popen[str]:
         own = arguments[0] in ("maze", "cartpole", "double_pendulum")
         system = [] if own else ["simulation", "--task", "lift", "--checkpoint", str(checkpoint)]
+        video = [] if {"--view", "--video"} & set(arguments) else ["--no-video"]
         process = subprocess.Popen(
-            [sys.executable, "-m", "diffusion_ros.bringup", *system, *arguments]
+            [sys.executable, "-m", "diffusion_ros.bringup", *system, *arguments, *video]
             + ["--json", "result.json", "--output-dir", "run"],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -345,7 +470,7 @@ def test_signal_ends_everything(
     _, errors = process.communicate(timeout=30)
     assert process.returncode == status, errors
     assert nodes_of(tmp_path) == {}
-    assert errors.splitlines()[-1] == f"stopped by {number.name}"
+    assert errors.splitlines()[-1] == f"stopped by {number.name}: no episode was finished; logs: {tmp_path}/run"
     assert "Traceback" not in errors
     assert not (tmp_path / "result.json").exists()
     assert not [path for path in files(tmp_path) if ".part" in path.name]

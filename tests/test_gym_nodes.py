@@ -507,5 +507,5 @@ def test_episodes_become_videos(graph: ros_graph.Graph, balance: Path, tmp_path:
     path = peer.results()[0]["video"]
     assert [str(file) for file in (tmp_path / "new").iterdir()] == [path]
     capture = cv2.VideoCapture(path)
-    assert (capture.get(cv2.CAP_PROP_FRAME_COUNT), capture.get(cv2.CAP_PROP_FPS)) == (13, 50)
+    assert (capture.get(cv2.CAP_PROP_FRAME_COUNT), capture.get(cv2.CAP_PROP_FPS)) == (13 + 50, 50)
     capture.release()

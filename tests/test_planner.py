@@ -144,7 +144,11 @@ def test_what_is_known_holds_exactly(planner: Planner) -> None:
     way = np.array([0.5, 0.25, np.nan, np.nan])
     plans = planner.plan(START, GOAL, way_points={5: way}, candidates=3, watch=True)
     assert len(plans.candidates) == 3
-    assert len(plans.denoising) == plans.steps == 4
+    assert len(plans.denoising) - 1 == plans.steps == 4
+    # It begins with noise, in the data's units: far apart from row to row, and only the given rows where they are.
+    noise = planner.plan(START, GOAL, way_points={5: way}, watch=True).denoising[0][0][:, 2:4]
+    assert np.linalg.norm(np.diff(noise, axis=0), axis=1).mean() > 0.5
+    np.testing.assert_allclose(noise[[0, -1]], [START[:2], GOAL[:2]], atol=1e-6)
     for plan in plans.candidates:
         np.testing.assert_allclose(plan.rows[0, 2:], START, atol=1e-6)
         np.testing.assert_allclose(plan.rows[-1, 2:], GOAL, atol=1e-6)

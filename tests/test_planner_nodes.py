@@ -107,7 +107,7 @@ def test_a_goal_is_planned_to_and_published(ros: Graph, straight: Path) -> None:
     assert (stamp_ns, period_ns, len(states)) == (1_000_000_000, 10_000_000, (HORIZON - 1) * STRIDE + 1)
     np.testing.assert_allclose(states[-1, :2], GOAL, atol=1e-6)
     assert len(robot.candidates[-1].markers) == 1 + 4
-    assert len(robot.denoising[-1].markers) == 1 + 2
+    assert len(robot.denoising[-1].markers) == 1 + 3
     planner._refresh()
     assert planner.diagnostics.summary == "planned"
 
@@ -402,7 +402,7 @@ def test_the_whole_graph_drives_a_maze_to_its_goal(ros: Graph, straight: Path) -
     assert end["reached"]
     assert end["return"] > 150
     assert end["steps"] == 300
-    assert list(end) == ["index", "seed", "return", "score", "reached", "steps_to_goal", "missed", "steps"]
+    assert list(end) == ["index", "seed", "return", "score", "reached", "steps_to_goal", "missed", "overruns", "steps"]
     assert end["score"] == maze_task("umaze").score(end["return"])
     assert 0 < end["steps_to_goal"] <= 300 - end["return"] + 1
 
@@ -505,13 +505,13 @@ def test_the_mazes_video_is_drawn_between_ticks(ros: Graph, tmp_path: Path) -> N
     assert len(drawn_at) == 2 * 12 + 10
     assert len({number for _, number in drawn_at}) > 3, "all at once: nothing is answered meanwhile"
     (end,) = ends(robot)
-    assert end["video"] == str(tmp_path / "made/episode_000_seed_100000.mp4")
+    assert end["video"] == str(tmp_path / "made/episode_001_seed_100000.mp4")
     video, frames = cv2.VideoCapture(end["video"]), []
     while (read := video.read())[0]:
         frames.append(read[1])
     assert video.get(cv2.CAP_PROP_FPS) == FPS
     video.release()
-    assert len(frames) == len(drawn_at)
+    assert len(frames) == len(drawn_at) + FPS  # and a second that says how it ended
 
 
 def test_reset_of_a_maze_begins_again(ros: Graph) -> None:

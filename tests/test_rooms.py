@@ -52,6 +52,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "robot_section": (),
     "robot_file": ("yaml_file", "resources", "spec", "robot_section"),
     "control": ("robot", "ranges", "action_kinds", "atomic_file", "spec", "models", "robot_file"),
+    "running": ("control",),
     "robot_check": ("robot", "ranges", "spec", "robot_file", "control"),
     "simulators": ("robot", "installation", "ranges", "atomic_file", "yaml_file", "spec", "robot_file", "control"),
     "ros": (

@@ -374,11 +374,12 @@ def test_video_of_an_episode(graph: ros_graph.Graph, tmp_path: Path) -> None:
     assert node.simulation.state_hash() == state
     (result,) = graph.spin_until(peer.results)
     assert result["state_sha256"] == state
-    path = tmp_path / "videos" / f"episode_000_seed_{SEED}.mp4"
+    path = tmp_path / "videos" / f"episode_001_seed_{SEED}.mp4"
     assert result["video"] == str(path)
     frames = decode(path, 432, 576)
-    assert len(frames) == 6  # each observation that was answered, and the last
-    assert np.abs(frames[0].astype(int) - frames[-1]).mean() > 0.1
+    assert len(frames) == 6 + 20  # each observation that was answered, the last, and a second that says how it ended
+    assert np.abs(frames[0].astype(int) - frames[5]).mean() > 0.1
+    assert frames[-1].mean() < 0.7 * frames[5].mean()
 
 
 def test_stopping_while_a_video_is_drawn_leaves_nothing(graph: ros_graph.Graph, tmp_path: Path) -> None:

@@ -18,8 +18,11 @@ import tyro
 from diffusion_ros.cache_folders import use_cache_folders
 from diffusion_ros.installation import explain
 from diffusion_ros.stop_signals import ended_by_signal
+from training.interruption import Interrupted
 
 T = TypeVar("T")
+BEFORE_TRAINING = "stopped before the training began: nothing new was saved, nothing was lost"
+"""What a trainer says after Ctrl-C where no run had begun that could tell more."""
 
 
 def run(options: type[T], job: Callable[[T], None], description: str | None, after_interrupt: str = "stopped") -> None:
@@ -38,6 +41,9 @@ def run(options: type[T], job: Callable[[T], None], description: str | None, aft
         options, job = _as_others_see_it(options), _as_others_see_it(job)
         with ended_by_signal(3):
             job(_parse(options, description))
+    except Interrupted as interrupted:
+        print(interrupted, file=sys.stderr)
+        sys.exit(128 + interrupted.number)
     except KeyboardInterrupt:
         print(after_interrupt, file=sys.stderr)
         sys.exit(130)

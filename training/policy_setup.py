@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from diffusion_ros import checkpoint, robot_file
 from diffusion_ros.action_kinds import ActionFormat, chain_of, forward
 from diffusion_ros.control.frames import RobotFrames
 from diffusion_ros.control.kinematics import Arm
+from diffusion_ros.models.timesteps import TimestepSpacing
 from diffusion_ros.robot import CAMERAS, EEF_POS, EEF_QUAT, IMAGE_SIZE
 from diffusion_ros.simulators.arm import Simulation
 from diffusion_ros.simulators.tasks import ARM_RESPONSE, ARM_TASKS
@@ -406,7 +407,8 @@ def restore_policy(path: Path) -> DiffusionPolicy:
     limits = Limits(unit_limits(vector_width(inputs.numbers)), unit_limits(POSE_DIM), rows)
     policy = build_policy(options, limits, inputs)
     policy.load_state_dict(checkpoint.weights(path))
-    policy.sampler, policy.schedule.timestep_spacing = spec.sampler, spec.timestep_spacing
+    policy.sampler = spec.sampler
+    policy.schedule.timestep_spacing = cast(TimestepSpacing, spec.timestep_spacing)
     return policy.eval()
 
 

@@ -22,8 +22,11 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from diffusion_ros.atomic_file import atomic_write
+from diffusion_ros.checkpoint import read_spec
+from diffusion_ros.models.image_generator import IMAGE_KIND
 from diffusion_ros.models.timesteps import TimestepSpacing
 from training.captured_step import CapturedStep
+from training.interruption import AfterTheStep, Interrupted
 
 STATE_FILE = "state.pt"
 """In a run's folder: what --resume goes on from."""
@@ -393,6 +396,8 @@ class Run:
         self._options, self._data_hash = options, data_hash
         self._state_path = options.run_folder / STATE_FILE
         self._writer: SummaryWriter | None = None
+        self.saved_at = ""
+        """How far the run was when it was saved last, for people; '': it was not."""
 
     @property
     def _log(self) -> SummaryWriter:
@@ -418,6 +423,7 @@ class Run:
             module.load_state_dict(state[name])
         if self.accelerator.scaler is not None:
             self.accelerator.scaler.load_state_dict(state["scaler"])
+        self.saved_at = "where it was resumed"
         return state
 
     def _check_options(self, state: dict[str, Any]) -> None:
@@ -473,6 +479,13 @@ class Run:
             options = json.dumps(options_json(self._options))
             save_state(self._state_path, {"options": options, "data_sha256": self._data_hash, **state})
 
+    def interrupted(self) -> str:
+        """What is said when it ends before its end."""
+        if not self.saved_at:
+            return "stopped; nothing was saved yet: the same command begins anew"
+        again = "the same command" if self._options.resume else "the same command with --resume"
+        return f"stopped; saved at {self.saved_at}: {again} goes on from there"
+
     # -- the loops --------------------------------------------------------------------------------------------------
 
     def fit(self, phase: Phase, state: dict[str, Any] | None = None) -> None:
@@ -494,7 +507,8 @@ class Run:
             last = at_the_end and phase.iteration == phase.iterations
             return every > 0 and (last or phase.iteration % every == 0)
 
-        with bar:
+        # One of several processes must not stop by itself: the others would wait for it.
+        with bar, AfterTheStep(phase.save_every > 0 and self.accelerator.num_processes == 1) as signals:
             while phase.iteration < phase.iterations:
                 generator = step_generator(
                     self._options.seed, phase.stream, phase.iteration, self.accelerator.process_index
@@ -510,9 +524,13 @@ class Run:
                 if due(phase.validate_every, phase.validate_last):
                     self._validate(phase)
                 if due(phase.hook_every, False):
-                    phase.hook(phase.iteration)
-                if due(phase.save_every):
+                    with signals.at_once():
+                        phase.hook(phase.iteration)
+                if due(phase.save_every) or signals.number:
                     self.save(**phase.saved())
+                    self.saved_at = f"iteration {phase.iteration} of {phase.iterations} ({phase.name})"
+                if signals.number:
+                    raise Interrupted(self.interrupted(), signals.number)
 
     def stepper(self, phase: Phase) -> Callable[[tuple[Any, ...]], Tensor]:
         """What takes a step with a batch and returns its loss (), on the device."""
@@ -552,14 +570,23 @@ class Run:
         self.record("validation/loss", loss, phase.iteration)
 
     def segments(self, name: str, trainer: Segmented) -> None:
-        """Does the segments that are missing and saves after each."""
+        """Does the segments that are missing and saves after each. Raises Interrupted after Ctrl-C: what was done since
+        the last save cannot be gone on with."""
+        try:
+            self._segments(name, trainer)
+        except KeyboardInterrupt:
+            raise Interrupted(self.interrupted()) from None
+
+    def _segments(self, name: str, trainer: Segmented) -> None:
         state = self.saved()
         if state is not None:
             trainer.restore(state)
+        self.saved_at = f"{trainer.done} of {trainer.total}"
         with self.bar(name, trainer.done, trainer.total) as bar:
             while trainer.done < trainer.total:
                 trainer.segment(bar)
                 self.save(**trainer.state())
+                self.saved_at = f"{trainer.done} of {trainer.total}"
 
     def bar(self, name: str, done: int, total: int) -> tqdm[Any]:
         """A progress bar in the main process."""
@@ -594,13 +621,29 @@ class Trainer(Protocol):
 
 
 def train_timed(make: Callable[[T], Trainer], options: T) -> None:
-    """Makes the trainer, runs it to the end and says how long that took."""
+    """Makes the trainer, runs it to the end and says how long that took, and what comes next."""
     torch.set_num_threads(options.threads)
     trainer = make(options)
     began = time.monotonic()
-    trainer.run()
+    try:
+        trainer.run()
+    except Interrupted:
+        raise
+    except KeyboardInterrupt:
+        raise Interrupted(trainer.bookkeeping.interrupted()) from None
     if trainer.bookkeeping.main:
-        print(f"took {(time.monotonic() - began) / 60:.1f} minutes")
+        print(
+            f"took {(time.monotonic() - began) / 60:.1f} minutes; its curves: tensorboard --logdir {options.run_folder}"
+        )
+        print(f"next: {next_command(options.out)}")
+
+
+def next_command(out: Path) -> str:
+    """What to do with a checkpoint that was just made."""
+    kind = read_spec(out).kind
+    if kind == IMAGE_KIND:
+        return f"python -m diffusion_ros.nodes.image_generator_node --ros-args -p checkpoint:={out}"
+    return f"python -m training.evaluate --checkpoint {out}"
 
 
 def set_rates(optimizer: Any, rates: Collection[float], factor: float) -> None:

@@ -7,6 +7,8 @@ images, the cameras of demonstrations. The run's folder holds the log, samples w
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -245,11 +247,11 @@ class Trainer:
         """Images (count, H, W, C) of the weights that the model has now."""
         size = max(1, min(SAMPLE_BATCH, SAMPLE_VALUES // int(np.prod(self.data.shape))))
         parts = []
-        with torch.inference_mode(), tqdm(total=count, desc="generating", unit="image", leave=False) as bar:
+        steps = self.options.steps
+        with torch.inference_mode(), denoising_bar(self.diffusion, "generating", count * steps) as of_each:
             for done in range(0, count, size):
-                part = self.diffusion.sample(seed + done, min(size, count - done), self.options.steps)
-                parts.append(part.cpu().numpy())
-                bar.update(len(part))
+                of_each.images = min(size, count - done)
+                parts.append(self.diffusion.sample(seed + done, of_each.images, steps).cpu().numpy())
         return np.concatenate(parts)
 
     def _show_samples(self, iteration: int) -> None:
@@ -306,6 +308,25 @@ class Trainer:
         )
 
 
+@dataclass
+class _OfEach:
+    """How many images a step of the denoising is for."""
+
+    images: int = 0
+
+
+@contextmanager
+def denoising_bar(diffusion: ImageDiffusion, name: str, total: int) -> Iterator[_OfEach]:
+    """A bar that moves with each step of the denoising, times the images that it is for; `total` of them."""
+    of_each = _OfEach()
+    with tqdm(total=total, desc=name, unit="step", unit_scale=True, leave=False) as bar:
+        handle = diffusion.denoiser.register_forward_hook(lambda *_: bar.update(of_each.images) and None)
+        try:
+            yield of_each
+        finally:
+            handle.remove()
+
+
 def report_corrupt(data: ImageData) -> None:
     """Names on stderr the files that were skipped."""
     for name in data.corrupt[:MAX_NAMED]:
@@ -356,8 +377,10 @@ def draw(
         pictures = to_uint8(diffusion.schedule.q_sample(x0, noise, steps)).cpu().numpy()
         panels.append((f"t = {t}", image_figures.grid(pictures, 1)))
     image_figures.write_picture(folder / "forward.png", image_figures.captioned(panels, len(panels)))
-    with torch.inference_mode():
-        path = diffusion.denoised(options.seed + 2, 16, options.num_train_timesteps).cpu().numpy()
+    count = options.num_train_timesteps
+    with torch.inference_mode(), denoising_bar(diffusion, "the way from noise", 16 * count) as of_each:
+        of_each.images = 16
+        path = diffusion.denoised(options.seed + 2, 16, count).cpu().numpy()
     # path[k] is x at t = T - 1 - k, and the last what x_0 comes out as.
     panels = []
     for t in reversed(shown):
@@ -380,7 +403,7 @@ def train(options: Options) -> None:
 
 
 def main() -> None:
-    command_line.run(Options, train, __doc__, "stopped; --resume goes on from the last save")
+    command_line.run(Options, train, __doc__, command_line.BEFORE_TRAINING)
 
 
 if __name__ == "__main__":

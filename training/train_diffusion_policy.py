@@ -385,7 +385,11 @@ class Trainer:
         """Success on validation seeds."""
         options = self.options
         simulation = Simulation(self.data.task, options.cameras)
-        episodes = list(roll_out(policy, simulation, options.rollouts, FIRST_VALIDATION_SEED))
+        episodes = []
+        with self.bookkeeping.bar("validation episodes", 0, options.rollouts) as bar:
+            for episode in roll_out(policy, simulation, options.rollouts, FIRST_VALIDATION_SEED):
+                episodes.append(episode)
+                bar.update()
         simulation.close()
         successes = sum(episode.success for episode in episodes)
         print(f"{successes} of {options.rollouts} validation episodes succeed", flush=True)
@@ -451,7 +455,7 @@ class _Objective(nn.Module):
 
 
 def main() -> None:
-    command_line.run(Options, train, __doc__, "stopped; --resume goes on from the last save")
+    command_line.run(Options, train, __doc__, command_line.BEFORE_TRAINING)
 
 
 if __name__ == "__main__":

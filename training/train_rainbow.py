@@ -301,7 +301,7 @@ def train(options: Options) -> None:
 
 
 def main() -> None:
-    command_line.run(Options, train, __doc__, "stopped; --resume goes on from the last save")
+    command_line.run(Options, train, __doc__, command_line.BEFORE_TRAINING)
 
 
 if __name__ == "__main__":

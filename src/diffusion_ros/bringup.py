@@ -16,7 +16,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,20 +28,26 @@ from rclpy.context import Context
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 
-from diffusion_ros import enclaves
+from diffusion_ros import enclaves, steer
 from diffusion_ros.atomic_file import write_json
 from diffusion_ros.bags import BagError, recover
 from diffusion_ros.checkpoint import CheckpointError
 from diffusion_ros.dds_security import enclave_arguments, explain_security
 from diffusion_ros.installation import explain
+from diffusion_ros.report import write_report
 from diffusion_ros.resources import resource_folder
 from diffusion_ros.ros.lifecycle_manager import LifecycleManager
+from diffusion_ros.running import TRANSPORT, RunningSystem, announced
+from diffusion_ros.screen import Screen
+from diffusion_ros.steer import WORDS as STEERING
 from diffusion_ros.systems import REAL_ROBOT, SYSTEMS, TELEOPERATE
+from diffusion_ros.systems.explanations import explanations
+from diffusion_ros.systems.machine_check import check_machine
 from diffusion_ros.systems.observer import Observer
 from diffusion_ros.systems.resuming import note, resumed
 from diffusion_ros.systems.startup import Startup, UsageError, check_writable, decide, defaults, foreign_sections
 from diffusion_ros.systems.supervisor import Ended, Supervisor, describe_status
-from diffusion_ros.systems.system import NodeDescription, System, node_environment
+from diffusion_ros.systems.system import Argument, NodeDescription, System, Value, node_environment
 
 CHECK = "check"
 """The word that starts no system, but asks whether one may be started."""
@@ -51,9 +57,11 @@ RECOVER = "recover"
 """The word that starts no system, but makes a whole bag of one whose recorder was killed."""
 SIGN = "sign"
 """The word that starts no system, but signs checkpoints."""
-_PROGRESS_SECONDS = 0.2
-_PLAIN_PROGRESS_SECONDS = 10.0
-"""Between lines where they cannot be overwritten (a file, a pipe)."""
+REPORT = "report.html"
+"""In the run's folder."""
+VIEW, VIDEO = "view", "video"
+"""Arguments of the systems by which videos are made: a camera, or whether."""
+USUAL_VIEW = "frontview"
 
 
 class _Parser(argparse.ArgumentParser):
@@ -86,7 +94,7 @@ def parse(arguments: Sequence[str]) -> Request:
         raise UsageError("--resume: expected with --output-dir, the folder of the run that was stopped")
     if system is TELEOPERATE and "robot" in given:
         system, given = REAL_ROBOT, _on_a_robot(given)
-    startup = decide(system, given, resources, lambda name: f"--{name.replace('_', '-')}")
+    startup = decide(system, given, resources, _spelled, _preferred(system))
     result = Path(json).absolute() if json else startup.output_dir / "summary.json"
     if result.is_dir():
         raise UsageError(f"--json {result}: is a folder, a file name is expected")
@@ -113,6 +121,17 @@ def _on_a_robot(given: dict[str, str]) -> dict[str, str]:
     if own := sorted(set(given) - known):
         raise UsageError(f"--{own[0].replace('_', '-')}: expected without --robot only: it is the simulator's")
     return {"teleop": "keyboard", **given, "policy": "false"}
+
+
+def _spelled(argument: str) -> str:
+    """How an argument is written here."""
+    return "--video" if argument == VIEW else f"--{argument.replace('_', '-')}"
+
+
+def _preferred(system: System) -> dict[str, Value]:
+    """What bringup does where nobody says otherwise: it makes videos."""
+    names = {argument.name for argument in system.arguments}
+    return {name: value for name, value in ((VIEW, USUAL_VIEW), (VIDEO, True)) if name in names}
 
 
 def _help(prog: str) -> argparse.HelpFormatter:
@@ -146,6 +165,8 @@ def _parser(resources: Path) -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     recovering.add_argument("folder", metavar="FOLDER", help="of the bag")
+    for word, steering in STEERING.items():  # their own parsers too (steer.py)
+        systems.add_parser(word, help=steering.description)
     for system in SYSTEMS.values():
         nodes = ", ".join(node.name + (f" (with --{node.needs})" if node.needs else "") for node in system.nodes)
         sub = systems.add_parser(
@@ -157,8 +178,11 @@ def _parser(resources: Path) -> argparse.ArgumentParser:
             argument_default=argparse.SUPPRESS,
             allow_abbrev=False,
         )
-        usual = defaults(system, resources)
+        usual = {**defaults(system, resources), **_preferred(system)}
         for argument in system.all_arguments:
+            if argument.name in (VIEW, VIDEO):
+                _add_video(sub, argument)
+                continue
             default = usual[argument.name]
             choices = f" ({', '.join(filter(None, argument.choices))})" if argument.choices else ""
             flag: dict[str, Any] = {"nargs": "?", "const": "true"} if isinstance(default, bool) else {}
@@ -183,6 +207,21 @@ def _parser(resources: Path) -> argparse.ArgumentParser:
     return parser
 
 
+def _add_video(parser: argparse.ArgumentParser, argument: Argument) -> None:
+    """`--video [VIEW]` and `--no-video`, for a system that has an argument view or video; `--view VIEW` stays."""
+    has_views = argument.name == VIEW
+    text = "a video of each episode"
+    if has_views:
+        text += f", with the view of one of the cameras {', '.join(filter(None, argument.choices))} [{USUAL_VIEW}]"
+        parser.add_argument("--view", dest=VIEW, help=argparse.SUPPRESS)
+    const, metavar = (USUAL_VIEW, "VIEW") if has_views else ("true", "true|false")
+    parser.add_argument(
+        "--video", dest=argument.name, nargs="?", const=const, metavar=metavar, help=f"{text}; as usual"
+    )
+    none = "" if has_views else "false"
+    parser.add_argument("--no-video", dest=argument.name, action="store_const", const=none, help="no videos")
+
+
 def free_domain_id() -> int:
     """A ROS domain in which no process of this machine takes part.
 
@@ -199,35 +238,6 @@ def free_domain_id() -> int:
                 continue
         return domain
     raise UsageError("no free ROS domain from 1 to 101: give one by --domain-id")
-
-
-class Screen:
-    """A line that is overwritten on a terminal, and lines that stay. On stderr: stdout is for the outcome."""
-
-    def __init__(self) -> None:
-        self._overwrites = sys.stderr.isatty()
-        self._next = 0.0
-
-    def progress(self, line: str) -> None:
-        now = time.monotonic()
-        if now < self._next:
-            return
-        self._next = now + (_PROGRESS_SECONDS if self._overwrites else _PLAIN_PROGRESS_SECONDS)
-        if self._overwrites:
-            width = os.get_terminal_size(sys.stderr.fileno()).columns or 80  # some terminals do not tell
-            print(f"\r\x1b[K{line[: width - 1]}", end="", file=sys.stderr, flush=True)
-        else:
-            print(line, file=sys.stderr, flush=True)
-
-    def show(self, line: str) -> None:
-        print(f"\r\x1b[K{line}" if self._overwrites else line, file=sys.stderr, flush=True)
-
-    def end(self, message: str) -> None:
-        """Removes the progress; a last line, unless it is ''."""
-        if message:
-            self.show(" ".join(message.split()))
-        elif self._overwrites:
-            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
 
 
 class Failed(Exception):
@@ -252,13 +262,16 @@ def command(startup: Startup, node: NodeDescription) -> list[str]:
 
 
 def run_system(request: Request, screen: Screen, stop: Sequence[int]) -> dict[str, Any]:
-    """Runs all episodes and returns the result. Raises Failed; returns {} when a signal has filled `stop`."""
+    """Runs all episodes and returns the result: when a signal has filled `stop`, of those that were finished. Raises
+    Failed."""
     began = time.monotonic()
     startup = request.startup
     usual = node_environment(resource_folder(), request.system.simulated)
     chosen = {**usual, **os.environ, "ROS_DOMAIN_ID": str(request.domain_id)}
     chosen.setdefault("ROS_LOG_DIR", str(startup.output_dir / "ros"))
     os.environ.update(chosen)  # our own observer reads them there too
+    if request.system is REAL_ROBOT:
+        _look_first(request, screen, stop)
     episodes = int(startup.values.get("episodes", 0))
     observer = request.system.observer(startup.task, episodes, startup.results, namespace=startup.namespace)
     restarted: dict[str, int] = {}
@@ -270,10 +283,12 @@ def run_system(request: Request, screen: Screen, stop: Sequence[int]) -> dict[st
         observer.read()
         if not episodes or (first or 0) < episodes:
             restarted = _run_nodes(request, observer, chosen, screen, stop)
-    if stop:
-        return {}
+    observer.read()
     missing = [i for i in range(observer.episodes) if i not in observer.results]
-    if missing:
+    if stop and not observer.finished:
+        where = f"no episode was finished; logs: {startup.output_dir}" if episodes else f"logs: {startup.output_dir}"
+        raise Failed(f"stopped by {signal.Signals(stop[0]).name}: {where}", 128 + stop[0])
+    if missing and not stop:
         raise Failed(f"no result of episode {', '.join(map(str, missing))}; logs: {startup.output_dir}", 1)
     if remark := observer.remark():
         screen.show(remark)
@@ -281,16 +296,46 @@ def run_system(request: Request, screen: Screen, stop: Sequence[int]) -> dict[st
     results = summary.pop("results")
     own = [argument.name for argument in request.system.arguments]
     options = {name: startup.values[name] for name in own if name not in ("output_dir", request.system.subject)}
-    return {
+    explained = explanations(results, options, restarted, observer.reasons)
+    for line in explained:
+        screen.show(line)
+    result = {
         "task": startup.task,
         **summary,
         **options,
         "checkpoint_sha256": startup.checkpoint_sha256,
+        **({"interrupted": signal.Signals(stop[0]).name, "finished": len(results)} if stop else {}),
+        "explanations": explained,
         "restarted": restarted,
         "seconds": round(time.monotonic() - began, 1),
         "outcome": observer.outcome(summary),
         "results": results,
     }
+    write_report(startup.output_dir / REPORT, _title(request), result, observer.strip)
+    return result
+
+
+def _look_first(request: Request, screen: Screen, stop: Sequence[int]) -> None:
+    """Shows the list of what a robot must have before it may move. Raises Failed where it was to move at once and
+    something stands against that."""
+    from diffusion_ros.preflight import SECONDS, preflight  # here: no simulation needs what it imports
+
+    screen.show(f"before anything is enabled, for {SECONDS:g} s:")
+    found = preflight(request.startup, request.domain_id, lambda: bool(stop))
+    for line in found.lines:
+        screen.show(line)
+    several = f"{found.problems} {'thing stands' if found.problems == 1 else 'things stand'} against enabling it"
+    if stop:
+        raise Failed(f"stopped by {signal.Signals(stop[0]).name}: nothing was started", 128 + stop[0])
+    if found.problems and request.startup.values["enabled"]:
+        raise Failed(f"{several}: nothing was started; without --enabled it starts, and holds", 1)
+    after = f"{several}: put it right; then" if found.problems else "it holds until"
+    screen.show(f"{after} `diffusion_ros enable` lets it move; `diffusion_ros stop` stops it")
+
+
+def _title(request: Request) -> str:
+    task = request.startup.task
+    return f"{request.system.name}: {task}" if task and task != request.system.name else request.system.name
 
 
 def _run_nodes(
@@ -306,10 +351,12 @@ def _run_nodes(
         name = f"bringup_{os.getpid()}"
         node = Node(name, context=context, namespace=startup.namespace, use_global_arguments=False)
         stack.callback(node.destroy_node)
+        observer.nodes = [description.name for description in startup.nodes]
         observer.subscribe(node)
         executor = SingleThreadedExecutor(context=context)
         stack.callback(executor.shutdown)
         executor.add_node(node)
+        stack.enter_context(announced(_running(request)))
         supervisor = stack.enter_context(Supervisor(startup.output_dir, environment, screen.show))
         manager = LifecycleManager(node, startup.system.managed(startup.values), screen.show)
         stack.callback(manager.release, lambda seconds: executor.spin_once(timeout_sec=seconds))
@@ -331,7 +378,7 @@ def _run_nodes(
                     raise _failure(ended, startup.output_dir)
                 finished = True
             observer.read()
-            screen.progress(observer.line())
+            screen.progress(observer.parts())
         return dict(supervisor.restarted)
 
 
@@ -366,16 +413,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
             from diffusion_ros import sign
 
             return sign.main(given[1:])
+        if given[:1] and given[0] in STEERING:
+            return steer.main(given[0], given[1:], stop)
         if given[:1] == [RECOVER]:
             print(recover(Path(_parser(resource_folder()).parse_args(given).folder)))
             return 0
         request = parse(given)
+        check_machine(request.startup)
         screen.show(f"ROS_DOMAIN_ID={request.domain_id}  logs: {request.startup.output_dir}")
         for section in foreign_sections(request.startup):
             screen.show(f"{request.startup.values['params_file']}: {section} is no node of {request.system.name}")
         result = run_system(request, screen, stop)
-        if not result:
-            raise Failed(f"stopped by {signal.Signals(stop[0]).name}", 128 + stop[0])
         write_json(request.result, result)
     except (UsageError, CheckpointError, BagError) as error:
         screen.end(str(error))
@@ -397,9 +445,42 @@ def main(arguments: Sequence[str] | None = None) -> int:
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
+    for line in files_of(request, result):
+        screen.show(line)
     screen.end("")
-    print(f"{result['outcome']}; {request.result}")
-    return 0
+    print(closing(request, result))
+    return 128 + stop[0] if "interrupted" in result else 0
+
+
+def files_of(request: Request, result: Mapping[str, Any]) -> list[str]:
+    """What there is to look at."""
+    videos = [str(episode["video"]) for episode in result["results"] if episode.get("video")]
+    more = f" and {len(videos) - 1} more beside it" if len(videos) > 1 else ""
+    said = [f"videos: {videos[0]}{more}"] if videos else []
+    return [*said, f"report: {request.startup.output_dir / REPORT}"]
+
+
+def closing(request: Request, result: Mapping[str, Any]) -> str:
+    """The last line: the outcome and its file, and of a run that was interrupted how the rest is run."""
+    said = f"{result['outcome']}; {request.result}"
+    if "interrupted" not in result:
+        return said
+    done, episodes = int(result["finished"]), int(result["episodes"])
+    rest = f"--seed {int(result['seed']) + done} --episodes {episodes - done}"
+    return f"interrupted after {done} of {episodes} episodes: {said}; the same command with {rest} runs the rest"
+
+
+def _running(request: Request) -> RunningSystem:
+    """What others on this machine are told."""
+    return RunningSystem(
+        system=request.system.name,
+        task=request.startup.task,
+        domain_id=request.domain_id,
+        namespace=request.startup.namespace,
+        environment={name: os.environ[name] for name in TRANSPORT if name in os.environ},
+        output_dir=str(request.startup.output_dir),
+        process=os.getpid(),
+    )
 
 
 if __name__ == "__main__":

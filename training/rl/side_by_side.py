@@ -9,12 +9,14 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any, TypeVar
 
 from tqdm import tqdm
 
+from training.interruption import Interrupted
 from training.parallel import Workers, each
-from training.run import STATE_FILE, RunOptions
+from training.run import STATE_FILE, RunOptions, next_command
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -95,7 +97,8 @@ def train_seeds(train_one: Callable[[Run], dict[str, Any]], options: Run) -> Non
                 raise ValueError(f"{runs[0].run_folder / STATE_FILE}, nor for the other seeds: nothing to resume from")
             # Those that had not been begun are begun now.
             runs = [dataclasses.replace(run, resume=was) for run, was in zip(runs, begun, strict=True)]
-        results = side_by_side(train_one, runs, Workers(options.workers, options.cluster), options.env_id)
+        workers = Workers(options.workers, options.cluster)
+        results = _or_interrupted(side_by_side(train_one, runs, workers, options.env_id), runs)
     else:
         results = [train_one(options)]
     for result in results:
@@ -107,6 +110,18 @@ def train_seeds(train_one: Callable[[Run], dict[str, Any]], options: Run) -> Non
                 f" (the worst {evaluation['min_return']:.1f})"
             )
         print(line)
+    print(f"next: {next_command(Path(result['out']))}")
+
+
+def _or_interrupted(results: Iterable[R], runs: Sequence[RunOptions]) -> Iterator[R]:
+    """The results; after Ctrl-C, Interrupted says which runs have saved something."""
+    try:
+        yield from results
+    except KeyboardInterrupt:
+        begun = sum((run.run_folder / STATE_FILE).exists() for run in runs)
+        raise Interrupted(
+            f"stopped; {begun} of {len(runs)} runs were saved: the same command with --resume goes on with all"
+        ) from None
 
 
 def side_by_side(job: Callable[[T], R], runs: Sequence[T], workers: Workers, name: str) -> Iterator[R]:

@@ -165,7 +165,7 @@ class Planner:
             horizon: rows, the checkpoint's own by default.
             warm: a plan to start from, noised `warm_part` of the way; all candidates start from it.
             budget: seconds after which no step is begun any more.
-            watch: keep the estimate after each step.
+            watch: keep the noise, and the estimate after each step.
 
         Raises PlanError for what does not fit.
         """
@@ -211,6 +211,8 @@ class Planner:
         spacing = "trailing" if warm is not None and spec.timestep_spacing == "leading" else spec.timestep_spacing
         visited = timesteps(spacing, first, n_steps)
         seen: list[Array] = []
+        if watch:
+            seen.append(self._in_units(x, known_t, mask_t).cpu().numpy().astype(np.float64))
         clean = x
         done = 0
         for t, previous in zip(visited, [*visited[1:], -1], strict=True):
@@ -244,6 +246,16 @@ class Planner:
             time.monotonic() - began,
             [estimate[order] for estimate in seen],
         )
+
+    def _in_units(self, x: torch.Tensor, known: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """What the checkpoint begins with, in the data's units: `noised` scales each column linearly."""
+        import torch
+
+        nothing = torch.zeros_like(x)
+        offset = self.checkpoint.module.noised(nothing, nothing, 0)
+        scale = self.checkpoint.module.noised(nothing + 1.0, nothing, 0) - offset
+        rows = (x - offset) / torch.where(scale == 0, torch.ones_like(scale), scale)
+        return torch.where(mask, known, rows)
 
     def shifted(self, plan: Plan, progress: int, horizon: int | None = None) -> Plan:
         """The rest of a plan after `progress` rows, its last row repeated: what a warm start begins from."""

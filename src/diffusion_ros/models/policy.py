@@ -18,6 +18,9 @@ from diffusion_ros.spec import CheckpointSpec, SpecError
 if TYPE_CHECKING:
     import torch
 
+_WARMING_CALLS = 3
+"""torch looks at the first two, and compiles by what it saw."""
+
 
 class FrameError(ValueError):
     """A frame that does not fit the checkpoint; one line that names the part and what was expected."""
@@ -102,6 +105,20 @@ class Policy:
             rows = module.sample_after(seen, known, certain, seed, steps)
         return rows[0].detach().double().cpu().numpy()
 
+    def warm_up(self, goes_on: bool = False) -> None:
+        """Lets torch compile what it compiles in the first calls, on observations of zeros; nothing that is sampled
+        later changes. goes_on: what follows executed rows too, which takes longer where it was not trained."""
+        import torch
+
+        spec = self.spec
+        for _ in range(_WARMING_CALLS):
+            with torch.inference_mode():
+                features = self.checkpoint.module.encode(_zeros(self.checkpoint))[0]
+            self.sample([features] * spec.n_obs_steps, 0)
+            if goes_on and self.goes_on:
+                rows = np.zeros((spec.horizon, spec.action_format.checkpoint_width))
+                self.sample([features] * spec.n_obs_steps, 0, executed=rows, weights=np.ones(spec.horizon))
+
     @property
     def goes_on(self) -> bool:
         """Whether it can be given rows that are executed before its chunk can be. Older checkpoints cannot."""
@@ -171,19 +188,26 @@ def _check(spec: CheckpointSpec) -> None:
         raise SpecError(f"spec: actions: relative_pose without {EEF_POS} and {EEF_QUAT} among the inputs")
 
 
-def _dry_run(checkpoint: Checkpoint) -> str:
+def _zeros(checkpoint: Checkpoint) -> dict[str, torch.Tensor]:
+    """Observations of zeros, with a batch axis, by name."""
     import torch
 
-    spec = checkpoint.spec
     frame = {}
-    for tensor in spec.inputs:
+    for tensor in checkpoint.spec.inputs:
         dtype = torch.uint8 if tensor.dtype == "uint8" else torch.float32
         value = torch.zeros((1, *tensor.shape), dtype=dtype, device=checkpoint.device)
         if tensor.name.endswith("_quat"):
             value[:, 3] = 1
         frame[tensor.name] = value
+    return frame
+
+
+def _dry_run(checkpoint: Checkpoint) -> str:
+    import torch
+
+    spec = checkpoint.spec
     with torch.inference_mode():
-        features = checkpoint.module.encode(frame)
+        features = checkpoint.module.encode(_zeros(checkpoint))
         rows = checkpoint.module.sample(features[:, None].repeat(1, spec.n_obs_steps, 1), 0, spec.sampler_steps)
     expected = (1, spec.n_rows, spec.action_format.checkpoint_width)
     if tuple(rows.shape) != expected:

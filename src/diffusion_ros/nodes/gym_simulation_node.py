@@ -182,7 +182,9 @@ class GymSimulationNode(simulator_node.SimulatorNode):
 
     def pictures(self) -> Iterator[NDArray[np.uint8]]:
         for step in self._recorded:
-            title = f"{self.task.environment}  seed {self.episode.seed}  step {step.step}"
+            title = (
+                f"{self.task.environment}  episode {self.episode.index + 1}  seed {self.episode.seed}  step {step.step}"
+            )
             view = gym.draw(self.task, step.positions, step.effort, _VIDEO_SHAPE)
             yield video.compose((), view, [(title, video.WHITE), step.state])
 

@@ -203,7 +203,7 @@ class MazeNode(simulator_node.SimulatorNode):
         self._moments.append(maze_video.Moment(self.simulation.position, obstacles, candidates, self.episode.total))
 
     def pictures(self) -> Iterator[NDArray[np.uint8]]:
-        title = f"{self.parameters.size}, seed {self.episode.seed}"
+        title = f"{self.parameters.size}, episode {self.episode.index + 1}, seed {self.episode.seed}"
         simulation = self.simulation
         return maze_video.pictures(simulation.map, simulation.goal, self._first, self._moments, title)
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import traceback
 from collections import deque
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path as FilePath
 from typing import Any
@@ -164,6 +165,9 @@ class PolicyNode(ManagedNode):
         spec = self.policy.spec
         robot = robot_file.read(FilePath(p.robot)) if p.robot else None
         rtc = self._realtime and p.late == "rtc"
+        if self._realtime:
+            with suppress(Exception):  # what fails here fails, and is said, when a chunk is made
+                self.policy.warm_up(rtc)
         self._controller = PolicyController(
             self.policy,
             p.policy_seed,

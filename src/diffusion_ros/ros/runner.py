@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import gc
 import signal
 import sys
+import textwrap
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from types import FrameType
+from pathlib import Path
+from types import FrameType, ModuleType
 from typing import Any
 
 import rclpy
@@ -137,13 +140,46 @@ def _init(args: Sequence[str] | None) -> None:
         set_logger_level("rcl", LoggingSeverity.UNSET)
 
 
+def node_help(module: ModuleType) -> str:
+    """What a node does, and its parameters: read from the module that it is in."""
+    name = Path(module.__file__ or "node").stem
+    lines = [
+        f"usage: {name} [--ros-args -p PARAMETER:=VALUE ... --params-file FILE -r TOPIC:=OTHER]",
+        "",
+        (module.__doc__ or "").strip(),
+        "",
+    ]
+    for kind in (value for known, value in vars(module).items() if known.endswith("Parameters")):
+        lines.append("parameters:")
+        for field in dataclasses.fields(kind):
+            required = field.default is dataclasses.MISSING
+            lines.append(f"  {field.name} [{'required' if required else _written(field.default)}]")
+            said = str(field.metadata.get("description", ""))
+            if choices := field.metadata.get("choices"):
+                said += f" ({', '.join(filter(None, choices))})"
+            lines.append(textwrap.fill(said, 100, initial_indent=" " * 6, subsequent_indent=" " * 6))
+    return "\n".join(lines)
+
+
+def _written(value: object) -> str:
+    """As it is written on a command line."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f"[{', '.join(map(str, value))}]" if isinstance(value, tuple) else str(value)
+
+
 def run(make_node: Callable[[], RunnableNode], args: Sequence[str] | None = None) -> int:
-    """Runs one node until it ends itself or SIGINT or SIGTERM arrives; returns the exit status.
+    """Runs one node until it ends itself or SIGINT or SIGTERM arrives; returns the exit status. With --help it only
+    says what the node does and which parameters it has.
 
     Status 0 after a signal (a stop that was asked for), or the node's own exit_status, and 2 after one line on stderr
     where arguments, parameters or files given to it are bad (a ValueError or OSError while it is made) or a library is
     not installed.
     """
+    words = sys.argv[1:] if args is None else list(args)
+    if {"-h", "--help"} & set(words[: words.index("--ros-args")] if "--ros-args" in words else words):
+        print(node_help(sys.modules[make_node.__module__]))
+        return 0
     stop_signal: list[int] = []
 
     def stop(number: int, frame: FrameType | None) -> None:

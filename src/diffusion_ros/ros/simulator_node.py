@@ -38,7 +38,7 @@ from diffusion_ros.ros.publisher_monitor import PublisherMonitor
 from diffusion_ros.ros.runner import RunnableNode
 from diffusion_ros.ros.sim_clock import SimClock
 from diffusion_ros.simulators.episode import Episode, episode_stamp_ns
-from diffusion_ros.simulators.video import Mp4Writer
+from diffusion_ros.simulators.video import Mp4Writer, ending
 
 Array = NDArray[np.float64]
 Image = NDArray[np.uint8]
@@ -492,7 +492,7 @@ class SimulatorNode(RunnableNode, ABC):
         result = {**self.result(), **self._pace()}
         if self.records:
             self.record(None, False)
-            name = f"episode_{self.episode.index:03d}_seed_{self.episode.seed}.mp4"
+            name = f"episode_{self.episode.index + 1:03d}_seed_{self.episode.seed}.mp4"
             self._drawing = self._write_video(Path(self.parameters.output_dir) / name, result)
             self._enter("drawing")
         else:
@@ -511,9 +511,15 @@ class SimulatorNode(RunnableNode, ABC):
         """Draws a picture each time it is asked; ends the episode when the file is whole, or says why it is not."""
         try:
             with Mp4Writer(path, self.video_rate or self.rate) as writer:
+                picture = None
                 for picture in self.pictures():
                     writer.write(picture)
                     yield
+                if picture is not None:
+                    last = ending(picture, self.episode.success)
+                    for _ in range(round(self.video_rate or self.rate)):
+                        writer.write(last)
+                        yield
             result["video"] = str(path)
         except OSError as error:
             self.get_logger().error(f"no video of episode {self.episode.index}: {error}")

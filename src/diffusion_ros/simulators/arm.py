@@ -198,6 +198,9 @@ class Simulation:
         """(9,) each: where the joints of `joint_names` stand in MuJoCo's own arrays."""
         self.grip_site, self.hand_body = self._grip_site, self._hand_body
         self.reset(0)
+        # robosuite's first step compiles what numba has not kept yet, which takes seconds: now, and not in an episode.
+        self.step(np.zeros(7))
+        self.reset(0)
 
     # -- control ----------------------------------------------------------------------------------------------------
 

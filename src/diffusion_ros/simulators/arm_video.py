@@ -38,11 +38,12 @@ def pictures(simulation: Simulation, view: str, episode: Episode, recorded: Sequ
     for step in recorded:
         drawn = simulation.render(view, size, size, qpos=step.qpos)
         pixels = video.project(step.way, matrix, *simulation.camera_pose(view, qpos=step.qpos))
-        title = f"{simulation.task_name}  episode {episode.index}  seed {episode.seed}  step {step.step}"
+        title = f"{simulation.task_name}  episode {episode.index + 1}  seed {episode.seed}  step {step.step}"
         if step.success:
             state = ("success", video.GREEN)
         elif step.reason:
             state = (f"holding: {step.reason}", video.AMBER)
         else:
             state = ("acting", video.WHITE)
-        yield video.compose(step.images, video.draw_chunk(drawn, pixels), [(title, video.WHITE), state])
+        drawn = video.draw_chunk_legend(video.draw_chunk(drawn, pixels))
+        yield video.compose(step.images, drawn, [(title, video.WHITE), state])

@@ -135,6 +135,7 @@ class MazeEpisode(Episode):
             "reached": self.success,
             "steps_to_goal": self.reached,
             "missed": self.missed,
+            "overruns": self.overruns,
             "steps": self.steps,
         }
 

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffusion_ros.simulators.maze import BALL_RADIUS, GOAL_RADIUS, RATE, MazeMap
-from diffusion_ros.simulators.video import Image
+from diffusion_ros.simulators.video import Image, draw_legend
 
 Array = NDArray[np.float64]
 Colour = tuple[int, int, int]
@@ -25,10 +25,12 @@ _DENOISING_FRAMES = 12
 """Frames that each step of the denoising is shown."""
 _SIZE = 640
 """Pixels of the longer side, at most."""
-_TEXT_HEIGHT = 32
+_TEXT_HEIGHT = 64
 _FLOOR, _WALL, _TEXT = (245, 245, 240), (70, 75, 85), (30, 30, 30)
 _PLAN, _OTHER, _DENOISING = (25, 170, 60), (170, 175, 215), (235, 140, 40)
 _BALL, _GOAL, _OBSTACLE = (40, 80, 220), (190, 235, 190), (200, 40, 40)
+_GOAL_EDGE = (120, 200, 120)
+"""The goal's colour in the legend, which is on white."""
 
 
 @dataclass
@@ -65,8 +67,10 @@ class MazePicture:
         text: str,
         lines: Sequence[tuple[Array, Colour, int]] = (),
         balls: Sequence[tuple[Array, float, Colour]] = (),
+        legend: Sequence[tuple[str, Colour]] = (),
     ) -> Image:
-        """Lines (N, 2) m with colour and width in pixels, balls (2) m with radius in metres, over the goal's area."""
+        """Lines (N, 2) m with colour and width in pixels, balls (2) m with radius in metres, over the goal's area; the
+        text and what the colours mean are below."""
         picture = self._background.copy()
         self._ball(picture, goal, GOAL_RADIUS, _GOAL)
         for line, colour, width in lines:
@@ -78,6 +82,7 @@ class MazePicture:
         frame[: picture.shape[0]] = picture
         origin = (8, picture.shape[0] + 21)
         cv2.putText(frame, text, origin, cv2.FONT_HERSHEY_SIMPLEX, 0.5, _TEXT, 1, cv2.LINE_AA)
+        draw_legend(frame, legend, (8, picture.shape[0] + 48), _TEXT)
         return frame
 
     def _pixels(self, positions: Array) -> Array:
@@ -95,8 +100,11 @@ def pictures(maze: MazeMap, goal: Array, first: Shown, moments: Sequence[Moment]
     picture = MazePicture(maze)
     start = moments[0].position if moments else goal
     for i, estimate in enumerate(first.denoising):
-        text = f"{title}  denoising, step {i + 1} of {len(first.denoising)}"
-        frame = picture.draw(goal, text, [(estimate, _DENOISING, 2)], [(start, BALL_RADIUS, _BALL)])
+        steps = len(first.denoising) - 1
+        text = f"{title}  " + (f"denoising, step {i} of {steps}" if i else "pure noise")
+        frame = picture.draw(
+            goal, text, [(estimate, _DENOISING, 2)], [(start, BALL_RADIUS, _BALL)], [("the plan so far", _DENOISING)]
+        )
         for _ in range(_DENOISING_FRAMES):
             yield frame
     trail = np.array([moment.position for moment in moments])
@@ -107,4 +115,7 @@ def pictures(maze: MazeMap, goal: Array, first: Shown, moments: Sequence[Moment]
         lines.append((trail[: step + 1], _BALL, 1))
         balls = [(ball[:2], float(ball[3]), _OBSTACLE) for ball in moment.obstacles]
         balls.append((moment.position, BALL_RADIUS, _BALL))
-        yield picture.draw(goal, f"{title}  step {step}  return {moment.total:.0f}", lines, balls)
+        legend = [("plan", _PLAN), ("way so far", _BALL), ("goal", _GOAL_EDGE)]
+        legend += [("other plans", _OTHER)] * (len(moment.candidates) > 1)
+        legend += [("obstacle", _OBSTACLE)] * bool(len(moment.obstacles))
+        yield picture.draw(goal, f"{title}  step {step}  return {moment.total:.0f}", lines, balls, legend)

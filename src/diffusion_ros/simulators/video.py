@@ -20,6 +20,7 @@ from diffusion_ros.installation import explain
 
 Array = NDArray[np.float64]
 Image = NDArray[np.uint8]
+Colour = tuple[int, int, int]
 
 VIEW_SIZE = 384
 """Pixels: height and width of the larger view; the policy's cameras share a column of that height."""
@@ -27,6 +28,7 @@ TEXT_HEIGHT = 48
 WHITE = (235, 235, 235)
 GREEN = (90, 220, 110)
 AMBER = (255, 180, 60)
+RED = (255, 95, 80)
 _BACKGROUND = 24
 _CHUNK_START = np.array([255.0, 230.0, 60.0])
 _CHUNK_END = np.array([255.0, 60.0, 160.0])
@@ -62,6 +64,18 @@ def draw_chunk(view: Image, pixels: Array) -> Image:
     return drawn
 
 
+def draw_chunk_legend(view: Image) -> Image:
+    """`view` (H, W, 3) with what the line of `draw_chunk` is, at its top."""
+    drawn = view.copy()
+    drawn[:22] = (drawn[:22] * 0.4).astype(np.uint8)
+    for x in range(60):
+        colour = _CHUNK_START + x / 59 * (_CHUNK_END - _CHUNK_START)
+        cv2.line(drawn, (8 + x, 8), (8 + x, 13), colour.tolist(), 1)
+    text = "predicted motion, from now to its end"
+    cv2.putText(drawn, text, (76, 15), cv2.FONT_HERSHEY_SIMPLEX, 0.42, WHITE, 1, cv2.LINE_AA)
+    return drawn
+
+
 def compose(cameras: Sequence[Image], view: Image, lines: Sequence[tuple[str, tuple[int, int, int]]]) -> Image:
     """One picture: `cameras` (each square) as a column, `view` (VIEW_SIZE, VIEW_SIZE, 3) beside it, text lines below.
 
@@ -79,6 +93,27 @@ def compose(cameras: Sequence[Image], view: Image, lines: Sequence[tuple[str, tu
         origin = (8, VIEW_SIZE + 18 + 20 * i)
         cv2.putText(frame, text, origin, cv2.FONT_HERSHEY_SIMPLEX, 0.45, colour, 1, cv2.LINE_AA)
     return frame
+
+
+def draw_legend(picture: Image, entries: Sequence[tuple[str, Colour]], origin: tuple[int, int], colour: Colour) -> None:
+    """Writes what colours mean into `picture`, side by side from `origin` (column, row of the base line) on."""
+    x, y = origin
+    for text, shown in entries:
+        cv2.rectangle(picture, (x, y - 8), (x + 14, y), shown, -1)
+        cv2.putText(picture, text, (x + 20, y), cv2.FONT_HERSHEY_SIMPLEX, 0.42, colour, 1, cv2.LINE_AA)
+        x += 20 + cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, 0.42, 1)[0][0] + 16
+
+
+def ending(picture: Image, success: bool) -> Image:
+    """The last picture (H, W, 3) of a video, with SUCCESS or FAILED across it."""
+    said, colour = ("SUCCESS", GREEN) if success else ("FAILED", RED)
+    drawn = (picture * 0.45).astype(np.uint8)
+    height, width = picture.shape[:2]
+    scale = width / 260
+    (across, up), _ = cv2.getTextSize(said, cv2.FONT_HERSHEY_DUPLEX, scale, 2)
+    origin = ((width - across) // 2, (height + up) // 2)
+    cv2.putText(drawn, said, origin, cv2.FONT_HERSHEY_DUPLEX, scale, colour, 2, cv2.LINE_AA)
+    return drawn
 
 
 class Mp4Writer:

@@ -51,16 +51,18 @@ class RehearsalObserver(PolicyObserver):
 class TeleoperateObserver(Observer):
     """The same for a person, whom nobody waits for: what the executor says until they move."""
 
-    def line(self) -> str:
-        waits = self.news and self.news["event"] == "waiting"
-        return printable(f"{self.task}  waiting for a person  executor {self.executor}") if waits else super().line()
+    def _state(self) -> str:
+        if self.news["event"] == "waiting":
+            return f"waiting for a person: {self.executor.removeprefix('holding: ')}"
+        return super()._state()
 
 
 class RobotObserver(Observer):
     """The same for a robot, which has no episodes: what its executor says."""
 
-    def line(self) -> str:
-        return printable(f"{self.task or 'robot'}  executor {self.executor}")
+    def parts(self) -> list[str]:
+        said = self._starting() or [self.executor, self.task or "robot"]
+        return [printable(part) for part in said if part]
 
 
 _DEVICE = Argument("device", "torch device that the policy runs on")

@@ -17,7 +17,7 @@ class BalanceObserver(Observer):
 
     def _score(self) -> str:
         returns = [result["return"] for result in self.results.values()]
-        return f"  return {statistics.mean(returns):.1f} in {len(returns)}" if returns else ""
+        return f"return {statistics.mean(returns):.1f} in {len(returns)}" if returns else ""
 
     def summary(self) -> dict[str, Any]:
         summary = super().summary()
@@ -27,7 +27,7 @@ class BalanceObserver(Observer):
     def outcome(self, summary: Mapping[str, Any]) -> str:
         return (
             f"{self.task}: return {summary['mean_return']:.1f} +- {summary['std_return']:.1f},"
-            f" length {summary['mean_length']:.1f}, mean of {self.episodes}"
+            f" length {summary['mean_length']:.1f}, mean of {len(self.finished)}"
         )
 
 

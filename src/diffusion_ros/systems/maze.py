@@ -19,19 +19,23 @@ class MazeObserver(Observer):
         "reward": (int, float),
     }
 
-    def _line(self) -> str:
+    def _parts(self) -> list[str]:
         news = self.news
         done = [result["score"] for result in self.results.values()]
-        score = f"  score {sum(done) / len(done):.0f} of {len(done)}" if done else ""
-        phase = {"waiting": "waiting for a plan", "running": f"{news['rate']:5.1f} Hz  missed {news['missed']}"}
-        state = phase.get(news["event"], news["event"])
-        return (
-            f"{self.task}  episode {news['index'] + 1}/{self.episodes}  step {news['step']:3d}/{news['max_steps']}"
-            f"  {state}  return {news['reward']:.0f}{'  ' + news['fault'] if news['fault'] else ''}{score}"
-        )
+        running = news["event"] == "running"
+        phase = {"waiting": "waiting for a plan", "running": "driving"}
+        state = phase.get(news["event"]) or self._state()
+        return [
+            f"holding: {news['fault']}" if running and news["fault"] else state,
+            f"{self.task} {news['index'] + 1}/{self.episodes}",
+            f"step {news['step']:3d}/{news['max_steps']}",
+            f"score {sum(done) / len(done):.0f} of {len(done)}" if done else "",
+            f"return {news['reward']:.0f}",
+            *([f"{news['rate']:5.1f} Hz", f"missed {news['missed']}"] if running else []),
+        ]
 
     def summary(self) -> dict[str, Any]:
-        results = [self.results[i] for i in range(self.episodes)]
+        results = self.finished
         return {
             "score": statistics.mean(result["score"] for result in results),
             "mean_return": statistics.mean(result["return"] for result in results),
@@ -41,7 +45,7 @@ class MazeObserver(Observer):
         }
 
     def outcome(self, summary: Mapping[str, Any]) -> str:
-        return f"{self.task}: score {summary['score']:.1f}, mean of {self.episodes}"
+        return f"{self.task}: score {summary['score']:.1f}, mean of {len(self.finished)}"
 
 
 MAZE = System(

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import NoneType
@@ -20,6 +22,34 @@ from diffusion_ros.ros.diagnostics import median_key
 
 _SHOWN = 1e9
 """Numbers of a progress line are smaller."""
+_HOLDING = "holding: "
+_STRIP = 20_000
+"""Stretches that are kept of a run."""
+_LOADS = {
+    "simulation": "building the scene",
+    "rehearsal": "building the scene",
+    "maze": "building the maze",
+    "policy": "loading the checkpoint",
+    "rl_policy": "loading the checkpoint",
+    "planner": "loading the checkpoint",
+    "camera_guard": "loading the checkpoint",
+}
+"""What a node does between its libraries and its first word."""
+
+_IMPORTS, _STARTS = "importing libraries", "starting"
+
+
+@dataclass
+class Stretch:
+    """Steps of an episode in which the robot did one thing for one reason, as far as it was seen."""
+
+    index: int
+    first: int
+    last: int
+    state: str
+    """acting or holding."""
+    reason: str
+    """Of a hold, '' where none was heard."""
 
 
 @dataclass
@@ -41,6 +71,16 @@ class Observer:
     _size: int = 0
     namespace: str = ""
     """Of the system: /diagnostics is everybody's."""
+    nodes: Sequence[str] = ()
+    """Names of those that are started."""
+    strip: list[Stretch] = field(default_factory=list)
+    """What the robot did, in order."""
+    reasons: Counter[str] = field(default_factory=Counter)
+    """Of holds: how often each was seen."""
+    _said: set[str] = field(default_factory=set)
+    """Nodes that have said something: they are ready."""
+    _node: Node | None = None
+    _began: float = field(default_factory=time.monotonic)
     actor: ClassVar[str] = "executor"
     """Its name."""
     expected: ClassVar[Mapping[str, tuple[type, ...]]] = {
@@ -58,6 +98,7 @@ class Observer:
     """What news of an episode must say."""
 
     def subscribe(self, node: Node) -> None:
+        self._node = node
         node.create_subscription(String, topics.EPISODE, self._on_episode, topics.EPISODE_QOS)
         node.create_subscription(DiagnosticArray, topics.DIAGNOSTICS, self._on_diagnostics, topics.DIAGNOSTICS_QOS)
 
@@ -68,6 +109,23 @@ class Observer:
             return
         if all(_fits(news.get(name), types) for name, types in self.expected.items()):
             self.news = news
+            self._note()
+
+    def _note(self) -> None:
+        """Adds what the robot does to the strip."""
+        news = self.news
+        if news["event"] != "running" or "acting" not in news or not news["step"]:
+            return
+        reason = "" if news["acting"] else self._why()
+        state = "acting" if news["acting"] else "holding"
+        if state == "holding":
+            self.reasons[reason or "no reason was heard"] += 1
+        last = self.strip[-1] if self.strip else None
+        if last is not None and (last.index, last.state, last.reason) == (news["index"], state, reason):
+            last.last = max(last.last, news["step"])
+        elif len(self.strip) < _STRIP:
+            begins = last.last if last is not None and last.index == news["index"] else 0
+            self.strip.append(Stretch(news["index"], begins, news["step"], state, reason))
 
     def read(self) -> None:
         """Brings the results up to date."""
@@ -79,6 +137,9 @@ class Observer:
 
     def _on_diagnostics(self, msg: DiagnosticArray) -> None:
         for status in messages.diagnostics_from_msg(msg):
+            space, _, name = status.name.rpartition("/")
+            if space == self.namespace:
+                self._said.add(name)
             if status.name == f"{self.namespace}/{self.actor}".strip("/"):
                 self.executor = status.summary
             self.heard(status)
@@ -87,38 +148,80 @@ class Observer:
         """A node says something of itself; /diagnostics is everybody's."""
 
     def line(self) -> str:
-        """The progress, in one line."""
-        return messages.printable(self._line() if self.news else f"{self.task}  starting")
+        """The progress, in one line of any length."""
+        return "  ".join(self.parts())
 
-    def _line(self) -> str:
+    def parts(self) -> list[str]:
+        """The progress: state and reason first, then what may be left out where there is no room for it."""
+        waits = not self.news or self.news["event"] in ("checking", "waiting")
+        starting = self._starting() if waits else []
+        said = starting or (self._parts() if self.news else [self.executor, self.task])
+        return [messages.printable(part) for part in said if part]
+
+    def _starting(self) -> list[str]:
+        """What each node that is not ready does; [] when all are."""
+        if not set(self.nodes) - self._said:
+            return []
+        space = f"/{self.namespace}" if self.namespace else "/"
+        there = set()
+        if self._node is not None:
+            there = {name for name, where in self._node.get_node_names_and_namespaces() if where == space}
+        doing: dict[str, list[str]] = {}
+        for name in self.nodes:
+            if name not in self._said:
+                doing.setdefault(_LOADS.get(name, _STARTS) if name in there else _IMPORTS, []).append(name)
+        parts = [f"{', '.join(names)}: {what}" for what, names in doing.items()]
+        return [f"starting, {time.monotonic() - self._began:.0f} s", *parts, self.task]
+
+    def _why(self) -> str:
+        """Why the robot holds, '' where nobody has said it. What the executor says comes only once a second, so that it
+        may still be about the time before."""
+        said = self.executor.removeprefix(_HOLDING) if self.executor.startswith(_HOLDING) else ""
+        return str(self.news["fault"]) or said
+
+    def _state(self) -> str:
+        """What the robot does, and why."""
         news = self.news
-        phase, pace = news["event"], ""
-        if phase == "running":
-            latency = f"  latency {news['latency_ms']:.0f} ms" if news["latency_ms"] is not None else ""
-            pace = f"  {news['rate']:4.1f} Hz{latency}  missed {news['missed']}"
-            # What the executor says of itself comes only once a second.
-            why = news["fault"] or self.executor.removeprefix("holding: ")
-            state = "acting" if news["acting"] else f"holding: {why}"
-        else:
-            state = {
-                "waiting": f"waiting for the policy ({self.executor})",
-                "drawing": "drawing the video",
-                "pausing": "next episode",
-                "end": "success" if news["success"] else "no success",
-                "done": "done",
-            }.get(phase, phase)
-        return (
-            f"{self.task}  episode {news['index'] + 1}/{self.episodes}  step {news['step']:3d}/{news['max_steps']}"
-            f"{pace}  {state}{self._score()}"
-        )
+        if news["event"] == "running":
+            why = self._why()
+            return "acting" if news["acting"] else f"{_HOLDING}{why}" if why else "holding"
+        why = self.executor.removeprefix(_HOLDING) if self.executor.startswith((_HOLDING, "waiting")) else ""
+        said: dict[str, str] = {
+            "checking": "looking for another simulator",
+            "waiting": f"waiting for the policy: {why}" if why else "waiting for the policy",
+            "drawing": "drawing the video",
+            "pausing": "next episode",
+            "end": "success" if news["success"] else "no success",
+            "done": "done",
+        }
+        return said.get(news["event"], str(news["event"]))
+
+    def _parts(self) -> list[str]:
+        news = self.news
+        pace = []
+        if news["event"] == "running":
+            latency = f"latency {news['latency_ms']:.0f} ms" if news["latency_ms"] is not None else ""
+            pace = [f"{news['rate']:4.1f} Hz", latency, f"missed {news['missed']}"]
+        return [
+            self._state(),
+            f"{self.task} {news['index'] + 1}/{self.episodes}",
+            f"step {news['step']:3d}/{news['max_steps']}",
+            self._score(),
+            *pace,
+        ]
 
     def _score(self) -> str:
         done = [result["success"] for result in self.results.values()]
-        return f"  {sum(done)} of {len(done)} succeeded" if done else ""
+        return f"{sum(done)} of {len(done)} succeeded" if done else ""
+
+    @property
+    def finished(self) -> list[dict[str, Any]]:
+        """The results that there are, in order."""
+        return [self.results[i] for i in sorted(self.results) if i < self.episodes]
 
     def summary(self) -> dict[str, Any]:
         """What the results come to."""
-        results = [self.results[i] for i in range(self.episodes)]
+        results = self.finished
         successes = sum(bool(result["success"]) for result in results)
         latency_ms = {}
         for name in ("stamp to command", "publication to command"):
@@ -141,7 +244,7 @@ class Observer:
 
     def outcome(self, summary: Mapping[str, Any]) -> str:
         """The summary in one line."""
-        return f"{self.task}: {summary['successes']} of {self.episodes} succeeded"
+        return f"{self.task}: {summary['successes']} of {len(self.finished)} succeeded"
 
 
 @dataclass

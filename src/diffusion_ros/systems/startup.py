@@ -112,13 +112,20 @@ def defaults(system: System, resources: Path) -> dict[str, Value]:
     return {a.name: a.default if a.default is not None else found[a.name] for a in system.all_arguments}
 
 
-def decide(system: System, given: Mapping[str, str], resources: Path, spelled: Callable[[str], str]) -> Startup:
+def decide(
+    system: System,
+    given: Mapping[str, str],
+    resources: Path,
+    spelled: Callable[[str], str],
+    preferred: Mapping[str, Value] | None = None,
+) -> Startup:
     """Settles all settings.
 
     given: arguments by name, as they were written; resources: the folder that holds config/ and checkpoints/; spelled:
-    how an argument of a name is written, for messages. Raises UsageError or CheckpointError.
+    how an argument of a name is written, for messages; preferred: what stands above config/ where a user says nothing.
+    Raises UsageError or CheckpointError.
     """
-    usual = defaults(system, resources)
+    usual = {**defaults(system, resources), **(preferred or {})}
     try:
         chosen = _parsed(system, given, usual, spelled)
         common = {**usual, **chosen}
