@@ -147,9 +147,9 @@ def completed(owner: str, p: ExecutorParameters, spec: CheckpointSpec | None) ->
             f"{owner}: parameter {', '.join(boxes)} is required: the checkpoint's box is in its frame"
             f" {spec.frame if spec is not None else ''!r}, not in {frame_id!r}"
         )
-    if "action_low" in own and not p.robot:
+    if "action_low" in unset and not p.robot:
         values["action_low"] = tuple(map(max, values["action_low"], (-x for x in _FULL_SCALE)))
-    if "action_high" in own and not p.robot:
+    if "action_high" in unset and not p.robot:
         values["action_high"] = tuple(map(min, values["action_high"], _FULL_SCALE))
     rows = spec.n_rows if spec is not None and spec.kind == "policy" else _CHUNK_ROWS
     return replace(p, **values, frame_id=frame_id, max_chunk_rows=p.max_chunk_rows or rows)
