@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import pickletools
 import re
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -63,8 +64,10 @@ def check(entries: Mapping[str, bytes], pickle: str, folder: str) -> set[str]:
         folder: where its tensors are.
     """
     try:
-        return _Reader(entries, pickle, folder).read()
-    except (ValueError, IndexError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # for texts with escapes that are none
+            return _Reader(entries, pickle, folder).read()
+    except (ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError, Warning) as error:
         if isinstance(error, Refusal):
             raise Refusal(f"{pickle}: {error}") from None
         raise Refusal(f"{pickle}: {_REST}") from None
