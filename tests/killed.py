@@ -1,8 +1,8 @@
 """kill -9 at random moments of each writer: nothing is lost but the step in progress, nothing half taken for whole.
 
 `python -m tests.killed [--times 20] [words of a writer]`. Each writer runs in a copy of this process, which has
-imported everything, is killed so many times at moments drawn from its whole duration, goes on after each, and has to end with
-what it gives without a kill, bit for bit. In between whatever has its name must be whole.
+imported everything, is killed so many times at moments drawn from its whole duration, goes on after each, and has to
+end with what it gives without a kill, bit for bit. In between whatever has its name must be whole.
 """
 
 from __future__ import annotations
@@ -200,7 +200,8 @@ def weights(folder: Path) -> Any:
 def rainbow(folder: Path) -> Any:
     return train_rainbow.Options(
         out=folder / "out.pt", total_timesteps=3000, widths=(16, 16), num_envs=4, learning_starts=64, batch_size=16,
-        updates_per_step=0.2, validate_every=500, validation_episodes=4, evaluation_episodes=0, save_every=300)  # fmt: skip
+        updates_per_step=0.2, validate_every=500, validation_episodes=4, evaluation_episodes=0,
+        save_every=300)  # fmt: skip
 
 
 def ppo(folder: Path) -> Any:
@@ -217,8 +218,8 @@ def ddpm(folder: Path) -> Any:
 
 def diffusion_policy(folder: Path) -> Any:
     return PolicyOptions(
-        data=(folder / "demos.hdf5",), out=folder / "out.pt", observations="state", denoiser="unet", unet_widths=(16, 32),
-        iterations=60, save_every=5, rollouts=0, vision="small")  # fmt: skip
+        data=(folder / "demos.hdf5",), out=folder / "out.pt", observations="state", denoiser="unet",
+        unet_widths=(16, 32), iterations=60, save_every=5, rollouts=0, vision="small")  # fmt: skip
 
 
 def diffuser(folder: Path) -> Any:
