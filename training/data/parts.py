@@ -74,8 +74,9 @@ def _made(
     try:
         for _ in range(min(workers, len(jobs))):
             mine, theirs = context.Pipe()
-            running[mine] = context.Process(target=_serve, args=(theirs, work, start, arguments), daemon=True)
-            running[mine].start()
+            process = context.Process(target=_serve, args=(theirs, work, start, arguments), daemon=True)
+            process.start()  # before it is among those that are ended: Ctrl-C may come meanwhile
+            running[mine] = process
             theirs.close()  # so that the end of the process is the end of the pipe
             mine.send(waiting.pop())
         busy = list(running)
