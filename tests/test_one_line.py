@@ -103,8 +103,8 @@ def saved_twice(folder: Path, said: str) -> bool:
         (CARTPOLE, signal.SIGTERM, episodes, REST),
         (PPO, signal.SIGINT, saved_twice, r"stopped; saved at .* --resume goes on from there"),
         (RAINBOW, signal.SIGINT, saved_twice, r"stopped; saved at .* --resume goes on from there"),
-        (DIGITS, signal.SIGINT, says("loss="), r"stopped; saved at iteration \d+ of 100000 .* --resume goes on.*"),
-        (DIGITS, signal.SIGTERM, says("loss="), r"stopped; saved at iteration \d+ of 100000 .* --resume goes on.*"),
+        (DIGITS, signal.SIGINT, says(" 1/100000"), r"stopped; saved at iteration \d+ of 100000 .* --resume goes on.*"),
+        (DIGITS, signal.SIGTERM, says(" 1/100000"), r"stopped; saved at iteration \d+ of 100000 .* --resume goes on.*"),
         (
             "training collect_maze --size umaze --out maze.hdf5 --steps 200000",
             signal.SIGINT,
