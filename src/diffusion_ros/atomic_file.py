@@ -31,6 +31,15 @@ def atomic_write(path: Path) -> Iterator[Path]:
         raise
 
 
+def write_secret(path: Path, text: str) -> None:
+    """Writes what only its owner may read. Makes the folder. Raises OSError."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    with os.fdopen(descriptor, "w") as file:
+        file.write(text)
+    Path(name).replace(path)
+
+
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Writes `content` as JSON. Raises ValueError for NaN, which JSON has no value for, and OSError."""
     with atomic_write(path) as temporary:

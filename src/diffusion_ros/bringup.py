@@ -33,12 +33,12 @@ from diffusion_ros.atomic_file import write_json
 from diffusion_ros.bags import BagError, recover
 from diffusion_ros.checkpoint import CheckpointError, file_sha256
 from diffusion_ros.dds_security import enclave_arguments, explain_security
-from diffusion_ros.installation import explain
+from diffusion_ros.installation import explain, require
 from diffusion_ros.resources import resource_folder
 from diffusion_ros.systems import REAL_ROBOT, SYSTEMS, TELEOPERATE
 from diffusion_ros.systems.startup import Startup, UsageError, check_writable, decide, defaults, foreign_sections
 from diffusion_ros.systems.supervisor import Ended, Supervisor, describe_status
-from diffusion_ros.systems.system import NodeDescription, System, node_environment
+from diffusion_ros.systems.system import WEB_ADDRESS, NodeDescription, System, node_environment
 
 CHECK = "check"
 """The word that starts no system, but asks whether one may be started."""
@@ -78,6 +78,8 @@ def parse(arguments: Sequence[str]) -> Request:
     if system is TELEOPERATE and "robot" in given:
         system, given = REAL_ROBOT, _on_a_robot(given)
     startup = decide(system, given, resources, lambda name: f"--{name.replace('_', '-')}")
+    if startup.values["web"]:
+        require("viser")
     result = Path(json).absolute() if json else startup.output_dir / "summary.json"
     if result.is_dir():
         raise UsageError(f"--json {result}: is a folder, a file name is expected")
@@ -259,15 +261,24 @@ def run_system(request: Request, screen: Screen, stop: Sequence[int]) -> dict[st
         executor = SingleThreadedExecutor(context=context)
         stack.callback(executor.shutdown)
         executor.add_node(node)
+        (startup.output_dir / WEB_ADDRESS).unlink(missing_ok=True)
         supervisor = stack.enter_context(Supervisor(startup.output_dir, chosen, screen.show))
         for description in startup.nodes:
             words = command(startup, description)
             supervisor.start(description.name, words, description.restarts, description.terminal)
         required = {description.name for description in request.system.nodes if description.required}
+        dispensable = {description.name for description in request.system.nodes if description.dispensable}
+        address = startup.output_dir / WEB_ADDRESS if startup.values["web"] else None
         finished = False
         while not stop and not finished:
             executor.spin_once(timeout_sec=0.05)
+            if address is not None and address.exists():
+                screen.show(f"the page: {address.read_text().strip()}")
+                address = None
             for ended in supervisor.poll():
+                if ended.name in dispensable:
+                    screen.show(f"{_failure(ended, startup.output_dir)}; the rest goes on")
+                    continue
                 if ended.name not in required or ended.status != 0:
                     raise _failure(ended, startup.output_dir)
                 finished = True

@@ -520,7 +520,7 @@ class ExecutorNode(RunnableNode):
             if again and self._robot is not None:
                 self._robot.forget()
         self._answer()
-        self._refresh()
+        self.diagnostics.publish()  # at once: somebody waits for it
         return done
 
     def _on_estop(self, request: Any, response: Any) -> Any:
@@ -541,12 +541,12 @@ class ExecutorNode(RunnableNode):
             now_ns = self.now_ns()
             self._publish(self.executor_logic.hold(now_ns, self.executor_logic.stopped()), now_ns)
         self._remember("an emergency stop was latched when it ended and was started again")
-        self._refresh()
+        self.diagnostics.publish()
 
     def _on_estop_reset(self, request: Any, response: Any) -> Any:
         """Releases the emergency stop. The robot moves again only after `~/set_enabled`."""
         self.executor_logic.estop_reset()
-        self._refresh()
+        self.diagnostics.publish()
         response.success = True
         response.message = "enabled" if self.executor_logic.enabled else "released, but not enabled: ~/set_enabled"
         return response

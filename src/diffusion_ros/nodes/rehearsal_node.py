@@ -22,18 +22,18 @@ from rclpy.parameter import Parameter
 from sensor_msgs.msg import Image, JointState
 from std_msgs.msg import Float64MultiArray
 from trajectory_msgs.msg import JointTrajectory
-from visualization_msgs.msg import MarkerArray
 
 from diffusion_ros import picture_transport, robot_file
 from diffusion_ros.nodes.arm_recorder import ArmRecorder
 from diffusion_ros.nodes.driver_gripper import DriverGripper
 from diffusion_ros.nodes.driver_sensors import DRIVER_QOS, DriverSensors
 from diffusion_ros.resources import resource_folder
-from diffusion_ros.robot import ACTION_SIZE, CAMERAS, RATE, WORLD_FRAME
+from diffusion_ros.robot import ACTION_SIZE, CAMERAS, RATE
 from diffusion_ros.robot_file import HAND
 from diffusion_ros.ros import messages, simulator_node, topics
 from diffusion_ros.ros.params import parameter
 from diffusion_ros.ros.runner import RunnableNode, run
+from diffusion_ros.ros.scene_publisher import ScenePublisher
 from diffusion_ros.simulators import arm_driver, driver_rules, driver_streams
 from diffusion_ros.simulators.arm_driver import ArmDriver, Refused
 from diffusion_ros.simulators.driven_arm import (
@@ -254,16 +254,15 @@ class RehearsalNode(simulator_node.SimulatorNode):
     def advertise(self) -> None:
         self._sensors.stop()  # they may come a thousand times a second; from now on the graph is asked
         self._drivers.advertise()
-        self._scene_publisher = self.create_publisher(MarkerArray, topics.SCENE, topics.DESCRIPTION_QOS)
-        self._scene = messages.SerializedScene(self.simulation.scene(), 0, WORLD_FRAME)
+        if self.parameters.scene:
+            self._scene = ScenePublisher(self, self.simulation.scene, self.simulation.body_poses)
 
     def publish_observation(self, stamp_ns: int) -> None:
         """Sensors have rates of their own; what is said once a control step is that all is well."""
         self._drivers.say_ready()
 
     def publish_scene(self) -> None:
-        if self._scene_publisher.get_subscription_count() > 0:
-            self._scene_publisher.publish(self._scene.moved(self.simulation.scene()))
+        self._scene.publish(self.now_ns())
 
     # What comes in
 
@@ -338,6 +337,8 @@ class RehearsalNode(simulator_node.SimulatorNode):
         """The arm is at its start, and its drivers have been switched on again."""
         self.arm.reset(self.episode.seed)
         self.driver.restart()
+        if self.parameters.scene:
+            self._scene.begin()
         if self._gripper is not None:
             self._gripper.restart()
         self._drivers.restart(np.random.default_rng((self.parameters.jitter_seed, self.episode.seed)))

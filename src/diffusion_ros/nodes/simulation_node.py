@@ -17,7 +17,6 @@ from rclpy.parameter import Parameter
 from sensor_msgs.msg import CameraInfo, Image, JointState
 from std_msgs.msg import String
 from trajectory_msgs.msg import JointTrajectory
-from visualization_msgs.msg import MarkerArray
 
 from diffusion_ros.nodes.arm_recorder import ArmRecorder
 from diffusion_ros.robot import (
@@ -34,6 +33,7 @@ from diffusion_ros.robot import (
 from diffusion_ros.ros import messages, simulator_node, topics
 from diffusion_ros.ros.params import parameter
 from diffusion_ros.ros.runner import run
+from diffusion_ros.ros.scene_publisher import ScenePublisher
 from diffusion_ros.simulators.arm import Simulation
 from diffusion_ros.simulators.camera_faults import CameraFault
 from diffusion_ros.simulators.episode import Episode
@@ -86,9 +86,9 @@ class SimulationNode(simulator_node.SimulatorNode):
             camera: self.create_publisher(CameraInfo, topics.camera_info(camera), topics.DESCRIPTION_QOS)
             for camera in cameras
         }
-        self._scene_publisher = self.create_publisher(MarkerArray, topics.SCENE, topics.DESCRIPTION_QOS)
-        # Stamp 0: the newest transform there is.
-        self._scene = messages.SerializedScene(self.simulation.scene(), 0, WORLD_FRAME)
+        if self.parameters.scene:
+            simulation, transforms = self.simulation, self.parameters.transforms
+            self._scene = ScenePublisher(self, simulation.scene, simulation.body_poses, transforms)
         wants_transforms = self.parameters.transforms and messages.TFMessage is not None
         self._transform_publisher = (
             self.create_publisher(messages.TFMessage, topics.TF, topics.SENSOR_QOS) if wants_transforms else None
@@ -133,6 +133,8 @@ class SimulationNode(simulator_node.SimulatorNode):
     def reset_simulator(self) -> None:
         self.simulation.reset(self.episode.seed)
         self._recorder.begin()
+        if self.parameters.scene:
+            self._scene.begin()
 
     def hold(self) -> Array:
         return np.zeros(ACTION_SIZE)
@@ -189,8 +191,7 @@ class SimulationNode(simulator_node.SimulatorNode):
             self._transform_publisher.publish(moving)
 
     def publish_scene(self) -> None:
-        if self._scene_publisher.get_subscription_count() > 0:
-            self._scene_publisher.publish(self._scene.moved(self.simulation.scene()))
+        self._scene.publish(self._stamp_ns)
 
     # The video
 
