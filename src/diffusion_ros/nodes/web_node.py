@@ -33,7 +33,7 @@ from diffusion_ros.ros.runner import RunnableNode, run
 from diffusion_ros.web.gate import Gate, Role, is_loopback, new_token
 from diffusion_ros.web.server import Page, PageServer
 from diffusion_ros.web.status import SAMPLES_A_SECOND, NodeStatus, SystemStatus
-from diffusion_ros.web.view import View
+from diffusion_ros.web.view import GROUPS, View
 
 _VIEW_RATE = 20.0
 _PICTURE_RATE = 12.0
@@ -67,6 +67,7 @@ class WebNode(RunnableNode):
         """Raises ValueError (parameters, checkpoint) or OSError (no port) in one line."""
         super().__init__("web", parameter_overrides)
         self.parameters = p = declare(self, WebParameters)
+        self.follows_clock = False  # a page is for people, whatever the robot's time is
         secret = p.control or not is_loopback(p.host)
         self._gate = Gate(p.host, self._token() if secret else "", p.control, p.names)
         self.status = SystemStatus()
@@ -74,7 +75,6 @@ class WebNode(RunnableNode):
         self._goal = self.create_publisher(PoseStamped, topics.GOAL, topics.COMMAND_QOS) if p.control else None
         self.buttons = Services(self)
         self._inbox: queue.Queue[tuple[Page | None, Mapping[str, Any]]] = queue.Queue(_QUEUE)
-        self._visible: dict[str, bool] = {"walls": False, "lines": True}
         self._sample: dict[str, Any] = {}
         self.create_subscription(String, topics.EPISODE, self._on_episode, topics.EPISODE_QOS)
         self.create_subscription(DiagnosticArray, topics.DIAGNOSTICS, self._on_diagnostics, topics.DIAGNOSTICS_QOS)
@@ -166,9 +166,8 @@ class WebNode(RunnableNode):
                 page.answer({"kind": "answer", "ok": ok, "text": messages.printable(text)})
 
         if "show" in message:
-            if message["show"] in self._visible and isinstance(message.get("visible"), bool):
-                self._visible[message["show"]] = message["visible"]
-                self.view.visible(message["show"], message["visible"])
+            if message["show"] in GROUPS and isinstance(message.get("visible"), bool):
+                self.view.set_visible(message["show"], message["visible"])
             return
         if page is not None and page.role != Role.STEER:
             if message.get("drive", "") is not None:
@@ -239,8 +238,10 @@ class WebNode(RunnableNode):
                 "can": can,
                 "sample": self._sample,
                 "pictures": self._watch.pictures,
-                "visible": self._visible,
-                "legend": [LEGEND[name] for name in LEGEND if name in self._watch.seen],
+                "flat": "image_generator" in self.status.nodes,
+                "visible": self.view.visible,
+                "legend": [LEGEND[n] for n in LEGEND if n in self._watch.seen and self.view.visible.get(n, True)],
+                "shows": self._watch.shows(),
                 "map": self._watch.map,
             }
         )

@@ -24,7 +24,7 @@ from diffusion_ros.control.pictures import PictureError, encode, reduced
 from diffusion_ros.ros import messages, topics
 from diffusion_ros.ros.runner import RunnableNode
 from diffusion_ros.web.server import PageServer
-from diffusion_ros.web.view import View
+from diffusion_ros.web.view import GROUPS, View
 
 Array = NDArray[np.float64]
 
@@ -84,8 +84,14 @@ class Watch:
         """A maze from above, for pages without WebGL."""
         self.quaternion = np.array([0.0, 0.0, 0.0, 1.0])
         """How the hand is turned."""
+        self._walled = False
         self.seen: set[str] = set()
         """What there is a line of."""
+
+    def shows(self) -> list[str]:
+        """What there is to show and to hide, of the view's groups."""
+        there = {"walls": self._walled, "lines": bool(self.seen)}
+        return [name for name in GROUPS if there.get(name, name in self.seen)]
 
     # Subscriptions
 
@@ -109,7 +115,9 @@ class Watch:
 
     def listen(self, wanted: bool) -> None:
         """Subscribes to what there is, or to nothing where nobody looks."""
-        topics_wanted = {**{t: kind for t, (kind, _) in self._readers.items()}, **self._cameras} if wanted else {}
+        topics_wanted = {t: kind for t, (kind, _) in self._readers.items() if wanted or t == topics.GOAL}
+        if wanted:
+            topics_wanted |= self._cameras
         for topic in set(self._heard) - set(topics_wanted):
             self._node.destroy_subscription(self._heard.pop(topic)[1])
             self._waiting.pop(topic, None)
@@ -177,6 +185,7 @@ class Watch:
             self._view.look("arm")
         elif len(geoms) > 1:
             self._view.look("cart")
+        self._walled = any(geom.name.startswith("walls/") for geom in geoms)
         self._view.scene(geoms)
 
     def _poses(self, msg: MultiDOFJointState) -> None:
@@ -215,6 +224,8 @@ class Watch:
         plan = messages.path_from_msg(msg)[0]
         self._lines("plan", [plan + [0.0, 0.0, 0.05]] if "walls" in self.map else [plan], [_PLAN], 4.0)
         self.map["plan"] = _flat(plan)
+        if len(plan) and "goal" not in self.map:
+            self.said_goal(plan[-1])
 
     def _candidates(self, msg: MarkerArray) -> None:
         lines = messages.lines_from_msg(msg)

@@ -158,6 +158,8 @@ class PageServer:
             behind = options["process_request"]
             options["process_request"] = lambda connection, request: self._answer(behind, connection, request)
             options["max_size"] = _MAX_BYTES
+            # A browser that draws in software may not answer for long.
+            options["ping_timeout"] = 60
             return serve(lambda connection: self._handle(handler, connection), host, port, **options)
 
         websockets.asyncio.server.serve = gated  # type: ignore[misc,assignment]

@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 from diffusion_ros.simulators.scene import SceneGeom
 
 Array = NDArray[np.float64]
-_HIDDEN = "walls"
-"""A group that is hidden at first: the room around a robot."""
+GROUPS = {"walls": False, "scene": True, "lines": True, "candidates": False, "denoising": False}
+"""What can be shown and hidden, and whether it is shown at first."""
 _PLACES = {
-    "arm": ((1.15, -1.05, 1.65), (0.0, 0.0, 0.95)),
+    "arm": ((1.05, -0.95, 1.6), (-0.1, 0.05, 1.0)),
     "maze": ((0.0, -5.5, 10.5), (0.0, -0.4, 0.0)),
     "cart": ((0.0, -4.2, 1.0), (0.0, 0.0, 0.3)),
 }
@@ -51,7 +51,8 @@ class View:
         self._bodies: dict[str, _Body] = {}
         self._lines: dict[str, Any] = {}
         self._balls: dict[str, list[Any]] = {}
-        self._visible: dict[str, bool] = {_HIDDEN: False}
+        self.visible = dict(GROUPS)
+        """What is shown."""
         self._goals: dict[int, Any] = {}
         self._goal: Array | None = None
         self.on_goal: Callable[[Array], None] = lambda position: None
@@ -60,8 +61,8 @@ class View:
         server.scene.set_up_direction("+z")
         server.scene.configure_default_lights(True, cast_shadow=False)
         server.scene.world_axes.visible = False
-        for group in ("walls", "scene", "lines"):
-            server.scene.add_frame(f"/{group}", show_axes=False, visible=self._visible.get(group, True))
+        for group, visible in GROUPS.items():
+            server.scene.add_frame(f"/{group}", show_axes=False, visible=visible)
         self._walls: Any = None
         self._looked = False
 
@@ -72,6 +73,17 @@ class View:
         if not self._looked:
             self._looked = True
             self._server.initial_camera.position, self._server.initial_camera.look_at = _PLACES[kind]
+            if kind == "arm":
+                self._server.scene.add_grid(
+                    "/scene/ground",
+                    6.0,
+                    6.0,
+                    cell_size=0.25,
+                    section_size=1.0,
+                    cell_color=(34, 42, 56),
+                    section_color=(46, 58, 78),
+                    position=(0.0, 0.0, 0.0),
+                )
 
     def scene(self, geoms: Sequence[SceneGeom]) -> None:
         """All shapes; those of a body are in its frame. Shapes that are there already are moved."""
@@ -134,10 +146,10 @@ class View:
                     body.handle.wxyz = _wxyz(pose)
                 body.handle.position, body.pose = tuple(position), pose
 
-    def visible(self, group: str, visible: bool) -> None:
-        """Shows or hides walls, or lines: one of the groups at the root."""
+    def set_visible(self, group: str, visible: bool) -> None:
+        """Shows or hides one of GROUPS."""
         with self._lock:
-            self._visible[group] = visible
+            self.visible[group] = visible
             handle = self._server.scene.get_handle_by_name(f"/{group}")
             if handle is not None:
                 handle.visible = visible
@@ -162,7 +174,11 @@ class View:
             )
             if handle is None:
                 self._lines[name] = self._server.scene.add_line_segments(
-                    f"/lines/{name}", points, shades, thickness=width, thickness_units="screen"
+                    f"/{name if name in GROUPS else 'lines'}/{name}",
+                    points,
+                    shades,
+                    thickness=width,
+                    thickness_units="screen",
                 )
                 return
             with self._server.atomic():
