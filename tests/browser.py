@@ -22,7 +22,7 @@ class Tab:
     def __init__(self, address: str) -> None:
         from websockets.sync.client import connect
 
-        self._socket = connect(address, max_size=None, open_timeout=30)
+        self._socket = connect(address, max_size=None, open_timeout=30, ping_interval=None)
         self._number = 0
         self.problems: list[str] = []
         for domain in ("Page", "Runtime", "Log", "Network"):

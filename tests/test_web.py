@@ -257,6 +257,11 @@ class Pages:
         raise AssertionError("not within 20 s")
 
 
+def drained(page: ClientConnection) -> None:
+    while True:
+        page.recv(10)
+
+
 @pytest.fixture(scope="module")
 def pages() -> Iterator[Pages]:
     made = Pages(Gate("127.0.0.1", TOKEN, True))
@@ -333,8 +338,7 @@ def test_a_message_that_is_too_long_ends_the_page_and_no_other(pages: Pages) -> 
         page.recv(10)
         page.send("x" * 70_000)
         with pytest.raises(ConnectionClosed):
-            while True:
-                page.recv(10)
+            drained(page)
         pages.heard.clear()
         other.send(json.dumps({"do": "stop"}))
         pages.wait(lambda: pages.heard)
