@@ -80,6 +80,7 @@ NODES: dict[str, tuple[Callable[[Path], dict[str, Any]], ...]] = {
             "obstacle_radius": 0.1,
         },
     ),
+    "web_node": (lambda folder: {"control": True},),
     "gym_simulation_node": (
         lambda folder: {"task": "cartpole", "mode": "lockstep"},
         lambda folder: {"task": "double_pendulum", "mode": "lockstep"},

@@ -19,7 +19,7 @@ from rclpy.node import Node
 from rclpy.parameter import Parameter
 from rosgraph_msgs.msg import Clock
 from scipy.spatial.transform import Rotation
-from sensor_msgs.msg import CameraInfo, Image, JointState
+from sensor_msgs.msg import CameraInfo, Image, JointState, MultiDOFJointState
 from std_msgs.msg import String
 from std_srvs.srv import Trigger
 from trajectory_msgs.msg import JointTrajectory
@@ -210,8 +210,19 @@ def test_late_subscribers_get_descriptions(graph: ros_graph.Graph) -> None:
     assert len(markers) == len(geoms)
     for marker, geom in zip(markers, geoms, strict=True):
         p = marker.pose.position
-        np.testing.assert_array_equal([p.x, p.y, p.z], geom.position)
-        assert marker.header.frame_id == WORLD_FRAME
+        np.testing.assert_allclose([p.x, p.y, p.z], geom.position, atol=1e-9)
+        assert marker.header.frame_id == (f"scene/{geom.body}" if geom.body else WORLD_FRAME)
+        assert marker.frame_locked == bool(geom.body)
+    assert {marker.ns for marker in markers} == {"scene", "walls"}
+    # Once; where the bodies are comes again and again.
+    poses: list[MultiDOFJointState] = []
+    late.create_subscription(MultiDOFJointState, topics.SCENE_POSES, poses.append, topics.COMMAND_QOS)
+    graph.spin_until(lambda: len(poses) > 5, 10)
+    assert len(heard["scene"]) == 1
+    _, places = messages.poses_from_msg(poses[-1])
+    assert set(places) == {f"scene/{name}" for name in node.simulation.body_poses()}
+    frames = {marker.header.frame_id for marker in markers} - {WORLD_FRAME}
+    assert frames == set(places)
 
 
 def test_realtime_begins_with_motion_and_holds_without_commands(graph: ros_graph.Graph) -> None:

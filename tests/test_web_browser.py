@@ -123,10 +123,10 @@ def test_a_person_drives_by_the_page(chromium: Browser, steered: tuple[Path, str
     tab.call("Page.bringToFront")
     tab.key("Shift", "ShiftLeft", "rawKeyDown", 8)
     tab.key("R", "KeyR", "rawKeyDown", 8)
-    tab.wait("state.banner.reason === 'a person drives'", 30)
+    tab.wait("state.driven", 60)
     tab.key("R", "KeyR", "keyUp", 8)
     tab.key("Shift", "ShiftLeft", "keyUp")
-    tab.wait("state.banner.reason !== 'a person drives'", 30)
+    tab.wait("!state.driven", 60)
     assert tab.problems == []
     tab.close()
 

@@ -87,6 +87,11 @@ class WebDriver:
             self._grip = str(grip)
         return ""
 
+    @property
+    def drives(self) -> bool:
+        """Whether a page holds the dead-man."""
+        return self._holder is not None
+
     def left(self, page: int) -> None:
         """A page lets go, or is gone."""
         if self._holder == page:

@@ -7,11 +7,12 @@ only unless told, and steers only with `control`, for those who have the token (
 from __future__ import annotations
 
 import queue
+from collections import deque
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from diagnostic_msgs.msg import DiagnosticArray
@@ -31,9 +32,10 @@ from diffusion_ros.ros.diagnostics import OK, Diagnostics
 from diffusion_ros.ros.params import declare, parameter
 from diffusion_ros.ros.runner import RunnableNode, run
 from diffusion_ros.web.gate import Gate, Role, is_loopback, new_token
-from diffusion_ros.web.server import Page, PageServer
-from diffusion_ros.web.status import SAMPLES_A_SECOND, NodeStatus, SystemStatus
-from diffusion_ros.web.view import GROUPS, View
+from diffusion_ros.web.status import GROUPS, SAMPLES_A_SECOND, NodeStatus, SystemStatus
+
+if TYPE_CHECKING:
+    from diffusion_ros.web.server import Page
 
 _VIEW_RATE = 20.0
 _PICTURE_RATE = 12.0
@@ -65,6 +67,10 @@ class WebNode(RunnableNode):
 
     def __init__(self, parameter_overrides: Sequence[Parameter[Any]] = ()) -> None:
         """Raises ValueError (parameters, checkpoint) or OSError (no port) in one line."""
+        # Here: the modules of nodes can be imported without the extra that brings viser.
+        from diffusion_ros.web.server import PageServer
+        from diffusion_ros.web.view import View
+
         super().__init__("web", parameter_overrides)
         self.parameters = p = declare(self, WebParameters)
         self.follows_clock = False  # a page is for people, whatever the robot's time is
@@ -74,6 +80,7 @@ class WebNode(RunnableNode):
         self._driver = WebDriver(self, p.checkpoint, p.robot, p.linear, p.angular) if p.control else None
         self._goal = self.create_publisher(PoseStamped, topics.GOAL, topics.COMMAND_QOS) if p.control else None
         self.buttons = Services(self)
+        self._stops: deque[tuple[Page | None, Mapping[str, Any]]] = deque(maxlen=_QUEUE)
         self._inbox: queue.Queue[tuple[Page | None, Mapping[str, Any]]] = queue.Queue(_QUEUE)
         self._sample: dict[str, Any] = {}
         self.create_subscription(String, topics.EPISODE, self._on_episode, topics.EPISODE_QOS)
@@ -146,17 +153,20 @@ class WebNode(RunnableNode):
 
     def _came(self, page: Page | None, message: Mapping[str, Any]) -> None:
         """A page wants something; called in the server's threads."""
-        with suppress(queue.Full):
-            self._inbox.put_nowait((page, message))
+        if message.get("do") == "stop":
+            self._stops.append((page, message))  # whatever else waits
+        else:
+            with suppress(queue.Full):
+                self._inbox.put_nowait((page, message))
         self._wake.trigger()
 
     def _obey(self) -> None:
         while True:
             try:
-                page, message = self._inbox.get_nowait()
+                asked = self._stops.popleft() if self._stops else self._inbox.get_nowait()
             except queue.Empty:
                 return
-            self._do(page, message)
+            self._do(*asked)
 
     def _do(self, page: Page | None, message: Mapping[str, Any]) -> None:
         """page: None for a goal that was dragged in the three-dimensional view, which only who may steer has."""
@@ -236,6 +246,7 @@ class WebNode(RunnableNode):
                 "banner": {"word": banner.word, "reason": banner.reason},
                 "facts": self.status.facts(now),
                 "can": can,
+                "driven": self._driver is not None and self._driver.drives,
                 "sample": self._sample,
                 "pictures": self._watch.pictures,
                 "flat": "image_generator" in self.status.nodes,

@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from geometry_msgs.msg import PoseStamped
@@ -23,8 +23,11 @@ from visualization_msgs.msg import MarkerArray
 from diffusion_ros.control.pictures import PictureError, encode, reduced
 from diffusion_ros.ros import messages, topics
 from diffusion_ros.ros.runner import RunnableNode
-from diffusion_ros.web.server import PageServer
-from diffusion_ros.web.view import GROUPS, View
+from diffusion_ros.web.status import GROUPS
+
+if TYPE_CHECKING:
+    from diffusion_ros.web.server import PageServer
+    from diffusion_ros.web.view import View
 
 Array = NDArray[np.float64]
 

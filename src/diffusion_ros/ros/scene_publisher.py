@@ -28,13 +28,13 @@ class ScenePublisher:
         shapes: Callable[[], Sequence[SceneGeom]],
         poses: Callable[[], Mapping[str, tuple[ArrayLike, ArrayLike]]],
         transforms: bool = True,
+        prefix: str = "",
     ) -> None:
         """shapes: in the frames of their bodies; poses: of the bodies in the world, by name; transforms: whether /tf is
-        published where it can be."""
+        published where it can be; prefix: of all frames."""
         self._shapes, self._poses = shapes, poses
-        # Two robots have bodies of the same names.
-        prefix = f"{node.get_namespace().strip('/')}/scene/".lstrip("/")
-        self.frames = {name: f"{prefix}{name}" for name in poses()}
+        self._world = f"{prefix}{WORLD_FRAME}"
+        self.frames = {name: f"{prefix}scene/{name}" for name in poses()}
         self._scene = node.create_publisher(MarkerArray, topics.SCENE, topics.DESCRIPTION_QOS)
         self._moving = node.create_publisher(MultiDOFJointState, topics.SCENE_POSES, topics.COMMAND_QOS)
         self._transforms = (
@@ -52,14 +52,14 @@ class ScenePublisher:
         if told != self._said:
             self._said = told
             # Stamp 0: the newest transform there is.
-            self._scene.publish(messages.scene_to_msg(shapes, 0, WORLD_FRAME, self.frames))
+            self._scene.publish(messages.scene_to_msg(shapes, 0, self._world, self.frames))
 
     def publish(self, stamp_ns: int) -> None:
         """Where the bodies are, if somebody looks."""
         if self._transforms is None and not self._moving.get_subscription_count():
             return
         poses = {self.frames[name]: pose for name, pose in self._poses().items()}
-        self._moving.publish(messages.poses_to_msg(poses, stamp_ns, WORLD_FRAME))
+        self._moving.publish(messages.poses_to_msg(poses, stamp_ns, self._world))
         if self._transforms is not None:
-            transforms = [messages.transform_to_msg(*pose, stamp_ns, WORLD_FRAME, name) for name, pose in poses.items()]
+            transforms = [messages.transform_to_msg(*pose, stamp_ns, self._world, name) for name, pose in poses.items()]
             self._transforms.publish(messages.TFMessage(transforms=transforms))

@@ -17,6 +17,8 @@ SAMPLES_A_SECOND = 5
 ACTORS = ("executor", "follower", "rl_policy", "image_generator")
 """Nodes that act, the most telling first."""
 _GREATEST = 1e9
+GROUPS = {"walls": False, "scene": True, "lines": True, "candidates": False, "denoising": False}
+"""What can be shown and hidden, and whether it is shown at first."""
 
 
 @dataclass(frozen=True)

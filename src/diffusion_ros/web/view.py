@@ -15,10 +15,9 @@ import viser
 from numpy.typing import NDArray
 
 from diffusion_ros.simulators.scene import SceneGeom
+from diffusion_ros.web.status import GROUPS
 
 Array = NDArray[np.float64]
-GROUPS = {"walls": False, "scene": True, "lines": True, "candidates": False, "denoising": False}
-"""What can be shown and hidden, and whether it is shown at first."""
 _PLACES = {
     "arm": ((1.05, -0.95, 1.6), (-0.1, 0.05, 1.0)),
     "maze": ((0.0, -5.5, 10.5), (0.0, -0.4, 0.0)),
