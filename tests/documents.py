@@ -80,6 +80,8 @@ NODES: dict[str, tuple[Callable[[Path], dict[str, Any]], ...]] = {
             "obstacle_radius": 0.1,
         },
     ),
+    # It cannot be made where there is no tf2_msgs; `look` knows what it publishes.
+    "scene_frames_node": (),
     "web_node": (lambda folder: {"control": True},),
     "gym_simulation_node": (
         lambda folder: {"task": "cartpole", "mode": "lockstep"},
@@ -184,7 +186,8 @@ def parameters_class(executable: str) -> type[Any]:
 def look() -> Found:
     """Makes every node and writes down what it has."""
     # Its messages are not on every ROS 2 that the tests run on.
-    transforms = Topic("tf2_msgs/TFMessage", {"simulation": _qos(topics.SENSOR_QOS)})
+    sending = ("rehearsal", "scene_frames", "simulation")
+    transforms = Topic("tf2_msgs/TFMessage", dict.fromkeys(sending, _qos(topics.SENSOR_QOS)))
     found = Found({topics.TF: transforms})
     for executable in executables():
         for parameters in NODES[executable]:

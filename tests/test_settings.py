@@ -97,6 +97,7 @@ def changed(cls: Any, name: str, value: Any) -> Any:
 
 
 REAL = {
+    "host": "localhost",
     "view": "birdview",
     "robot": str(ROOT / "config/robots/xarm_jtc.yaml"),
     "picture_size": "1280x720",
@@ -128,7 +129,7 @@ def test_every_key_of_every_yaml_reaches_its_node_from_a_users_file(
         new = {"task": "lift", "size": "umaze"}[name]
         given = {"checkpoint": str(checkpoints[new])} if system is not TELEOPERATE else {}
     if node.needs:
-        needed = {"guard": str(checkpoints["guard"]), "teleop": "joy", "policy": "true"}
+        needed = {"guard": str(checkpoints["guard"]), "teleop": "joy", "policy": "true", "web": "true"}
         given[node.needs] = needed.get(node.needs, str(tmp_path / node.needs))
     # What one argument sets in several nodes must agree in all of them.
     argument = node.arguments.get(name)
@@ -175,7 +176,7 @@ def test_a_node_has_what_a_users_file_says(
     file.write_text(yaml.safe_dump({node.name: {"ros__parameters": new}}))
     given = {**usual(system, checkpoints), "params_file": str(file), "output_dir": str(tmp_path / "run")}
     if node.needs:
-        needed = {"guard": str(checkpoints["guard"]), "teleop": "joy", "policy": "true"}
+        needed = {"guard": str(checkpoints["guard"]), "teleop": "joy", "policy": "true", "web": "true"}
         given[node.needs] = needed.get(node.needs, str(tmp_path / node.needs))
     startup = settle(system, given)
     module = importlib.import_module(node.module)

@@ -91,7 +91,7 @@ CAMERA_FAULT = "camera_fault"
 CLOCK = "/clock"
 """The time of a simulator in lockstep, or below speed 1."""
 TF = "/tf"
-"""The hand and the cameras in the world, where tf2_msgs is installed."""
+"""The hand, the cameras and the bodies of `scene` in the world, where tf2_msgs is installed."""
 JOY = TELEOP_TOPICS["joy"]
 """A person's gamepad."""
 CMD_VEL = TELEOP_TOPICS["twist"]
