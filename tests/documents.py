@@ -337,6 +337,8 @@ def parameters_page(found: Found) -> str:
         lines.append("|" + "---|" * (4 + len(heads)))
         cls = parameters_class(executable)
         hints = typing.get_type_hints(cls)
+        if not dataclasses.fields(cls):
+            lines[-2:] = ["It has none."]
         for field in dataclasses.fields(cls):
             default = "required" if field.default is dataclasses.MISSING else _value(field.default)
             text = _sentence(field.metadata["description"]) + _range(field)

@@ -25,14 +25,13 @@ class SceneFramesParameters:
 class SceneFramesNode(RunnableNode):
     """Subscribes to scene_poses; publishes /tf."""
 
-    def __init__(self, parameter_overrides: Sequence[Parameter[Any]] = (), transforms: Any = None) -> None:
-        """transforms: the type of /tf, None: what is installed. Raises ValueError in one line where it is not."""
+    def __init__(self, parameter_overrides: Sequence[Parameter[Any]] = ()) -> None:
+        """Raises ValueError in one line where tf2_msgs is not installed."""
         super().__init__("scene_frames", parameter_overrides)
         declare(self, SceneFramesParameters)
-        self._type = transforms if transforms is not None else messages.TFMessage
-        if self._type is None:
+        if messages.TFMessage is None:
             raise ValueError("tf2_msgs: not installed; it comes with ROS 2")
-        self._publisher = self.create_publisher(self._type, topics.TF, topics.SENSOR_QOS)
+        self._publisher = self.create_publisher(messages.TFMessage, topics.TF, topics.SENSOR_QOS)
         self._poses = self.create_subscription(
             MultiDOFJointState, topics.SCENE_POSES, self._on_poses, topics.COMMAND_QOS
         )
@@ -55,7 +54,7 @@ class SceneFramesNode(RunnableNode):
             return
         world = messages.printable(msg.header.frame_id)
         moving = [messages.transform_to_msg(*pose, stamp_ns, world, name) for name, pose in poses.items()]
-        self._publisher.publish(self._type(transforms=moving))
+        self._publisher.publish(messages.TFMessage(transforms=moving))
 
 
 def main() -> int:
