@@ -37,8 +37,8 @@ from diffusion_ros.web.status import GROUPS, SAMPLES_A_SECOND, NodeStatus, Syste
 if TYPE_CHECKING:
     from diffusion_ros.web.server import Page
 
-_VIEW_RATE = 20.0
-_PICTURE_RATE = 12.0
+_RATE = 20
+"""Beats a second while somebody looks."""
 _QUEUE = 256
 """Commands of pages that may wait."""
 _FARTHEST = 1000.0
@@ -103,10 +103,10 @@ class WebNode(RunnableNode):
         self._tell_address()
         steady = Clock(clock_type=ClockType.STEADY_TIME)
         self.create_timer(1.0, self._survey, clock=steady)
-        self.create_timer(1.0 / _VIEW_RATE, self._show, clock=steady)
-        self.create_timer(1.0 / _PICTURE_RATE, self._show_pictures, clock=steady)
-        self.create_timer(1.0 / (2 * SAMPLES_A_SECOND), self._tell, clock=steady)
         self._beats = 0
+        self._beat_timer = self.create_timer(1.0 / _RATE, self._beat, clock=steady)
+        self._idle_timer = self.create_timer(1.0 / SAMPLES_A_SECOND, self._idle, clock=steady)
+        self._beat_timer.cancel()
 
     def _token(self) -> str:
         """That of the node before this one, whose page is still open, or a new one."""
@@ -216,21 +216,28 @@ class WebNode(RunnableNode):
             self._watch.survey()
         self._watch.listen(bool(self.server.pages))
 
-    def _show(self) -> None:
+    def _idle(self) -> None:
+        """Nobody looks: the last half minute is still kept."""
+        self._sample = self.status.sample(self._wall())
         if self.server.pages:
-            self._watch.show()
+            self._idle_timer.cancel()
+            self._beat_timer.reset()
+            self._survey()
 
-    def _show_pictures(self) -> None:
-        if self.server.pages:
-            self._watch.show_pictures()
-
-    def _tell(self) -> None:
-        now = self._wall()
+    def _beat(self) -> None:
+        """Somebody looks."""
         self._beats += 1
+        self._watch.show()
+        self._watch.show_pictures(self._beats)
+        if self._beats % (_RATE // SAMPLES_A_SECOND) == 0:
+            self._sample = self.status.sample(self._wall())
         if self._beats % 2 == 0:
-            self._sample = self.status.sample(now)
+            self._tell(self._wall())
         if not self.server.pages:
-            return
+            self._beat_timer.cancel()
+            self._idle_timer.reset()
+
+    def _tell(self, now: float) -> None:
         banner = self.status.banner(now)
         self._watch.acting = banner.word == "ACTING"
         if not self._watch.acting:

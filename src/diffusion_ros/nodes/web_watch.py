@@ -35,6 +35,7 @@ _MAX_BYTES = {Image: 24_000_000, CompressedImage: 8_000_000, MarkerArray: 16_000
 _MAX_OTHER_BYTES = 262_144
 _MAX_CAMERAS = 6
 _JPEG_QUALITY = 85
+_LARGE_BYTES = 100_000
 _WIDEST = 480
 """Pixels of a picture's longer side on a page."""
 _TRAIL_SECONDS = 8.0
@@ -157,10 +158,10 @@ class Watch:
             kind, read = self._readers[topic]
             self._read(topic, kind, read)
 
-    def show_pictures(self) -> None:
-        """The cameras' newest pictures."""
+    def show_pictures(self, beat: int) -> None:
+        """The cameras' newest pictures; of large ones every second beat's."""
         for topic, kind in self._cameras.items():
-            if topic in self._waiting:
+            if topic in self._waiting and (beat % 2 == 0 or len(self._waiting[topic]) < _LARGE_BYTES):
                 self._read(topic, kind, partial(self._picture, topic))
 
     def _read(self, topic: str, kind: Any, read: Callable[[Any], None]) -> None:

@@ -30,8 +30,8 @@ from websockets.http11 import Request, Response
 
 from diffusion_ros.web.gate import LOOK, Gate, Role, is_loopback, key
 
-_PERIOD = 0.05
-"""Between two looks whether there is something to send [s]."""
+_PERIOD = 0.02
+"""Between two messages to a page, at least: what comes meanwhile goes together [s]."""
 _MAX_BYTES = 65_536
 """Of a message from a browser."""
 _MAX_PAGES = 16
@@ -67,10 +67,13 @@ class Page:
     sent: float = 0.0
     waits: bool = False
     """Whether pictures are on their way that it has not seen yet."""
+    wake: Callable[[], None] = lambda: None
+    """Says that there is something to send; from any thread."""
 
     def answer(self, message: Mapping[str, Any]) -> None:
         """Tells this page alone. From any thread."""
         self.outbox.append(json.dumps(message))
+        self.wake()
 
 
 @dataclass(frozen=True)
@@ -127,11 +130,17 @@ class PageServer:
     def tell(self, state: Mapping[str, Any]) -> None:
         """What all pages show; from any thread."""
         self._state = self._state[0] + 1, json.dumps(state)
+        self._wake()
 
     def show(self, name: str, jpeg: bytes, taken_ms: float) -> None:
         """A picture, in place of the last of that name; from any thread."""
         before = self._pictures.get(name)
         self._pictures[name] = Picture(before.number + 1 if before else 1, taken_ms, jpeg)
+        self._wake()
+
+    def _wake(self) -> None:
+        for page in list(self._pages.values()):
+            page.wake()
 
     def drop(self, name: str) -> None:
         """A camera is gone."""
@@ -205,12 +214,20 @@ class PageServer:
             await connection.close(1013, f"{_MAX_PAGES} pages look already")
             return
         self._count += 1
-        page = Page(self._role(connection.request, True), self._count)
+        page, news = Page(self._role(connection.request, True), self._count), asyncio.Event()
+        loop = asyncio.get_running_loop()
+
+        def wake() -> None:
+            if not news.is_set():
+                with contextlib.suppress(RuntimeError):  # the server has just ended
+                    loop.call_soon_threadsafe(news.set)
+
+        page.wake = wake
         token = key(connection.request.path) or LOOK
         page.answer({"kind": "hello", "steer": page.role == Role.STEER, "view": f"/view/{token}/"})
         self._pages[page.number] = page
         self.came(page)
-        sending = asyncio.create_task(self._send(connection, page))
+        sending = asyncio.create_task(self._send(connection, page, news))
         try:
             async for text in connection:
                 message = _read(text)
@@ -218,6 +235,7 @@ class PageServer:
                     continue
                 if "seen" in message:
                     page.waits = False
+                    news.set()
                 else:
                     self.command(page, message)
         except ConnectionClosed:
@@ -227,9 +245,12 @@ class PageServer:
             self._pages.pop(page.number, None)
             self.left(page)
 
-    async def _send(self, connection: ServerConnection, page: Page) -> None:
+    async def _send(self, connection: ServerConnection, page: Page, news: asyncio.Event) -> None:
         with contextlib.suppress(ConnectionClosed):
             while True:
+                with contextlib.suppress(asyncio.TimeoutError):
+                    await asyncio.wait_for(news.wait(), _UNSEEN_SECONDS)
+                news.clear()
                 while page.outbox:
                     await connection.send(page.outbox.pop(0))
                 number, text = self._state
