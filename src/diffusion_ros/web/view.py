@@ -24,7 +24,7 @@ _PLACES = {
     "cart": ((0.0, -4.2, 1.0), (0.0, 0.0, 0.3)),
 }
 """Where one looks from at first, and where to [m]."""
-_STILL = 1e-5
+_STILL = 5e-5
 """Changes of a pose below it are not told."""
 
 
@@ -143,7 +143,9 @@ class View:
                     continue
                 if np.abs(body.pose[3:] - pose[3:]).max() > _STILL:
                     body.handle.wxyz = _wxyz(pose)
-                body.handle.position, body.pose = tuple(position), pose
+                if np.abs(body.pose[:3] - pose[:3]).max() > _STILL:
+                    body.handle.position = tuple(position)
+                body.pose = pose
 
     def set_visible(self, group: str, visible: bool) -> None:
         """Shows or hides one of GROUPS."""
