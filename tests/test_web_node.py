@@ -325,7 +325,7 @@ def test_the_scene_is_drawn_and_moved(graph: ros_graph.Graph) -> None:
     page.until(lambda: walls.visible)
     page.send(show="nothing", visible=True)
     page.send(show="walls", visible="yes")
-    page.until(lambda: page.state["visible"]["walls"] is True)
+    page.until(lambda: page.state.get("visible", {}).get("walls") is True)
     page.socket.close()
 
 
