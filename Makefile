@@ -13,6 +13,8 @@ SEED ?= 100000
 VIEW ?= frontview
 MODE ?= realtime
 SPEED ?= 1.0
+# 1: a page in the browser that shows it and can stop it.
+WEB ?=
 CHECKPOINT ?= checkpoints/$(TASK)_pixels.pt
 # Tests at a time: more than there are cores, as many of them wait. Neighbours stay together, as they share fixtures and
 # imports, until a worker has nothing left to do.
@@ -26,6 +28,7 @@ RUN := $(or $(RUN),runs/$(TASK)-$(shell date +%Y%m%d-%H%M%S))
 help:
 	@echo "make sim        the Can task from pixels over ROS 2: simulator, policy and executor, with a video under runs/"
 	@echo "                TASK=lift|can|square EPISODES=$(EPISODES) SEED=$(SEED) VIEW=$(VIEW) MODE=realtime|lockstep SPEED=$(SPEED) CHECKPOINT=..."
+	@echo "                WEB=1: a page in the browser that shows it and can stop it"
 	@echo "make test       the tests (make test-slow: the slow ones; ROS=kilted: those of ROS, on Kilted instead of Jazzy)"
 	@echo "make check      format, lint, types"
 	@echo "make bench      the benchmarks, as ratios against a reference timed in the same run"
@@ -42,7 +45,8 @@ setup: .venv/.installed
 sim: setup
 	@MUJOCO_GL=$$(scripts/system_libraries.sh $(PY)) && export MUJOCO_GL && exec $(PY) -m diffusion_ros.bringup simulation \
 		--task "$(TASK)" --checkpoint "$(CHECKPOINT)" --episodes "$(EPISODES)" --seed "$(SEED)" --mode "$(MODE)" \
-		--speed "$(SPEED)" --view "$(VIEW)" --output-dir "$(RUN)" --json "$(RUN)/summary.json"
+		--speed "$(SPEED)" --view "$(VIEW)" --output-dir "$(RUN)" --json "$(RUN)/summary.json" \
+		$(if $(WEB),--web-control)
 
 kilted: .venv-kilted/.installed
 

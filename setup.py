@@ -26,7 +26,7 @@ setup(
     packages=find_packages("src") + find_packages(".", include=["training", "training.*"]),
     # No "" key: in colcon's symlink mode it would become the only importable folder and hide training/.
     package_dir={NAME: f"src/{NAME}"},
-    package_data={NAME: ["py.typed"], "training": ["py.typed"]},
+    package_data={NAME: ["py.typed", "web/*.html"], "training": ["py.typed"]},
     data_files=[
         ("share/ament_index/resource_index/packages", [f"resource/{NAME}"]),
         (f"share/{NAME}", ["package.xml"]),

@@ -5,7 +5,7 @@ set -eu
 cd "$(dirname "$0")/.."
 lock=requirements.lock
 robosuite=$(grep '^robosuite==' $lock)
-uv pip compile pyproject.toml --extra jazzy --extra sim --extra train --extra dev --extra franka --extra security --extra cluster --universal --python-version 3.10 \
+uv pip compile pyproject.toml --extra jazzy --extra sim --extra train --extra web --extra dev --extra franka --extra security --extra cluster --universal --python-version 3.10 \
     --quiet --no-header --no-annotate --output-file $lock "$@"
 pins=$(grep -vE '^(cuda-|nvidia-|triton==|diffusion-ros)' $lock)
 cat >$lock <<EOF

@@ -81,6 +81,9 @@ NODES: dict[str, tuple[Callable[[Path], dict[str, Any]], ...]] = {
             "obstacle_radius": 0.1,
         },
     ),
+    # It cannot be made where there is no tf2_msgs; `look` knows what it publishes.
+    "scene_frames_node": (),
+    "web_node": (lambda folder: {"control": True},),
     "gym_simulation_node": (
         lambda folder: {"task": "cartpole", "mode": "lockstep"},
         lambda folder: {"task": "double_pendulum", "mode": "lockstep"},
@@ -186,7 +189,7 @@ def look() -> Found:
     # Its messages are not on every ROS 2 that the tests run on.
     kind = "tf2_msgs/TFMessage"
     moving, fixed = (
-        ("gym_simulation", "maze", "rehearsal", "simulation"),
+        ("gym_simulation", "maze", "rehearsal", "scene_frames", "simulation"),
         ("image_generator", "rehearsal", "simulation"),
     )
     found = Found(
@@ -343,6 +346,8 @@ def parameters_page(found: Found) -> str:
         lines.append("|" + "---|" * (4 + len(heads)))
         cls = parameters_class(executable)
         hints = typing.get_type_hints(cls)
+        if not dataclasses.fields(cls):
+            lines[-2:] = ["It has none."]
         for field in dataclasses.fields(cls):
             default = "required" if field.default is dataclasses.MISSING else _value(field.default)
             text = _sentence(field.metadata["description"]) + _range(field)

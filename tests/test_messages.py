@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import array
 import os
-from types import SimpleNamespace
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -23,6 +23,7 @@ from diffusion_ros.control.action_chunk import ActionChunk
 from diffusion_ros.robot import ACTION_NAMES
 from diffusion_ros.ros import messages
 from diffusion_ros.ros.messages import MessageError
+from diffusion_ros.simulators.scene import SceneGeom
 
 STAMP = 1_700_000_000_123_456_789
 PERIOD = 50_000_000
@@ -427,16 +428,9 @@ def test_paths_keep_points_and_times(rng):
     assert messages.path_from_msg(messages.path_to_msg(np.zeros((0, 3)), [], STAMP, "world"))[0].shape == (0, 3)
 
 
-def geom(kind: str, size: tuple[float, float, float], triangles=None) -> SimpleNamespace:
-    return SimpleNamespace(
-        name=kind,
-        type=kind,
-        size=size,
-        position=np.array([1.0, 2.0, 3.0]),
-        quaternion=np.array([0.0, 0.0, 0.0, 1.0]),
-        rgba=(0.1, 0.2, 0.3, 1.0),
-        triangles=triangles,
-    )
+def geom(kind: str, size: tuple[float, float, float], triangles=None, body: str = "") -> SceneGeom:
+    pose = np.array([1.0, 2.0, 3.0]), np.array([0.0, 0.0, 0.0, 1.0])
+    return SceneGeom(kind, kind, size, *pose, (0.1, 0.2, 0.3, 1.0), triangles, body)
 
 
 def test_geoms_become_markers_of_their_full_size():
@@ -468,6 +462,54 @@ def test_geoms_become_markers_of_their_full_size():
     assert [(p.x, p.y, p.z) for p in markers[5].points] == [tuple(p) for p in triangles.reshape(-1, 3).tolist()]
     with pytest.raises(MessageError, match="'torus'"):
         messages.scene_to_msg([geom("torus", (1, 1, 1))], STAMP, "world")
+
+
+def test_a_scene_is_read_as_it_was_written():
+    triangles = np.arange(18, dtype=np.float32).reshape(2, 3, 3)
+    geoms = [
+        geom("box", (0.1, 0.2, 0.3)),
+        geom("cylinder", (0.1, 0.4, 0.0), body="hand"),
+        geom("ellipsoid", (0.1, 0.2, 0.3)),
+        geom("mesh", (0.5, 0.5, 0.5), triangles, "hand"),
+    ]
+    msg = wire(messages.scene_to_msg(geoms, STAMP, "world", {"hand": "left/scene/hand"}))
+    assert [m.frame_locked for m in msg.markers] == [False, True, False, True]
+    read = messages.scene_from_msg(msg)
+    assert [g.body for g in read] == ["world", "left/scene/hand", "world", "left/scene/hand"]
+    for was, now in zip(geoms, read, strict=True):
+        assert now.type == was.type and now.size == pytest.approx(was.size)
+        assert now.rgba == pytest.approx(was.rgba)
+        np.testing.assert_array_equal(now.position, was.position)
+        np.testing.assert_array_equal(now.quaternion, was.quaternion)
+    np.testing.assert_array_equal(read[3].triangles, triangles)
+    wall = geom("box", (1.0, 1.0, 0.1))
+    markers = messages.scene_to_msg([replace(wall, name="wall_left"), wall], STAMP, "world").markers
+    assert [m.ns for m in markers] == ["walls", "scene"]
+    for change, match in (
+        (lambda m: setattr(m.pose.position, "x", float("nan")), "finite numbers"),
+        (lambda m: setattr(m, "type", Marker.TEXT_VIEW_FACING), "a shape expected"),
+        (lambda m: m.points.pop(), "corners of triangles"),
+    ):
+        broken = wire(msg)
+        change(broken.markers[3])
+        with pytest.raises(MessageError, match=match):
+            messages.scene_from_msg(broken)
+
+
+def test_poses_by_name():
+    poses = {"hand": ((1.0, 2.0, 3.0), (0.0, 0.0, 0.0, 1.0)), "can": ((4.0, 5.0, 6.0), (1.0, 0.0, 0.0, 0.0))}
+    stamp, read = messages.poses_from_msg(wire(messages.poses_to_msg(poses, STAMP, "world")))
+    assert stamp == STAMP and list(read) == ["hand", "can"]
+    for name, (position, quaternion) in poses.items():
+        np.testing.assert_array_equal(read[name][0], position)
+        np.testing.assert_array_equal(read[name][1], quaternion)
+    msg = messages.poses_to_msg(poses, STAMP, "world")
+    msg.transforms.pop()
+    with pytest.raises(MessageError, match="1 transforms for 2 names"):
+        messages.poses_from_msg(msg)
+    msg = messages.poses_to_msg({"hand": ((float("inf"), 0, 0), (0, 0, 0, 1))}, STAMP, "world")
+    with pytest.raises(MessageError, match=r"hand: .*finite numbers"):
+        messages.poses_from_msg(msg)
 
 
 def test_transforms_carry_pose_and_frames():

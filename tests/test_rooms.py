@@ -4,7 +4,7 @@ imported for type checking only.
     robot, installation, cache_folders, stop_signals, ranges, atomic_file, yaml_file, resources, picture_transport,
     dds_security, bags
     franka_connection, franka_arm, franka_hand;
-    sealed; spec; robot_file; models; checkpoint; control; robot_check; simulators; ros; nodes; systems
+    sealed; spec; robot_file; models; checkpoint; control; robot_check; simulators; web; ros; nodes; systems
 
 What a policy or a planner learnt and how it is asked is models'; how a robot is driven by it is control's, which asks
 models and not the other way round. simulators draw what control makes of a chunk. Of them models read one file, the
@@ -55,6 +55,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "running": ("control",),
     "robot_check": ("robot", "ranges", "spec", "robot_file", "control"),
     "simulators": ("robot", "installation", "ranges", "atomic_file", "yaml_file", "spec", "robot_file", "control"),
+    "web": ("simulators",),
     "ros": (
         "robot",
         "installation",
@@ -89,6 +90,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
         "models",
         "control",
         "simulators",
+        "web",
         "ros",
     ),
 }
@@ -105,6 +107,7 @@ WITHOUT: dict[str, tuple[str, ...]] = {
     "simulators": ("rclpy", "torch"),
     "bags": ("rclpy", "torch", "cv2", "mujoco", "robosuite", "gymnasium"),
     "robot_check": ("rclpy", "torch", "cv2", "mujoco", "robosuite", "gymnasium"),
+    "web": ("rclpy", "torch", "cv2", "mujoco", "robosuite", "gymnasium"),
     "ros": ("torch", "cv2", "mujoco", "robosuite", "gymnasium"),
     "nodes": ("mujoco", "robosuite", "gymnasium"),
 }
@@ -246,8 +249,8 @@ print(len(ARM_TASKS), len(MAZE_TASKS), len(GYM_TASKS), *sys.modules)
     assert not heavy & set(rest.split())
 
 
-@pytest.mark.parametrize("node", ["maze", "follower"])
-def test_who_only_pushes_a_ball_needs_no_torch(node: str) -> None:
+@pytest.mark.parametrize("node", ["maze", "follower", "web"])
+def test_who_only_pushes_a_ball_or_looks_needs_no_torch(node: str) -> None:
     """Its nodes start sooner and are smaller for it."""
     script = f"import sys, {PACKAGE}.nodes.{node}_node; print(*sys.modules)"
     run = subprocess.run([sys.executable, "-c", script], cwd=ROOT / "src", capture_output=True, text=True, check=True)

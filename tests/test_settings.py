@@ -98,6 +98,7 @@ def changed(cls: Any, name: str, value: Any) -> Any:
 
 
 REAL = {
+    "host": "localhost",
     "view": "birdview",
     "robot": str(ROOT / "config/robots/xarm_jtc.yaml"),
     "picture_size": "1280x720",
@@ -129,7 +130,7 @@ def test_every_key_of_every_yaml_reaches_its_node_from_a_users_file(
         new = {"task": "lift", "size": "umaze"}[name]
         given = {"checkpoint": str(checkpoints[new])} if system is not TELEOPERATE else {}
     if node.needs:
-        needed = {"guard": str(checkpoints["guard"]), "teleop": "joy", "policy": "true"}
+        needed = {"guard": str(checkpoints["guard"]), "teleop": "joy", "policy": "true", "web": "true"}
         given[node.needs] = needed.get(node.needs, str(tmp_path / node.needs))
     # What one argument sets in several nodes must agree in all of them.
     argument = node.arguments.get(name)
@@ -176,7 +177,7 @@ def test_a_node_has_what_a_users_file_says(
     file.write_text(yaml.safe_dump({node.name: {"ros__parameters": new}}))
     given = {**usual(system, checkpoints), "params_file": str(file), "output_dir": str(tmp_path / "run")}
     if node.needs:
-        needed = {"guard": str(checkpoints["guard"]), "teleop": "joy", "policy": "true"}
+        needed = {"guard": str(checkpoints["guard"]), "teleop": "joy", "policy": "true", "web": "true"}
         given[node.needs] = needed.get(node.needs, str(tmp_path / node.needs))
     startup = settle(system, given)
     module = importlib.import_module(node.module)
@@ -655,3 +656,22 @@ def test_teleoperate_on_a_robot_is_real_robot_without_a_policy(tmp_path: Path) -
     simulated = bringup.parse(["teleoperate", "--task", "lift", "--output-dir", str(tmp_path / "run")])
     assert [node.name for node in simulated.startup.nodes] == ["simulation", "executor", "teleop"]
     assert [node.name for node in simulated.startup.nodes if node.terminal] == ["teleop"]
+
+
+def test_a_page_that_steers_brings_the_page_and_an_executor_that_listens(checkpoints: dict[str, Path]) -> None:
+    def started(**given: str) -> tuple[set[str], Any]:
+        startup = settle(SIMULATION, {**usual(SIMULATION, checkpoints), **given})
+        return {node.name for node in startup.nodes}, startup
+
+    assert "web" not in started()[0]
+    nodes, startup = started(web="true")
+    assert "web" in nodes and startup.values["teleop"] == "" and startup.parameters["web"]["control"] is False
+    nodes, startup = started(web_control="true")
+    assert "web" in nodes and "teleop" not in nodes
+    assert startup.parameters["executor"]["teleop"] == "topic" and startup.parameters["web"]["control"] is True
+    assert startup.parameters["web"]["address_file"] == str(startup.output_dir / "web_address")
+    assert started(web_control="true", teleop="joy")[1].parameters["executor"]["teleop"] == "joy"
+    # In lockstep nobody drives.
+    assert started(web_control="true", mode="lockstep")[1].parameters["executor"]["teleop"] == ""
+    page = next(node for node in SIMULATION.nodes if node.name == "web")
+    assert page.dispensable and not page.required

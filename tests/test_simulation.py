@@ -83,6 +83,7 @@ def test_same_seed_same_state_and_looking_changes_nothing(can: Simulation) -> No
         can.observe()
         can.render("frontview", 64, 64)
         can.scene()
+        can.body_poses()
         can.step(FORWARD)
     assert can.state_hash() == there
 
@@ -184,11 +185,25 @@ def test_thinned_meshes_look_alike(can: Simulation) -> None:
 
 def test_scene_has_the_object_where_it_is(can: Simulation) -> None:
     can.reset(7)
-    geoms = {geom.name: geom for geom in can.scene()}
+    geoms, poses = {geom.name: geom for geom in can.scene()}, can.body_poses()
     visual = geoms["Can_g0_visual"]
-    assert np.linalg.norm(visual.position - can.observe(images=False)["object_pos"]) < 0.03
-    assert visual.triangles is not None and visual.triangles.shape[1:] == (3, 3)
-    assert any(name.startswith("robot0_link") for name in geoms)
+    assert visual.body == "Can_main" and visual.triangles is not None and visual.triangles.shape[1:] == (3, 3)
+    position, quaternion = poses["Can_main"]
+    place = position + Rotation.from_quat(quaternion).apply(visual.position)
+    np.testing.assert_allclose(place, can.data.geom_xpos[can.model.geom("Can_g0_visual").id], atol=1e-9)
+    assert np.linalg.norm(place - can.observe(images=False)["object_pos"]) < 0.03
+    # What moves has a body, the rest has none; and the red can is red.
+    assert {geom.body for geom in geoms.values()} == {"", *poses}
+    assert geoms["wall_rear_visual"].body == "" and "robot0_link7" in poses
+    red, green, blue, _ = visual.rgba
+    assert red > 0.8 and green < 0.3 and blue < 0.3
+    # In each body's frame everything stays where it is.
+    before = {name: geom.position for name, geom in geoms.items()}
+    for _ in range(5):
+        can.step(FORWARD)
+    assert not np.allclose(can.body_poses()["robot0_link7"][0], poses["robot0_link7"][0])
+    for geom in can.scene():
+        np.testing.assert_allclose(geom.position, before[geom.name], atol=1e-9)
 
 
 def test_bad_input_is_named(can: Simulation) -> None:

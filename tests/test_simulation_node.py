@@ -19,13 +19,13 @@ from rclpy.node import Node
 from rclpy.parameter import Parameter
 from rosgraph_msgs.msg import Clock
 from scipy.spatial.transform import Rotation
-from sensor_msgs.msg import CameraInfo, Image, JointState
+from sensor_msgs.msg import CameraInfo, Image, JointState, MultiDOFJointState
 from std_msgs.msg import String
 from std_srvs.srv import Trigger
 from trajectory_msgs.msg import JointTrajectory
 from visualization_msgs.msg import MarkerArray
 
-from diffusion_ros.nodes import simulation_node
+from diffusion_ros.nodes import scene_frames_node, simulation_node
 from diffusion_ros.nodes.simulation_node import SimulationNode
 from diffusion_ros.robot import CAMERAS, WORLD_FRAME, optical_frame
 from diffusion_ros.ros import messages, simulator_node, topics
@@ -210,8 +210,19 @@ def test_late_subscribers_get_descriptions(graph: ros_graph.Graph) -> None:
     assert len(markers) == len(geoms)
     for marker, geom in zip(markers, geoms, strict=True):
         p = marker.pose.position
-        np.testing.assert_array_equal([p.x, p.y, p.z], geom.position)
-        assert marker.header.frame_id == WORLD_FRAME
+        np.testing.assert_allclose([p.x, p.y, p.z], geom.position, atol=1e-9)
+        assert marker.header.frame_id == (f"scene/{geom.body}" if geom.body else WORLD_FRAME)
+        assert marker.frame_locked == bool(geom.body)
+    assert {marker.ns for marker in markers} == {"scene", "walls"}
+    # Once; where the bodies are comes again and again.
+    poses: list[MultiDOFJointState] = []
+    late.create_subscription(MultiDOFJointState, topics.SCENE_POSES, poses.append, topics.COMMAND_QOS)
+    graph.spin_until(lambda: len(poses) > 5, 10)
+    assert len(heard["scene"]) == 1
+    _, places = messages.poses_from_msg(poses[-1])
+    assert set(places) == {f"scene/{name}" for name in node.simulation.body_poses()}
+    frames = {marker.header.frame_id for marker in markers} - {WORLD_FRAME}
+    assert frames == set(places)
 
 
 def test_realtime_begins_with_motion_and_holds_without_commands(graph: ros_graph.Graph) -> None:
@@ -442,3 +453,48 @@ def test_episode_ends_with_success_or_at_its_length() -> None:
         episode.executed(np.zeros(7), success=False, missed=episode.steps == 1)
     result = episode.result("state")
     assert (result["steps"], result["success"], result["held"], result["missed"]) == (4, False, 4, 1)
+
+
+class Transforms(MultiDOFJointState):
+    """tf2_msgs is not on every machine: its transforms go as places by name."""
+
+    def __init__(self, transforms: Iterable[Any]) -> None:
+        said = list(transforms)
+        super().__init__(joint_names=[f"{t.header.frame_id} {t.child_frame_id}" for t in said])
+        self.transforms = [t.transform for t in said]
+
+
+def test_scene_frames_are_said_on_tf_where_the_simulator_does_not(
+    graph: ros_graph.Graph, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(messages, "TFMessage", Transforms)
+    source = graph.add(Node("simulator"))
+    node = graph.add(scene_frames_node.SceneFramesNode())
+    said: list[MultiDOFJointState] = []
+    viewer = graph.add(Node("viewer"))
+    viewer.create_subscription(MultiDOFJointState, topics.TF, said.append, topics.SENSOR_QOS)
+    poses = source.create_publisher(MultiDOFJointState, topics.SCENE_POSES, topics.COMMAND_QOS)
+    place = np.array([1.0, 2.0, 3.0])
+    pose = messages.poses_to_msg({"scene/can": (place, np.array([0.0, 0.0, 0.0, 1.0]))}, 7, "world")
+
+    def heard() -> bool:
+        poses.publish(pose)
+        return bool(said)
+
+    graph.spin_until(heard, 10)
+    assert said[0].joint_names == ["world scene/can"] and said[0].transforms[0].translation.y == 2.0
+    # A simulator that says it by itself is not spoken over.
+    source.create_publisher(MultiDOFJointState, topics.TF, topics.SENSOR_QOS)
+    graph.spin_until(lambda: not node._needed, 10)
+    graph.spin(0.3)
+    said.clear()
+    for _ in range(10):
+        poses.publish(pose)
+        graph.spin(0.05)
+    assert said == []
+
+
+def test_scene_frames_need_tf2_msgs(graph: ros_graph.Graph, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(messages, "TFMessage", None)
+    with pytest.raises(ValueError, match="tf2_msgs: not installed"):
+        scene_frames_node.SceneFramesNode()

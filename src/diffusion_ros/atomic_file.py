@@ -82,6 +82,13 @@ def to_disk(path: Path) -> None:
         os.close(descriptor)
 
 
+def write_secret(path: Path, text: str) -> None:
+    """Writes what only its owner may read. Makes the folder. Raises OSError."""
+    with atomic_write(path) as temporary:
+        temporary.chmod(0o600)
+        temporary.write_text(text)
+
+
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Writes `content` as JSON. Raises ValueError for NaN, which JSON has no value for, and OSError."""
     text = json.dumps(content, indent=1, allow_nan=False) + "\n"

@@ -33,7 +33,7 @@ from diffusion_ros.atomic_file import write_json
 from diffusion_ros.bags import BagError, recover
 from diffusion_ros.checkpoint import CheckpointError
 from diffusion_ros.dds_security import enclave_arguments, explain_security
-from diffusion_ros.installation import explain
+from diffusion_ros.installation import explain, require
 from diffusion_ros.report import write_report
 from diffusion_ros.resources import resource_folder
 from diffusion_ros.ros.lifecycle_manager import LifecycleManager
@@ -47,7 +47,7 @@ from diffusion_ros.systems.observer import Observer
 from diffusion_ros.systems.resuming import note, resumed
 from diffusion_ros.systems.startup import Startup, UsageError, check_writable, decide, defaults, foreign_sections
 from diffusion_ros.systems.supervisor import Ended, Supervisor, describe_status
-from diffusion_ros.systems.system import Argument, NodeDescription, System, Value, node_environment
+from diffusion_ros.systems.system import WEB_ADDRESS, Argument, NodeDescription, System, Value, node_environment
 
 CHECK = "check"
 """The word that starts no system, but asks whether one may be started."""
@@ -95,6 +95,8 @@ def parse(arguments: Sequence[str]) -> Request:
     if system is TELEOPERATE and "robot" in given:
         system, given = REAL_ROBOT, _on_a_robot(given)
     startup = decide(system, given, resources, _spelled, _preferred(system))
+    if startup.values["web"]:
+        require("viser")
     result = Path(json).absolute() if json else startup.output_dir / "summary.json"
     if result.is_dir():
         raise UsageError(f"--json {result}: is a folder, a file name is expected")
@@ -357,6 +359,7 @@ def _run_nodes(
         stack.callback(executor.shutdown)
         executor.add_node(node)
         stack.enter_context(announced(_running(request)))
+        (startup.output_dir / WEB_ADDRESS).unlink(missing_ok=True)
         supervisor = stack.enter_context(Supervisor(startup.output_dir, environment, screen.show))
         manager = LifecycleManager(node, startup.system.managed(startup.values), screen.show)
         stack.callback(manager.release, lambda seconds: executor.spin_once(timeout_sec=seconds))
@@ -364,16 +367,24 @@ def _run_nodes(
             words = command(startup, description)
             supervisor.start(description.name, words, description.restarts, description.terminal)
         required = {description.name for description in request.system.nodes if description.required}
+        dispensable = {description.name for description in request.system.nodes if description.dispensable}
+        address = startup.output_dir / WEB_ADDRESS if startup.values["web"] else None
         finished = False
         known: dict[str, int] = {}
         while not stop and not finished:
             executor.spin_once(timeout_sec=0.05)
+            if address is not None and address.exists():
+                screen.show(f"the page: {address.read_text().strip()}")
+                address = None
             for name, count in supervisor.restarted.items():
                 if count > known.get(name, 0):
                     manager.forget(name)
             known = dict(supervisor.restarted)
             manager.poll()
             for ended in supervisor.poll():
+                if ended.name in dispensable:
+                    screen.show(f"{_failure(ended, startup.output_dir)}; the rest goes on")
+                    continue
                 if ended.name not in required or ended.status != 0:
                     raise _failure(ended, startup.output_dir)
                 finished = True

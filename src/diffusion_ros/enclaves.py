@@ -41,7 +41,15 @@ _PARAMETERS = (
     "/get_type_description",
 )
 """Services that every ROS node offers."""
-_STEERING = ("executor/set_enabled", "executor/estop", "executor/estop_reset", "*/reset", "*/generate", "*/plan")
+_STEERING = (
+    "executor/set_enabled",
+    "executor/estop",
+    "executor/estop_reset",
+    "*/reset",
+    "*/next",
+    "*/generate",
+    "*/plan",
+)
 """Services by which a person steers, and those of a recorder."""
 _RECORDER = tuple(f"recorder/{name}" for name in ("start", "stop", "success", "failure", "discard"))
 

@@ -17,6 +17,7 @@ BASE = ("numpy", "scipy", "torch", "cv2", "yaml")
 EXTRAS = {
     "sim": ("mujoco", "gymnasium", "gymnasium_robotics", "imageio_ffmpeg", "numba", "PIL", "termcolor", "tqdm"),
     "record": ("rosbags",),
+    "web": ("viser", "websockets"),
     "train": (
         *("accelerate", "diffusers", "einops", "gymnasium", "h5py", "imageio_ffmpeg", "matplotlib", "PIL", "psutil"),
         *("pyarrow", "rosbags", "sklearn", "tensorboard", "tqdm", "tyro"),

@@ -55,6 +55,18 @@ def fit(
     return np.asarray(cv2.resize(part, (width, height), interpolation=cv2.INTER_AREA), np.uint8)
 
 
+def reduced(image: Picture, longest: int) -> Picture:
+    """A picture whose longer side is at most `longest` pixels; the image itself where it is no larger."""
+    height, width = image.shape[:2]
+    factor = longest / max(height, width)
+    if factor >= 1.0:
+        return image
+    import cv2
+
+    size = max(1, round(width * factor)), max(1, round(height * factor))
+    return np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), np.uint8)
+
+
 def cropped(image: Picture, crop: Sequence[int]) -> Picture:
     """A view of the crop. Raises PictureError for one that is not inside of the image."""
     if len(crop) != 4 or any(isinstance(n, bool) or not isinstance(n, int) for n in crop):

@@ -545,7 +545,7 @@ class ExecutorNode(ManagedNode):
             if again and self._robot is not None:
                 self._robot.forget()
         self._answer()
-        self._refresh()
+        self.diagnostics.publish()  # at once: somebody waits for it
         return done
 
     def _on_estop(self, request: Any, response: Any) -> Any:
@@ -575,7 +575,7 @@ class ExecutorNode(ManagedNode):
     def _on_estop_reset(self, request: Any, response: Any) -> Any:
         """Releases the emergency stop. The robot moves again only after `~/set_enabled`."""
         self.executor_logic.estop_reset()
-        self._refresh()
+        self.diagnostics.publish()
         response.success = True
         response.message = "enabled" if self.executor_logic.enabled else "released, but not enabled: ~/set_enabled"
         return response

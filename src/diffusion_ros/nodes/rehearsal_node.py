@@ -22,7 +22,6 @@ from rclpy.parameter import Parameter
 from sensor_msgs.msg import Image, JointState
 from std_msgs.msg import Float64MultiArray
 from trajectory_msgs.msg import JointTrajectory
-from visualization_msgs.msg import MarkerArray
 
 from diffusion_ros import picture_transport, robot_file
 from diffusion_ros.nodes.arm_recorder import ArmRecorder
@@ -43,6 +42,7 @@ from diffusion_ros.ros import messages, simulator_node, topics
 from diffusion_ros.ros.described_robot import DescribedRobot
 from diffusion_ros.ros.params import parameter
 from diffusion_ros.ros.runner import RunnableNode, run
+from diffusion_ros.ros.scene_publisher import ScenePublisher
 from diffusion_ros.ros.transform_broadcaster import TransformBroadcaster
 from diffusion_ros.simulators import arm_driver, driver_rules, driver_streams
 from diffusion_ros.simulators.arm_description import driven_links
@@ -269,9 +269,10 @@ class RehearsalNode(simulator_node.SimulatorNode):
     def advertise(self) -> None:
         self._sensors.stop()  # they may come a thousand times a second; from now on the graph is asked
         self._drivers.advertise()
-        self._scene_publisher = self.create_publisher(MarkerArray, topics.SCENE, topics.DESCRIPTION_QOS)
-        self._scene = messages.SerializedScene(self.simulation.scene(), 0, self.world)
         self._describe()
+        if self.parameters.scene:
+            simulation, prefix = self.simulation, self.parameters.frame_prefix
+            self._scene = ScenePublisher(self, simulation.scene, simulation.body_poses, self._transforms, prefix)
 
     def _describe(self) -> None:
         """The arm for RViz, in the frames of its file, and where the scene is."""
@@ -301,8 +302,7 @@ class RehearsalNode(simulator_node.SimulatorNode):
         self._say_transforms()
 
     def publish_scene(self) -> None:
-        if self._scene_publisher.get_subscription_count() > 0:
-            self._scene_publisher.publish(self._scene.moved(self.simulation.scene()))
+        self._scene.publish(self.now_ns())
 
     # What comes in
 
@@ -377,6 +377,8 @@ class RehearsalNode(simulator_node.SimulatorNode):
         """The arm is at its start, and its drivers have been switched on again."""
         self.arm.reset(self.episode.seed)
         self.driver.restart()
+        if self.parameters.scene:
+            self._scene.begin()
         if self._gripper is not None:
             self._gripper.restart()
         self._drivers.restart(np.random.default_rng((self.parameters.jitter_seed, self.episode.seed)))

@@ -17,7 +17,6 @@ from rclpy.parameter import Parameter
 from sensor_msgs.msg import CameraInfo, JointState
 from std_msgs.msg import String
 from trajectory_msgs.msg import JointTrajectory
-from visualization_msgs.msg import MarkerArray
 
 from diffusion_ros.nodes.arm_recorder import ArmRecorder
 from diffusion_ros.robot import (
@@ -37,6 +36,7 @@ from diffusion_ros.ros.described_robot import DescribedRobot
 from diffusion_ros.ros.params import parameter
 from diffusion_ros.ros.picture_publisher import COMPRESSED, PicturePublisher
 from diffusion_ros.ros.runner import run
+from diffusion_ros.ros.scene_publisher import ScenePublisher
 from diffusion_ros.ros.transform_broadcaster import Placed, TransformBroadcaster
 from diffusion_ros.simulators.arm import Simulation
 from diffusion_ros.simulators.arm_links import arm_links
@@ -95,13 +95,12 @@ class SimulationNode(simulator_node.SimulatorNode):
             camera: self.create_publisher(CameraInfo, topics.camera_info(camera), topics.DESCRIPTION_QOS)
             for camera in cameras
         }
-        self._scene_publisher = self.create_publisher(MarkerArray, topics.SCENE, topics.DESCRIPTION_QOS)
-        # Stamp 0: the newest transform there is.
-        self._scene = messages.SerializedScene(self.simulation.scene(), 0, self.world)
+        simulation, prefix = self.simulation, self.parameters.frame_prefix
         self._transforms = TransformBroadcaster(self, self.parameters.transforms)
-        base = self.simulation.base_position(), np.array((0.0, 0.0, 0.0, 1.0))
-        links = arm_links(self.simulation, self.world, base, prefix=self.parameters.frame_prefix)
-        self._described = DescribedRobot(self, links, self._transforms)
+        if self.parameters.scene:
+            self._scene = ScenePublisher(self, simulation.scene, simulation.body_poses, self._transforms, prefix)
+        base = simulation.base_position(), np.array((0.0, 0.0, 0.0, 1.0))
+        self._described = DescribedRobot(self, arm_links(simulation, self.world, base, prefix=prefix), self._transforms)
 
     # What comes in
 
@@ -142,6 +141,8 @@ class SimulationNode(simulator_node.SimulatorNode):
     def reset_simulator(self) -> None:
         self.simulation.reset(self.episode.seed)
         self._recorder.begin()
+        if self.parameters.scene:
+            self._scene.begin()
 
     def hold(self) -> Array:
         return np.zeros(ACTION_SIZE)
@@ -196,8 +197,7 @@ class SimulationNode(simulator_node.SimulatorNode):
             self._described.send(simulation.data.qpos, stamp_ns)
 
     def publish_scene(self) -> None:
-        if self._scene_publisher.get_subscription_count() > 0:
-            self._scene_publisher.publish(self._scene.moved(self.simulation.scene()))
+        self._scene.publish(self._stamp_ns)
 
     # The video
 

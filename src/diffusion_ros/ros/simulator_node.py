@@ -52,7 +52,8 @@ _FAREWELL_SECONDS = 5.0
 _STAMPS = 8
 _REPEAT_SECONDS = 1.0
 _NEWS_SECONDS = 0.2
-_SCENE_SECONDS = 0.1
+_SCENE_SECONDS = 0.045
+"""At 20 Hz each control step's."""
 _CLOCK_STEP_NS = 5_000_000
 """Of simulated time, at most: the other nodes wait by it."""
 _CLOCK_STEPS = 5
@@ -193,6 +194,7 @@ class SimulatorNode(RunnableNode, ABC):
         # As it is called after remapping, which questions about the graph do not follow.
         self._sensor_topic = self._sensors.topic_name
         self.create_service(Trigger, "~/reset", self._on_reset)
+        self.create_service(Trigger, "~/next", self._on_next)
         self.start_time()
 
     def start_time(self) -> None:
@@ -337,6 +339,16 @@ class SimulatorNode(RunnableNode, ABC):
         if response.success:
             self._begin(self.episode.index)
             response.message = f"episode {self.episode.index} begins again"
+        else:
+            response.message = f"not while {self.phase}"
+        return response
+
+    def _on_next(self, request: Any, response: Any) -> Any:
+        """Ends the current episode as it is; the next one begins."""
+        response.success = self.phase in ("waiting", "running")
+        if response.success:
+            response.message = f"episode {self.episode.index} was ended"
+            self._finish()
         else:
             response.message = f"not while {self.phase}"
         return response

@@ -41,6 +41,10 @@ Image = NDArray[np.uint8]
 
 MESH_CELL = 0.006
 """Metres: detail of the robot's meshes that the cameras are shown; see :func:`_thin_out_meshes`."""
+_SCENE_CELL = 0.012
+"""Metres: the same of what viewers are told."""
+_SCENE_SHARE = 0.03
+"""Or so much of the mesh's own size."""
 _VIEW_SETTINGS = (
     "cam_quat",
     *(f"light_{part}" for part in ("ambient", "diffuse", "specular")),
@@ -172,6 +176,9 @@ class Simulation:
         self.image_size = image_size
         self.seed = 0
         self._scene_triangles: dict[int, NDArray[np.float32]] = {}
+        shown = self.model.geom_bodyid[self.model.geom_group == 1]
+        self._moving = {self.model.body(i).name: int(i) for i in np.unique(self.model.body_weldid[shown]) if i}
+        """Bodies that move and are seen, by name."""
         if mesh_cell > 0:
             _thin_out_meshes(self.model, mesh_cell)
         self.model.vis.quality.offsamples = 0
@@ -333,38 +340,69 @@ class Simulation:
         return view.cam_xpos[index].copy(), _xyzw(quaternion)
 
     def scene(self) -> list[SceneGeom]:
-        """What a viewer needs to draw the scene, with the arm by its collision meshes (a tenth of the faces)."""
+        """What a viewer needs to draw the scene, once: shapes in the frames of the bodies that they move with, whose
+        poses are `body_poses`. Meshes with a tenth of their faces."""
         model, view = self.model, self._look(self.data.qpos)
-        names = {0: "plane", 2: "sphere", 3: "capsule", 4: "ellipsoid", 5: "cylinder", 6: "box", 7: "mesh"}
+        names = {2: "sphere", 3: "capsule", 4: "ellipsoid", 5: "cylinder", 6: "box", 7: "mesh"}
         geoms = []
         for i in range(model.ngeom):
-            name = model.geom(i).name
-            mesh = int(model.geom_type[i]) == 7
-            robot = name.startswith(("robot0_", "gripper0_"))
-            if model.geom_group[i] != (0 if robot else 1) or int(model.geom_type[i]) == 0:
+            kind = int(model.geom_type[i])
+            if model.geom_group[i] != 1 or kind not in names:  # what collides, and the floor
                 continue
+            position, rotation = view.geom_xpos[i], view.geom_xmat[i].reshape(3, 3)
+            body = int(model.body_weldid[model.geom_bodyid[i]])
+            if body:
+                turned = view.xmat[body].reshape(3, 3).T
+                position, rotation = turned @ (position - view.xpos[body]), turned @ rotation
             quaternion = np.zeros(4)
-            self._mj.mju_mat2Quat(quaternion, view.geom_xmat[i])
-            material = int(model.geom_matid[i])
-            rgba = model.mat_rgba[material] if material >= 0 else model.geom_rgba[i]
+            self._mj.mju_mat2Quat(quaternion, np.ascontiguousarray(rotation).ravel())
             geoms.append(
                 SceneGeom(
-                    name=name or f"geom{i}",
-                    type=names[int(model.geom_type[i])],
+                    name=model.geom(i).name or f"geom{i}",
+                    type=names[kind],
                     size=_three(model.geom_size[i]),
-                    position=view.geom_xpos[i].copy(),
+                    position=np.array(position),
                     quaternion=_xyzw(quaternion),
-                    rgba=(0.85, 0.85, 0.88, 1.0) if robot else (*_three(rgba), float(rgba[3])),
-                    triangles=self._triangles(int(model.geom_dataid[i])) if mesh else None,
+                    rgba=self._colour(i),
+                    triangles=self._triangles(int(model.geom_dataid[i])) if kind == 7 else None,
+                    body=model.body(body).name if body else "",
                 )
             )
         return geoms
 
+    def body_poses(self) -> dict[str, tuple[Array, Array]]:
+        """Of the bodies that move, in the world: position (3) m and quaternion (4) xyzw. `scene` has their shapes."""
+        view = self._look(self.data.qpos)
+        return {name: (view.xpos[i].copy(), _xyzw(view.xquat[i])) for name, i in self._moving.items()}
+
+    def _colour(self, geom: int) -> tuple[float, float, float, float]:
+        """rgba of a geometry: its material's, times the mean of its texture where that is seen."""
+        model, material = self.model, int(self.model.geom_matid[geom])
+        if material < 0:
+            red, green, blue, alpha = (float(x) for x in model.geom_rgba[geom])
+            return red, green, blue, alpha
+        rgba = np.array(model.mat_rgba[material], dtype=np.float64)
+        texture = int(model.mat_texid[material][1])  # mjTEXROLE_RGB
+        if texture >= 0:
+            channels, width = int(model.tex_nchannel[texture]), int(model.tex_width[texture])
+            height, start = int(model.tex_height[texture]), int(model.tex_adr[texture])
+            pixels = np.asarray(model.tex_data[start : start + height * width * channels])
+            pixels = pixels.reshape(height, width, channels)[..., :3]
+            seen = pixels.reshape(-1, 3)
+            mesh = int(model.geom_dataid[geom])
+            if int(model.geom_type[geom]) == 7 and model.mesh_texcoordadr[mesh] >= 0:
+                first = int(model.mesh_texcoordadr[mesh])
+                u, v = (model.mesh_texcoord[first : first + int(model.mesh_texcoordnum[mesh])] % 1.0).T
+                seen = pixels[(v * (height - 1)).astype(int), (u * (width - 1)).astype(int)]
+            rgba[:3] *= seen.mean(axis=0) / 255.0
+        return (*_three(rgba), float(rgba[3]))
+
     def _triangles(self, mesh: int) -> NDArray[np.float32]:
         if mesh not in self._scene_triangles:
-            faces, keep = _cluster(self.model, mesh, 0.04 if self.model.mesh_facenum[mesh] > 1000 else 1e-6)
             start = int(self.model.mesh_vertadr[mesh])
             vertices = self.model.mesh_vert[start : start + self.model.mesh_vertnum[mesh]]
+            cell = max(_SCENE_CELL, _SCENE_SHARE * float(np.ptp(vertices, axis=0).max()))
+            faces, keep = _cluster(self.model, mesh, cell if self.model.mesh_facenum[mesh] > 400 else 1e-6)
             self._scene_triangles[mesh] = np.asarray(vertices[faces[keep]], dtype=np.float32)
         return self._scene_triangles[mesh]
 

@@ -1,4 +1,4 @@
-"""The shapes that a simulator shows in RViz."""
+"""The shapes that a simulator shows in RViz and on the page."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class SceneGeom:
-    """A body's geometry for viewers: `size` in metres (MuJoCo's half extents), pose in the world, xyzw."""
+    """A body's geometry for viewers: `size` in metres (MuJoCo's half extents), pose in the frame of `body`, xyzw."""
 
     name: str
     type: str
@@ -22,3 +22,5 @@ class SceneGeom:
     rgba: tuple[float, float, float, float]
     triangles: NDArray[np.float32] | None = None
     """(N, 3, 3) metres in the geometry's own frame, for `type` 'mesh'."""
+    body: str = ""
+    """What it moves with; '': it stands still, and the frame is the world."""

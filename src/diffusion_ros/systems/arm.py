@@ -14,7 +14,7 @@ from diffusion_ros.ros.messages import printable
 from diffusion_ros.simulators import driver_streams
 from diffusion_ros.simulators.tasks import ARM_TASKS
 from diffusion_ros.systems.observer import Observer, PolicyObserver
-from diffusion_ros.systems.system import SPEED, Argument, NodeDescription, System, Value, same_names
+from diffusion_ros.systems.system import SPEED, WEB, Argument, NodeDescription, System, Value, same_names, web_node
 
 VIEWS = ("frontview", "agentview", "birdview", "robot0_robotview", "robot0_eye_in_hand")
 """Cameras that all tasks have."""
@@ -165,6 +165,7 @@ SIMULATION = System(
         _SAMPLER_STEPS,
         _LATE,
         _DEVICE,
+        *WEB,
     ),
     nodes=(
         NodeDescription(
@@ -205,6 +206,7 @@ SIMULATION = System(
         _GUARD_NODE,
         _recorder("checkpoint", "task", "mode"),
         _teleop_node(),
+        web_node("simulation", "checkpoint", "episodes"),
     ),
     check=_check_record,
 )
@@ -247,6 +249,7 @@ REHEARSAL = System(
         _SAMPLER_STEPS,
         _LATE,
         _DEVICE,
+        *WEB,
     ),
     nodes=(
         NodeDescription(
@@ -291,6 +294,7 @@ REHEARSAL = System(
         ),
         _recorder("checkpoint", "robot", "task", mode="realtime"),
         _teleop_node("teleop.yaml", "robot"),
+        web_node("rehearsal", "checkpoint", "robot", "episodes"),
     ),
     check=_check_rehearsal,
 )
@@ -325,6 +329,7 @@ REAL_ROBOT = System(
         _LATE,
         _DEVICE,
         Argument("output_dir", "folder for logs and parameters; default: runs/real_robot-<time>", "", path=True),
+        *WEB,
         *_ROBOT_TOPICS.values(),
     ),
     nodes=(
@@ -351,6 +356,7 @@ REAL_ROBOT = System(
         _GUARD_NODE,
         _recorder("checkpoint", "robot", mode="realtime"),
         _teleop_node("teleop.yaml", "robot"),
+        web_node("real_robot", "checkpoint", "robot"),
     ),
     check=_check_record,
     topics={topic: argument.name for topic, argument in _ROBOT_TOPICS.items()},
@@ -377,6 +383,7 @@ TELEOPERATE = System(
         _COMPRESS,
         _COMPRESSED,
         _FRAME_PREFIX,
+        *WEB,
     ),
     nodes=(
         NodeDescription(
@@ -409,6 +416,7 @@ TELEOPERATE = System(
         ),
         _teleop_node("teleoperate.yaml"),
         _recorder("checkpoint", "task", mode="realtime"),
+        web_node("teleoperate", "checkpoint", "episodes"),
     ),
     check=_check_record,
 )

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from diffusion_ros.systems.observer import Observer
-from diffusion_ros.systems.system import SPEED, Argument, NodeDescription, System, same_names
+from diffusion_ros.systems.system import SPEED, WEB, Argument, NodeDescription, System, same_names, web_node
 
 
 class BalanceObserver(Observer):
@@ -58,6 +58,7 @@ def _balancing(task: str, description: str, kind: str, checkpoint: str) -> Syste
                 "output_dir", f"folder for logs, parameters and videos; default: runs/{task}-<time>", "", path=True
             ),
             Argument("device", "torch device that the policy runs on"),
+            *WEB,
         ),
         nodes=(
             NodeDescription(
@@ -78,6 +79,7 @@ def _balancing(task: str, description: str, kind: str, checkpoint: str) -> Syste
                 given={"task": task},
                 restarts=3,
             ),
+            web_node(task, "episodes"),
         ),
     )
 

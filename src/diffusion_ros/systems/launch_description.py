@@ -205,6 +205,8 @@ def _ended(node: NodeDescription) -> Callable[[ProcessExited, LaunchContext], li
         if event.returncode != _BAD_INPUT and left > 0:
             left -= 1
             return None
+        if node.dispensable:
+            return [LogInfo(msg=f"{node.name} {describe_status(event.returncode)}; the rest goes on")]
         raise RuntimeError(f"{node.name} {describe_status(event.returncode)}, and is not started again")
 
     return on_exit

@@ -8,7 +8,7 @@ from typing import Any
 
 from diffusion_ros.simulators.tasks import MAZE_TASKS
 from diffusion_ros.systems.observer import Observer
-from diffusion_ros.systems.system import SPEED, Argument, NodeDescription, System, same_names
+from diffusion_ros.systems.system import SPEED, WEB, Argument, NodeDescription, System, same_names, web_node
 
 
 class MazeObserver(Observer):
@@ -73,6 +73,7 @@ MAZE = System(
         Argument("output_dir", "folder for logs, parameters and videos; default: runs/<size>-<time>", "", path=True),
         Argument("sampler_steps", "denoising steps of a plan; 0: the checkpoint's own", minimum=0),
         Argument("device", "torch device that the planner runs on"),
+        *WEB,
     ),
     nodes=(
         NodeDescription(
@@ -93,5 +94,6 @@ MAZE = System(
         NodeDescription(
             "follower", "diffusion_ros.nodes.follower_node", "follower.yaml", same_names("follow"), restarts=3
         ),
+        web_node("maze", "episodes"),
     ),
 )

@@ -24,7 +24,7 @@ from diffusion_ros.ros.params import QOS_OVERRIDES, ROS_OWN, ParameterError, fro
 from diffusion_ros.spec import CheckpointSpec
 from diffusion_ros.systems import parameter_files
 from diffusion_ros.systems.parameter_files import ParameterFile
-from diffusion_ros.systems.system import Argument, NodeDescription, System, Value
+from diffusion_ros.systems.system import WEB_ADDRESS, Argument, NodeDescription, System, Value
 
 _WORD = "[A-Za-z_][A-Za-z0-9_]*"
 _TOPIC = rf"(~?/)?{_WORD}(/{_WORD})*"
@@ -137,9 +137,10 @@ def decide(
             _check_topic(str(common[name]), spelled(name))
         # Which nodes start depends on an argument, and what is said to those that do not start does not count.
         always = [node for node in system.nodes if not node.needs]
-        values = {**usual, **_agreed(system, always, said, usual, chosen), **chosen}
+        values = {**usual, **_agreed(system, always, said, usual, chosen), **_implied(chosen, usual), **chosen}
         started = system.started(values)
         values |= {**_agreed(system, started, said, usual, chosen), **chosen, "namespace": namespace}
+        values |= _implied(values, usual)
         for node in system.nodes:
             _check_own(system, node, said[node.name], values, file)
         slow = _slow(values, chosen, spelled)
@@ -168,6 +169,8 @@ def decide(
     for node in started:
         argued = {parameter: values[argument] for parameter, argument in node.arguments.items()}
         own = {"results": str(results)} if node.required else {}
+        if node.name == "web":
+            own["address_file"] = str(output_dir / WEB_ADDRESS)
         parameters[node.name] = {
             **_config(node, namespace, resources),
             **said[node.name],
@@ -292,6 +295,14 @@ def _parsed(
         except ValueError as error:
             raise ValueError(f"{spelled(name)} {error}") from None
     return chosen
+
+
+def _implied(values: Mapping[str, Value], usual: Mapping[str, Value]) -> dict[str, Value]:
+    """What a page that steers needs: the page, and an executor that listens to a person; in lockstep nobody drives."""
+    if not values.get("web_control"):
+        return {}
+    listens = values.get("teleop", usual.get("teleop")) == "" and values.get("mode", usual.get("mode")) != "lockstep"
+    return {"web": True, **({"teleop": "topic"} if listens else {})}
 
 
 def _agreed(

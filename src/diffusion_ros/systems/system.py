@@ -113,6 +113,8 @@ class NodeDescription:
     """Whether it reads the terminal that the system was started in."""
     managed: int = 0
     """When a lifecycle manager activates it: first those of 1, then those of 2; 0: it has no managed life."""
+    dispensable: bool = False
+    """Whether the system goes on without it."""
 
 
 @dataclass(frozen=True)
@@ -174,6 +176,30 @@ class System:
         if not self.checkpoint:
             raise ValueError(f"checkpoint '': expected the path of a {self.kind} (.pt)")
         return resources / "checkpoints" / self.checkpoint.format(self.trained_on(values))
+
+
+WEB = (
+    Argument("web", "true: a page in the browser shows the system; its address is printed", False),
+    Argument("web_control", "true: the page can stop, enable, reset and drive; with a token in its address", False),
+    Argument("web_port", "port of the page, or the next that is free", minimum=1, maximum=65535),
+)
+"""Of every system that has a page."""
+WEB_ADDRESS = "web_address"
+"""File in the output folder that has the page's address."""
+
+
+def web_node(system: str, *arguments: str) -> NodeDescription:
+    """The page of a system; arguments: of its parameters that are called as the system's own."""
+    return NodeDescription(
+        "web",
+        "diffusion_ros.nodes.web_node",
+        "web.yaml",
+        {"control": "web_control", "port": "web_port", **same_names(*arguments)},
+        given={"system": system},
+        restarts=3,
+        needs="web",
+        dispensable=True,
+    )
 
 
 def same_names(*names: str) -> dict[str, str]:

@@ -125,13 +125,19 @@ from diffusion_ros.ros.messages.fields import (
     stamp_to_msg as stamp_to_msg,
 )
 from diffusion_ros.ros.messages.markers import (
-    SerializedScene as SerializedScene,
-)
-from diffusion_ros.ros.messages.markers import (
     lines_from_msg as lines_from_msg,
 )
 from diffusion_ros.ros.messages.markers import (
     lines_to_msg as lines_to_msg,
+)
+from diffusion_ros.ros.messages.markers import (
+    poses_from_msg as poses_from_msg,
+)
+from diffusion_ros.ros.messages.markers import (
+    poses_to_msg as poses_to_msg,
+)
+from diffusion_ros.ros.messages.markers import (
+    scene_from_msg as scene_from_msg,
 )
 from diffusion_ros.ros.messages.markers import (
     scene_to_msg as scene_to_msg,

@@ -1,16 +1,25 @@
-"""What RViz shows: scenes and lines."""
+"""What RViz and the page show: scenes and lines."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
-from geometry_msgs.msg import Point
+from geometry_msgs.msg import Point, Transform
 from numpy.typing import ArrayLike, NDArray
-from rclpy.serialization import serialize_message
+from sensor_msgs.msg import MultiDOFJointState
 from visualization_msgs.msg import Marker, MarkerArray
 
-from diffusion_ros.ros.messages.fields import MessageError, header_to_msg, pose_fields
+from diffusion_ros.ros.messages.fields import (
+    FAR,
+    MessageError,
+    floats,
+    header_to_msg,
+    pose_fields,
+    printable,
+    short,
+    stamp_ns,
+)
 from diffusion_ros.simulators.scene import SceneGeom
 
 Array = NDArray[np.float64]
@@ -24,37 +33,91 @@ _MARKERS = {
     "capsule": Marker.CYLINDER,
     "mesh": Marker.TRIANGLE_LIST,
 }
+_SHAPES = {
+    Marker.CUBE: "box",
+    Marker.SPHERE: "ellipsoid",
+    Marker.CYLINDER: "cylinder",
+    Marker.TRIANGLE_LIST: "mesh",
+}
 _PLANE = 5.0
 """Half the side of what stands for an infinite plane [m]."""
 
 
-def scene_to_msg(geoms: Sequence[SceneGeom], time_ns: int, frame_id: str) -> MarkerArray:
-    """One marker a geom, in MuJoCo's conventions for sizes (half extents; radius and half length)."""
-    return MarkerArray(markers=[_marker(i, geom, time_ns, frame_id) for i, geom in enumerate(geoms)])
+def scene_to_msg(
+    geoms: Sequence[SceneGeom], time_ns: int, frame_id: str, frames: Mapping[str, str] | None = None
+) -> MarkerArray:
+    """One marker a geom, in MuJoCo's conventions for sizes (half extents; radius and half length).
 
-
-class SerializedScene:
-    """scene_to_msg in its serialized form, which publishers take as well, with poses that can be replaced.
-
-    A mesh is thousands of points, and rclpy serializes them one by one: 40 ms for a scene, most of a control period.
+    frames: of the bodies that move, by the bodies' names; viewers follow them (`frame_locked`).
     """
+    bodies = frames or {}
+    return MarkerArray(
+        markers=[_marker(i, geom, time_ns, bodies.get(geom.body, frame_id)) for i, geom in enumerate(geoms)]
+    )
 
-    def __init__(self, geoms: Sequence[SceneGeom], time_ns: int, frame_id: str) -> None:
-        msg = scene_to_msg(geoms, time_ns, frame_id)
-        # Poses that occur nowhere else, to find out where each is: seven numbers, one after the other.
-        marks = [np.array([-1.5e300, i, 0.0, 0.0, 0.0, 0.0, 1.0]) for i in range(len(geoms))]
-        for marker, mark in zip(msg.markers, marks, strict=True):
-            marker.pose = pose_fields(mark[:3], mark[3:])
-        self._data = bytearray(serialize_message(msg))
-        self._offsets = [self._data.find(mark.tobytes()) for mark in marks]
-        assert min(self._offsets, default=0) >= 0
 
-    def moved(self, geoms: Sequence[SceneGeom]) -> bytes:
-        """The message with the poses of `geoms`, the same ones again."""
-        for offset, geom in zip(self._offsets, geoms, strict=True):
-            pose = np.array([*geom.position, *geom.quaternion], np.float64).tobytes()
-            self._data[offset : offset + len(pose)] = pose
-        return bytes(self._data)
+def scene_from_msg(msg: MarkerArray) -> list[SceneGeom]:
+    """The shapes, with sizes in MuJoCo's conventions; the frame of each as `body`, and its namespace before its name.
+
+    Raises MessageError for one that is no shape, or not finite.
+    """
+    geoms = []
+    for marker in msg.markers:
+        if marker.action != Marker.ADD:
+            continue
+        kind = _SHAPES.get(int(marker.type))
+        if kind is None:
+            raise MessageError(f"marker {marker.ns}/{marker.id}: type {marker.type}, a shape expected")
+        p, q, scale = marker.pose.position, marker.pose.orientation, marker.scale
+        numbers = np.array([p.x, p.y, p.z, q.x, q.y, q.z, q.w, scale.x, scale.y, scale.z], np.float64)
+        triangles = None
+        if kind == "mesh":
+            corners = np.array([(point.x, point.y, point.z) for point in marker.points], np.float32)
+            if not len(corners) or len(corners) % 3:
+                raise MessageError(f"marker {marker.ns}/{marker.id}: {len(corners)} corners of triangles")
+            triangles = corners.reshape(-1, 3, 3)
+        if not np.all(np.abs(numbers) <= FAR) or (triangles is not None and not np.all(np.abs(triangles) <= FAR)):
+            raise MessageError(f"marker {marker.ns}/{marker.id}: finite numbers expected, at most {FAR:g}")
+        c, size = marker.color, (scale.x / 2, scale.y / 2, scale.z / 2)
+        geoms.append(
+            SceneGeom(
+                name=printable(f"{marker.ns}/{marker.id}"),
+                type=kind,
+                size=(size[0], size[2], 0.0) if kind == "cylinder" else size,
+                position=numbers[:3],
+                quaternion=numbers[3:7],
+                rgba=(float(c.r), float(c.g), float(c.b), float(c.a)),
+                triangles=triangles,
+                body=printable(marker.header.frame_id),
+            )
+        )
+    return geoms
+
+
+def poses_to_msg(poses: Mapping[str, tuple[ArrayLike, ArrayLike]], time_ns: int, frame_id: str) -> MultiDOFJointState:
+    """Poses by name: position (3) [m] and quaternion (4) xyzw in frame_id."""
+    msg = MultiDOFJointState(header=header_to_msg(time_ns, frame_id), joint_names=list(poses))
+    for position, quaternion in poses.values():
+        transform = Transform()
+        t, r = transform.translation, transform.rotation
+        t.x, t.y, t.z = floats(position, 3, "position")
+        r.x, r.y, r.z, r.w = floats(quaternion, 4, "quaternion")
+        msg.transforms.append(transform)
+    return msg
+
+
+def poses_from_msg(msg: MultiDOFJointState) -> tuple[int, dict[str, tuple[Array, Array]]]:
+    """Stamp [ns] and poses by name: position (3) [m], quaternion (4) xyzw. Raises MessageError."""
+    if len(msg.joint_names) != len(msg.transforms):
+        raise MessageError(f"{len(msg.transforms)} transforms for {len(msg.joint_names)} names")
+    poses = {}
+    for name, transform in zip(msg.joint_names, msg.transforms, strict=True):
+        t, r = transform.translation, transform.rotation
+        numbers = np.array([t.x, t.y, t.z, r.x, r.y, r.z, r.w], np.float64)
+        if not np.all(np.abs(numbers) <= FAR):
+            raise MessageError(f"{printable(name)}: {short(numbers)}, finite numbers expected")
+        poses[printable(name)] = numbers[:3], numbers[3:]
+    return stamp_ns(msg.header.stamp), poses
 
 
 def _marker(index: int, geom: SceneGeom, time_ns: int, frame_id: str) -> Marker:
@@ -69,8 +132,9 @@ def _marker(index: int, geom: SceneGeom, time_ns: int, frame_id: str) -> Marker:
         a, b, c = a, a, b
     elif geom.type == "capsule":
         a, b, c = a, a, a + b
-    marker = Marker(header=header_to_msg(time_ns, frame_id), ns="scene", id=index, type=_MARKERS[geom.type])
-    marker.action = Marker.ADD
+    namespace = "walls" if geom.name.startswith("wall") else "scene"
+    marker = Marker(header=header_to_msg(time_ns, frame_id), ns=namespace, id=index, type=_MARKERS[geom.type])
+    marker.action, marker.frame_locked = Marker.ADD, bool(geom.body)
     marker.pose = pose_fields(geom.position, geom.quaternion)
     marker.color.r, marker.color.g, marker.color.b, marker.color.a = (float(x) for x in geom.rgba)
     if geom.type == "mesh":
