@@ -103,7 +103,7 @@ shipped policies.
 The table shows how topics are heard in real time. In lockstep the policy and the executor hear sensors reliably, so
 that none is lost. ROS's parameters `qos_overrides.<topic>.subscription.reliability`, `.depth` and `.history` change
 what a node asks for. Nodes also listen to what they publish themselves, to notice a second publisher. The table leaves
-that out.
+that out. It also leaves out the services that all [managed nodes](lifecycle.md) have.
 """
 _PARAMETERS_HEAD = """\
 # Parameters
@@ -239,6 +239,8 @@ def _note(node: Any, executable: str, found: Found) -> None:
             continue  # only to notice a second publisher
         topic.listeners[name] = _qos(subscription.qos_profile)
     for service in node.services:
+        if service.srv_type.__module__.startswith("lifecycle_msgs."):
+            continue  # of every managed node: docs/lifecycle.md
         if any(part in service.srv_name for part in ("parameter", "type_description")):
             continue
         said = _first_sentence(service.callback.__doc__ or "")
