@@ -61,7 +61,7 @@ fi
 echo "setup: installing the pinned versions into .venv: 3 GB on disk, a few minutes"
 "$python" -m venv .venv
 pip install -c requirements.lock setuptools # builds the package without a download of its own
-pip install -c requirements.lock --no-build-isolation -e ".[jazzy,sim,train,cluster,web,dev]"
+pip install -c requirements.lock --no-build-isolation -e ".[jazzy,sim,train,cluster,web,security,dev]"
 pip install -c requirements.lock --no-deps robosuite # pyproject.toml's [sim] says why
 
 # Rendering is for simulation alone: without it the policy and executor nodes work, and `make sim` stops and says why.

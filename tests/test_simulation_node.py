@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 import ros_graph
 from diagnostic_msgs.msg import DiagnosticArray
@@ -397,8 +398,10 @@ def test_stopping_while_a_video_is_drawn_leaves_nothing(graph: ros_graph.Graph, 
     node = simulator(graph, episodes=1, max_steps=30, view="agentview", output_dir=str(tmp_path))
     peer = graph.add(Peer())
     peer.rows = random_rows(30)
-    graph.spin_until(lambda: node.phase == "drawing" and list(tmp_path.iterdir()), 60)
+    # Until it is whole the file has no name; ffmpeg's process tells that it has begun.
+    graph.spin_until(lambda: node.phase == "drawing" and psutil.Process().children(), 60)
     graph.remove(node)
+    assert not psutil.Process().children()
     assert list(tmp_path.iterdir()) == []
 
 
