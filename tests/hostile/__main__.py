@@ -12,10 +12,10 @@ from pathlib import Path
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 sys.path[:0] = [str(Path(__file__).resolve().parents[1]), str(Path(__file__).resolve().parents[2] / "src")]
 
-from tests.hostile import checkpoints, specifications  # noqa: E402
+from tests.hostile import checkpoints, files, specifications  # noqa: E402
 from tests.hostile.case import Hostile, judged  # noqa: E402
 
-ROOMS = (checkpoints, specifications)
+ROOMS = (checkpoints, specifications, files)
 """Modules with `cases()`."""
 
 

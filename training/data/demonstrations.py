@@ -12,6 +12,7 @@ from typing import Any
 
 import h5py
 import numpy as np
+import psutil
 from numpy.typing import NDArray
 
 from diffusion_ros.action_kinds import ActionFormat
@@ -22,6 +23,8 @@ from training.data import recorded_with
 from training.data.episodes import check_quaternions
 from training.data.file_layouts import FileLayout, are_poses, layout_of
 from training.data.hdf5_file import check_memory, dataset, opened, strings
+from training.data.picture_store import IN_MEMORY, feed, forget, room
+from training.data.picture_store import joined as join_pictures
 from training.data.recorded_with import RecordedWith
 
 LOW_DIM_SHAPES = {EEF_POS: (3,), EEF_QUAT: (4,), GRIPPER_QPOS: (2,)}
@@ -192,7 +195,10 @@ def joined(files: Sequence[Demonstrations]) -> Demonstrations:
     return replace(
         files[0],
         observations={
-            name: np.concatenate([file.observations[name] for file in files]) for name in files[0].observations
+            name: join_pictures([file.observations[name] for file in files], Path("pictures"))
+            if name.endswith("_image")
+            else np.concatenate([file.observations[name] for file in files])
+            for name in files[0].observations
         },
         actions=np.concatenate([file.actions for file in files]),
         starts=np.concatenate([*starts, steps[-1:]]),
@@ -291,10 +297,13 @@ def _read(file: h5py.File, path: Path, selection: Selection) -> Demonstrations:
     check_memory(
         path,
         sum(8 * a.size for arrays in found.values() for key, a in arrays.items() if key not in pictures)
-        + sum(6 * size[0] * size[1] * len(arrays[key]) for arrays in found.values() for key in pictures)
         + max((arrays[key].nbytes for arrays in found.values() for key in pictures), default=0),
     )
-    parts: dict[str, list[NDArray[Any]]] = {name: [] for name in (*selection.numbers, *pictures)}
+    steps = sum(len(arrays["actions"]) - layout.late for arrays in found.values())
+    together = steps * size[0] * size[1] * 3 * max(1, len(pictures))
+    on_disk = together > IN_MEMORY * psutil.virtual_memory().available
+    shown = {key: room((steps, *size, 3), path, on_disk) for key in pictures}
+    parts: dict[str, list[NDArray[Any]]] = {name: [] for name in selection.numbers}
     if selection.use_object:
         parts |= {"object_pos": [], "object_quat": []}
     actions, persons = [], []
@@ -314,19 +323,22 @@ def _read(file: h5py.File, path: Path, selection: Selection) -> Demonstrations:
         if EXECUTED in arrays and not rewritten:  # else they are deltas still
             acting = layout.actions(_finite(path, name, EXECUTED, np.asarray(arrays[EXECUTED], dtype=np.float64)))
             executed[name] = _in_units(path, name, EXECUTED, acting, recorded)
+        first = sum(map(len, actions[:-1]))
         for key in pictures:
-            parts[key].append(_fitted(path, name, key, layout.pictures(np.asarray(arrays[key])), size))
+            images = _fitted(path, name, key, layout.pictures(np.asarray(arrays[key])), size)
+            shown[key][first : first + len(images)] = images
+            forget(shown[key])
         if selection.use_object:
             pose = [_finite(path, name, key, np.asarray(arrays[key], np.float32)) for key in OBJECT if key in arrays]
             parts["object_pos"].append(pose[0][:, :3])
             parts["object_quat"].append(pose[1] if len(pose) > 1 else pose[0][:, 3:7])
             check_quaternions(f"{path}: {name}/object", OBJECT_QUAT, parts["object_quat"][-1])
-    observations = {key: np.concatenate(value) for key, value in parts.items()}
+    observations = {key: np.concatenate(value) for key, value in parts.items()} | shown
     all_actions = np.concatenate(actions)
     starts = np.cumsum([0] + [len(rows) for rows in actions])
     digest = hashlib.sha256(starts.tobytes())
     for array in (all_actions, *(observations[key] for key in sorted(observations))):
-        digest.update(np.ascontiguousarray(array).data)
+        feed(digest, array)
     if recorded != RecordedWith(recorded.environment):
         digest.update(repr(recorded).encode())
     if held is not None:

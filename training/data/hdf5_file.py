@@ -64,8 +64,6 @@ def dataset(group: h5py.Group, name: str, where: str) -> h5py.Dataset:
         found = group[name]
     except KeyError:
         raise ValueError(f"{where} has no {name}; it has {', '.join(sorted(group)) or 'nothing'}") from None
-    if isinstance(found, h5py.Dataset) and not found.size:
-        return []
     if not isinstance(found, h5py.Dataset) or found.dtype.kind not in "buif":
         kind = found.dtype if isinstance(found, h5py.Dataset) else "a group"
         raise ValueError(f"{where}: {name} is {kind}, an array of numbers expected")

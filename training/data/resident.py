@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from training.data.demonstrations import Demonstrations, Windows
+from training.data.picture_store import mapping_of, rows
 
 _SHARE = 0.6
 """Of a GPU's free memory that pictures may take; more of them stay on the host."""
@@ -32,15 +33,22 @@ class ResidentWindows:
 
 
 class Resident:
-    """The steps of demonstrations on a device. Pictures that do not fit there stay on the host (`whole` is False)."""
+    """The steps of demonstrations on a device. Pictures that do not fit there stay on the host, or on the disk where
+    memory does not hold them (`whole` is False)."""
 
     def __init__(self, data: Demonstrations, device: torch.device) -> None:
         self.device = device
         tensors = {name: torch.from_numpy(value) for name, value in data.observations.items()}
         pictures = {name: value for name, value in tensors.items() if value.dtype == torch.uint8}
         size = sum(value.nbytes for value in pictures.values())
-        self.whole = device.type != "cuda" or size <= _SHARE * torch.cuda.mem_get_info(device)[0]
-        self.pictures = {n: value.to(device) if self.whole else value.pin_memory() for n, value in pictures.items()}
+        self._stored = {n: data.observations[n] for n in pictures if mapping_of(data.observations[n]) is not None}
+        """Pictures that memory does not hold."""
+        self.whole = not self._stored and (device.type != "cuda" or size <= _SHARE * torch.cuda.mem_get_info(device)[0])
+        self.pictures = {
+            n: value.to(device) if self.whole else value.pin_memory()
+            for n, value in pictures.items()
+            if n not in self._stored
+        }
         self.low_dim = {n: value.to(device) for n, value in tensors.items() if n not in pictures}
         self.actions = torch.from_numpy(data.actions).to(device)
         self.executed = None if data.executed is None else torch.from_numpy(data.executed).to(device)
@@ -50,6 +58,9 @@ class Resident:
         frames = self.numbers(steps)
         at = steps if self.whole else steps.cpu()
         for name in pictures:
+            if name in self._stored:
+                frames[name] = torch.from_numpy(rows(self._stored[name], at.numpy())).to(self.device)
+                continue
             frames[name] = self.pictures[name].index_select(0, at).to(self.device, non_blocking=True)
         return frames
 
