@@ -262,16 +262,15 @@ class PageServer:
     async def _send_newest(self, connection: ServerConnection, page: Page) -> None:
         """State and pictures that it has not had. What comes before it has seen them waits: of that, the newest."""
         number, text = self._state
-        new = [text] if number != page.state and text else []
+        new: list[str | bytes] = [text] if number != page.state and text else []
         page.state = number
-        pictures = []
         for name, picture in list(self._pictures.items()):
             if page.pictures.get(name) != picture.number:
                 page.pictures[name] = picture.number
-                pictures.append(packed(name, picture))
-        if new or pictures:
+                new.append(packed(name, picture))
+        if new:
             page.sent, page.waits = time.monotonic(), True
-            for message in [*new, *pictures, _SEEN]:
+            for message in [*new, _SEEN]:
                 await connection.send(message)
 
 
