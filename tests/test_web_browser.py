@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 import pytest
 
-from tests.browser import CHROMIUM, Browser, browser
+from tests.browser import CHROMIUM, Browser, browser, end_with_the_tests
 from tests.ros_graph import ROOT, own_domain
 
 pytest.importorskip("viser", reason="the extra [web]")
@@ -37,7 +37,12 @@ def running(folder: Path, *words: str) -> Iterator[tuple[subprocess.Popen[bytes]
     ]
     environment = {**os.environ, "PYTHONPATH": f"{ROOT}/src"}
     process = subprocess.Popen(
-        command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+        command,
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+        preexec_fn=end_with_the_tests,
     )
     try:
         file = folder / "web_address"

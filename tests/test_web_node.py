@@ -103,9 +103,10 @@ class Page:
                 return
             if isinstance(got, bytes):
                 self.pictures.append(got)
-                self.send(seen=True)
                 continue
             message = json.loads(got)
+            if message["kind"] == "seen?":
+                self.send(seen=True)
             if message["kind"] == "state":
                 self.state = message
             elif message["kind"] == "answer":

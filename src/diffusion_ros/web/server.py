@@ -35,8 +35,10 @@ _PERIOD = 0.02
 _MAX_BYTES = 65_536
 """Of a message from a browser."""
 _MAX_PAGES = 16
-_UNSEEN_SECONDS = 1.0
-"""A page that has not said so long that it has seen the last pictures gets new ones all the same."""
+_UNSEEN_SECONDS = 5.0
+"""A page that has not said so long that it has seen what was sent gets the next all the same."""
+_SEEN = json.dumps({"kind": "seen?"})
+"""Asks for an answer: a page that is busy gets no more than it can show."""
 _TRIES = 20
 """Ports, from the one that was asked for on."""
 _HEADERS = {
@@ -66,7 +68,7 @@ class Page:
     """By name, the number of the picture that it has had last."""
     sent: float = 0.0
     waits: bool = False
-    """Whether pictures are on their way that it has not seen yet."""
+    """Whether something is on its way that it has not seen yet."""
     wake: Callable[[], None] = lambda: None
     """Says that there is something to send; from any thread."""
 
@@ -253,17 +255,23 @@ class PageServer:
                 news.clear()
                 while page.outbox:
                     await connection.send(page.outbox.pop(0))
-                number, text = self._state
-                if number != page.state and text:
-                    page.state = number
-                    await connection.send(text)
                 if not page.waits or time.monotonic() - page.sent > _UNSEEN_SECONDS:
-                    for name, picture in list(self._pictures.items()):
-                        if page.pictures.get(name) != picture.number:
-                            page.pictures[name] = picture.number
-                            page.sent, page.waits = time.monotonic(), True
-                            await connection.send(packed(name, picture))
+                    await self._send_newest(connection, page)
                 await asyncio.sleep(_PERIOD)
+
+    async def _send_newest(self, connection: ServerConnection, page: Page) -> None:
+        """State and pictures that it has not had. What comes before it has seen them waits: of that, the newest."""
+        number, text = self._state
+        new: list[str | bytes] = [text] if number != page.state and text else []
+        page.state = number
+        for name, picture in list(self._pictures.items()):
+            if page.pictures.get(name) != picture.number:
+                page.pictures[name] = picture.number
+                new.append(packed(name, picture))
+        if new:
+            page.sent, page.waits = time.monotonic(), True
+            for message in [*new, _SEEN]:
+                await connection.send(message)
 
 
 def packed(name: str, picture: Picture) -> bytes:
