@@ -120,8 +120,11 @@ def test_another_checkpoint_and_damaged_lines_are_refused(cartpole: Path, tmp_pa
         evaluate.evaluate(of(cartpole, episodes=2, json=tmp_path / "s.json", resume=True))
 
 
-def test_a_full_disk_names_the_file_and_loses_nothing_that_is_done(cartpole: Path, tmp_path: Path) -> None:
-    """A file size limit stands in for the disk."""
+def test_a_full_disk_names_the_file_and_loses_nothing_that_is_done(
+    cartpole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file size limit stands in for the disk; pytest's own file of what is said must not come to it first."""
+    monkeypatch.setenv("TQDM_DISABLE", "1")
     evaluate.evaluate(of(cartpole, episodes=2, json=tmp_path / "s.json"))
     size = (tmp_path / "s.jsonl").stat().st_size
     before = resource.getrlimit(resource.RLIMIT_FSIZE)

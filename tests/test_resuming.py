@@ -73,7 +73,7 @@ def begun(tmp_path: Path) -> tuple[Path, Path]:
     policy = fake_rl.save(tmp_path / "c.pt", fake_rl.EveryBitDiscrete(), fake_rl.spec())
     request = bringup.parse(words(policy, tmp_path / "run"))
     request.startup.output_dir.mkdir()
-    bringup.note(request.startup, request.checkpoint_sha256)
+    bringup.note(request.startup)
     for index in (0, 1):
         add_line(request.startup.results, {"index": index})
     return policy, tmp_path / "run"
