@@ -188,9 +188,7 @@ class SimulationNode(simulator_node.SimulatorNode):
         for camera, frame_id in optical.items():
             size = simulation.image_size
             matrix = simulation.camera_matrix(camera, size, size)
-            self._info_publishers[camera].publish(
-                messages.camera_info_to_msg(matrix, size, size, stamp_ns, frame_id)
-            )
+            self._info_publishers[camera].publish(messages.camera_info_to_msg(matrix, size, size, stamp_ns, frame_id))
         self.diagnostics.tick(topics.EEF_POSE)
         if self.phase == "running":
             self.episode.took("observation", drawn - began)
