@@ -199,6 +199,25 @@ def test_loss_leaves_the_inpainted_part_out() -> None:
     assert PolicyLoss(policy)(features, actions, valid, noise, t) > 0
 
 
+@pytest.mark.parametrize("trained", [True, False])
+@pytest.mark.parametrize("cameras", [("agentview",), ("agentview", "wrist")])
+@pytest.mark.parametrize("pose_points", [True, False])
+def test_encoders_side_by_side_see_the_same(trained: bool, cameras: tuple[str, ...], pose_points: bool) -> None:
+    policy = make_policy(cameras, pose_head=True, use_object=False, pose_points=pose_points)
+    policy.encoder.reduced = trained
+    frames = {name: value[:, 0] for name, value in observations(2, cameras).items()}
+    expected = policy.encode(frames)
+    single, half = script(policy), script(policy)
+    single.encoder.joined = single.layers_side_by_side(False)
+    half.encoder.joined = half.layers_side_by_side(True)
+    torch.testing.assert_close(single.encode(frames), expected, atol=1e-5, rtol=0)
+    assert torch.equal(half.encode(frames), half.encode(frames))
+    torch.testing.assert_close(half.encode(frames), expected, atol=0.02, rtol=0)
+    assert torch.equal(half.encode(frames), single.encode(frames)) == (not trained)
+    assert torch.equal(policy.encode(frames), expected)
+    assert half.state_dict().keys() == policy.state_dict().keys()
+
+
 def test_sample_prediction_wants_the_actions() -> None:
     policy = make_policy(prediction="sample")
     features, actions, valid, noise, t = batch(policy)

@@ -356,6 +356,7 @@ def build_policy(options: Options, limits: Limits, inputs: Inputs) -> DiffusionP
         inputs.crop_size,
         inputs.numbers,
     )
+    encoder.reduced = options.mixed_precision == "bf16"
     inpainting = options.conditioning == "inpainting"
     width = int(limits.action.scale.shape[0]) + (encoder.out_dim if inpainting else 0)
     n_conditions = 0 if inpainting else options.n_obs_steps

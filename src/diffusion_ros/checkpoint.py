@@ -265,7 +265,7 @@ def load(
 
     def made(where: torch.device) -> Checkpoint:
         fixed = timestep_spacing not in (None, exported_spec.timestep_spacing)
-        return Checkpoint(_frozen(_compiled(content, where), spec, fixed), spec, archive.sha256, where, signer)
+        return Checkpoint(_frozen(_compiled(content, where), spec, where, fixed), spec, archive.sha256, where, signer)
 
     def tried() -> str:
         # One thread, as the others did not come along.
@@ -283,7 +283,7 @@ def load(
     return checkpoint
 
 
-def _frozen(module: Any, spec: CheckpointSpec, other_spacing: bool) -> Any:
+def _frozen(module: Any, spec: CheckpointSpec, device: torch.device, other_spacing: bool) -> Any:
     """The module as it is used. Raises Refusal for one that is none of its kind.
 
     other_spacing: whether a timestep_spacing is wanted that is not the exported one.
@@ -308,6 +308,12 @@ def _frozen(module: Any, spec: CheckpointSpec, other_spacing: bool) -> Any:
             f"timestep_spacing {spec.timestep_spacing!r}: it is of a time when it could not be chosen;"
             " `python -m training.export_again` mends that"
         )
+    if hasattr(module, "layers_side_by_side"):
+        try:
+            module.encoder.joined = module.layers_side_by_side(quick_in_bfloat16(device))
+        except (RuntimeError, TypeError, AttributeError) as error:
+            reason = shown(str(error).strip().splitlines()[-1], 200)
+            raise Refusal(f"its encoders' layers cannot be put side by side: {reason}") from None
     entries += tuple(name for name in kind_of.optional if hasattr(module, name))
     with _quiet():
         return torch.jit.freeze(module, preserved_attrs=list(entries))
@@ -321,6 +327,13 @@ def _problem(checkpoint: Checkpoint) -> str:
         lines = str(error).strip().splitlines()
         reason = shown(lines[-1] if lines else type(error).__name__, 200)
         return f"the module does not run on its own specification: {reason}"
+
+
+def quick_in_bfloat16(device: torch.device) -> bool:
+    """Whether it has instructions for convolutions in bfloat16. Elsewhere they are slower than in single precision."""
+    import torch
+
+    return device.type == "cpu" and bool(torch.cpu.get_capabilities().get("avx512_bf16", False))
 
 
 def with_article(kind: str) -> str:

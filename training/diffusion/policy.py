@@ -18,7 +18,14 @@ from torch import Tensor, nn
 from diffusion_ros.checkpoint import exported
 from training.diffusion.noise_schedule import NoiseSchedule
 from training.diffusion.normalizer import LimitsNormalizer
-from training.networks.encoders import KeypointEncoder, ResNet18Encoder, SmallConvEncoder, centre_offset, crop
+from training.networks.encoders import (
+    KeypointEncoder,
+    ResNet18Encoder,
+    SmallConvEncoder,
+    centre_offset,
+    crop,
+    logits_side_by_side,
+)
 from training.networks.transformer import DiffusionTransformer
 from training.networks.unet1d import ConditionalUnet1d
 
@@ -134,6 +141,10 @@ class ObservationEncoder(nn.Module):
             encoders = [SmallConvEncoder(image_size, crop_size) for _ in cameras]
         self.vision = nn.ModuleList(encoders)
         keypoints = sum(encoder.out_dim for encoder in encoders)
+        self.joined = [torch.zeros(0)]  # not empty: TorchScript takes the type from it
+        """The encoders' layers side by side: written by who loads it, before it is frozen."""
+        self.reduced = False
+        """Whether the convolutions were trained in bfloat16, as they then may be computed in use."""
         self.out_dim = felt + (POSE_DIM if use_object else 0) + (0 if pose_points else keypoints)
         self.pose_head: nn.Module = nn.Identity()
         self.hand_reach = HAND_REACH
@@ -161,6 +172,21 @@ class ObservationEncoder(nn.Module):
             known.append(self.object_limits.normalize(object_vector(obs)))
         seen: list[Tensor] = []
         maps: list[Tensor] = []
+        if len(self.joined) > 1:
+            seen, maps = self.side_by_side(obs, offset)
+        else:
+            seen, maps = self.one_by_one(obs, offset)
+        if self.pose_points:
+            estimate = self.weigh(self.pose_head(torch.cat(seen, dim=-1)).float(), felt)
+            return torch.cat(known + [estimate], dim=-1), maps
+        if self.has_pose_head:  # the estimate is to come from the images, whatever is known
+            seen.append(self.pose_head(torch.cat([hand] + seen, dim=-1)).float())
+        return torch.cat(known + seen, dim=-1), maps
+
+    def one_by_one(self, obs: dict[str, Tensor], offset: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        """What each encoder sees, and with `pose_points` its logits."""
+        seen: list[Tensor] = []
+        maps: list[Tensor] = []
         for i, encoder in enumerate(self.vision):
             image = obs[self.cameras[i] + "_image"].permute(0, 3, 1, 2)  # channels last stays the layout in memory
             image = crop(image, offset, self.crop_size).float() * (2.0 / 255.0) - 1.0
@@ -170,12 +196,32 @@ class ObservationEncoder(nn.Module):
                 seen.append(encoder.read(logits, offset))  # type: ignore[operator]
             else:
                 seen.append(encoder(image, offset))
-        if self.pose_points:
-            estimate = self.weigh(self.pose_head(torch.cat(seen, dim=-1)).float(), felt)
-            return torch.cat(known + [estimate], dim=-1), maps
-        if self.has_pose_head:  # the estimate is to come from the images, whatever is known
-            seen.append(self.pose_head(torch.cat([hand] + seen, dim=-1)).float())
-        return torch.cat(known + seen, dim=-1), maps
+        return seen, maps
+
+    def side_by_side(self, obs: dict[str, Tensor], offset: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        """The same by the `joined` layers, what is seen in one piece."""
+        n = len(self.vision)
+        images: list[Tensor] = []
+        for i, _ in enumerate(self.vision):
+            images.append(crop(obs[self.cameras[i] + "_image"].permute(0, 3, 1, 2), offset, self.crop_size))
+        pictures = torch.cat(images, dim=1).contiguous(memory_format=torch.channels_last)
+        logits = logits_side_by_side(pictures.float() * (2.0 / 255.0) - 1.0, self.joined, n)
+        kinds = 3 if self.pose_points else 2
+        read = torch.empty(0)
+        for i, encoder in enumerate(self.vision):
+            if i == 0:  # they read alike
+                read = encoder.read(logits, offset) if self.pose_points else encoder.locate(logits, offset)  # type: ignore[operator]
+        seen = read.reshape(read.shape[0], kinds, n, read.shape[1] // (kinds * n)).transpose(1, 2).flatten(1)
+        return [seen], list(logits.chunk(n, dim=1)) if self.pose_points else []
+
+    def layers_side_by_side(self, reduced: bool) -> list[Tensor]:
+        """What `joined` is in use: the small encoders' layers, in bfloat16 if they may be and were trained so."""
+        joined: list[Tensor] = []
+        for encoder in self.vision:
+            layers: list[Tensor] = encoder.layers()  # type: ignore[operator]
+            joined = [torch.cat([a, b]) for a, b in zip(joined, layers)] if len(joined) > 0 else layers  # noqa: B905
+        kind = torch.bfloat16 if reduced and self.reduced else torch.float32
+        return [layer.detach().to(kind) for layer in joined]
 
     def weigh(self, estimates: Tensor, hand: Tensor) -> Tensor:
         """One normalised pose (B, POSE_DIM) of two estimates, (B, 9) each, and their weights (B, 2).
@@ -249,6 +295,11 @@ class DiffusionPolicy(nn.Module):
                 frame[name] = value[:, i]
             features.append(self.encode(frame))
         return self.sample(torch.stack(features, dim=1), seed, steps)
+
+    @exported
+    def layers_side_by_side(self, reduced: bool) -> list[Tensor]:
+        """What is written to the encoder's `joined` once after loading. reduced: whether bfloat16 is quick here."""
+        return self.encoder.layers_side_by_side(reduced)
 
     @exported
     def encode(self, obs: dict[str, Tensor]) -> Tensor:

@@ -87,7 +87,11 @@ class SpatialSoftmax(nn.Module):
 
     def forward(self, features: Tensor, offset: Tensor) -> Tensor:
         """features (B, in_dim, h, w), offset (B, 2) x and y in pixels; returns (B, 2 K): all x, then all y."""
-        _, _, x, y = self._means(self.maps(features).float())
+        return self.locate(self.maps(features).float(), offset)
+
+    def locate(self, logits: Tensor, offset: Tensor) -> Tensor:
+        """logits (B, K, h, w) float32 of the maps, offset (B, 2); returns (B, 2 K): all x, then all y."""
+        _, _, x, y = self._means(logits)
         return self._places(x, y, offset)
 
     def read(self, logits: Tensor, offset: Tensor) -> Tensor:
@@ -137,10 +141,40 @@ class Coarse(nn.Module):
             nn.Conv2d(coarse_dim, dim, 1),
         )
 
+    def layers(self) -> list[Tensor]:
+        """Weight and bias of each convolution, in their order."""
+        found: list[Tensor] = []
+        for layer in self.convolutions:
+            if hasattr(layer, "weight"):
+                weight, bias = layer.weight, layer.bias
+                assert isinstance(weight, Tensor) and isinstance(bias, Tensor)
+                found.append(weight)
+                found.append(bias)
+        return found
+
     def forward(self, x: Tensor) -> Tensor:
         """x (B, dim, h, w); returns the same shape."""
         size = [x.shape[2], x.shape[3]]
         return x + F.interpolate(self.convolutions(x), size, mode="bilinear", align_corners=False)
+
+
+def logits_side_by_side(images: Tensor, layers: list[Tensor], cameras: int) -> Tensor:
+    """What the `logits` of several small encoders make, by grouped convolutions: fewer and larger products.
+
+    images (B, 3 cameras, h, w) in [-1, 1]; layers: those of `SmallConvEncoder.layers`, of all cameras one after the
+    other along the first axis. Returns (B, cameras K, rows, columns) float32.
+    """
+    x = images.to(layers[0].dtype)
+    x = F.relu(F.conv2d(x, layers[0], layers[1], stride=2, padding=2, groups=cameras))
+    x = F.relu(F.conv2d(x, layers[2], layers[3], stride=2, padding=1, groups=cameras))
+    if len(layers) > 7:
+        y = F.relu(F.conv2d(x, layers[4], layers[5], stride=2, padding=1, groups=cameras))
+        y = F.relu(F.conv2d(y, layers[6], layers[7], padding=1, groups=cameras))
+        y = F.relu(F.conv2d(y, layers[8], layers[9], padding=1, groups=cameras))
+        y = F.conv2d(y, layers[10], layers[11], groups=cameras)
+        x = x + F.interpolate(y, [x.shape[2], x.shape[3]], mode="bilinear", align_corners=False)
+    x = F.relu(F.conv2d(x, layers[-3], layers[-2], padding=1, groups=cameras))
+    return F.conv2d(x, layers[-1], None, groups=cameras).float()
 
 
 class KeypointEncoder(nn.Module):
@@ -164,6 +198,15 @@ class KeypointEncoder(nn.Module):
     def read(self, logits: Tensor, offset: Tensor) -> Tensor:
         """(B, 3 K): x, y and spread of every key-point; see :meth:`SpatialSoftmax.read`."""
         return self.keypoints.read(logits, offset)
+
+    def locate(self, logits: Tensor, offset: Tensor) -> Tensor:
+        """(B, 2 K): x and y of every key-point; see :meth:`SpatialSoftmax.locate`."""
+        return self.keypoints.locate(logits, offset)
+
+    def layers(self) -> list[Tensor]:
+        """What `logits_side_by_side` needs of this encoder: weights, biases; none where it does not know such a one."""
+        nothing: list[Tensor] = []
+        return nothing
 
 
 class SmallConvEncoder(KeypointEncoder):
@@ -207,6 +250,20 @@ class SmallConvEncoder(KeypointEncoder):
         """images (B, 3, h, w) float in [-1, 1], cropped; offset (B, 2) int64 of the crop; returns (B, out_dim)."""
         features: Tensor = self.keypoints(self.convolutions(images), offset)
         return features
+
+    def layers(self) -> list[Tensor]:
+        """Weight and bias of each convolution, in their order; of the maps the weight alone."""
+        found: list[Tensor] = []
+        for layer in self.convolutions:
+            if hasattr(layer, "weight"):
+                weight, bias = layer.weight, layer.bias
+                assert isinstance(weight, Tensor) and isinstance(bias, Tensor)
+                found.append(weight)
+                found.append(bias)
+            if hasattr(layer, "layers"):
+                found += layer.layers()  # type: ignore[operator]
+        found.append(self.keypoints.maps.weight)
+        return found
 
     @torch.no_grad()
     def initialise_unit_variance(self, images: Tensor) -> None:

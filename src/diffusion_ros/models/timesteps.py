@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 TimestepSpacing = Literal["leading", "trailing", "cubic"]
-TIMESTEP_SPACINGS: tuple[TimestepSpacing, ...] = ("leading", "trailing", "cubic")
+TIMESTEP_SPACINGS: tuple[str, ...] = ("leading", "trailing", "cubic")
 
 
 def timesteps(spacing: str, first: int, n: int) -> list[int]:

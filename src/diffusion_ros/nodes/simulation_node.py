@@ -172,12 +172,8 @@ class SimulationNode(simulator_node.SimulatorNode):
             frame[f"{fault.camera}_image"] = fault.picture(frame[f"{fault.camera}_image"])
         drawn = time.monotonic()
         self._frame = frame
-        for camera in simulation.cameras if watched else ():
-            optical, size = f"{self.parameters.frame_prefix}{optical_frame(camera)}", simulation.image_size
-            self._image_publishers[camera].publish(frame[f"{camera}_image"], stamp_ns, optical)
-            matrix = simulation.camera_matrix(camera, size, size)
-            info = messages.camera_info_to_msg(matrix, size, size, stamp_ns, optical)
-            self._info_publishers[camera].publish(info)
+        optical = {c: f"{self.parameters.frame_prefix}{optical_frame(c)}" for c in simulation.cameras if watched}
+        eef_pose = messages.pose_to_msg(frame[EEF_POS], frame[EEF_QUAT], stamp_ns, self.world)
         self._joint_publisher.publish(
             messages.joint_state_to_msg(
                 simulation.joint_names, simulation.joint_positions(), simulation.joint_velocities(), stamp_ns
@@ -185,9 +181,15 @@ class SimulationNode(simulator_node.SimulatorNode):
         )
         object_pose = messages.pose_to_msg(frame[OBJECT_POS], frame[OBJECT_QUAT], stamp_ns, self.world)
         self._object_publisher.publish(object_pose)
+        # Close together: whoever has the pictures waits for what is left of the observation.
+        for camera, frame_id in optical.items():
+            self._image_publishers[camera].publish(frame[f"{camera}_image"], stamp_ns, frame_id)
         # Last, because the executor answers it at once.
-        eef_pose = messages.pose_to_msg(frame[EEF_POS], frame[EEF_QUAT], stamp_ns, self.world)
         self._pose_publisher.publish(eef_pose)
+        for camera, frame_id in optical.items():
+            size = simulation.image_size
+            matrix = simulation.camera_matrix(camera, size, size)
+            self._info_publishers[camera].publish(messages.camera_info_to_msg(matrix, size, size, stamp_ns, frame_id))
         self.diagnostics.tick(topics.EEF_POSE)
         if self.phase == "running":
             self.episode.took("observation", drawn - began)
