@@ -59,7 +59,8 @@ def test_a_robot_is_a_yaml(tmp_path: Path) -> None:
     startup = decide(REAL_ROBOT, given, ROOT, str)
     with ros_graph.graph() as graph:
         for node, make in (("policy", PolicyNode), ("executor", ExecutorNode)):
-            graph.add(make([Parameter(name, value=value) for name, value in startup.parameters[node].items()]))
+            values = {**startup.parameters[node], "autostart": True}  # nobody manages their lives here
+            graph.add(make([Parameter(name, value=value) for name, value in values.items()]))
         robot = graph.add(Node("toy"))
         rows: list[np.ndarray] = []
         robot.create_subscription(

@@ -24,10 +24,16 @@ class WebDriver:
     """One page at a time holds the dead-man: the first that does, until it lets go, or says nothing for 0.3 s."""
 
     def __init__(
-        self, node: RunnableNode, checkpoint_path: str, robot_path: str, linear: float, angular: float
+        self,
+        node: RunnableNode,
+        checkpoint_path: str,
+        trust: Mapping[str, Any],
+        robot_path: str,
+        linear: float,
+        angular: float,
     ) -> None:
         """linear, angular: the greatest speeds [m/s, rad/s], 0: the robot's. Raises ValueError."""
-        spec = checkpoint.read_spec(checkpoint_path) if checkpoint_path else None
+        spec = checkpoint.read_spec(checkpoint_path, **trust) if checkpoint_path else None
         robot = robot_file.read(robot_file.find(robot_path)) if robot_path else None
         own = robot.teleop if robot is not None and robot.teleop is not None else Teleop()
         self._linear, self._angular = linear or own.linear, angular or own.angular

@@ -31,6 +31,7 @@ from diffusion_ros.ros import messages, topics
 from diffusion_ros.ros.diagnostics import OK, Diagnostics
 from diffusion_ros.ros.params import declare, parameter
 from diffusion_ros.ros.runner import RunnableNode, run
+from diffusion_ros.ros.trusted_checkpoint import TrustedCheckpoint
 from diffusion_ros.web.gate import Gate, Role, is_loopback, new_token
 from diffusion_ros.web.status import GROUPS, SAMPLES_A_SECOND, NodeStatus, SystemStatus
 
@@ -46,7 +47,7 @@ _FARTHEST = 1000.0
 
 
 @dataclass(frozen=True)
-class WebParameters:
+class WebParameters(TrustedCheckpoint):
     """Parameters of the web node."""
 
     host: str = parameter("127.0.0.1", "address to listen on; another than this machine's own lets others look")
@@ -77,7 +78,7 @@ class WebNode(RunnableNode):
         secret = p.control or not is_loopback(p.host)
         self._gate = Gate(p.host, self._token() if secret else "", p.control, p.names)
         self.status = SystemStatus()
-        self._driver = WebDriver(self, p.checkpoint, p.robot, p.linear, p.angular) if p.control else None
+        self._driver = WebDriver(self, p.checkpoint, p.trust, p.robot, p.linear, p.angular) if p.control else None
         self._goal = self.create_publisher(PoseStamped, topics.GOAL, topics.COMMAND_QOS) if p.control else None
         self.buttons = Services(self)
         self._stops: deque[tuple[Page | None, Mapping[str, Any]]] = deque(maxlen=_QUEUE)

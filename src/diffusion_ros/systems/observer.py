@@ -148,8 +148,8 @@ class Observer:
         """A node says something of itself; /diagnostics is everybody's."""
 
     def line(self) -> str:
-        """The progress, in one line of any length."""
-        return "  ".join(self.parts())
+        """The progress, in one line."""
+        return messages.printable("  ".join(self.parts()))
 
     def parts(self) -> list[str]:
         """The progress: state and reason first, then what may be left out where there is no room for it."""
