@@ -207,7 +207,7 @@ class ObservationEncoder(nn.Module):
         pictures = torch.cat(images, dim=1).contiguous(memory_format=torch.channels_last)
         logits = logits_side_by_side(pictures.float() * (2.0 / 255.0) - 1.0, self.joined, n)
         kinds = 3 if self.pose_points else 2
-        read = torch.empty(0)
+        read = torch.zeros(0)
         for i, encoder in enumerate(self.vision):
             if i == 0:  # they read alike
                 read = encoder.read(logits, offset) if self.pose_points else encoder.locate(logits, offset)  # type: ignore[operator]
