@@ -67,7 +67,7 @@ class Tab:
         assert "exceptionDetails" not in result, result["exceptionDetails"]
         return result["result"].get("value")
 
-    def wait(self, script: str, seconds: float = 30.0) -> Any:
+    def wait(self, script: str, seconds: float = 90.0) -> Any:
         """The value once it is true."""
         end = time.monotonic() + seconds
         while time.monotonic() < end:
