@@ -166,7 +166,7 @@ def _read(path: Path) -> bytes:
 def test_the_arm_is_drawn(chromium: Browser, steered: tuple[Path, str], tmp_path: Path) -> None:
     tab = chromium.tab()
     tab.open(f"{steered[1]}&full")
-    tab.wait("document.getElementById('view').contentDocument.querySelector('canvas')", 120)
+    tab.wait("Boolean(document.getElementById('view')?.contentDocument?.querySelector('canvas'))", 120)
     end = time.monotonic() + 120
     share = 0.0
     while share < 0.02 and time.monotonic() < end:
