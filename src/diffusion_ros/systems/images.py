@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 from diffusion_ros.models.image_generator import IMAGE_KIND
-from diffusion_ros.ros.messages import printable
 from diffusion_ros.systems.observer import Observer
-from diffusion_ros.systems.system import Argument, NodeDescription, System, same_names
+from diffusion_ros.systems.system import WEB, Argument, NodeDescription, System, same_names, web_node
 
 
 class ImagesObserver(Observer):
     """An image generator has no episodes: what it says of itself."""
 
     actor = "image_generator"
-
-    def line(self) -> str:
-        return printable(f"images  {self.executor}")
 
 
 IMAGES = System(
@@ -33,6 +29,7 @@ IMAGES = System(
         Argument("rate", "pictures of the denoising that are shown in a second [Hz]", minimum=0.1, maximum=100.0),
         Argument("device", "torch device that the model runs on"),
         Argument("output_dir", "folder for logs and parameters; default: runs/images-<time>", "", path=True),
+        *WEB,
     ),
     nodes=(
         NodeDescription(
@@ -42,5 +39,6 @@ IMAGES = System(
             same_names("checkpoint", "at_start", "count", "columns", "seed", "sampler_steps", "rate", "device"),
             restarts=3,
         ),
+        web_node("images"),
     ),
 )
