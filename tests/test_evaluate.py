@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 import resource
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -124,7 +126,7 @@ def test_a_full_disk_names_the_file_and_loses_nothing_that_is_done(
     cartpole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A file size limit stands in for the disk; pytest's own file of what is said must not come to it first."""
-    monkeypatch.setenv("TQDM_DISABLE", "1")
+    monkeypatch.setattr(sys, "stderr", io.StringIO())
     evaluate.evaluate(of(cartpole, episodes=2, json=tmp_path / "s.json"))
     size = (tmp_path / "s.jsonl").stat().st_size
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
