@@ -213,7 +213,8 @@ def ppo(folder: Path) -> Any:
 def ddpm(folder: Path) -> Any:
     return train_ddpm.Options(
         data="digits", out=folder / "out.pt", dim=8, dim_mults=(1, 2), heads=1, head_dim=8, num_train_timesteps=20,
-        iterations=60, batch_size=8, num_inference_steps=5, stand_in_iterations=2, save_every=5)  # fmt: skip
+        iterations=60, batch_size=8, num_inference_steps=5, stand_in_iterations=2,
+        evaluation_images=16, save_every=5)  # fmt: skip
 
 
 def diffusion_policy(folder: Path) -> Any:
