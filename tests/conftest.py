@@ -25,6 +25,9 @@ if "DIFFUSION_ROS_TRIED" not in os.environ:
     os.environ["DIFFUSION_ROS_TRIED"] = tempfile.mkdtemp(prefix="diffusion_ros-tried-")
     atexit.register(shutil.rmtree, os.environ["DIFFUSION_ROS_TRIED"], ignore_errors=True)
 
+# A shell's background jobs are started without it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
 # Before anything imports MuJoCo, which reads once how to draw. Who cannot draw may still run what does not.
 with suppress(OSError):
     choose_render_backend()

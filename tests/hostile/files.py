@@ -258,7 +258,7 @@ ROWS: tuple[Row, ...] = (
     ("HDF5", "a view of /etc/hostname", demonstrations(view), VALUE, "outside of the file's folder"),
     ("HDF5", "10^12 actions", demonstrations(empty("actions", (HUGE, 7), "f8")), VALUE, ""),
     ("HDF5", "10^12 pictures", demonstrations(empty("obs/agentview_image", (HUGE, 84, 84, 3), "u1")), VALUE, ""),
-    ("HDF5", "one huge chunk", demonstrations(empty("rewards", (1 << 17, 1 << 17), "f8", chunks=(1 << 16, 1 << 15))),
+    ("HDF5", "one huge chunk", demonstrations(empty("rewards", (1 << 19, 1 << 17), "f8", chunks=(1 << 19, 1 << 17))),
         VALUE, "a chunk of"),
     ("HDF5", "10^12 names in a list", demonstrations(many_names, trainer=False), VALUE, "names expected"),
     ("HDF5", "a quaternion of zeros", demonstrations(replaced("obs/robot0_eef_quat", np.zeros((8, 4)))), VALUE,

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ctypes
 import faulthandler
+import gc
 import hashlib
 import os
 import resource
@@ -109,6 +110,7 @@ def _reason(error: BaseException) -> str:
 
 def _limited(seconds: float, memory: int) -> None:
     """Of this process: no signal handlers of ours, no file that grows, a bound of memory and of time."""
+    gc.freeze()  # what came along, as nodes of ROS, must not be taken apart here
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM):
         signal.signal(number, signal.SIG_DFL)
     signal.set_wakeup_fd(-1)
