@@ -398,10 +398,14 @@ def test_stopping_while_a_video_is_drawn_leaves_nothing(graph: ros_graph.Graph, 
     node = simulator(graph, episodes=1, max_steps=30, view="agentview", output_dir=str(tmp_path))
     peer = graph.add(Peer())
     peer.rows = random_rows(30)
-    # Until it is whole the file has no name; ffmpeg's process tells that it has begun.
-    graph.spin_until(lambda: node.phase == "drawing" and psutil.Process().children(), 60)
+
+    def drawing() -> bool:
+        """Until it is whole the file has no name; ffmpeg's process tells that it has begun."""
+        return any("ffmpeg" in child.name() for child in psutil.Process().children())
+
+    graph.spin_until(lambda: node.phase == "drawing" and drawing(), 60)
     graph.remove(node)
-    assert not psutil.Process().children()
+    assert not drawing()
     assert list(tmp_path.iterdir()) == []
 
 
