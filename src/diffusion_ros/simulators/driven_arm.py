@@ -411,10 +411,6 @@ class DrivenArm:
         """(2,) m as the policies know them: the first 0 to 0.04, the second -0.04 to 0."""
         return np.array(self.data.qpos[self._fingers[0]])
 
-    def finger_velocities(self) -> Array:
-        """(2,) m/s."""
-        return np.array(self.data.qvel[self._fingers[1]])
-
     def hand_pose(self) -> Pose:
         """The policy's hand in the driver's base frame, in the state that the law sees (one step old after a step)."""
         hand = self.data.site_xpos[self._site], self._rotation(self.data.xquat[self._hand])
@@ -432,11 +428,6 @@ class DrivenArm:
         """The hand as Simulation.observe has it: in the scene's frame, at `time_ns`."""
         self._mj.mj_kinematics(self.model, self._posed(self.joint_positions()))
         return self._look.site_xpos[self._site].copy(), self._rotation(self._look.xquat[self._hand])
-
-    def hand_body_in_world(self) -> Array:
-        """Where the hand body's own origin is (3) m, at `time_ns`."""
-        self._mj.mj_kinematics(self.model, self._posed(self.joint_positions()))
-        return np.array(self._look.xpos[self._hand])
 
     @property
     def success(self) -> bool:

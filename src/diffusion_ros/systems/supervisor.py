@@ -104,10 +104,6 @@ class Supervisor:
             child.log.close()
         self._children.clear()
 
-    def process_id(self, name: str) -> int:
-        """The process id of a running child."""
-        return self._children[name].process.pid
-
     def __enter__(self) -> Supervisor:
         return self
 
