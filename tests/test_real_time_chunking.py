@@ -305,10 +305,12 @@ def test_how_smoothly_a_robot_was_driven() -> None:
     rows[:, 6] = [1, -1, 1, -1, 1, -1]  # the gripper does not count
     jump, jerk = smoothness(rows, [None, 1, 1, 2, 2, 3], 20.0)
     assert jump == pytest.approx(0.4), "from chunk 1 to 2; the first motion follows a hold"
-    # m/s in a step: 0.2, 0, 0.4, 0, 0, so that accelerations change by -4, 8, -8, 0 m/s2 in 1/20 s.
-    assert jerk == pytest.approx(20.0 * np.sqrt(np.mean([4.0**2, 8.0**2, 8.0**2, 0.0])))
-    assert smoothness(rows, [None] * 6, 20.0)[0] == 0.0
-    assert smoothness(rows[:2], [1, 2], 20.0) == (pytest.approx(0.2), 0.0)
+    # m/s in a step: 0, 0.2, 0, 0.4, 0, 0, so that accelerations change by 4, -4, 8, -8, 0 m/s2 in 1/20 s.
+    assert jerk == pytest.approx(20.0 * np.sqrt(np.mean([4.0**2, 4.0**2, 8.0**2, 8.0**2, 0.0])))
+    assert smoothness(rows, [None] * 6, 20.0) == (0.0, 0.0)
+    # It is the same motion, whether the robot waited for it or not.
+    assert smoothness(rows[1:], [1, 1, 2, 2, 3], 20.0) == (jump, jerk)
+    assert smoothness(rows[:2], [1, 2], 20.0) == (pytest.approx(0.2), pytest.approx(80.0 / np.sqrt(2)))
     assert smoothness(rows[:0], [], 20.0) == (0.0, 0.0)
 
 

@@ -118,9 +118,8 @@ class LateObserver(PolicyObserver):
         return super().summary()
 
     def smooth(self, stamps: list[int]) -> dict[str, float]:
-        """Jump and jerk from the first motion on. What is told after the last observation answers none."""
-        acting = [stamp for stamp in stamps if stamp in self.chunks]
-        stamps = [stamp for stamp in stamps[:-1] if acting and stamp >= acting[0]]
+        """Jump and jerk. What is told after the last observation answers none."""
+        stamps = stamps[:-1]
         # A period without a command in time is a hold.
         rows = np.array([self.rows.get(stamp, np.zeros(7)) for stamp in stamps]).reshape(-1, 7)
         jump, jerk = smoothness(rows, [self.chunks.get(stamp) for stamp in stamps], RATE)

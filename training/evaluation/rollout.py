@@ -51,7 +51,7 @@ class LateResult(RolloutResult):
     jump: float
     """The greatest change of the commanded velocity where one chunk follows another [m/s]."""
     jerk: float
-    """Of the commanded motion, root mean square [m/s^3]."""
+    """Of the commanded motion from standing on, root mean square [m/s^3]."""
 
 
 @dataclass(frozen=True)
@@ -257,11 +257,14 @@ def _late_result(result: RolloutResult, commands: list[Command], rate: float) ->
 def smoothness(rows: NDArray[np.float64], chunks: Sequence[int | None], rate: float) -> tuple[float, float]:
     """`jump` [m/s] and `jerk` [m/s^3], as LateResult has them, of the rows (N, 7) that were commanded at a rate [Hz].
 
-    chunks (N): which chunk each is of; None: a hold.
+    chunks (N): which chunk each is of; None: a hold. The jerk counts from the first row of a chunk on, and the robot
+    stands before it: setting off is part of the motion, however long the robot waited for its first chunk.
     """
-    velocities = rows[:, :3] * rate
-    changes = np.linalg.norm(np.diff(velocities, axis=0), axis=1)
-    joins = [i for i, (one, two) in enumerate(itertools.pairwise(chunks)) if None not in (one, two) and one != two]
+    first = next((i for i, chunk in enumerate(chunks) if chunk is not None), len(rows))
+    velocities = np.concatenate([np.zeros((2, 3)), rows[first:, :3] * rate])
+    changes = np.linalg.norm(np.diff(velocities[2:], axis=0), axis=1)
+    pairs = enumerate(itertools.pairwise(chunks[first:]))
+    joins = [i for i, (one, two) in pairs if None not in (one, two) and one != two]
     bends = np.linalg.norm(np.diff(velocities, 2, axis=0), axis=1) * rate**2
     jump = float(changes[joins].max()) if joins else 0.0
     return jump, float(np.sqrt(np.mean(bends**2))) if len(bends) else 0.0
