@@ -11,7 +11,8 @@ import pytest
 from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
-from diffusion_ros.control.kinematics import MARGIN, MAX_CHARACTERS, SINGULAR, Arm
+from diffusion_ros.control.kinematics import MARGIN, SINGULAR, Arm
+from diffusion_ros.control.urdf import MAX_CHARACTERS
 
 HALF = np.pi / 2
 Row = tuple[Sequence[float], Sequence[float], float, float, float]

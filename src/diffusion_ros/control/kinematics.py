@@ -9,20 +9,17 @@ prismatic joints are metres.
 
 from __future__ import annotations
 
-import xml.etree.ElementTree as ET
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.spatial.transform import Rotation
+
+from diffusion_ros.control.urdf import Joint, Placement, joints_between, listed, short
 
 Array = NDArray[np.float64]
 
-MAX_CHARACTERS = 4_000_000
-"""Of a URDF. Those of arms with their grippers and plug-ins have some 100,000."""
-MOVING = ("revolute", "continuous", "prismatic")
 MARGIN = 0.02
 """Radians or metres that a solution keeps from a joint's limits, at most a hundredth of its range."""
 SINGULAR = 0.03
@@ -81,7 +78,7 @@ class Solution:
 class Arm:
     """Joints in a row from a base link to a tool link. Not for two threads at once: MuJoCo's data are kept."""
 
-    def __init__(self, joints: Sequence[_Joint], order: Sequence[str], after: _Placement) -> None:
+    def __init__(self, joints: Sequence[Joint], order: Sequence[str], after: Placement) -> None:
         """joints: from base to tool; order: their names as in q; after: the tool in the last one. Use from_urdf."""
         import mujoco  # of the extra: who drives a robot by poses or twists needs none of it
 
@@ -119,55 +116,8 @@ class Arm:
         joints elsewhere do not matter. Raises ValueError in one line, ModuleNotFoundError without MuJoCo.
         """
         given = list(joints)
-        links, by_child = _parse(text, given)
-        names = sorted(joint.name for joint in by_child.values())
-        if not given:
-            raise ValueError(f"joints is empty, names among {_listed(names)} expected")
-        for name in given:
-            if name not in names:
-                raise ValueError(f"joint {_short(name)}: the robot has {_listed(names)}")
-            if given.count(name) > 1:
-                raise ValueError(f"joint {_short(name)} is named twice")
-        base = base or _root(links, by_child)
-        for link in (base, tool):
-            if link not in links:
-                raise ValueError(f"link {_short(link)}: the robot has {_listed(sorted(links))}")
-        for joint in by_child.values():
-            if joint.name in given and joint.kind not in MOVING:
-                raise ValueError(f"joint {_short(joint.name)} is {_short(joint.kind)}, {_listed(MOVING)} expected")
-            if joint.name in given and joint.mimics:
-                raise ValueError(
-                    f"joint {_short(joint.name)} mimics {_short(joint.mimics)}: it has no position of its own"
-                )
-        above, below = _way(base, by_child), _way(tool, by_child)
-        while above and below and above[0] is below[0]:
-            del above[0], below[0]
-        for joint in above:
-            if joint.name in given or (joint.kind != "fixed" and not joint.mimics):
-                raise ValueError(f"joint {_short(joint.name)} moves the base {_short(base)}, fixed joints expected")
-        between = [joint.name for joint in below]
-        for name in given:
-            if name not in between:
-                raise ValueError(
-                    f"joint {_short(name)} is not between {_short(base)} and {_short(tool)}: "
-                    f"there are {_listed([j.name for j in below if j.kind != 'fixed'])}"
-                )
-        for joint in below:
-            if joint.name not in given and joint.kind != "fixed" and not joint.mimics:
-                raise ValueError(
-                    f"joint {_short(joint.name)} is between {_short(base)} and {_short(tool)}, and not among the joints"
-                )
-        place = _Placement.none()
-        for joint in above:
-            place = place @ joint.origin
-        place = place.inverse()
-        placed: list[_Joint] = []
-        for joint in below:
-            place = place @ joint.origin
-            if joint.name in given:
-                placed.append(joint.at(place))
-                place = _Placement.none()
-        return cls(placed, given, place)
+        placed, after = joints_between(text, base, tool, given)
+        return cls(placed, given, after)
 
     def forward(self, q: ArrayLike) -> tuple[Array, Array]:
         """The tool's position (3) m and quaternion (4) xyzw in the base's axes."""
@@ -189,7 +139,7 @@ class Arm:
         value = self._positions(q, "q")
         for name, x, low, high in zip(self.joints, value, self.low - slack, self.high + slack, strict=True):
             if not low <= x <= high:
-                return f"joint {_short(name)} is at {x:.4g}, {low:.4g} to {high:.4g} expected"
+                return f"joint {short(name)} is at {x:.4g}, {low:.4g} to {high:.4g} expected"
         return ""
 
     def solve(self, position: ArrayLike, quaternion: ArrayLike, q0: ArrayLike, steps: int = SOLVE_STEPS) -> Solution:
@@ -276,7 +226,7 @@ class Arm:
     def _positions(self, q: ArrayLike, name: str) -> Array:
         value = np.array(q, np.float64)
         if value.shape != self.low.shape:
-            raise ValueError(f"{name} has shape {value.shape}, ({len(self.low)},) expected: {_listed(self.joints)}")
+            raise ValueError(f"{name} has shape {value.shape}, ({len(self.low)},) expected: {listed(self.joints)}")
         if not np.isfinite(value).all():
             raise ValueError(f"{name} is {value.tolist()}, finite numbers expected")
         return value
@@ -291,7 +241,7 @@ class Arm:
             limits = np.minimum(given, self.speeds)
         if not np.isfinite(limits).all():
             name = self.joints[int(np.flatnonzero(~np.isfinite(limits))[0])]
-            raise ValueError(f"joint {_short(name)} has no speed limit in the URDF: max_joint_speed expected")
+            raise ValueError(f"joint {short(name)} has no speed limit in the URDF: max_joint_speed expected")
         return np.asarray(limits)
 
     def _place(self, q: Array) -> None:
@@ -391,13 +341,13 @@ class Arm:
                 cause = "limit"
                 ends = [self.low[i] if q[i] - low[i] < high[i] - q[i] else self.high[i] for i in at]
                 reason = " and ".join(
-                    f"joint {_short(self.joints[i])} is at its limit of {end:.4g}"
+                    f"joint {short(self.joints[i])} is at its limit of {end:.4g}"
                     for i, end in zip(at, ends, strict=True)
                 )
             elif smallest < SINGULAR:
                 cause, reason = "singular", f"singular, smallest singular value {smallest:.2g}, {SINGULAR:g} expected"
             elif slowed >= 0:
-                cause, reason = "speed", f"joint {_short(self.joints[slowed])} is at its speed limit"
+                cause, reason = "speed", f"joint {short(self.joints[slowed])} is at its speed limit"
             else:
                 cause, reason = "posture", "out of reach from this posture"
             reason = f"{position:.4f} m and {angle:.3f} rad off the target: {reason}"
@@ -410,58 +360,15 @@ class Arm:
         return Solution(q, float("nan"), float("nan"), why, "target", float(values[-1]), condition)
 
 
-@dataclass(frozen=True)
-class _Placement:
-    """One frame in another: position (3) m, and rotation."""
-
-    position: Array
-    rotation: Rotation
-
-    @classmethod
-    def none(cls) -> _Placement:
-        return cls(np.zeros(3), Rotation.identity())
-
-    def __matmul__(self, other: _Placement) -> _Placement:
-        return _Placement(self.position + self.rotation.apply(other.position), self.rotation * other.rotation)
-
-    def inverse(self) -> _Placement:
-        back = self.rotation.inv()
-        return _Placement(-back.apply(self.position), back)
-
-    def attributes(self) -> str:
-        """As MuJoCo's bodies have them."""
-        x, y, z, w = self.rotation.as_quat()
-        return f'pos="{_text(self.position)}" quat="{_text([w, x, y, z])}"'
-
-
-@dataclass(frozen=True)
-class _Joint:
-    """A joint of the URDF; origin: its frame in the parent link, or in the moving joint's before it."""
-
-    name: str
-    kind: str
-    parent: str
-    child: str
-    origin: _Placement
-    axis: Array
-    low: float
-    high: float
-    speed: float
-    mimics: str
-
-    def at(self, place: _Placement) -> _Joint:
-        return _Joint(**{**self.__dict__, "origin": place})
-
-
-def _chain(joints: Sequence[_Joint], after: _Placement) -> str:
+def _chain(joints: Sequence[Joint], after: Placement) -> str:
     """The joints as MuJoCo's XML: numbers only. Inertias are there because it wants some; nothing is moved by them."""
     inertia = '<inertial pos="0 0 0" mass="1" diaginertia="1 1 1"/>'
     opened = "".join(
-        f"<body {joint.origin.attributes()}>{inertia}"
+        f"<body {_attributes(joint.origin)}>{inertia}"
         f'<joint type="{"slide" if joint.kind == "prismatic" else "hinge"}" axis="{_text(joint.axis)}"/>'
         for joint in joints
     )
-    tool = f'<body name="tool" {after.attributes()}>{inertia}</body>'
+    tool = f'<body name="tool" {_attributes(after)}>{inertia}</body>'
     return (
         '<mujoco><compiler angle="radian"/><worldbody>'
         + opened
@@ -469,6 +376,12 @@ def _chain(joints: Sequence[_Joint], after: _Placement) -> str:
         + "</body>" * len(joints)
         + "</worldbody></mujoco>"
     )
+
+
+def _attributes(place: Placement) -> str:
+    """As MuJoCo's bodies have them."""
+    x, y, z, w = place.rotation.as_quat()
+    return f'pos="{_text(place.position)}" quat="{_text([w, x, y, z])}"'
 
 
 def _text(numbers: ArrayLike) -> str:
@@ -486,108 +399,3 @@ def _target(position: ArrayLike, quaternion: ArrayLike) -> tuple[Array | None, s
     if abs(norm - 1) > 0.01:
         return None, f"the target's quaternion {q.tolist()} has length {norm:.4g}, 1 expected"
     return np.concatenate([p, q[[3, 0, 1, 2]] / norm]), ""
-
-
-def _parse(text: str, given: Sequence[str]) -> tuple[set[str], dict[str, _Joint]]:
-    """The links' names, and the joints by the link that each moves; axes and limits of those given only, as others'
-    are often zeros."""
-    if len(text) > MAX_CHARACTERS:
-        raise ValueError(f"a URDF of {len(text)} characters, at most {MAX_CHARACTERS} expected")
-    # Entities are declared there and nowhere else: they grow without end, or name files.
-    for word in ("<!DOCTYPE", "<!ENTITY"):
-        if word in text:
-            raise ValueError(f"a URDF with {word}, one without declarations of entities expected")
-    try:
-        robot = ET.fromstring(text)
-    except (ET.ParseError, ValueError) as error:
-        raise ValueError(f"a URDF that is not XML: {' '.join(str(error).split())}") from None
-    if robot.tag != "robot":
-        raise ValueError(f"a description whose root is {_short(robot.tag)}, 'robot' expected: is it a URDF?")
-    links = {str(link.get("name", "")) for link in robot.findall("link")}
-    by_child: dict[str, _Joint] = {}
-    seen: set[str] = set()
-    # Of the root only: transmissions and ros2_control have joints of their own inside.
-    for element in robot.findall("joint"):
-        joint = _joint(element, given)
-        for link in (joint.parent, joint.child):
-            if link not in links:
-                raise ValueError(f"joint {_short(joint.name)} names link {_short(link)}, which the URDF has not")
-        if joint.name in seen:
-            raise ValueError(f"the URDF has two joints {_short(joint.name)}")
-        if joint.child in by_child:
-            raise ValueError(f"link {_short(joint.child)} is moved by two joints")
-        seen.add(joint.name)
-        by_child[joint.child] = joint
-    return links, by_child
-
-
-def _joint(element: ET.Element, given: Sequence[str]) -> _Joint:
-    name = element.get("name", "")
-    if not name:
-        raise ValueError("the URDF has a joint without a name")
-    of = f"joint {_short(name)}"
-    kind = element.get("type", "")
-    parent, child = (_attributes(element, tag).get("link", "") for tag in ("parent", "child"))
-    origin = _attributes(element, "origin")
-    position = _numbers(origin.get("xyz", "0 0 0"), 3, f"{of}: origin xyz")
-    angles = _numbers(origin.get("rpy", "0 0 0"), 3, f"{of}: origin rpy")
-    mimics = _attributes(element, "mimic").get("joint", "")
-    axis, low, high, speed = np.array([1.0, 0.0, 0.0]), -np.inf, np.inf, np.inf
-    if name in given and kind in MOVING and not mimics:
-        axis = _numbers(_attributes(element, "axis").get("xyz", "1 0 0"), 3, f"{of}: axis xyz")
-        if np.linalg.norm(axis) < 1e-6:
-            raise ValueError(f"{of}: axis xyz is {axis.tolist()}, a direction expected")
-        limit = _attributes(element, "limit")
-        if kind != "continuous":
-            low, high = (float(_numbers(limit.get(k, "0"), 1, f"{of}: {k} limit")[0]) for k in ("lower", "upper"))
-            if not low < high:
-                raise ValueError(f"{of}: limits {low:g} to {high:g}, lower below upper expected")
-        if "velocity" in limit:
-            speed = float(_numbers(limit["velocity"], 1, f"{of}: velocity limit")[0])
-            if speed <= 0:
-                raise ValueError(f"{of}: velocity limit is {speed:g}, more than 0 expected")
-    rotation = Rotation.from_euler("xyz", angles)
-    return _Joint(name, kind, parent, child, _Placement(position, rotation), axis, low, high, speed, mimics)
-
-
-def _attributes(element: ET.Element, tag: str) -> Mapping[str, str]:
-    child = element.find(tag)
-    return {} if child is None else child.attrib
-
-
-def _numbers(text: str, count: int, what: str) -> Array:
-    try:
-        numbers = np.array([float(word) for word in text.split()])
-    except ValueError:
-        numbers = np.zeros(0)
-    if len(numbers) != count or not (abs(numbers) <= 1e4).all():
-        raise ValueError(f"{what} is {_short(text)}, {count} finite number{'s' * (count > 1)} expected")
-    return numbers
-
-
-def _root(links: set[str], by_child: Mapping[str, _Joint]) -> str:
-    roots = sorted(links - set(by_child))
-    if len(roots) != 1:
-        raise ValueError(f"the URDF has {len(roots)} root links ({_listed(roots)}), one expected, or base")
-    return roots[0]
-
-
-def _way(link: str, by_child: Mapping[str, _Joint]) -> list[_Joint]:
-    """The joints from the root to a link."""
-    way: list[_Joint] = []
-    while link in by_child:
-        way.append(by_child[link])
-        link = by_child[link].parent
-        if len(way) > len(by_child):
-            raise ValueError(f"the URDF's links go round in a circle at {_short(link)}")
-    return way[::-1]
-
-
-def _short(value: str) -> str:
-    """As Python writes it, so that it stays in its line, and no longer than a name is."""
-    return repr(value if len(value) <= 60 else value[:60] + "...")
-
-
-def _listed(names: Sequence[str]) -> str:
-    shown = ", ".join(name if name.isprintable() and len(name) <= 60 else _short(name) for name in names[:40])
-    return (shown or "none") + (f" and {len(names) - 40} more" if len(names) > 40 else "")
