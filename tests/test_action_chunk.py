@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
-from diffusion_ros.control.action_chunk import ActionChunk, ChunkExecutor, ExecutorLimits, hold_chunk
+from diffusion_ros.control.action_chunk import ActionChunk, hold_chunk
+from diffusion_ros.control.chunk_executor import ChunkExecutor, ExecutorLimits
 
 PERIOD = 50_000_000
 START = 1_000_000_000

@@ -29,7 +29,8 @@ from std_srvs.srv import SetBool, Trigger
 from trajectory_msgs.msg import JointTrajectory
 
 from diffusion_ros import checkpoint
-from diffusion_ros.control.action_chunk import ActionChunk, ChunkExecutor, ExecutorLimits
+from diffusion_ros.control.action_chunk import ActionChunk
+from diffusion_ros.control.chunk_executor import ChunkExecutor, ExecutorLimits
 from diffusion_ros.control.observation import Frame
 from diffusion_ros.control.policy_controller import PolicyController
 from diffusion_ros.models.policy import Policy

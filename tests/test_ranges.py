@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from diffusion_ros import checkpoint
-from diffusion_ros.control.action_chunk import outside
 from diffusion_ros.models.policy import Policy, RangeError
+from diffusion_ros.ranges import outside
 from diffusion_ros.spec import CheckpointSpec, SpecError, TensorSpec
 from training.ranges import with_range, with_ranges
 

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
 from diffusion_ros import checkpoint
-from diffusion_ros.control.action_chunk import ActionChunk, ChunkExecutor, ExecutorLimits
+from diffusion_ros.control.action_chunk import ActionChunk
+from diffusion_ros.control.chunk_executor import ChunkExecutor, ExecutorLimits
 from diffusion_ros.control.delay import ChunkDelay, soft_weights
 from diffusion_ros.control.observation import Frame
 from diffusion_ros.control.policy_controller import PolicyController

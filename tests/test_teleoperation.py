@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
-from diffusion_ros.control.action_chunk import ChunkExecutor, ExecutorLimits
+from diffusion_ros.control.chunk_executor import ChunkExecutor, ExecutorLimits
 from diffusion_ros.control.targets import TargetGenerator
 from diffusion_ros.control.teleoperation import (
     HELD_SECONDS,

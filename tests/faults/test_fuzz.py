@@ -19,7 +19,8 @@ from rclpy.logging import LoggingSeverity, set_logger_level
 from sensor_msgs.msg import CompressedImage
 from std_msgs.msg import String
 
-from diffusion_ros.control.action_chunk import ActionChunk, ChunkExecutor, Command, ExecutorLimits
+from diffusion_ros.control.action_chunk import ActionChunk
+from diffusion_ros.control.chunk_executor import ChunkExecutor, Command, ExecutorLimits
 from diffusion_ros.robot import WORLD_FRAME
 from diffusion_ros.ros import messages
 

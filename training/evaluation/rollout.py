@@ -13,7 +13,8 @@ from typing import Any, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from diffusion_ros.control.action_chunk import ActionChunk, ChunkExecutor, Command, ExecutorLimits
+from diffusion_ros.control.action_chunk import ActionChunk
+from diffusion_ros.control.chunk_executor import ChunkExecutor, Command, ExecutorLimits
 from diffusion_ros.control.delay import ChunkDelay, LateStrategy
 from diffusion_ros.control.observation import Frame
 from diffusion_ros.control.pictures import fit

@@ -1,7 +1,7 @@
 """executor: chunks in, one command for each control period out. It alone decides what the robot does.
 
-action_chunk.ChunkExecutor decides, and in real time also control_clock.ControlClock. This node converts, asks them and
-publishes. In lockstep the robot waits, so the executor waits for the chunk that it needs. In real time the executor
+chunk_executor.ChunkExecutor decides, and in real time also control_clock.ControlClock. This node converts, asks them
+and publishes. In lockstep the robot waits, so the executor waits for the chunk that it needs. In real time the executor
 sends one command in every period of its own clock, at any rate of poses: the row that is due, or a hold.
 """
 
@@ -24,7 +24,7 @@ from std_srvs.srv import SetBool, Trigger
 from trajectory_msgs.msg import JointTrajectory
 
 from diffusion_ros import checkpoint, robot_file
-from diffusion_ros.control.action_chunk import Command
+from diffusion_ros.control.chunk_executor import Command
 from diffusion_ros.control.control_clock import ControlClock
 from diffusion_ros.control.stop_record import StopRecord, stop_folder
 from diffusion_ros.control.teleoperation import PersonRow, Takeover

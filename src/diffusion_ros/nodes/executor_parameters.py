@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from diffusion_ros import robot_file
-from diffusion_ros.control.action_chunk import JOINS, ChunkExecutor, ExecutorLimits
+from diffusion_ros.control.chunk_executor import JOINS, ChunkExecutor, ExecutorLimits
 from diffusion_ros.control.teleoperation import DEVICES
 from diffusion_ros.robot import ACTION_SCALE, ACTION_SIZE, EEF_POS, FRAME_PREFIX, RATE, WORLD_FRAME, prefixed
 from diffusion_ros.ros.managed_node import AUTOSTART

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 from sensor_msgs.msg import JointState
 
-from diffusion_ros.control.action_chunk import ChunkExecutor, Command
+from diffusion_ros.control.chunk_executor import ChunkExecutor, Command
 from diffusion_ros.control.frames import RobotFrames
 from diffusion_ros.control.targets import Goal, Target, TargetGenerator, goals
 from diffusion_ros.control.teleoperation import PersonRow
