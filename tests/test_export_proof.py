@@ -10,6 +10,7 @@ import fake_policy
 import numpy as np
 import pytest
 import torch
+from some_slow import but
 from test_train_ddpm import image_spec
 
 from diffusion_ros import checkpoint
@@ -106,11 +107,14 @@ GOOD = {
 }
 
 
-SLOW = ("images", "images, ddim", "images, sigmoid")
-"""Other image models and, with the policies, other noise schedules and both samplers are in make test."""
+SLOW = (
+    *("images", "images, ddim", "images, sigmoid", "images, self-conditioning"),
+    *("policy, ddpm, clean actions", "policy, cubic", "policy, late", "policy, inpainting"),
+)
+"""Another image model and, with the planners, other noise schedules and both samplers are in make test."""
 
 
-@pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in GOOD])
+@pytest.mark.parametrize("name", but(SLOW, GOOD))
 def test_what_diffusers_makes_too_is_written(name: str, tmp_path: Path) -> None:
     make, changes = GOOD[name]
     module, spec, options = make(**changes)

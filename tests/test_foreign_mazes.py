@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,7 @@ import h5py
 import numpy as np
 import pytest
 import torch
+from some_slow import one_in
 
 from diffusion_ros import checkpoint
 from diffusion_ros.simulators.maze import load_map
@@ -103,8 +105,7 @@ def test_episodes_that_begin_elsewhere_break_the_stream(minari: tuple[Path, Stre
     assert np.unique(data.leg_ends).tolist() == ends.tolist()
 
 
-@pytest.mark.parametrize("windows", ["legs", "stream"])
-@pytest.mark.parametrize("of", ["d4rl", "minari"])
+@pytest.mark.parametrize(("of", "windows"), one_in(3, itertools.product(["d4rl", "minari"], ["legs", "stream"])))
 def test_a_diffuser_trains(of: str, windows: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
     path, _ = request.getfixturevalue(of)
     out = tmp_path / "planner.pt"

@@ -246,6 +246,7 @@ def test_a_picture_that_never_changes_may_change_a_little() -> None:
     assert float(familiarity(features + 0.08, poses, 0).min()) > 100
 
 
+@pytest.mark.slow
 def test_what_guards_are_calibrated_on_is_seen_at_their_rate() -> None:
     first, again = (list(expert_frames("lift", 1)) for _ in range(2))
     (frames,) = first
@@ -257,6 +258,7 @@ def test_what_guards_are_calibrated_on_is_seen_at_their_rate() -> None:
     assert list(expert_frames("lift", 0)) == []
 
 
+@pytest.mark.slow
 def test_a_policys_episodes_are_looked_at_unless_they_fail(monkeypatch: pytest.MonkeyPatch) -> None:
     policy = Policy(checkpoint.load(CHECKPOINTS / "lift_state.pt", kind="policy"))
     one, other = policy_frames(policy, 2)

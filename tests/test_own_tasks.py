@@ -82,6 +82,7 @@ def test_what_cannot_be_trained_is_a_line_before_anything_is(name: str, said: st
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_seeds_in_workers_find_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

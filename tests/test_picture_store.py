@@ -94,6 +94,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 """
 
 
+@pytest.mark.slow
 def test_memory_is_flat_from_10_demonstrations_to_300(tmp_path: Path) -> None:
     """Of 300, 254 MB of pictures."""
     environment = os.environ | {"PYTHONPATH": f"{ROOT / 'src'}:{ROOT}"}

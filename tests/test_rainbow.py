@@ -390,6 +390,7 @@ def test_returns_beyond_the_support_end_the_run(tmp_path: Path) -> None:
         Trainer(small(tmp_path / "p.pt", env_id="Acrobot-v1")).run()
 
 
+@pytest.mark.slow
 def test_a_run_that_always_ends_its_worker_is_one_line() -> None:
     with pytest.raises(RuntimeError, match="3 worker processes ended before they had done run 1: they could not"):
         list(side_by_side(workers_that_end.early, [1], Workers(2), "numbers"))

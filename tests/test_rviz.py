@@ -138,6 +138,7 @@ def test_images(graph: ros_graph.Graph, tmp_path: Path) -> None:
     see(graph, viewer)
 
 
+@pytest.mark.slow
 def test_simulation_with_two_arms(graph: ros_graph.Graph, tmp_path: Path) -> None:
     """Each has its frames, topics and description; the layout finds them by namespace and prefix."""
     path, guard = fake_policy.save(tmp_path / "policy.pt"), fake_guard.save(tmp_path / "guard.pt")

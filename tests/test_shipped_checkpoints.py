@@ -35,6 +35,7 @@ PLANNERS = [path for path in CHECKPOINTS if path.stem.startswith("maze_")]
 POLICIES = [path for path in CHECKPOINTS if path.stem.endswith(("_state", "_pixels"))]
 
 
+@pytest.mark.slow
 def test_written_anew_a_policy_answers_as_before_and_can_do_more(tmp_path: Path) -> None:
     (old,) = [path for path in POLICIES if path.stem == "lift_state"]
     new, leading = tmp_path / "new.pt", tmp_path / "leading.pt"
@@ -51,6 +52,7 @@ def test_written_anew_a_policy_answers_as_before_and_can_do_more(tmp_path: Path)
     assert np.array_equal(three.sample(features, 5), chosen.sample(features, 5))
 
 
+@pytest.mark.slow
 def test_written_anew_a_planner_plans_as_before_and_in_other_steps(tmp_path: Path) -> None:
     (old,) = [path for path in PLANNERS if path.stem == "maze_umaze"]
     new, cubic = tmp_path / "new.pt", tmp_path / "cubic.pt"
@@ -144,6 +146,7 @@ def test_the_arms_planner_goes_where_it_is_asked_and_past_a_ball() -> None:
     assert least(free, balls) < 0 and plan is not None and least(plan.dense(planner.spec.rate)[0], balls) > 0
 
 
+@pytest.mark.slow
 def test_the_guard_lets_good_pictures_pass_and_stops_dark_ones() -> None:
     path = next(path for path in CHECKPOINTS if path.name == "guard_can.pt")
     guard = CameraGuard(checkpoint.load(path, kind="camera guard", task="can"))
@@ -173,6 +176,7 @@ def test_the_guard_s_evaluation_and_what_it_makes_of_a_policy() -> None:
     assert watched == {"checkpoint": str(policy), "episodes": 1, "succeeded": 1, "stopped": []}
 
 
+@pytest.mark.slow
 def test_a_guard_that_sees_nothing_good_stops_a_policy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         CameraGuard, "look", lambda self, camera, image, pose: CameraScore(1.5, np.zeros((7, 7), np.float32))

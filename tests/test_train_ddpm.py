@@ -18,6 +18,7 @@ import torch
 from fake_policy import save as save_policy
 from PIL import Image
 from processes_training import trained_by_two_and_one
+from some_slow import but
 from torch import nn
 
 from diffusion_ros import checkpoint
@@ -67,6 +68,7 @@ def options(data: str, out: Path, **changes: object) -> Options:
     return Options(data=data, out=out, **{**small, **changes})  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 def test_learns_what_the_images_have_in_common(stripes: str, tmp_path: Path) -> None:
     out = tmp_path / "stripes.pt"
     Trainer(options(stripes, out, iterations=80, batch_size=16, learning_rate=8e-3, ema_decay=0.95)).run()
@@ -95,13 +97,11 @@ VARIANTS: dict[str, dict[str, object]] = {
         "half_weights": False,
     },
 }
-SLOW = ("digits, ddpm",)
+SLOW = ("digits, ddpm", "self-conditioning")
 """The data are in test_image_datasets.py, the sampler is below and in test_noise_schedule.py."""
 
 
-@pytest.mark.parametrize(
-    "variant", [pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in VARIANTS]
-)
+@pytest.mark.parametrize("variant", but(SLOW, VARIANTS))
 def test_every_option_trains_exports_and_loads(variant: str, stripes: str, tmp_path: Path) -> None:
     out = tmp_path / "model.pt"
     chosen = {"data": stripes, **VARIANTS[variant]}

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import rclpy
 import ros_graph
+from some_slow import one_in
 
 from . import others, processes  # noqa: F401
 from .kinds import FAULTS, Fault
@@ -18,6 +19,7 @@ SLOW = (
     "signals: SIGTERM to the executor",  # test_nodes.py has the last word, and the signal once
     "episode: a forged result",  # the reading of a result's file is in test_bringup.py
 )
+QUICK = [one for one in FAULTS if one.name not in SLOW]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -30,7 +32,8 @@ def ros() -> Iterator[None]:
 
 @pytest.mark.parametrize(
     "fault",
-    [pytest.param(one, marks=pytest.mark.slow if one.name in SLOW else (), id=one.name) for one in FAULTS],
+    [*one_in(2, QUICK), *(pytest.param(one, marks=pytest.mark.slow) for one in FAULTS if one.name in SLOW)],
+    ids=lambda fault: fault.name,
 )
 def test_fault(fault: Fault, tmp_path: Path) -> None:
     verdict = fault.check(tmp_path)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from some_slow import one_in
 
 from diffusion_ros import checkpoint
 from tests.hostile.__main__ import all_cases
@@ -16,7 +17,7 @@ from tests.hostile.checkpoints import OPERATORS, honest, line, write
 CASES = all_cases()
 
 
-@pytest.mark.parametrize("case", CASES, ids=[f"{case.kind}: {case.name}"[:70] for case in CASES])
+@pytest.mark.parametrize("case", one_in(3, CASES), ids=[f"{case.kind}: {case.name}"[:70] for case in CASES])
 def test_it_is_refused_in_one_line_and_does_nothing_else(case: Hostile) -> None:
     good, what = judged(case)
     assert good, what
