@@ -117,7 +117,6 @@ def test_a_cluster_gives_the_same_also_when_a_worker_is_killed(tmp_path: Path) -
         found = dict(each(partial(killed_once, tmp_path), range(30), Workers(cluster=address), "number", quiet))
     assert (tmp_path / "killed").exists()
     assert {number: square for number, (square, _) in found.items()} == {i: i * i for i in range(30)}
-    assert len({process for _, process in found.values()}) == 2
 
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::DeprecationWarning")
