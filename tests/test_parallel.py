@@ -17,7 +17,7 @@ from dask_cluster import dask
 from workers_that_end import deadly, killed_once, sleepy, squares, sums, unable
 
 from training import parallel
-from training.parallel import Prepared, Workers, each
+from training.parallel import Prepared, Workers, each, starting
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -59,6 +59,19 @@ def test_a_killed_worker_is_replaced_and_its_job_is_done_again(tmp_path: Path) -
     assert (tmp_path / "killed").exists() and len({process for _, process in found.values()}) >= 3
     (line,) = said
     assert line.startswith("a worker process was killed; another one begins number ") and "3" in line
+    assert not multiprocessing.active_children()
+
+
+def test_processes_that_were_started_early_do_the_work_or_end() -> None:
+    with starting(Workers(2), 20, "json"):
+        early = {child.pid for child in multiprocessing.active_children()}
+        assert len(early) == 2
+        assert sorted(each(squares, range(20), Workers(2), "number")) == [(i, i * i) for i in range(20)]
+        assert not multiprocessing.active_children()
+    with pytest.raises(ValueError, match="wrong"), starting(Workers(2), 20, "json"):
+        raise ValueError("wrong")
+    with starting(Workers(2), 20, "no such module"):  # whose work needs it says so
+        assert sorted(each(squares, [1], Workers(2), "number")) == [(1, 1)]
     assert not multiprocessing.active_children()
 
 

@@ -31,7 +31,7 @@ from concurrent.futures import (
     ProcessPoolExecutor,
     wait,
 )
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from types import FrameType
@@ -144,6 +144,25 @@ def each(
         team.close()
 
 
+@contextmanager
+def starting(workers: Workers, jobs: int, *modules: str) -> Iterator[None]:
+    """Within it, processes of this machine begin to start and to import what their work needs, while something else is
+    done here. The next `each` with so many takes them."""
+    count = min(workers.count, jobs)
+    if workers.cluster is not None or count < 2:
+        yield
+        return
+    team = _Processes(count)
+    team.prepare(modules)
+    _started.append(team)
+    try:
+        yield
+    finally:
+        if team in _started:
+            _started.remove(team)
+            team.close()
+
+
 def ordered(jobs: Sequence[Job], results: Iterator[tuple[Job, Result]]) -> Iterator[Result]:
     """What `each` gives for `jobs`, which are different ones, in their order, each as soon as those before it are
     there."""
@@ -198,7 +217,16 @@ class _Team(Protocol):
 def _team(workers: Workers, jobs: int) -> _Team:
     if workers.cluster is not None:
         return _Cluster(workers.cluster)
-    return _Here() if workers.count == 1 else _Processes(min(workers.count, jobs))
+    if workers.count == 1:
+        return _Here()
+    count = min(workers.count, jobs)
+    if _started and _started[-1].at_once == count:
+        return _started.pop()
+    return _Processes(count)
+
+
+_started: list[_Processes] = []
+"""Those that `starting` has begun, and nobody has taken."""
 
 
 # -- in a worker ------------------------------------------------------------------------------------------------------
@@ -225,6 +253,11 @@ def _drop() -> None:
     _prepared.token = _prepared.work = None
     if isinstance(work, Prepared):
         work.close()
+
+
+def _import(modules: Sequence[str]) -> None:
+    for module in modules:
+        importlib.import_module(module)
 
 
 def _do_in_process(token: str, make: Make, job: Any) -> Any:
@@ -333,6 +366,11 @@ class _Processes:
         context = multiprocessing.get_context("spawn")
         self._theirs, self._stopping = context.Pipe(duplex=False)
         self._executor = ProcessPoolExecutor(self.at_once, context, _begin, (self._theirs,))
+
+    def prepare(self, modules: Sequence[str]) -> None:
+        """Starts all of them at once, and has them import these."""
+        for _ in range(self.at_once):
+            self._executor.submit(_import, modules)
 
     def submit(self, token: str, make: Make, job: Any) -> Future[Any]:
         return self._executor.submit(_do_in_process, token, make, job)
