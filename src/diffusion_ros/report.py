@@ -1,11 +1,14 @@
-"""report.html: how a run went, in one file that needs no network: outcome, episodes, videos, reasons to hold, delays.
+"""report.html: how a run went, in one file that needs no network: outcome, episodes, videos, reasons to hold, delays,
+and a replay in 3D.
 
-Videos are inside, up to MOST_BYTES of them together; further ones are links to their files.
+Videos are inside, up to MOST_BYTES of them together; further ones are links to their files. Of the replays those are
+inside that `replayed` chooses; the player, viser's page, is there once, and starts when somebody asks for it.
 """
 
 from __future__ import annotations
 
 import base64
+import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
@@ -13,10 +16,14 @@ from pathlib import Path
 from typing import Any
 
 from diffusion_ros.atomic_file import atomic_write
+from diffusion_ros.installation import explain
+from diffusion_ros.simulators.scene_replay import read_replay, replay_path
 from diffusion_ros.systems.observer import Stretch
 
 MOST_BYTES = 64_000_000
 """Of the videos that are inside, before they are written as text, which takes a third more."""
+MOST_REPLAYS, MOST_REPLAY_BYTES = 6, 3_000_000
+"""Episodes that are replayed, and of their recordings as text. The player is another 2.8 MB."""
 _STRIP_WIDTH, _STRIP_HEIGHT = 420, 18
 _COLOURS = {"acting": "#2f9e5b", "holding": "#e39a1b"}
 _DELAYS = "stamp to command"
@@ -34,8 +41,25 @@ tr + tr td { border-top: 1px solid #8883; }
 .films { display: grid; grid-template-columns: repeat(auto-fill, minmax(340px, 1fr)); gap: 1rem; }
 .films video { width: 100%; border-radius: 4px; background: #000; } figure { margin: 0; }
 figcaption { font-size: .9rem; } .key { display: inline-block; width: .9em; height: .9em; border-radius: 2px; }
-code { font-size: .9em; }
+code { font-size: .9em; } button { font: inherit; padding: .25rem .7rem; margin: 0 .3rem .4rem 0; }
+button[aria-pressed=true] { outline: 2px solid #2f6fb4; }
+iframe { display: block; width: 100%; height: 560px; border: 1px solid #8888; border-radius: 4px; }
 """
+_PLAY = """
+const text = id => JSON.parse(document.getElementById(id).textContent);
+for (const button of document.querySelectorAll("[data-replay]")) {
+  button.onclick = () => {
+    const player = text("player");
+    const frame = document.createElement("iframe");
+    frame.title = button.textContent;
+    frame.srcdoc = player[0] + text(button.dataset.replay) + player[1];
+    document.getElementById("replay").replaceChildren(frame);
+    for (const other of document.querySelectorAll("[data-replay]"))
+      other.setAttribute("aria-pressed", other === button);
+  };
+}
+"""
+"""Each episode has a player of its own: one that is there already cannot be given another recording."""
 
 
 def write_report(path: Path, title: str, result: Mapping[str, Any], strip: Sequence[Stretch]) -> None:
@@ -58,6 +82,7 @@ def page(title: str, result: Mapping[str, Any], strip: Sequence[Stretch], folder
         _episodes(results, strip),
         _legend(strip),
         *_delays(results),
+        *_replays(results, folder),
         *_films(results, folder),
         "<h2>Settings</h2>",
         _settings(result),
@@ -150,6 +175,60 @@ def _delays(results: Sequence[Mapping[str, Any]]) -> list[str]:
         rows.append(f'<tr><td class="n">{index + 1}</td>{numbers}<td>{drawing}</td></tr>')
     head = "<tr><th>episode</th><th>median</th><th>99 %</th><th>longest</th><th>median, 99 %</th></tr>"
     return ["<h2>From an observation to its command [ms]</h2>", f"<table>{head}{''.join(rows)}</table>"]
+
+
+def replayed(results: Sequence[Mapping[str, Any]], folder: Path) -> list[Mapping[str, Any]]:
+    """Whose replays are worth the room, the first the most: the last that failed, the last that did not, and then from
+    the end. Only those that there are."""
+    there = [result for result in results if _replay_file(result, folder).is_file()]
+    failed = [result for result in there if not result.get("success")]
+    others = [result for result in there if result.get("success")]
+    first = [*failed[-1:], *others[-1:]]
+    return [*first, *(result for result in reversed(there) if result not in first)]
+
+
+def _replay_file(result: Mapping[str, Any], folder: Path) -> Path:
+    return replay_path(folder, int(result["index"]), int(result.get("seed", 0)))
+
+
+def _replays(results: Sequence[Mapping[str, Any]], folder: Path) -> list[str]:
+    """Buttons, each for an episode, and what they play; in one line why not, where nothing can be played."""
+    chosen = replayed(results, folder)[:MOST_REPLAYS]
+    if not chosen:
+        return []
+    head = "<h2>Replay in 3D</h2>"
+    try:
+        from diffusion_ros.web.replay import recordings  # here: viser is an extra
+
+        player, made = recordings((read_replay(_replay_file(one, folder)) for one in chosen), MOST_REPLAY_BYTES)
+    except ModuleNotFoundError as error:
+        return [head, f"<p>None: {escape(explain(error))}; then run it again.</p>"]
+    except Exception as error:  # viser's own, too: a report without a replay is still one
+        return [head, f"<p>None: {escape(' '.join(str(error).split()))}</p>"]
+    if player is None:
+        return [head, f"<p>None: an episode takes more than {MOST_REPLAY_BYTES / 1e6:g} MB.</p>"]
+    pairs = sorted(zip(chosen, made, strict=False), key=lambda pair: pair[0]["index"])
+    buttons = "".join(
+        f'<button type="button" data-replay="replay{one["index"]}" aria-pressed="false">'
+        f"episode {one['index'] + 1}: {_verdict(one)}</button>"
+        for one, _ in pairs
+    )
+    left = len(results) - len(pairs)
+    said = f" The other {left} have no room here." if left > 0 else ""
+    return [
+        head,
+        f"<p>Play, pause and the slider are below the picture; the mouse turns and moves it.{said}</p>",
+        f'<div>{buttons}</div><div id="replay"></div>',
+        _data("player", [player.before, player.after]),
+        *(_data(f"replay{one['index']}", data) for one, data in pairs),
+        f"<script>{_PLAY}</script>",
+    ]
+
+
+def _data(name: str, content: object) -> str:
+    """What a script reads, and a browser does not run. `<` would begin a tag, or end the script."""
+    text = json.dumps(content).replace("<", "\\u003c")
+    return f'<script type="application/json" id="{name}">{text}</script>'
 
 
 def _films(results: Sequence[Mapping[str, Any]], folder: Path) -> list[str]:

@@ -7,8 +7,8 @@ policy the pole falls, as it should.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -27,6 +27,7 @@ from diffusion_ros.ros.transform_broadcaster import TransformBroadcaster
 from diffusion_ros.simulators import gym, video
 from diffusion_ros.simulators.episode import BalanceEpisode
 from diffusion_ros.simulators.gym import GymSimulation
+from diffusion_ros.simulators.scene import SceneGeom
 from diffusion_ros.simulators.tasks import GYM_TASKS
 
 Array = NDArray[np.float64]
@@ -62,6 +63,7 @@ class GymSimulationNode(simulator_node.SimulatorNode):
     """
 
     answer_steps = 1
+    replayed_as = "cart"
     parameters: GymSimulationParameters
     episode: BalanceEpisode
 
@@ -168,7 +170,17 @@ class GymSimulationNode(simulator_node.SimulatorNode):
             geoms = gym.scene(self.task, self.simulation.joint_positions)
             self._scene_publisher.publish(messages.scene_to_msg(geoms, 0, WORLD_FRAME))
 
-    # The video
+    # The replay and the video
+
+    def shapes(self) -> Sequence[SceneGeom]:
+        """Each is a body by itself."""
+        place, upright = np.zeros(3), np.array([0.0, 0.0, 0.0, 1.0])
+        geoms = gym.scene(self.task, self.simulation.joint_positions)
+        return [replace(geom, position=place, quaternion=upright, body=geom.name) for geom in geoms]
+
+    def bodies(self) -> Mapping[str, tuple[Array, Array]]:
+        geoms = gym.scene(self.task, self.simulation.joint_positions)
+        return {geom.name: (geom.position, geom.quaternion) for geom in geoms}
 
     def record(self, row: Array | None, missed: bool) -> None:
         if missed:

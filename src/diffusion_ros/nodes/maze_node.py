@@ -6,7 +6,7 @@ without one the ball brakes. There is no lockstep: a planner takes its time, and
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +26,7 @@ from diffusion_ros.ros.transform_broadcaster import TransformBroadcaster
 from diffusion_ros.simulators import maze_video
 from diffusion_ros.simulators.episode import MazeEpisode
 from diffusion_ros.simulators.maze import BALL_FRAME, BALL_RADIUS, FRAME, GOAL_RADIUS, MAX_FORCE, RATE, MazeSimulation
+from diffusion_ros.simulators.scene import SceneGeom
 from diffusion_ros.simulators.tasks import MAZE_TASKS
 
 Array = NDArray[np.float64]
@@ -60,6 +61,7 @@ class MazeNode(simulator_node.SimulatorNode):
 
     rate = RATE
     repeats = True
+    replayed_as = "maze"
     video_rate = maze_video.FPS
     parameters: MazeParameters
     episode: MazeEpisode
@@ -193,7 +195,38 @@ class MazeNode(simulator_node.SimulatorNode):
             robot = np.append(self.simulation.position, [BALL_RADIUS, BALL_RADIUS])[None]
             self._scene.publish(messages.balls_to_msg(robot, (0.1, 0.3, 0.9, 1.0), "robot", FRAME))
 
-    # The video
+    # The replay and the video
+
+    def shapes(self) -> Sequence[SceneGeom]:
+        """The maze's cells a metre wide about the origin, the ball, and the goal of the episode."""
+        walls = self.simulation.map.walls
+        rows, columns = walls.shape
+        upright = np.array([0.0, 0.0, 0.0, 1.0])
+        floor = SceneGeom(
+            *("floor", "box", (columns / 2, rows / 2, 0.01), np.array([0.0, 0.0, -0.02]), upright),
+            (0.14, 0.16, 0.21, 1.0),
+        )
+        cells = [
+            SceneGeom(
+                *(f"cell{row}_{column}", "box", (0.5, 0.5, 0.2)),
+                *(np.array([column - columns / 2 + 0.5, rows / 2 - 0.5 - row, 0.2]), upright),
+                (0.38, 0.42, 0.5, 1.0),
+            )
+            for row, column in np.argwhere(walls)
+        ]
+        size = BALL_RADIUS, BALL_RADIUS, BALL_RADIUS
+        centre = np.array([0.0, 0.0, BALL_RADIUS])
+        return [
+            *(floor, *cells),
+            SceneGeom("ball", "sphere", size, centre, upright, (0.1, 0.3, 0.9, 1.0), body="ball"),
+            SceneGeom("goal", "sphere", size, centre, upright, (0.2, 0.8, 0.35, 0.7), body="goal"),
+        ]
+
+    def bodies(self) -> Mapping[str, tuple[Array, Array]]:
+        upright = np.array([0.0, 0.0, 0.0, 1.0])
+        simulation = self.simulation
+        places = {"ball": simulation.position, "goal": simulation.goal}
+        return {name: (np.append(place, 0.0), upright) for name, place in places.items()}
 
     def record(self, row: Array | None, missed: bool) -> None:
         if row is None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -56,6 +56,7 @@ from diffusion_ros.simulators.driven_arm import (
     rotation_vector,
 )
 from diffusion_ros.simulators.episode import Episode
+from diffusion_ros.simulators.scene import SceneGeom
 from diffusion_ros.simulators.tasks import ARM_TASKS
 
 try:
@@ -120,6 +121,7 @@ class RehearsalNode(simulator_node.SimulatorNode):
     """The drivers of a robot, and the episodes."""
 
     rate = RATE
+    replayed_as = "arm"
     parameters: RehearsalParameters
 
     def __init__(self, parameter_overrides: Sequence[Parameter[Any]] = ()) -> None:
@@ -464,7 +466,13 @@ class RehearsalNode(simulator_node.SimulatorNode):
         if self.driver.status is not None:
             self.diagnostics.value("servo status", self.driver.status)
 
-    # The video
+    # The replay and the video
+
+    def shapes(self) -> Sequence[SceneGeom]:
+        return self.simulation.scene()
+
+    def bodies(self) -> Mapping[str, tuple[NDArray[np.float64], NDArray[np.float64]]]:
+        return self.simulation.body_poses()
 
     def record(self, row: Array | None, missed: bool) -> None:
         if row is None:

@@ -6,7 +6,7 @@ Its two clocks, lockstep and real time, are those of ros/simulator_node.py.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,6 +42,7 @@ from diffusion_ros.simulators.arm import Simulation
 from diffusion_ros.simulators.arm_links import arm_links
 from diffusion_ros.simulators.camera_faults import CameraFault
 from diffusion_ros.simulators.episode import Episode
+from diffusion_ros.simulators.scene import SceneGeom
 from diffusion_ros.simulators.tasks import ARM_TASKS
 
 Array = NDArray[np.float64]
@@ -62,6 +63,7 @@ class SimulationNode(simulator_node.SimulatorNode):
     """Publishes what a robot's drivers would, and the episode; subscribes to eef_command."""
 
     rate = RATE
+    replayed_as = "arm"
     parameters: SimulationParameters
 
     def __init__(self, parameter_overrides: Sequence[Parameter[Any]] = ()) -> None:
@@ -201,7 +203,13 @@ class SimulationNode(simulator_node.SimulatorNode):
     def publish_scene(self) -> None:
         self._scene.publish(self._stamp_ns)
 
-    # The video
+    # The replay and the video
+
+    def shapes(self) -> Sequence[SceneGeom]:
+        return self.simulation.scene()
+
+    def bodies(self) -> Mapping[str, tuple[Array, Array]]:
+        return self.simulation.body_poses()
 
     def record(self, row: Array | None, missed: bool) -> None:
         if row is None:

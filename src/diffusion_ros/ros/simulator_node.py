@@ -38,6 +38,8 @@ from diffusion_ros.ros.publisher_monitor import PublisherMonitor
 from diffusion_ros.ros.runner import RunnableNode
 from diffusion_ros.ros.sim_clock import SimClock
 from diffusion_ros.simulators.episode import Episode, episode_stamp_ns
+from diffusion_ros.simulators.scene import SceneGeom
+from diffusion_ros.simulators.scene_replay import ReplayWriter
 from diffusion_ros.simulators.video import Mp4Writer, ending
 
 Array = NDArray[np.float64]
@@ -86,6 +88,7 @@ class SimulatorParameters:
     transforms: bool = parameter(True, "publish /tf and /tf_static where tf2_msgs is installed")
     output_dir: str = parameter("", "folder of the videos; '': the current folder")
     results: str = parameter("", "file to which each episode adds its result at its end, as one line of JSON")
+    replay: bool = parameter(True, "keep beside `results` where all bodies were, for the replay in 3D of report.html")
 
     @property
     def lockstep(self) -> bool:
@@ -131,6 +134,8 @@ class SimulatorNode(RunnableNode, ABC):
     """Whether episodes become videos."""
     video_rate: float = 0.0
     """Pictures a second of the video; 0: one each control step."""
+    replayed_as: str = ""
+    """arm, maze or cart: what a replay in 3D shows; '': there is none."""
     parameters: SimulatorParameters
 
     def __init__(self, name: str, kind: type[P], parameter_overrides: Sequence[Parameter[Any]]) -> None:
@@ -160,6 +165,7 @@ class SimulatorNode(RunnableNode, ABC):
         self._answered_at: float | None = None
         self._acting = False
         self._drawing: Generator[None, None, None] | None = None
+        self._replay: ReplayWriter | None = None
         self._stamps: deque[int] = deque(maxlen=_STAMPS)
         """Of the last observations."""
         self._commands: list[Listener[Any]] = []
@@ -179,6 +185,8 @@ class SimulatorNode(RunnableNode, ABC):
         sensor_qos: how its messages are heard."""
         if self.records:
             Path(self.parameters.output_dir).mkdir(parents=True, exist_ok=True)
+        if self.replayed_as and self.parameters.replay and self.parameters.results:
+            self._replay = ReplayWriter(Path(self.parameters.results).parent, self.replayed_as, self.rate)
         self._period = 1.0 / self.rate
         speed = self.parameters.speed
         if speed != 1.0:
@@ -292,6 +300,14 @@ class SimulatorNode(RunnableNode, ABC):
     @abstractmethod
     def publish_scene(self) -> None:
         """The scene for RViz, if somebody looks."""
+
+    def shapes(self) -> Sequence[SceneGeom]:
+        """What there is, for a replay in 3D: in the frames of the bodies that move."""
+        return ()
+
+    def bodies(self) -> Mapping[str, tuple[Array, Array]]:
+        """Where those bodies are, by name: position (3) m and quaternion (4) xyzw in the world."""
+        return {}
 
     @abstractmethod
     def record(self, row: Array | None, missed: bool) -> None:
@@ -432,6 +448,8 @@ class SimulatorNode(RunnableNode, ABC):
         again = self.phase != "checking"
         self.episode = self._new_episode(index)
         self.reset_simulator()
+        if self._replay is not None:
+            self._replay.begin(self.shapes())
         self._command = None
         self._fault = ""
         self._stamps.clear()
@@ -479,6 +497,8 @@ class SimulatorNode(RunnableNode, ABC):
         episode = self.episode
         if self.records:
             self.record(row, missed)
+        if self._replay is not None and self._replay.due():
+            self._replay.add(self.bodies())
         if self._answered_at is not None:
             episode.took("stamp to command", self._answered_at - self._stamped_at)
             episode.took("publication to command", self._answered_at - self._published_at)
@@ -502,6 +522,8 @@ class SimulatorNode(RunnableNode, ABC):
     def _finish(self) -> None:
         """The episode is over: report it, at once or with its video."""
         result = {**self.result(), **self._pace()}
+        if self._replay is not None:
+            self._save_replay(self._replay)
         if self.records:
             self.record(None, False)
             name = f"episode_{self.episode.index + 1:03d}_seed_{self.episode.seed}.mp4"
@@ -518,6 +540,13 @@ class SimulatorNode(RunnableNode, ABC):
             return {}
         simulated = self._sim_clock.seconds - began
         return {"rate": round((self.episode.steps - 1) / simulated, 3), "achieved_speed": round(simulated / wall, 3)}
+
+    def _save_replay(self, replay: ReplayWriter) -> None:
+        replay.add(self.bodies())
+        try:
+            replay.save(self.episode.index, self.episode.seed)
+        except OSError as error:
+            self.get_logger().error(f"no replay of episode {self.episode.index}: {error}")
 
     def _write_video(self, path: Path, result: dict[str, Any]) -> Generator[None, None, None]:
         """Draws a picture each time it is asked; ends the episode when the file is whole, or says why it is not."""

@@ -129,9 +129,13 @@ class View:
 
     def _body(self, name: str) -> _Body:
         if name not in self._bodies:
-            handle = self._server.scene.add_frame(f"/scene/{name.replace('/', '_')}", show_axes=False)
+            handle = self._server.scene.add_frame(self.node(name), show_axes=False)
             self._bodies[name] = _Body(handle)
         return self._bodies[name]
+
+    def node(self, body: str) -> str:
+        """What viser calls a body, whether it has a shape or not."""
+        return f"/scene/{body.replace('/', '_')}"
 
     def poses(self, poses: Mapping[str, tuple[Array, Array]]) -> None:
         """Where bodies are, by name: position (3) [m], quaternion (4) xyzw. Those that have no shape do not count."""
