@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import struct
 import subprocess
 import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 from rosbags.highlevel import AnyReader
 from rosbags.rosbag2 import Reader
+from rosbags.rosbag2.storage_mcap import McapReader
 from rosbags.typesys import Stores, get_typestore
 
 from diffusion_ros import bags, bringup
@@ -267,6 +270,7 @@ def test_a_bag_needs_no_ros(tmp_path: Path) -> None:
     record(tmp_path / "session").abandon()
     script = f"""
 import sys
+import time
 sys.modules["rclpy"] = None
 from pathlib import Path
 from diffusion_ros.bags import recover
@@ -275,3 +279,109 @@ print(recover(Path({str(tmp_path / "session")!r})).messages)
     environment = os.environ | {"PYTHONPATH": str(ROOT / "src")}
     run = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True)
     assert int(run.stdout) == 125
+
+
+# -- a bag that is one file -------------------------------------------------------------------------------------------
+
+
+def read_file(path: Path) -> list[tuple[str, int, bytes]]:
+    """As training reads it, from the beginning on."""
+    from training.data.bag_file import BagFile
+
+    file = BagFile(path)
+    return list(file.messages(list(file.topics)))
+
+
+def test_a_file_has_what_the_folder_has(tmp_path: Path) -> None:
+    path, folder = tmp_path / "monday.1.mcap", tmp_path / "session"
+    for place in (path, folder):
+        record(place).close()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["monday.1.mcap", "session"]
+    assert read_file(path) == read_file(folder) and len(read_file(path)) == 124
+    reader = McapReader(path)
+    reader.open()
+    assert reader.metadata.message_count == 124
+    reader.close()
+    # And who has rosbag2 finds all of it in the file itself.
+    assert b"serialized_metadata" in path.read_bytes() and b"custom_data" in path.read_bytes()
+    assert recover(path) == bags.Recovered(path, True, 124, 0)
+    BagWriter(tmp_path / "nothing.mcap", CONTRACT).close()
+    assert [topic for topic, _, _ in read_file(tmp_path / "nothing.mcap")] == [
+        "/recording_contract",
+        "/recording_event",
+    ]
+
+
+def test_where_no_new_bag_can_be(tmp_path: Path) -> None:
+    (tmp_path / "there.mcap").touch()
+    (tmp_path / "folder.mcap").mkdir()
+    (tmp_path / "link.mcap").symlink_to(tmp_path / "nowhere")
+    for name, rule in (
+        ("there.mcap", "exists already, a new file expected"),
+        ("folder.mcap", "exists already, a new file expected"),
+        ("link.mcap", "exists already, a new file expected"),
+        ("no/such/x.mcap", f"no folder {tmp_path / 'no/such'}"),
+        ("x.bag", "a folder, or a file named *.mcap, expected"),
+        ("x.MCAP", "a folder, or a file named *.mcap, expected"),
+        ("x.mcap.zst", "a folder, or a file named *.mcap, expected"),
+    ):
+        said = f"bag {tmp_path / name}: {rule}"
+        with pytest.raises(BagError, match=f"^{re.escape(said)}$"):
+            BagWriter(tmp_path / name, CONTRACT)
+    assert len(list(tmp_path.iterdir())) == 3 and (tmp_path / "there.mcap").stat().st_size == 0
+    (tmp_path / "text.txt").touch()
+    with pytest.raises(BagError, match=r"text.txt: the folder of a bag, or a file named \*.mcap, expected$"):
+        recover(tmp_path / "text.txt")
+
+
+@pytest.mark.parametrize("seconds", [0.0, 0.03, 0.11])
+def test_a_killed_file_is_read_as_it_is_and_recovered(tmp_path: Path, seconds: float) -> None:
+    """Whatever was flushed is read without `recover`, which gives the file its index and the episode its end."""
+    path = tmp_path / "session.mcap"
+    script = f"""
+import sys
+import time
+from pathlib import Path
+sys.path[:0] = [{str(ROOT / "tests")!r}]
+import test_bags
+writer = test_bags.record(Path({str(path)!r}), 60, 4000)
+print("written", flush=True)
+for i in range(60, 100_000):
+    writer.write("/camera/image_raw", 100 + i, test_bags.content(i))
+"""
+    environment = os.environ | {"PYTHONPATH": f"{ROOT / 'src'}:{ROOT}"}
+    child = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, env=environment)
+    assert child.stdout is not None and child.stdout.readline() == b"written\n"
+    with pytest.raises(BagError, match=r"session.mcap: is being recorded, a bag that nobody writes expected$"):
+        recover(path)
+    time.sleep(seconds)
+    child.send_signal(signal.SIGKILL)
+    child.wait()
+    child.stdout.close()
+    before = read_file(path)
+    images = [data for topic, _, data in before if topic == "/camera/image_raw"]
+    assert len(images) >= 60 and images[:60] == [content(i, 4000) for i in range(60)]
+    assert images[60:] == [content(i) for i in range(60, len(images))]
+    made = recover(path)
+    after = read_file(path)
+    assert not made.whole and made.messages == len(after)
+    assert after[:-1] == before and bags.json_of(after[-1][2])["reason"] == "the recording was cut"
+    assert recover(path).whole and [p.name for p in tmp_path.iterdir()] == ["session.mcap"]
+
+
+def test_the_file_in_a_folder_that_is_recorded_is_not_recovered(tmp_path: Path) -> None:
+    writer = record(tmp_path / "session", 20, 2000)
+    with pytest.raises(BagError, match="is being recorded"):
+        recover(tmp_path / "session/session.mcap")
+    writer.close()
+    assert recover(tmp_path / "session/session.mcap").whole
+
+
+def test_the_command_recovers_a_file_that_ends_anywhere(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "session.mcap"
+    record(path, 20, 2000).abandon()
+    path.write_bytes(path.read_bytes()[:-1000])
+    assert bringup.main(["recover", str(path)]) == 0
+    assert f"{path}: recovered " in capsys.readouterr().out
+    assert bringup.main(["recover", str(path)]) == 0
+    assert capsys.readouterr().out.startswith(f"{path}: is whole, ")

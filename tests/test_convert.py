@@ -407,6 +407,9 @@ def test_a_bag(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
     assert "left out: 3 rows: no frame within a step\n" in capsys.readouterr().out
     (tmp_path / "bag/x.mcap").touch()
     assert "the bag's folder expected" in refused(tmp_path / "bag/x.mcap", tmp_path / "y.hdf5")
+    (tmp_path / "alone.mcap").touch()
+    converted(tmp_path / "alone.mcap", tmp_path / "out2", rate=10.0)
+    assert asked[-1][0] == tmp_path / "alone.mcap"
 
 
 def test_a_session_as_it_was_recorded(tmp_path: Path) -> None:

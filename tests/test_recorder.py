@@ -37,7 +37,7 @@ from diffusion_ros.robot import ACTION_NAMES, CAMERAS
 from diffusion_ros.ros import bag_thread, messages, topics
 from diffusion_ros.ros.bag_thread import BagThread
 from diffusion_ros.ros.runner import run
-from diffusion_ros.systems.arm import REAL_ROBOT, SIMULATION
+from diffusion_ros.systems.arm import REAL_ROBOT, REHEARSAL, SIMULATION
 from diffusion_ros.systems.startup import UsageError, decide
 
 ROOT = Path(__file__).parents[1]
@@ -800,3 +800,12 @@ def test_systems_record_where_a_folder_is_given(tmp_path: Path) -> None:
     (tmp_path / "bag" / "metadata.yaml").touch()
     with pytest.raises(UsageError, match=r"^record .*bag: exists already, a new folder expected$"):
         settle(SIMULATION, task="lift", record=str(tmp_path / "bag"))
+    file = str(tmp_path / "bag.mcap")
+    for system, given in ((SIMULATION, {"task": "lift"}), (REHEARSAL, {"robot": "franka_crisp", "task": "lift"})):
+        assert settle(system, record=file, **given).parameters["recorder"]["bag"] == file
+        for bad, said in (("no/x.mcap", "no folder"), ("x.db3", "a folder, or a file named")):
+            with pytest.raises(UsageError, match=rf"^record {tmp_path}/{bad}: {said}"):
+                settle(system, record=str(tmp_path / bad), **given)
+    Path(file).touch()
+    with pytest.raises(UsageError, match=r"^record .*bag.mcap: exists already, a new file expected$"):
+        settle(REAL_ROBOT, robot="franka_crisp", record=file)

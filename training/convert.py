@@ -98,9 +98,11 @@ def kind_of(source: Path) -> str:
     if not source.exists():
         raise ValueError(f"{source}: no such file or folder")
     if source.is_file():
-        if source.suffix == ".mcap":
+        if source.suffix != ".mcap":
+            return "hdf5"
+        if (source.parent / "metadata.yaml").is_file():
             raise ValueError(f"{source}: a part of a bag, the bag's folder expected")
-        return "hdf5"
+        return "bag"
     if (source / "meta/info.json").is_file():
         return "lerobot"
     if (source / "metadata.yaml").is_file() or any(source.glob("*.mcap")):

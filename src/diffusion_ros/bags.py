@@ -1,9 +1,9 @@
-"""Bags: a session as rosbag2 has it, a folder with one MCAP file and metadata.yaml.
+"""Bags: a session as rosbag2 has it, a folder with one MCAP file and metadata.yaml; or that file alone, named *.mcap.
 
 Written through rosbags, which needs no ROS; of src only this file knows it, and only once a bag is opened. Two topics
 are the recorder's own, std_msgs/String with JSON: `recording_contract`, the first message, says what was recorded, and
 `recording_event` where episodes begin and end. A bag whose writer was killed has neither index nor metadata.yaml:
-`recover` makes a whole one of it.
+`recover` makes a whole one of it. Who reads from the beginning to the end, as training does, needs neither.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import os
 import shutil
 import struct
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -26,6 +26,10 @@ EVENT = "recording_event"
 """Topic: start, success, failure, discard or end of an episode. Its `stamp_ns` is in the clock of the stamps."""
 STRING = "std_msgs/msg/String"
 METADATA = "metadata.yaml"
+FILE = ".mcap"
+"""A bag with a name that ends so is a file, and no folder."""
+_OTHERS = (".bag", ".db3", ".sqlite3", ".mcap.zst", ".mcap.lz4", ".mcap.gz")
+"""Endings of files that a bag cannot be written as."""
 
 _MAGIC = b"\x89MCAP0\r\n"
 _HEADER, _FOOTER, _SCHEMA, _CHANNEL, _MESSAGE, _CHUNK, _INDEX, _DATA_END = 1, 2, 3, 4, 5, 6, 7, 15
@@ -113,9 +117,23 @@ def _names(definition: Any) -> set[str]:
     return set()
 
 
+def check_new(path: Path) -> None:
+    """Raises BagError, in one line, where no new bag can be: something is there, or a file's folder is not, or the name
+    is that of another kind of file."""
+    if path.name.lower().endswith((*_OTHERS, FILE)) and path.suffix != FILE:
+        raise BagError(f"{path}: a folder, or a file named *{FILE}, expected")
+    if path.suffix == FILE:
+        if path.exists() or path.is_symlink():
+            raise BagError(f"{path}: exists already, a new file expected")
+        if not path.parent.is_dir():
+            raise BagError(f"{path}: no folder {path.parent}")
+    elif path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise BagError(f"{path}: exists already, a new folder expected")
+
+
 @contextmanager
 def claimed(folder: Path) -> Iterator[None]:
-    """Holds a bag's folder. Raises BagError where another process writes it."""
+    """Holds a bag's folder, or its file. Raises BagError where another process writes it."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         try:
@@ -131,28 +149,41 @@ class BagWriter:
     """Writes a new bag. One thread at a time."""
 
     def __init__(self, folder: Path, contract: Mapping[str, Any], prefix: str = "/", distro: str = "") -> None:
-        """prefix: of the recorder's own topics, its namespace with slashes around. Raises BagError where there is
-        something already, OSError where it cannot be written."""
+        """folder: or the file, named *.mcap. prefix: of the recorder's own topics, its namespace with slashes around.
+        Raises BagError for one that `check_new` refuses, OSError where it cannot be written."""
         from rosbags.rosbag2 import StoragePlugin, Writer
 
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise BagError(f"bag {folder}: exists already, a new folder expected")
+        try:
+            check_new(folder)
+        except BagError as error:
+            raise BagError(f"bag {error}") from None
         self.folder = folder
+        self._file = folder if folder.suffix == FILE else folder / f"{folder.name}{FILE}"
         self._types = MessageTypes(distro)
         self._event = f"{prefix}{EVENT}"
         self._connections: dict[str, Any] = {}
-        with suppress(OSError):
-            folder.rmdir()  # an empty one, which rosbags would refuse
+        if not self._alone:
+            with suppress(OSError):
+                folder.rmdir()  # an empty one, which rosbags would refuse
         self._writer = Writer(folder, version=9, storage_plugin=StoragePlugin.MCAP)
         self._writer.set_custom_data(CONTRACT, json.dumps(dict(contract), allow_nan=False))
-        self._writer.open()
-        self._claim = claimed(folder)
-        self._claim.__enter__()
+        if self._alone:
+            _open_alone(self._writer, folder)
+        else:
+            self._writer.open()
+        self._claim = ExitStack()
+        for path in {folder, self._file}:  # the file in a folder is one that could be recovered by itself
+            self._claim.enter_context(claimed(path))
         self._contract = f"{prefix}{CONTRACT}"
         self._said = self._types.text(contract)
 
     def __contains__(self, topic: str) -> bool:
         return topic in self._connections
+
+    @property
+    def _alone(self) -> bool:
+        """Whether it is a file without a folder of its own."""
+        return self._file == self.folder
 
     def add(self, topic: str, kind: str, qos: OfferedQos) -> None:
         """kind: "package/msg/Type". Raises BagError for a type that nobody defines."""
@@ -191,17 +222,46 @@ class BagWriter:
                 self.event(0, {"event": "end", "episode": -1, "stamp_ns": 0, "reason": "nothing was recorded"})
             self.flush(sync=True)
             self._writer.close()
-            _sync(self.folder / METADATA)
+            _sync(self._file if self._alone else self.folder / METADATA)
         except BaseException:
             self.abandon()
             raise
-        self._claim.__exit__(None, None, None)
+        self._claim.close()
 
     def abandon(self) -> None:
         """Leaves the file as it is, to be recovered."""
         with suppress(OSError):
             self._writer.abort()
-        self._claim.__exit__(None, None, None)
+        self._claim.close()
+
+
+class _Alone:
+    """What rosbags takes for a bag's folder, and for its metadata.yaml: the file of that name in it is `path`, and what
+    is written into metadata.yaml goes nowhere, as the file has it too."""
+
+    def __init__(self, path: Path) -> None:
+        self._path, self.name = path, path.stem
+
+    def __truediv__(self, name: str) -> Path:
+        return self._path
+
+    def with_suffix(self, suffix: str) -> _Alone:
+        return self
+
+    def write_text(self, text: str, encoding: str) -> int:
+        return len(text)
+
+    def replace(self, target: object) -> object:
+        return target
+
+
+def _open_alone(writer: Any, path: Path) -> None:
+    """Writer.open(), for a file without a folder. Raises OSError."""
+    from rosbags.rosbag2.enums import CompressionMode
+    from rosbags.rosbag2.storage_mcap import McapWriter
+
+    place: Any = _Alone(path)
+    writer.storage, writer.metapath = McapWriter(place, CompressionMode.NONE), place
 
 
 def _qos(offered: OfferedQos) -> Any:
@@ -244,19 +304,22 @@ class Recovered:
 
 
 def recover(folder: Path) -> Recovered:
-    """Makes a whole bag of one whose writer was killed; a whole one is left alone.
+    """Makes a whole bag of one whose writer was killed, a folder or a file; a whole one is left alone.
 
     The new file takes the place of the old one when it is complete, and metadata.yaml comes after it: whatever stops
     the recovery, the next one goes on from what there is. An episode that was running gets its event `end`. Raises
     BagError, one line, for what is no bag, is being recorded, or does not fit on the disk a second time; OSError.
     """
-    if not folder.is_dir():
+    alone = folder.is_file()
+    if alone and folder.suffix != FILE:
+        raise BagError(f"{folder}: the folder of a bag, or a file named *{FILE}, expected")
+    if not alone and not folder.is_dir():
         raise BagError(f"{folder}: no such folder, the folder of a bag expected")
     with claimed(folder):
         whole = _count(folder)
         if whole is not None:
             return Recovered(folder, True, whole, 0)
-        path = _file(folder)
+        path = folder if alone else _file(folder)
         size = path.stat().st_size
         free = shutil.disk_usage(folder).free
         if free < _SPARE * size:
@@ -274,8 +337,9 @@ def recover(folder: Path) -> Recovered:
             _sync(copy / path.name)
             _sync(copy / METADATA)
             os.replace(copy / path.name, path)
-            os.replace(copy / METADATA, folder / METADATA)
-            _sync(folder)
+            if not alone:
+                os.replace(copy / METADATA, folder / METADATA)
+            _sync(path.parent)
         finally:
             shutil.rmtree(beside, ignore_errors=True)
         return Recovered(folder, False, messages, 0 if complete else size - end)
@@ -284,7 +348,17 @@ def recover(folder: Path) -> Recovered:
 def _count(folder: Path) -> int | None:
     """Messages of a bag that is whole, None for one that is not."""
     from rosbags.rosbag2 import Reader, ReaderError
+    from rosbags.rosbag2.storage_mcap import McapReader
 
+    if folder.is_file():
+        storage: Any = McapReader(folder)
+        try:
+            storage.open()
+        except (ReaderError, OSError, struct.error, TypeError, ValueError, EOFError):
+            return None
+        count = int(storage.metadata.message_count)
+        storage.close()
+        return count
     if not (folder / METADATA).is_file():
         return None
     try:

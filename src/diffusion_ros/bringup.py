@@ -162,11 +162,11 @@ def _parser(resources: Path) -> argparse.ArgumentParser:
         RECOVER,
         help="makes a whole bag of one whose recorder was killed",
         description="Makes a whole bag of one whose recorder was killed. Nothing that was whole is lost.",
-        usage=f"diffusion_ros {RECOVER} FOLDER",
+        usage=f"diffusion_ros {RECOVER} BAG",
         formatter_class=_help,
         allow_abbrev=False,
     )
-    recovering.add_argument("folder", metavar="FOLDER", help="of the bag")
+    recovering.add_argument("folder", metavar="BAG", help="its folder, or its file (.mcap)")
     for word, steering in STEERING.items():  # their own parsers too (steer.py)
         systems.add_parser(word, help=steering.description)
     for system in SYSTEMS.values():

@@ -63,7 +63,7 @@ _MOST_STEPS = 1_000_000
 class RecorderParameters(TrustedCheckpoint):
     """Parameters of the recorder node."""
 
-    bag: str = parameter("", "folder of the bag, which must be new; '': runs/<task>-bag-<time>")
+    bag: str = parameter("", "the bag, a new folder, or a new file named *.mcap; '': runs/<task>-bag-<time>")
     robot: str = parameter(
         "",
         "YAML of a robot with drivers of its own, or a shipped one's name, whose topics are recorded; '': the"

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from diffusion_ros import robot_file
+from diffusion_ros.bags import BagError, check_new
 from diffusion_ros.control.teleoperation import DEVICES
 from diffusion_ros.robot import CAMERAS
 from diffusion_ros.ros import topics
@@ -112,7 +113,7 @@ _GUARD_NODE = NodeDescription(
     managed=1,
 )
 
-_RECORD = Argument("record", "folder of the bag that is recorded, a new one; '': none", "", path=True)
+_RECORD = Argument("record", "the bag that is recorded: a new folder, or a new file *.mcap; '': none", "", path=True)
 _COMPRESS = Argument("compress", "how the bag has pictures; '': as they come", choices=("", "jpeg", "png"))
 
 
@@ -126,12 +127,13 @@ def _recorder(*arguments: str, **given: Value) -> NodeDescription:
 
 
 def _check_record(parameters: Mapping[str, Mapping[str, Any]]) -> None:
-    """Raises ValueError for a bag that is there already."""
+    """Raises ValueError for a bag that is there already, or cannot be."""
     if "recorder" not in parameters:
         return
-    bag = Path(parameters["recorder"]["bag"])
-    if bag.exists() and (not bag.is_dir() or any(bag.iterdir())):
-        raise ValueError(f"record {bag}: exists already, a new folder expected")
+    try:
+        check_new(Path(parameters["recorder"]["bag"]))
+    except BagError as error:
+        raise ValueError(f"record {error}") from None
 
 
 SIMULATION = System(
