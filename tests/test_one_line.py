@@ -67,7 +67,10 @@ def test_a_command_typed_wrongly_is_one_line_that_tells_what_to_do(
 
 
 CARTPOLE = "diffusion_ros cartpole --checkpoint cart.pt --mode lockstep --no-video --output-dir run --episodes 400"
-REST = r"interrupted after \d+ of 400 .*run/summary.json; the same command with --seed 1000\d\d --episodes \d+ runs.*"
+REST = (
+    r"to go on: \S+ -m diffusion_ros cartpole --checkpoint cart.pt --mode lockstep --no-video --episodes 400 --resume"
+    r" --output-dir /\S+/run"
+)
 PPO = "training train_ppo --env-id InvertedPendulum-v5 --out x.pt --total-timesteps 1000000 --evaluation-episodes 0"
 RAINBOW = "training train_rainbow --out x.pt --save-every 500"
 DIGITS = "training train_ddpm --data digits --out x.pt --iterations 100000 --dim 8 --sample-every 100000"
@@ -141,4 +144,5 @@ def test_a_run_that_is_interrupted_says_what_to_do_next(
             process.wait()
     text = log.read_text()
     assert "Traceback" not in text
+    assert expected is not REST or re.search(r"^interrupted after \d+ of 400 .*run/summary.json$", text, re.MULTILINE)
     assert re.fullmatch(expected, text.strip().splitlines()[-1].rpartition("\r")[2]), text

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 import time
@@ -16,6 +17,7 @@ import ros_graph
 
 from diffusion_ros import bringup
 from diffusion_ros.atomic_file import add_line
+from diffusion_ros.systems.resuming import to_go_on
 
 ROOT = Path(__file__).parents[1]
 
@@ -116,3 +118,36 @@ def test_another_checkpoint_and_damaged_files_are_refused(tmp_path: Path) -> Non
     (folder / "begun.json").write_text("{")
     with pytest.raises(bringup.UsageError, match=r"begun\.json: damaged \("):
         bringup.parse(words(policy, folder, "--resume"))
+
+
+def test_the_command_to_go_on_with_is_one_that_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    policy, folder = begun(tmp_path)
+    given = words(policy, folder)
+    request = bringup.parse(given)
+    for started in (given, [*given, "--resume"], [*given, f"--output-dir={folder}"]):
+        said = to_go_on(started, request.startup)
+        program, module, name, *rest = shlex.split(said)
+        assert (program, module, name) == (sys.executable, "-m", "diffusion_ros")
+        assert rest[-3:] == ["--resume", "--output-dir", str(folder)] and rest.count("--output-dir") == 1
+        assert bringup.parse(rest).first_episode == 2
+    monkeypatch.setattr(sys, "argv", ["/no/such/folder/diffusion_ros"])
+    assert to_go_on(given, request.startup).startswith("/no/such/folder/diffusion_ros cartpole ")
+
+
+@pytest.mark.parametrize("name", ["bag", "lift.mcap"])
+def test_a_recorded_run_goes_on_into_a_new_bag(tmp_path: Path, name: str) -> None:
+    """In a folder whose name a shell has to be given in quotes."""
+    home = tmp_path / "a b"
+    home.mkdir()
+    given = ["simulation", "--task", "lift", "--checkpoint", str(ROOT / "checkpoints/lift_state.pt")]
+    given += ["--output-dir", str(home / "run"), "--record", str(home / name)]
+    request = bringup.parse(given)
+    (home / "run").mkdir()
+    bringup.note(request.startup)
+    stem, suffix = Path(name).stem, Path(name).suffix
+    for taken in (name, f"{stem}-2{suffix}"):
+        (home / taken).mkdir()
+        (home / taken / "metadata.yaml").touch()
+    rest = shlex.split(to_go_on(request.words, request.startup))[3:]
+    assert rest[rest.index("--record") + 1] == str(home / f"{stem}-3{suffix}") and rest.count("--record") == 1
+    assert bringup.parse(rest).first_episode == 0

@@ -44,7 +44,7 @@ from diffusion_ros.systems import REAL_ROBOT, SYSTEMS, TELEOPERATE
 from diffusion_ros.systems.explanations import explanations
 from diffusion_ros.systems.machine_check import check_machine
 from diffusion_ros.systems.observer import Observer
-from diffusion_ros.systems.resuming import note, resumed
+from diffusion_ros.systems.resuming import note, resumed, to_go_on
 from diffusion_ros.systems.startup import Startup, UsageError, check_writable, decide, defaults, foreign_sections
 from diffusion_ros.systems.supervisor import Ended, Supervisor, describe_status
 from diffusion_ros.systems.system import WEB_ADDRESS, Argument, NodeDescription, System, Value, node_environment
@@ -78,6 +78,8 @@ class Request:
     domain_id: int
     first_episode: int | None = None
     """Where a run goes on that was stopped; None: it is a new one."""
+    words: tuple[str, ...] = ()
+    """As they were given."""
 
     @property
     def system(self) -> System:
@@ -114,6 +116,7 @@ def parse(arguments: Sequence[str]) -> Request:
         result=result,
         domain_id=int(domain) if domain else elsewhere(),
         first_episode=first,
+        words=tuple(arguments),
     )
 
 
@@ -459,7 +462,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for line in files_of(request, result):
         screen.show(line)
     screen.end("")
-    print(closing(request, result))
+    print(closing(request, result), flush=True)
+    if "interrupted" in result and result["finished"] < result["episodes"]:
+        screen.show(f"to go on: {to_go_on(request.words, request.startup)}")
     return 128 + stop[0] if "interrupted" in result else 0
 
 
@@ -472,13 +477,11 @@ def files_of(request: Request, result: Mapping[str, Any]) -> list[str]:
 
 
 def closing(request: Request, result: Mapping[str, Any]) -> str:
-    """The last line: the outcome and its file, and of a run that was interrupted how the rest is run."""
+    """The outcome and its file."""
     said = f"{result['outcome']}; {request.result}"
     if "interrupted" not in result:
         return said
-    done, episodes = int(result["finished"]), int(result["episodes"])
-    rest = f"--seed {int(result['seed']) + done} --episodes {episodes - done}"
-    return f"interrupted after {done} of {episodes} episodes: {said}; the same command with {rest} runs the rest"
+    return f"interrupted after {result['finished']} of {result['episodes']} episodes: {said}"
 
 
 def _running(request: Request) -> RunningSystem:

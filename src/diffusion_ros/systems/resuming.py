@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
+import os
+import shlex
+import shutil
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from diffusion_ros.atomic_file import read_lines, write_json
@@ -14,7 +19,7 @@ BEGUN = "begun.json"
 """In a run's folder: what each node was given, and the checkpoint's hash."""
 FIRST = "first_episode"
 """The simulator's parameter."""
-FREE = ("episodes", FIRST, "results", "output_dir")
+FREE = ("episodes", FIRST, "results", "output_dir", "bag")
 """Parameters that an episode does not depend on."""
 
 
@@ -45,6 +50,38 @@ def resumed(startup: Startup) -> tuple[Startup, int]:
     (node,) = (node.name for node in startup.nodes if node.required)
     parameters = {**startup.parameters, node: {**startup.parameters[node], FIRST: first}}
     return dataclasses.replace(startup, parameters=parameters), first
+
+
+def to_go_on(words: Sequence[str], startup: Startup) -> str:
+    """The command that runs the episodes that are missing, as a shell takes it. words: those that the run was started
+    with. A bag cannot be gone on with: the next one has a new name."""
+    kept, value = [], False
+    for word in words:
+        name, equals, _ = word.partition("=")
+        if value or name in ("--resume", "--output-dir", "--record"):
+            value = not value and not equals and name != "--resume"
+            continue
+        kept.append(word)
+    if bag := str(startup.values.get("record", "")):
+        kept += ["--record", str(_free(Path(bag)))]
+    return shlex.join([*_program(), *kept, "--resume", "--output-dir", str(startup.output_dir)])
+
+
+def _free(path: Path) -> Path:
+    """`path` with the first number behind its name that nothing has."""
+    number = 2
+    while (found := path.with_name(f"{path.stem}-{number}{path.suffix}")).exists():
+        number += 1
+    return found
+
+
+def _program() -> list[str]:
+    """How this command was called."""
+    started = Path(sys.argv[0])
+    if started.name != "diffusion_ros":
+        return [sys.executable, "-m", "diffusion_ros"]
+    found = shutil.which(started.name)
+    return [started.name if found and os.path.realpath(found) == os.path.realpath(started) else str(started)]
 
 
 def _begun(startup: Startup) -> dict[str, Any]:
