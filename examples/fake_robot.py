@@ -131,7 +131,7 @@ def main() -> int:
             rclpy.spin_once(robot, timeout_sec=0.1)
             if any(node.poll() is not None for node in nodes):
                 return 1  # it has said why
-            # Nothing moves before this, on a real robot by `ros2 service call /executor/set_enabled ...`.
+            # Nothing moves before this, on a real robot by `diffusion_ros enable`.
             if robot.said == "holding: not enabled":
                 robot.enable()
             now = time.monotonic()

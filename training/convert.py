@@ -1,7 +1,8 @@
 """Recordings from one format to another: a bag, robomimic's HDF5 or a LeRobot data set to HDF5 or LeRobot.
 
-What IN is, is told by what it contains: a bag's folder, LeRobot's folder, or an HDF5 file. What OUT becomes, by its
-name: an HDF5 file where it ends with .hdf5 or .h5, else a LeRobot data set, version 3.0. OUT appears when it is whole.
+What IN is, is told by what it contains: a bag's folder or its file alone (.mcap), LeRobot's folder, or an HDF5 file.
+What OUT becomes, by its name: an HDF5 file where it ends with .hdf5 or .h5, else a LeRobot data set, version 3.0. OUT
+appears when it is whole.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ class Options:
     """Converts recordings."""
 
     source: Annotated[Positional[Path], arg(metavar="IN")]
-    """A bag's folder, a LeRobot data set's, or robomimic's HDF5 file."""
+    """A bag's folder or its .mcap alone, a LeRobot data set's folder, or robomimic's HDF5 file."""
     out: Annotated[Positional[Path], arg(metavar="OUT")]
     """A file that ends with .hdf5 or .h5, or the folder of a LeRobot data set."""
     task: str | None = None
