@@ -171,7 +171,7 @@ print(len(names), *sorted({{name.partition(".")[0] for name in sys.modules}}))
         ("robosuite", ["src", "training"], ["src/diffusion_ros/simulators/arm.py"]),
         ("diffusers", ["src"], []),
         ("franka", ["src", "training"], ["src/diffusion_ros/franka_connection.py"]),
-        ("viser", ["src", "training"], ["src/diffusion_ros/web/server.py", "src/diffusion_ros/web/view.py"]),
+        ("viser", ["src", "training"], [f"src/diffusion_ros/web/{name}.py" for name in ("replay", "server", "view")]),
     ],
 )
 def test_who_imports_what(library: str, folders: list[str], only_in: list[str]) -> None:
