@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from diffusion_ros import checkpoint
 from diffusion_ros.atomic_file import write_json
 from diffusion_ros.control.delay import LateStrategy
 from diffusion_ros.control.pictures import fit
@@ -22,7 +23,7 @@ from diffusion_ros.spec import IMAGE_SUFFIX, CheckpointSpec
 from training import command_line
 from training.evaluation.episodes import Evaluation, Lines
 from training.options.evaluation import PlannerOptions
-from training.parallel import Workers
+from training.parallel import Workers, starting
 
 IDENTITY = ("checkpoint", "checkpoint_sha256")
 """Of a summary: which file it is about."""
@@ -121,13 +122,17 @@ def check_pictures(spec: CheckpointSpec, width: int, height: int) -> None:
 def evaluate(options: Options) -> dict[str, Any]:
     """The summary: task, episodes, seed, success_rate, score or mean_return, per-episode results, the
     checkpoint's hash."""
-    from diffusion_ros import checkpoint
-    from diffusion_ros.models.hand_planner import plans_hands
-
     spec = checkpoint.read_spec(options.checkpoint)
     if options.pictures is not None:
         check_pictures(spec, *options.pictures)
-    common: dict[str, Any] = {"workers": Workers(options.workers, options.cluster), "lines": options.lines}
+    workers = Workers(options.workers, options.cluster)
+    with starting(workers, options.episodes, "training.evaluation.policy" if spec.kind == "policy" else "torch"):
+        return _evaluate(options, spec, {"workers": workers, "lines": options.lines})
+
+
+def _evaluate(options: Options, spec: CheckpointSpec, common: Mapping[str, Any]) -> dict[str, Any]:
+    from diffusion_ros.models.hand_planner import plans_hands
+
     path, episodes, seed = options.checkpoint, options.episodes, options.seed
     if spec.kind == GUARD_KIND:
         from training.evaluation.guard import evaluate_guard, watch_policy
@@ -183,8 +188,6 @@ def main() -> None:
 
 
 def report(options: Options) -> None:
-    from diffusion_ros import checkpoint
-
     summary = evaluate(options)
     if options.record:
         scores = {name: value for name, value in summary.items() if name not in ("results", *IDENTITY)}
