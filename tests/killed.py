@@ -28,10 +28,13 @@ sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "src"), str(ROOT)]
 import fake_rl  # noqa: E402
 import h5py  # noqa: E402
 import numpy as np  # noqa: E402
+import test_bags  # noqa: E402
 
 from diffusion_ros import checkpoint  # noqa: E402
 from diffusion_ros.atomic_file import read_lines  # noqa: E402
+from diffusion_ros.bags import recover  # noqa: E402
 from training import (  # noqa: E402
+    collect_demos,
     collect_maze,
     convert,
     evaluate,
@@ -111,6 +114,64 @@ def collected(folder: Path) -> float:
         arrays(folder / "maze.hdf5")
         return 13.0
     return float(sum(len(arrays(path)) == 3 for path in (folder / "maze.hdf5.parts").glob("*.hdf5")))
+
+
+def collect_arm(folder: Path) -> None:
+    path = folder / "lift.hdf5"
+    if not path.exists():
+        collect_demos.collect(
+            collect_demos.Options("lift", path, episodes=4, images=False, quiet=16, workers=1, seed=3)
+        )
+
+
+def arms_collected(folder: Path) -> float:
+    if (folder / "lift.hdf5").exists():
+        arrays(folder / "lift.hdf5")
+        return 5.0
+    return float(sum(bool(arrays(path)) for path in (folder / "lift.hdf5.parts").glob("*.hdf5")))
+
+
+# Recording
+
+
+def record(folder: Path) -> None:
+    """A bag of its own each time; how many messages were flushed stands beside it."""
+    name = f"bag-{len(list(folder.glob('bag-?*.flushed')))}"
+    flushed = (folder / f"{name}.flushed").open("w")
+    print(0, file=flushed, flush=True)
+    writer = test_bags.record(folder / name, 0)
+    for i in range(2000):
+        writer.write("/camera/image_raw", 100 + i, test_bags.content(i))
+        if i % 50 == 49:
+            writer.flush()
+            print(i + 1, file=flushed, flush=True)
+    writer.close()
+
+
+def recorded(folder: Path) -> float:
+    """Messages in all bags, which are recovered where they were cut."""
+    total = 0
+    for note in folder.glob("bag-*.flushed"):
+        bag, flushed = note.with_suffix(""), int(note.read_text().split()[-1])
+        if not bag.exists():
+            assert flushed == 0
+            continue
+        if not (bag / "metadata.yaml").exists() and any(bag.iterdir()):
+            recover(bag)
+        found = pictures(bag) if (bag / "metadata.yaml").exists() else []
+        assert found == [test_bags.content(i) for i in range(len(found))], "a message is another's, or half"
+        assert len(found) >= flushed, f"{len(found)} messages, {flushed} were flushed"
+        total += len(found)
+    return float(total)
+
+
+def pictures(bag: Path) -> list[bytes]:
+    return [data for topic, _, data in test_bags.read(bag) if topic == "/camera/image_raw"]
+
+
+def last_bag(folder: Path) -> Any:
+    bag = max((path for path in folder.glob("bag-*") if path.is_dir()), key=lambda path: int(path.name[4:]))
+    return pictures(bag)
 
 
 # Evaluating
@@ -242,6 +303,8 @@ def guard(folder: Path) -> Any:
 def writers() -> list[Writer]:
     return [
         Writer("collect", nothing, collect, collected, lambda folder: arrays(folder / "maze.hdf5")),
+        Writer("collect demos", nothing, collect_arm, arms_collected, lambda folder: arrays(folder / "lift.hdf5")),
+        Writer("record", nothing, record, recorded, last_bag),
         Writer("evaluate", policy, evaluated, lines, summary),
         Writer("convert to HDF5", demonstrations, converted("x.hdf5"), of_conversion("x.hdf5"), content("x.hdf5")),
         Writer("convert to LeRobot", demonstrations, converted("x"), of_conversion("x"), content("x")),
