@@ -22,9 +22,9 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 
 from training import run
-from training.policy_setup import Options
+from training.options.policy import Options
 from training.run import set_rates, step_generator
-from training.train_diffusion_policy import Trainer
+from training.trainers.policy import Trainer
 
 COMPARED = 5
 """Steps, whose losses and weights are compared."""

@@ -37,13 +37,17 @@ from training import (  # noqa: E402
     evaluate,
     train_ddpm,
     train_diffuser,
-    train_diffusion_policy,
     train_guard,
     train_ppo,
     train_rainbow,
 )
-from training.policy_setup import Options as PolicyOptions  # noqa: E402
+from training.options.policy import Options as PolicyOptions  # noqa: E402
 from training.run import load_state  # noqa: E402
+from training.trainers import images as images_trainer  # noqa: E402
+from training.trainers import planner as planner_trainer  # noqa: E402
+from training.trainers import policy as policy_trainer  # noqa: E402
+from training.trainers import ppo as ppo_trainer  # noqa: E402
+from training.trainers import rainbow as rainbow_trainer  # noqa: E402
 
 
 @dataclass(frozen=True)
@@ -241,12 +245,13 @@ def writers() -> list[Writer]:
         Writer("evaluate", policy, evaluated, lines, summary),
         Writer("convert to HDF5", demonstrations, converted("x.hdf5"), of_conversion("x.hdf5"), content("x.hdf5")),
         Writer("convert to LeRobot", demonstrations, converted("x"), of_conversion("x"), content("x")),
-        Writer("train rainbow", nothing, trained(rainbow, train_rainbow.train_one), saved, weights),
-        Writer("train ppo", nothing, trained(ppo, train_ppo.train_one), saved, weights),
-        Writer("train ddpm", nothing, trained(ddpm, lambda o: train_ddpm.Trainer(o).run()), saved, weights),
+        Writer("train rainbow", nothing, trained(rainbow, rainbow_trainer.train_one), saved, weights),
+        Writer("train ppo", nothing, trained(ppo, ppo_trainer.train_one), saved, weights),
+        Writer("train ddpm", nothing, trained(ddpm, lambda o: images_trainer.Trainer(o).run()), saved, weights),
         Writer("train diffusion_policy", demonstrations,
-            trained(diffusion_policy, lambda o: train_diffusion_policy.Trainer(o).run()), saved, weights),
-        Writer("train diffuser", collect, trained(diffuser, lambda o: train_diffuser.Trainer(o).run()), saved, weights),
+            trained(diffusion_policy, lambda o: policy_trainer.Trainer(o).run()), saved, weights),
+        Writer("train diffuser", collect,
+            trained(diffuser, lambda o: planner_trainer.Trainer(o).run()), saved, weights),
         Writer("train guard", demonstrations, trained(guard, train_guard.train), saved, weights),
     ]  # fmt: skip
 

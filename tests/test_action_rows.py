@@ -22,8 +22,9 @@ from diffusion_ros.robot import ACTION_SCALE
 from diffusion_ros.simulators.arm import Simulation
 from training.data.action_rows import converted, joint_goals, seen_from, with_widths
 from training.data.demonstrations import Demonstrations, load_demonstrations, make_windows
-from training.policy_setup import Inputs, Options, restore_policy
-from training.train_diffusion_policy import Trainer
+from training.options.policy import Options
+from training.policy_setup import Inputs, restore_policy
+from training.trainers.policy import Trainer
 
 STEPS = 20
 QUARTER = Rotation.from_euler("z", -90, degrees=True)

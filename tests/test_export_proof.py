@@ -17,15 +17,20 @@ from diffusion_ros import checkpoint
 from diffusion_ros.checkpoint import CheckpointError
 from diffusion_ros.simulators.tasks import maze_task
 from diffusion_ros.spec import CheckpointSpec, TensorSpec
-from training import policy_setup, train_ddpm, train_diffuser
+from training import policy_setup
 from training.diffusion.diffuser import Diffuser
 from training.diffusion.export_proof import TOLERANCE, export
 from training.diffusion.images import ImageDiffusion
 from training.diffusion.noise_schedule import NoiseSchedule
 from training.diffusion.normalizer import LimitsNormalizer
 from training.diffusion.policy import POSE_DIM, DiffusionPolicy
+from training.options.images import Options as ImageOptions
+from training.options.planner import Options as PlannerOptions
+from training.options.policy import Options as PolicyOptions
+from training.options.shared import SamplerOptions
 from training.policy_setup import Limits, unit_limits
-from training.run import SamplerOptions
+from training.trainers import images as images_trainer
+from training.trainers import planner as planner_trainer
 
 
 @pytest.fixture(autouse=True)
@@ -38,7 +43,7 @@ Made = tuple[torch.nn.Module, CheckpointSpec, SamplerOptions]
 
 def policy(**changes: Any) -> Made:
     small = {"observations": "state", "denoiser": "unet", "unet_widths": (16, 32), "num_inference_steps": 7}
-    options = policy_setup.Options(data=Path("x"), out=Path("x.pt"), **{**small, **changes})
+    options = PolicyOptions(data=Path("x"), out=Path("x.pt"), **{**small, **changes})
     span = np.array([0.05, 0.05, 0.05, 0.5, 0.5, 0.5, 1.0])
     limits = Limits(unit_limits(11), unit_limits(POSE_DIM), LimitsNormalizer(-0.7 * span, span))
     spec = fake_policy.spec(
@@ -53,7 +58,7 @@ def policy(**changes: Any) -> Made:
 
 
 def planner(**changes: Any) -> Made:
-    options = train_diffuser.Options(data=(), out=Path("x.pt"), horizon=16, widths=(8, 16), **changes)
+    options = PlannerOptions(data=(), out=Path("x.pt"), horizon=16, widths=(8, 16), **changes)
     limits = LimitsNormalizer(-np.array([1.0, 1, 5, 4, 2, 2]), np.array([1.0, 1, 4, 5, 2, 2]))
     columns = tuple(TensorSpec(n, (2,), "float32", "m", "map") for n in ("action", "position", "velocity"))
     spec = CheckpointSpec(
@@ -75,13 +80,13 @@ def planner(**changes: Any) -> Made:
         timestep_spacing=options.timestep_spacing,
         num_train_timesteps=options.num_train_timesteps,
     )
-    return train_diffuser.build_diffuser(options, limits, 2, 2), spec, options
+    return planner_trainer.build_diffuser(options, limits, 2, 2), spec, options
 
 
 def images(**changes: Any) -> Made:
     small = {"dim": 8, "dim_mults": (1, 2), "heads": 1, "head_dim": 8, "num_train_timesteps": 20}
-    options = train_ddpm.Options(data="digits", out=Path("x.pt"), **{**small, **changes})
-    model = train_ddpm.build_diffusion(options, (8, 8, 1))
+    options = ImageOptions(data="digits", out=Path("x.pt"), **{**small, **changes})
+    model = images_trainer.build_diffusion(options, (8, 8, 1))
     for layer in (model.denoiser.head, model.denoiser.film):  # which begin by answering 0
         layer.reset_parameters()
     return model, image_spec(sampler=options.sampler, sampler_steps=options.steps), options

@@ -21,8 +21,9 @@ from diffusion_ros.robot import ACTION_SCALE
 from training.data import hdf5_file
 from training.data.demonstrations import joined, load_demonstrations, load_files, split_files
 from training.data.trajectories import load_trajectories
-from training.policy_setup import Options, make_spec
-from training.train_diffusion_policy import Trainer
+from training.options.policy import Options
+from training.policy_setup import make_spec
+from training.trainers.policy import Trainer
 
 pytestmark = pytest.mark.usefixtures("fresh_accelerate")
 

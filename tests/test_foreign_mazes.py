@@ -18,7 +18,8 @@ from diffusion_ros.simulators.maze import load_map
 from diffusion_ros.simulators.tasks import maze_task
 from tests.foreign_mazes import write_d4rl, write_minari
 from training.data.trajectories import Trajectories, load_maze
-from training.train_diffuser import Options, Trainer
+from training.options.planner import Options
+from training.trainers.planner import Trainer
 
 Stream = dict[str, np.ndarray]
 

@@ -20,7 +20,6 @@ from diffusion_ros import checkpoint
 from diffusion_ros.models.camera_guard import CameraGuard
 from diffusion_ros.models.policy import Policy
 from diffusion_ros.robot import CAMERAS
-from training import train_guard
 from training.diffusion.guard import (
     FAMILIAR,
     PATCH,
@@ -33,7 +32,10 @@ from training.diffusion.guard import (
 )
 from training.diffusion.noise_schedule import NoiseSchedule
 from training.evaluation.rollout import roll_out
-from training.train_guard import Options, Trainer, expert_frames, policy_frames, train
+from training.options.guard import Options
+from training.train_guard import train
+from training.trainers import guard as guard_trainer
+from training.trainers.guard import Trainer, expert_frames, policy_frames
 
 pytestmark = pytest.mark.usefixtures("fresh_accelerate", "scripted_at_the_end")
 
@@ -153,7 +155,7 @@ def test_what_cannot_be_exported_fails_at_once(
     def script(module: torch.nn.Module) -> None:
         raise RuntimeError("not TorchScript")
 
-    monkeypatch.setattr(train_guard.checkpoint, "script", script)
+    monkeypatch.setattr(guard_trainer.checkpoint, "script", script)
     with pytest.raises(RuntimeError, match="not TorchScript"):
         Trainer(options(demonstrations, tmp_path / "x.pt"))
 
@@ -265,7 +267,7 @@ def test_a_policys_episodes_are_looked_at_unless_they_fail(monkeypatch: pytest.M
     assert one.images[0].shape[1:] == (84, 84, 3) and 3 < len(one.poses) == len(one.images[1])
     assert not torch.equal(one.images[0][0], other.images[0][0])
     assert float(one.poses[:, 2].min()) > 0.8 and torch.allclose(one.poses[:, 3:].norm(dim=1), torch.tensor(1.0))
-    monkeypatch.setattr("training.train_guard.roll_out", partial(roll_out, max_steps=8))
+    monkeypatch.setattr("training.trainers.guard.roll_out", partial(roll_out, max_steps=8))
     assert list(policy_frames(policy, 2)) == []
 
 

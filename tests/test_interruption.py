@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from training import command_line
 from training.interruption import AfterTheStep, Interrupted
-from training.run import STATE_FILE, DiffusionOptions, Phase, Run
+from training.options.shared import DiffusionOptions
+from training.run import STATE_FILE, Phase, Run
 
 pytestmark = pytest.mark.usefixtures("fresh_accelerate")
 

@@ -13,6 +13,8 @@ from diffusion_ros import checkpoint
 from training import train_ppo, train_rainbow
 from training.evaluation.gym import evaluate_gym
 from training.rl.gymnasium_task import continuous_task, discrete_task
+from training.trainers import ppo as ppo_trainer
+from training.trainers import rainbow as rainbow_trainer
 
 pytestmark = pytest.mark.usefixtures("fresh_accelerate")
 
@@ -45,7 +47,7 @@ def test_a_task_has_its_whole_name(name: str, full: str) -> None:
 
 def test_a_discrete_one_is_trained_and_evaluated_by_its_name(tmp_path: Path) -> None:
     out = tmp_path / "p.pt"
-    result = train_rainbow.train_one(rainbow(out, "own_tasks:Own"))
+    result = rainbow_trainer.train_one(rainbow(out, "own_tasks:Own"))
     assert result["evaluation"]["mean_length"] == 30
     assert checkpoint.read_spec(out).environment == "own_tasks:Own-v3"
     assert evaluate_gym(out, 2, 100_000)["mean_return"] == result["evaluation"]["mean_return"]
@@ -56,7 +58,7 @@ def test_a_continuous_one_without_pictures_loses_nothing(
     name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "p.pt"
-    train_ppo.train_one(ppo(out, name))
+    ppo_trainer.train_one(ppo(out, name))
     assert out.exists() and json.loads((tmp_path / "p.pt.run/result.json").read_text())["evaluation"]
     said = [line for line in capsys.readouterr().err.splitlines() if "no video" in line]
     assert len(said) == (2 if "Shown" in name else 0)

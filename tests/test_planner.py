@@ -23,12 +23,13 @@ from diffusion_ros.models.planner import Plan, PlanError, Planner, obstacle_guid
 from diffusion_ros.models.timesteps import timesteps
 from diffusion_ros.simulators.tasks import maze_task
 from diffusion_ros.spec import CheckpointSpec, TensorSpec
-from training import train_diffuser
 from training.data.trajectories import load_trajectories
 from training.diffusion.diffuser import Diffuser, DiffuserLoss, loss_weights
 from training.diffusion.noise_schedule import NoiseSchedule
 from training.diffusion.normalizer import LimitsNormalizer
-from training.train_diffuser import Options, Trainer
+from training.options.planner import Options
+from training.trainers import planner as planner_trainer
+from training.trainers.planner import Trainer
 
 pytestmark = pytest.mark.usefixtures("fresh_accelerate", "scripted_at_the_end")
 
@@ -372,7 +373,7 @@ def test_what_cannot_be_exported_fails_at_once(
     def script(module: torch.nn.Module) -> None:
         raise RuntimeError("not TorchScript")
 
-    monkeypatch.setattr(train_diffuser.checkpoint, "script", script)
+    monkeypatch.setattr(planner_trainer.checkpoint, "script", script)
     with pytest.raises(RuntimeError, match="not TorchScript"):
         Trainer(options(straight_lines, tmp_path / "x.pt"))
 

@@ -16,8 +16,10 @@ from diffusion_ros import checkpoint
 from training import command_line, train_ppo
 from training.evaluation.gym import evaluate_gym, record_video
 from training.networks.mlp import ActorCritic
+from training.options.ppo import Options
 from training.rl.ppo import CLIP, ContinuousPolicy, RewardScaler, RunningStatistics, advantages, clipped_loss
-from training.train_ppo import Options, Trainer
+from training.trainers import ppo as ppo_trainer
+from training.trainers.ppo import Trainer
 
 pytestmark = pytest.mark.usefixtures("fresh_accelerate")
 
@@ -178,7 +180,7 @@ def test_learns_what_can_be_learnt(target_task: str, tmp_path: Path) -> None:
         tmp_path / "p.pt", total_timesteps=4000, num_envs=4, num_steps=50, update_epochs=10, minibatch_size=50,
         learning_rate=1e-2, gamma=0.5, log_std=-1.0, checkpoint_every=10, evaluation_episodes=3,
     )  # fmt: skip
-    result = train_ppo.train_one(options)
+    result = ppo_trainer.train_one(options)
     # Doing nothing costs E u^2 = 1/3 a step.
     assert result["evaluation"]["mean_return"] > -0.5
     policy = checkpoint.load(options.out, kind="continuous policy", task="Target-v0")

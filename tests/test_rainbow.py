@@ -19,12 +19,15 @@ from training import command_line, train_rainbow
 from training.ablate_rainbow import quartiles_to_threshold, table, variants
 from training.networks.mlp import NoisyLinear, QNetwork, factorised_noise
 from training.networks.q_passes import QPasses
+from training.options.rainbow import SWITCHES, Options
+from training.options.shared import of_seed
 from training.parallel import Workers
 from training.rl.gymnasium_task import discrete_task, first_episodes
 from training.rl.rainbow import DiscretePolicy, Learner, landing, project
 from training.rl.replay import Minibatches
-from training.rl.side_by_side import of_seed, side_by_side
-from training.train_rainbow import SWITCHES, Options, Trainer, steps_to
+from training.rl.side_by_side import side_by_side
+from training.trainers import rainbow as rainbow_trainer
+from training.trainers.rainbow import Trainer, steps_to
 
 pytestmark = pytest.mark.usefixtures("fresh_accelerate")
 
@@ -261,7 +264,7 @@ def test_random_actions_become_fewer_down_to_their_end(tmp_path: Path) -> None:
 
 def test_resumed_run_is_the_uninterrupted_one_bit_for_bit(tmp_path: Path) -> None:
     whole, parts = tmp_path / "whole.pt", tmp_path / "parts.pt"
-    train_rainbow.train_one(small(whole))
+    rainbow_trainer.train_one(small(whole))
     stopped = Trainer(small(parts))
     save, saves = stopped.bookkeeping.save, []
 
@@ -275,7 +278,7 @@ def test_resumed_run_is_the_uninterrupted_one_bit_for_bit(tmp_path: Path) -> Non
     with pytest.raises(KeyboardInterrupt):
         stopped.run()
     assert 200 <= saves[0] < 400 and not parts.exists()
-    train_rainbow.train_one(small(parts, resume=True))
+    rainbow_trainer.train_one(small(parts, resume=True))
     one, other = checkpoint.weights(whole), checkpoint.weights(parts)
     assert list(one) == list(other) and all(torch.equal(one[name], other[name]) for name in one)
     scores = [checkpoint.read_spec(path).scores for path in (whole, parts)]
@@ -287,14 +290,14 @@ def test_resumed_run_is_the_uninterrupted_one_bit_for_bit(tmp_path: Path) -> Non
 def test_seed_decides_the_run(tmp_path: Path) -> None:
     weights = []
     for name, seed in (("a", 3), ("b", 3), ("c", 4)):
-        train_rainbow.train_one(small(tmp_path / f"{name}.pt", total_timesteps=150, seed=seed))
+        rainbow_trainer.train_one(small(tmp_path / f"{name}.pt", total_timesteps=150, seed=seed))
         weights.append(checkpoint.weights(tmp_path / f"{name}.pt")["network.advantage.weight"])
     assert torch.equal(weights[0], weights[1]) and not torch.equal(weights[0], weights[2])
 
 
 def test_checkpoint_fits_its_contract(tmp_path: Path) -> None:
     out = tmp_path / "p.pt"
-    result = train_rainbow.train_one(small(out, evaluation_episodes=2))
+    result = rainbow_trainer.train_one(small(out, evaluation_episodes=2))
     loaded = checkpoint.load(out, kind="discrete policy", task="cartpole")
     spec = loaded.spec
     assert (spec.environment, spec.rate, spec.action_low, spec.action_high) == ("CartPole-v1", 50.0, (0.0,), (1.0,))
@@ -368,7 +371,7 @@ def test_what_was_saved_stays_until_a_new_run_saves(tmp_path: Path, monkeypatch:
     def stop(_: Any) -> None:
         raise KeyboardInterrupt
 
-    train_rainbow.train_one(small(tmp_path / "p.pt"))
+    rainbow_trainer.train_one(small(tmp_path / "p.pt"))
     state = tmp_path / "p.pt.run/state.pt"
     before = state.read_bytes()
     trainer = Trainer(small(tmp_path / "p.pt", seed=7))

@@ -18,9 +18,9 @@ from training.data.demonstrations import Demonstrations
 from training.data.recorded_with import RecordedWith
 from training.data.resident import Resident, ResidentWindows
 from training.diffusion.pose_points import CameraView, point_loss, project
-from training.policy_setup import Options
+from training.options.policy import Options
 from training.run import ExponentialMovingAverage, set_rates
-from training.train_diffusion_policy import Trainer, _Objective, _PoseObjective
+from training.trainers.policy import Trainer, _Objective, _PoseObjective
 
 META = torch.device("meta")
 
@@ -49,7 +49,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> None:
             super().__init__(device=META, is_main_process=True, scaler=None)
 
     monkeypatch.setattr(run, "Accelerator", Accelerator)
-    monkeypatch.setattr("training.train_diffusion_policy.checkpoint.script", lambda module: module)
+    monkeypatch.setattr("training.trainers.policy.checkpoint.script", lambda module: module)
     return
 
 
@@ -88,7 +88,7 @@ def test_a_step_leaves_nothing_on_the_host(
 ) -> None:
     changes = {"batch_size": 2, "num_train_timesteps": 10, **VARIANTS[variant]}
     options = Options(data=(tmp_path / "x",), out=tmp_path / "x.pt", **changes)
-    monkeypatch.setattr("training.train_diffusion_policy.load_files", lambda *given: [demonstrations()])
+    monkeypatch.setattr("training.trainers.policy.load_files", lambda *given: [demonstrations()])
     trainer = Trainer(options)
     # Drawn by a generator of the host, as the meta device has none.
     host = SimpleNamespace(device=torch.device("cpu"))
@@ -122,7 +122,7 @@ def test_a_step_leaves_nothing_on_the_host(
 def test_what_is_left_on_the_host_is_found(
     left: str, gpu: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("training.train_diffusion_policy.load_files", lambda *given: [demonstrations()])
+    monkeypatch.setattr("training.trainers.policy.load_files", lambda *given: [demonstrations()])
     trainer = Trainer(Options(data=(tmp_path / "x",), out=tmp_path / "x.pt", vision="small", denoiser="unet"))
     objective = _Objective(trainer, trainer.train)
     batch = to_meta(

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from training.run import Run, options_json, save_state
-from training.train_ddpm import Options
+from training.options.images import Options
+from training.options.shared import options_json
+from training.run import Run, save_state
 
 
 @pytest.mark.parametrize("name", ["data_sha256", "data_hash"])  # now, and in 0.1

@@ -29,7 +29,9 @@ from training.diffusion.images import ImageDiffusion, ImageDiffusionLoss, to_flo
 from training.diffusion.noise_schedule import NoiseSchedule
 from training.evaluation.image_figures import grid, shown_steps
 from training.networks.unet2d import Unet2d
-from training.train_ddpm import Options, Trainer, report_corrupt
+from training.options.images import Options
+from training.trainers import images as images_trainer
+from training.trainers.images import Trainer, report_corrupt
 
 ENVIRONMENT = {
     **os.environ,
@@ -143,7 +145,7 @@ def test_what_cannot_be_exported_fails_at_once(stripes: str, tmp_path: Path, mon
     def script(module: torch.nn.Module) -> None:
         raise RuntimeError("not TorchScript")
 
-    monkeypatch.setattr(train_ddpm.checkpoint, "script", script)
+    monkeypatch.setattr(images_trainer.checkpoint, "script", script)
     with pytest.raises(RuntimeError, match="not TorchScript"):
         Trainer(options(stripes, tmp_path / "x.pt"))
 

@@ -17,13 +17,14 @@ from some_slow import but
 from diffusion_ros import checkpoint
 from diffusion_ros.models.policy import Policy
 from diffusion_ros.simulators.tasks import ARM_RESPONSE
-from training import train_diffusion_policy
 from training.data.demonstrations import load_demonstrations
 from training.diffusion.policy import PolicyLoss
 from training.networks.transformer import DiffusionTransformer
-from training.policy_setup import Options, make_spec
+from training.options.policy import Options
+from training.policy_setup import make_spec
 from training.run import ExponentialMovingAverage, load_state, save_state, step_generator, warm_cosine
-from training.train_diffusion_policy import Trainer
+from training.trainers import policy as policy_trainer
+from training.trainers.policy import Trainer
 
 pytestmark = pytest.mark.usefixtures("fresh_accelerate", "scripted_at_the_end")
 
@@ -271,7 +272,7 @@ def test_what_cannot_be_exported_fails_at_once(
     def script(module: torch.nn.Module) -> None:
         raise RuntimeError("not TorchScript")
 
-    monkeypatch.setattr(train_diffusion_policy.checkpoint, "script", script)
+    monkeypatch.setattr(policy_trainer.checkpoint, "script", script)
     with pytest.raises(RuntimeError, match="not TorchScript"):
         Trainer(options(demonstrations, tmp_path / "x.pt"))
 

@@ -17,7 +17,8 @@ from torch import Tensor
 
 from training.evaluation import two_ways
 from training.evaluation.two_ways import GOAL, MAX_STEP, MAX_STEPS, Array
-from training.two_ways import N_ACTION_STEPS, ROWS, Options, drive, make_policy, make_windows, table
+from training.options.two_ways import Options
+from training.trainers.two_ways import N_ACTION_STEPS, ROWS, drive, make_policy, make_windows, table
 
 ROOT = Path(__file__).parents[1]
 

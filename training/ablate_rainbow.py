@@ -13,12 +13,10 @@ import numpy as np
 
 from diffusion_ros.atomic_file import atomic_write
 from training import command_line
+from training.options.rainbow import SWITCHES
+from training.options.rainbow import Options as RainbowOptions
+from training.options.shared import current_options, of_seed, options_json
 from training.parallel import Workers
-from training.rl.gymnasium_task import discrete_task
-from training.rl.side_by_side import of_seed, side_by_side
-from training.run import current_options, options_json
-from training.train_rainbow import SWITCHES, train_one
-from training.train_rainbow import Options as RainbowOptions
 
 THRESHOLD = 475
 """Return at which CartPole-v1 counts as solved."""
@@ -96,6 +94,10 @@ def finished(run: RainbowOptions) -> dict[str, Any] | None:
 
 def ablate(options: Options) -> None:
     """Trains what is missing, then writes the figure and the table."""
+    from training.rl.gymnasium_task import discrete_task
+    from training.rl.side_by_side import side_by_side
+    from training.trainers.rainbow import train_one
+
     discrete_task(options.env_id)
     runs = {(name, seed): run_options(options, name, seed) for seed in options.seeds for name in variants()}
     missing = [run for run in runs.values() if finished(run) is None]

@@ -13,11 +13,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import h5py
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from diffusion_ros import checkpoint
@@ -29,13 +28,14 @@ from diffusion_ros.simulators.arm import Simulation
 from diffusion_ros.simulators.episode import episode_stamp_ns
 from diffusion_ros.simulators.tasks import arm_task
 from training import command_line
-from training.data.action_rows import JOINT_POSITIONS
-from training.data.demonstrations import EXECUTED
+from training.data.demonstrations import EXECUTED, JOINT_POSITIONS
 from training.data.experts import NOISE_PARTS, REST, NoisyExpert
 from training.data.hdf5_file import opened
 from training.data.parts import Job, parts
-from training.evaluation.rollout import Driver, Late, roll_out
 from training.parallel import Workers
+
+if TYPE_CHECKING:
+    from training.evaluation.rollout import Driver
 
 EVALUATION_SEEDS = 100_000
 """Seeds from here on are kept for evaluation; demonstrations must not use them."""
@@ -131,6 +131,8 @@ class LateDriving:
 
     def begin(self, rng: np.random.Generator) -> int:
         """For how many steps from now on."""
+        from training.evaluation.rollout import Driver, Late
+
         rows = int(rng.integers(self._policy.spec.max_delay + 1))
         late = Late(rows * self._policy.spec.period_ns / 1e9)
         self._driver = Driver(self._policy, int(rng.integers(2**31)), late, self._scene)
@@ -154,6 +156,8 @@ def record_episode(simulation: Simulation, options: Options, seed: int, policy: 
 
     Raises RuntimeError if the expert fails without any noise as well, or if the policy succeeds in every scene.
     """
+    from training.evaluation.rollout import roll_out
+
     rng = np.random.default_rng([seed, 1])
     sigma = rng.uniform(0, options.noise)
     takeover, scene = options.takeover, seed
@@ -235,6 +239,8 @@ def _write_part(path: Path, simulation: Simulation, options: Options, seed: int,
 
 def _worker(options: Options) -> Callable[[Job], None]:
     """Prepares a worker: what it returns records an episode."""
+    import torch
+
     torch.set_num_threads(1)
     policy = None
     if path := options.policy or options.late_policy:

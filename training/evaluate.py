@@ -20,11 +20,8 @@ from diffusion_ros.models.rl_policy import REACTIVE_KINDS
 from diffusion_ros.models.timesteps import TimestepSpacing
 from diffusion_ros.spec import IMAGE_SUFFIX, CheckpointSpec
 from training import command_line
-from training.evaluation.arm import evaluate_arm
 from training.evaluation.episodes import Evaluation, Lines
-from training.evaluation.guard import evaluate_guard, watch_policy
-from training.evaluation.gym import evaluate_gym
-from training.evaluation.maze import PlannerOptions, evaluate_planner
+from training.options.evaluation import PlannerOptions
 from training.parallel import Workers
 
 IDENTITY = ("checkpoint", "checkpoint_sha256")
@@ -133,6 +130,8 @@ def evaluate(options: Options) -> dict[str, Any]:
     common: dict[str, Any] = {"workers": Workers(options.workers, options.cluster), "lines": options.lines}
     path, episodes, seed = options.checkpoint, options.episodes, options.seed
     if spec.kind == GUARD_KIND:
+        from training.evaluation.guard import evaluate_guard, watch_policy
+
         of_policy: dict[str, Any] = {}
         if options.policy is not None:
             apart = {**common, "lines": partial(options.lines, of="_policy")}
@@ -147,9 +146,15 @@ def evaluate(options: Options) -> dict[str, Any]:
             "timestep_spacing": options.timestep_spacing,
         }
         if plans_hands(spec):
+            from training.evaluation.arm import evaluate_arm
+
             return evaluate_arm(path, episodes, seed, **common, **overrides)
+        from training.evaluation.maze import evaluate_planner
+
         return evaluate_planner(path, episodes, seed, options.planner, **common, **overrides)
     if spec.kind in REACTIVE_KINDS:
+        from training.evaluation.gym import evaluate_gym
+
         return evaluate_gym(path, episodes, seed, options.max_steps, **common)
     require("robosuite", "mujoco")
     from training.evaluation.policy import PolicyEvaluation, evaluate_policy

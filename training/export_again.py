@@ -13,13 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from diffusion_ros import checkpoint
 from diffusion_ros.checkpoint import CheckpointError
 from diffusion_ros.models.timesteps import TimestepSpacing
-from training import command_line, policy_setup, train_diffuser
-from training.diffusion.export_proof import export
+from training import command_line
 
 
 @dataclass(frozen=True)
@@ -38,6 +35,12 @@ class Options:
 
 def export_again(options: Options) -> None:
     """Raises CheckpointError, in one line, for what is none of ours, RuntimeError where the proof fails."""
+    import torch
+
+    from training import policy_setup
+    from training.diffusion.export_proof import export
+    from training.trainers import planner as planners
+
     spec = checkpoint.read_spec(options.checkpoint)
     if spec.kind not in ("policy", "planner"):
         kind = checkpoint.with_article(spec.kind)
@@ -54,9 +57,9 @@ def export_again(options: Options) -> None:
         trained = dataclasses.replace(policy_setup.options_of(spec), timestep_spacing=spacing)
         export(policy, spec, options.out, trained, half)
     else:
-        planner = train_diffuser.restore_diffuser(options.checkpoint)
+        planner = planners.restore_diffuser(options.checkpoint)
         planner.schedule.timestep_spacing = spacing
-        plans = dataclasses.replace(train_diffuser.options_of(spec), timestep_spacing=spacing)
+        plans = dataclasses.replace(planners.options_of(spec), timestep_spacing=spacing)
         export(planner, spec, options.out, plans, half)
 
 

@@ -28,8 +28,6 @@ from diffusion_ros.models.policy import Policy
 from diffusion_ros.robot import EEF_POS, EEF_QUAT
 from diffusion_ros.simulators.arm import Simulation
 from training import command_line
-from training.evaluation.rollout import roll_out
-from training.run import FIRST_VALIDATION_SEED
 
 Array = NDArray[np.float64]
 
@@ -135,6 +133,9 @@ class Options:
 
 def measure(path: Path, episodes: int) -> tuple[tuple[float, ...], tuple[float, float]]:
     """As `fit`, of the arm that a policy's task has. Raises CheckpointError."""
+    from training.evaluation.rollout import roll_out
+    from training.run import FIRST_VALIDATION_SEED
+
     policy = Policy(checkpoint.load(path, kind="policy"))
     simulation = _Watched(policy.spec.task, policy.spec.cameras)
     try:

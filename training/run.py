@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import math
 import subprocess
@@ -11,7 +10,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -24,9 +23,9 @@ from tqdm import tqdm
 from diffusion_ros.atomic_file import atomic_write
 from diffusion_ros.checkpoint import read_spec
 from diffusion_ros.models.image_generator import IMAGE_KIND
-from diffusion_ros.models.timesteps import TimestepSpacing
 from training.captured_step import CapturedStep
 from training.interruption import AfterTheStep, Interrupted
+from training.options.shared import RunOptions, current_options, options_json
 
 STATE_FILE = "state.pt"
 """In a run's folder: what --resume goes on from."""
@@ -36,37 +35,6 @@ VALIDATION_STREAM = 4
 """Of a run's random numbers: those of validation losses, which are the same each time."""
 LOG_EVERY = 100
 """Iterations between mean losses in the log."""
-FORMER_NAMES = {
-    "prediction": "prediction_type",
-    "sampler_steps": "num_inference_steps",
-    "ema_max_decay": "ema_decay",
-    "environment": "env_id",
-    "steps": "total_timesteps",
-    "environments": "num_envs",
-    "rollout": "num_steps",
-    "epochs": "update_epochs",
-    "batch_size": "minibatch_size",
-    "clip": "clip_coef",
-    "value_weight": "vf_coef",
-    "entropy_weight": "ent_coef",
-    "capacity": "buffer_size",
-    "epsilon_end": "end_e",
-    "epsilon_fraction": "exploration_fraction",
-    "alpha": "prioritized_replay_alpha",
-    "beta": "prioritized_replay_beta",
-    "atoms": "n_atoms",
-}
-"""What 0.1 called options of some trainers, as they stand in its checkpoints and saved runs, and what they are now."""
-CONSTANTS = {
-    "embedding_dropout": 0.0,
-    "pose_weight": 1.0,
-    "encoder_weight_decay": 1e-6,
-    "demonstrations": None,
-    "clip_norm": 1.0,
-    "rollout_every": 0,
-    "usual": 0.99,
-}
-"""Options of 0.1 that can no longer be chosen, and what they are."""
 
 
 def save_state(path: Path, state: dict[str, Any]) -> None:
@@ -161,136 +129,6 @@ def warm_cosine(step: int, steps: int, warm_up: int) -> float:
     if step < warm_up:
         return (step + 1) / warm_up
     return 0.5 * (1 + math.cos(math.pi * (step - warm_up) / max(1, steps - warm_up)))
-
-
-@dataclass(frozen=True, kw_only=True)
-class RunOptions:
-    """What the options of all trainers share."""
-
-    out: Path
-    """The checkpoint to write. The run's folder beside it, <out>.run, holds the log and what --resume needs."""
-    resume: bool = False
-    """Go on with the run of the same --out. The weights become the same as without a stop. The data may lie
-    elsewhere."""
-    seed: int = 0
-    """Seed of everything random."""
-    threads: int = 1
-    """Number of CPU threads of torch."""
-
-    @property
-    def free(self) -> frozenset[str]:
-        """The options that do not change the weights; the data have a hash of their own."""
-        return frozenset(("out", "resume", "threads", "data"))
-
-    @property
-    def run_folder(self) -> Path:
-        """Log and resumable state."""
-        return self.out.with_name(self.out.name + ".run")
-
-    @property
-    def precision(self) -> str:
-        """What Accelerate is to compute in: "no" for single precision."""
-        return "no"
-
-    def check_at_least(self, least: float, *names: str) -> None:
-        """ValueError for a number below `least`."""
-        for name in names:
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} {getattr(self, name)}: must be at least {least}")
-
-
-@dataclass(frozen=True, kw_only=True)
-class DiffusionOptions(RunOptions):
-    """What the options of those share that train a denoiser."""
-
-    num_train_timesteps: int = 100
-    """Number of diffusion steps in training."""
-    iterations: int
-    """Number of optimiser steps."""
-    batch_size: int
-    """Samples in a batch, for each process."""
-    learning_rate: float
-    """Highest learning rate of AdamW. It rises in a warm-up and then falls along a cosine to 0."""
-    weight_decay: float = 1e-4
-    """Weight decay of AdamW."""
-    ema_decay: float
-    """Largest decay of the averaged weights."""
-    mixed_precision: Literal["no", "bf16", "fp16"] = "no"
-    """Precision of the training. Checkpoints are in single precision."""
-    save_every: int = 500
-    """Iterations after which the run is saved for --resume."""
-
-    def __post_init__(self) -> None:
-        self.check_at_least(1, "num_train_timesteps", "iterations", "batch_size", "save_every", "threads")
-
-    @property
-    def free(self) -> frozenset[str]:
-        return super().free | {"save_every"}
-
-    @property
-    def precision(self) -> str:
-        return self.mixed_precision
-
-
-@dataclass(frozen=True, kw_only=True)
-class SamplerOptions(DiffusionOptions):
-    """What the options of those share whose checkpoints sample."""
-
-    beta_schedule: str = "squaredcos_cap_v2"
-    """Noise schedule; see training/diffusion/noise_schedule.py."""
-    prediction_type: Literal["epsilon", "sample"] = "epsilon"
-    """The network predicts: epsilon, the noise; sample, the clean sample."""
-    sampler: Literal["ddim", "ddpm"] = "ddim"
-    """Sampler of the checkpoint. It can be changed when the checkpoint is loaded."""
-    num_inference_steps: int | None
-    """Denoising steps of the sampler. They can be changed when the checkpoint is loaded."""
-    timestep_spacing: TimestepSpacing = "trailing"
-    """Which diffusion steps the sampler visits: trailing begins at the last, leading ends at the first, cubic begins at
-    the last and has most of them near the first. It can be changed when the checkpoint is loaded."""
-    half_weights: bool = True
-    """Store the checkpoint's weights in half precision."""
-    validate_every: int = 500
-    """Iterations after which the validation loss is computed."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.check_at_least(1, "validate_every")
-        if not 1 <= self.steps <= self.num_train_timesteps:
-            raise ValueError(
-                f"num_inference_steps {self.steps}: must be 1 to num_train_timesteps, {self.num_train_timesteps}"
-            )
-
-    @property
-    def steps(self) -> int:
-        """Denoising steps of the exported sampler."""
-        return self.num_train_timesteps if self.num_inference_steps is None else self.num_inference_steps
-
-    @property
-    def free(self) -> frozenset[str]:
-        return super().free | {"sampler", "num_inference_steps", "timestep_spacing", "half_weights", "validate_every"}
-
-
-def options_json(options: RunOptions) -> dict[str, Any]:
-    """All options as JSON has them, for the specification of what comes out."""
-    values: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(options), default=str))
-    return values
-
-
-def current_options(kind: type[RunOptions], saved: Mapping[str, Any]) -> dict[str, Any]:
-    """Options as they were saved, also by 0.1, under the names that they have in `kind` now.
-
-    Those that were no options yet have their default; those that are none any more are left out if they were what they
-    are now.
-    """
-    fields = {f.name: f.default for f in dataclasses.fields(kind)}
-    defaults = {name: value for name, value in fields.items() if value is not dataclasses.MISSING}
-    values: dict[str, Any] = json.loads(json.dumps(defaults, default=str))
-    for name, value in saved.items():
-        if name not in fields and FORMER_NAMES.get(name) in fields:
-            name = FORMER_NAMES[name]
-        if name in fields or name not in CONSTANTS or value != CONSTANTS[name]:
-            values[name] = value
-    return values
 
 
 T = TypeVar("T", bound=RunOptions)

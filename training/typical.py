@@ -28,8 +28,6 @@ from diffusion_ros.robot import EEF_QUAT
 from diffusion_ros.simulators.arm import Simulation
 from diffusion_ros.spec import IMAGE_SUFFIX, TYPICAL_SIZE
 from training import command_line
-from training.evaluation.rollout import roll_out
-from training.run import FIRST_VALIDATION_SEED
 
 _STEP = 2000
 """Pictures whose sum is taken at a time."""
@@ -66,6 +64,9 @@ class Options:
 
 def record(path: Path, episodes: int, say: Callable[[str], None] = lambda line: None) -> dict[str, Any]:
     """What is in the file now. Raises CheckpointError."""
+    from training.evaluation.rollout import roll_out
+    from training.run import FIRST_VALIDATION_SEED
+
     policy = Policy(checkpoint.load(path, kind="policy"))
     spec = policy.spec
     wanted = [name for name in spec.input_names if name.endswith(IMAGE_SUFFIX) or name == EEF_QUAT]

@@ -17,7 +17,7 @@ from diffusion_ros import checkpoint
 from diffusion_ros.models.planner import Planner
 from diffusion_ros.simulators.maze import MazeSimulation
 from training.evaluation.maze import PlannerOptions, evaluate_planner
-from training.train_diffuser import restore_diffuser
+from training.trainers.planner import restore_diffuser
 
 REFERENCE_STEPS = 256
 CURVE = (1, 2, 3, 5, 8, 16, 32, 64)

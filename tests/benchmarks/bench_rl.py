@@ -16,6 +16,8 @@ import gymnasium
 import torch
 
 from training import train_ppo, train_rainbow
+from training.trainers import ppo as ppo_trainer
+from training.trainers import rainbow as rainbow_trainer
 
 ROUNDS = 3
 RAINBOW_STEPS = 4000
@@ -46,7 +48,7 @@ def rainbow(folder: Path) -> None:
     )
 
     def ours() -> None:
-        trainer = train_rainbow.Trainer(options)
+        trainer = rainbow_trainer.Trainer(options)
         trainer.segment(trainer.bookkeeping.bar("", 0, RAINBOW_STEPS))
 
     def theirs() -> None:
@@ -83,7 +85,7 @@ def ppo(folder: Path) -> None:
     )
 
     def ours() -> None:
-        trainer = train_ppo.Trainer(options)
+        trainer = ppo_trainer.Trainer(options)
         trainer._iterate(trainer.bookkeeping.bar("", 0, options.iterations))
 
     def theirs() -> None:

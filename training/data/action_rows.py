@@ -24,13 +24,11 @@ from diffusion_ros.action_kinds import (
     with_rotations_6d,
 )
 from diffusion_ros.robot import EEF_POS, EEF_QUAT
-from training.data.demonstrations import EXECUTED, Demonstrations
+from training.data.demonstrations import EXECUTED, JOINT_POSITIONS, Demonstrations
 from training.diffusion.normalizer import LimitsNormalizer
 
 Array = NDArray[np.float64]
 
-JOINT_POSITIONS = "robot0_joint_pos"
-"""robomimic's name for the joints as measured."""
 _LEAST_SHARE = 0.05
 """Of a full delta that an axis counts as used for: one that is not used varies by a numerical trace."""
 _LEAST_SPAN = 0.02

@@ -31,6 +31,8 @@ LOW_DIM_SHAPES = {EEF_POS: (3,), EEF_QUAT: (4,), GRIPPER_QPOS: (2,)}
 """What a hand is, in the simulator's names."""
 HAND = tuple(LOW_DIM_SHAPES)
 OBJECT = ("object", OBJECT_POS, OBJECT_QUAT)
+JOINT_POSITIONS = "robot0_joint_pos"
+"""robomimic's name for the joints as measured."""
 """What an object's pose is, in robomimic's names and in the simulator's."""
 EXECUTED = "executed_actions"
 """What acted, in the units of `actions`, which are the label."""

@@ -28,7 +28,7 @@ from diffusion_ros.spec import CheckpointSpec
 from training.diffusion.diffuser import Diffuser
 from training.diffusion.images import ImageDiffusion
 from training.diffusion.policy import DiffusionPolicy
-from training.run import SamplerOptions
+from training.options.shared import SamplerOptions
 
 # diffusers has no types.
 DDIMScheduler: Any = _DDIMScheduler

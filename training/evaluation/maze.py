@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,24 +17,8 @@ from diffusion_ros.models.planner import Array, Plan, Planner
 from diffusion_ros.simulators.maze import GOAL_RADIUS, RATE, MazeSimulation, WaypointController
 from diffusion_ros.simulators.tasks import maze_task
 from training.evaluation.episodes import MakeLines, Result, check_same, no_lines, run_episodes
+from training.options.evaluation import PlannerOptions
 from training.parallel import Prepared, Workers
-
-
-@dataclass(frozen=True)
-class PlannerOptions:
-    """How a planner is evaluated."""
-
-    follow: Literal["pursuit", "time", "actions"] = "pursuit"
-    """pursuit: a way-point controller pursues the plan's path; time: it keeps to the plan's points in time; actions:
-    the plan's own actions are executed."""
-    goals: Literal["single", "multi"] = "single"
-    """single: the goal is always the maze's goal cell, as in D4RL; multi: it is anywhere."""
-    replan: int = 0
-    """Control steps between two plans; 0: the planner plans once."""
-    warm: bool = True
-    """Start each new plan from the plan before."""
-    value: float = 0.0
-    """Weight of the planner's learned value function."""
 
 
 @dataclass(frozen=True)

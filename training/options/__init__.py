@@ -1,0 +1,1 @@
+"""What commands are told: dataclasses without torch, so that --help is there at once."""

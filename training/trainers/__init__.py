@@ -1,0 +1,1 @@
+"""What the commands of training do once their options are read."""
