@@ -688,6 +688,29 @@ def test_a_chunk_that_counts_no_more_is_drawn_no_more(graph, checkpoints):
     graph.spin_until(lambda: not robot.chunks[-1].rows.any() and not drawn())
 
 
+def test_a_chunk_is_drawn_no_more_once_the_executor_is_stopped(graph, checkpoints):
+    """The policy goes on with what it observes; the robot does nothing of it."""
+    robot = graph.add(Robot())
+    policy = graph.add(policy_node(checkpoints["state"], mode="realtime", max_input_age=5.0, min_frame_rate=0.0))
+    executor = graph.add(executor_node(checkpoints["state"], mode="realtime", max_observation_age=5.0))
+    connect(graph, robot)
+    robot.watch_paths()
+    graph.spin(0.3)
+
+    def drawn() -> int:
+        deliver(graph, robot, policy, now(robot))
+        return len(robot.paths.get(topics.PREDICTED_PATH, ()))
+
+    graph.spin_until(lambda: drawn() > 1 and robot.executed)
+    executor._stop("requested")
+    graph.spin_until(lambda: not drawn())
+    count = len(robot.chunks)
+    graph.spin_until(lambda: not drawn() and len(robot.chunks) > count + 1)
+    executor.executor_logic.estop_reset()
+    executor.executor_logic.set_enabled(True)
+    graph.spin_until(lambda: drawn() > 1)
+
+
 def test_a_pose_with_nan_or_a_missing_finger_is_named_and_no_chunk_made(graph, checkpoints):
     robot, policy = robot_and_policy(graph, checkpoints["state"])
     robot.publish_pose(stamp_of(0, 0), (0.0, float("nan"), 0.0))

@@ -18,6 +18,7 @@ import test_image_generator
 import yaml
 from fake_planner import fake_planner
 from fake_transforms import TFMessage
+from geometry_msgs.msg import PoseStamped
 from nav_msgs.msg import Odometry
 from rclpy.node import Node
 from rclpy.parameter import Parameter
@@ -94,6 +95,27 @@ def test_maze(graph: ros_graph.Graph, tmp_path: Path) -> None:
     assert viewer.tools["SetGoal"]["Topic"]["Value"] == topics.GOAL
 
 
+def test_maze_with_a_prefix(graph: ros_graph.Graph, tmp_path: Path) -> None:
+    """All three nodes take each other's frames, a goal of RViz too."""
+    own = {"frame_prefix": "left/"}
+    viewer = graph.add(Viewer(layout(ROOT, "maze", prefix="left/")))
+    maze = make(graph, MazeNode, size="umaze", seed=100_001, obstacle_radius=0.1, **own)
+    planner = make(graph, PlannerNode, checkpoint=str(fake_planner(tmp_path / "planner.pt")), **own)
+    make(graph, FollowerNode, **own)
+    see(graph, viewer)
+    assert viewer.fixed_frame == f"left/{FRAME}" and viewer.frames == {f"left/{FRAME}", f"left/{BALL_FRAME}"}
+    graph.spin_until(lambda: maze.phase == "running", 40.0)
+    goal, place = viewer.create_publisher(PoseStamped, topics.GOAL, topics.COMMAND_QOS), maze.simulation.position
+    graph.spin_until(lambda: goal.get_subscription_count() == 2)
+    for frame in (FRAME, f"left/{FRAME}"):  # the first is somebody else's
+        assert not np.allclose(maze.simulation.goal, place)
+        place = maze.simulation.position
+        goal.publish(messages.pose_to_msg((*place, 0.0), (0.0, 0.0, 0.0, 1.0), 0, frame))
+        graph.spin(0.5)
+    graph.spin_until(lambda: np.allclose(maze.simulation.goal, place))
+    assert planner.domain.frame == f"left/{FRAME}"
+
+
 def test_odometry_is_of_the_ball_and_so_is_the_transform(graph: ros_graph.Graph) -> None:
     """REP 105: a body, and not the frame that it is in."""
     viewer = graph.add(Viewer(layout(ROOT, "maze")))
@@ -114,6 +136,17 @@ def test_balancing(graph: ros_graph.Graph, tmp_path: Path, task: str) -> None:
     make(graph, RlPolicyNode, task=task, mode="lockstep", checkpoint=str(path))
     see(graph, viewer)
     assert viewer.frames == {"world", *gym_task(task).joints}
+
+
+def test_a_cart_with_a_prefix_and_jpegs(graph: ros_graph.Graph, tmp_path: Path) -> None:
+    viewer = graph.add(Viewer(layout(ROOT, "cartpole", prefix="left/", compressed=True)))
+    own = {"frame_prefix": "left/", "compressed_pictures": True}
+    make(graph, GymSimulationNode, task="cartpole", mode="lockstep", seed=SEED, **own)
+    path = fake_rl.save(tmp_path / "rl.pt", spec_=fake_rl.spec("cartpole"))
+    make(graph, RlPolicyNode, task="cartpole", mode="lockstep", checkpoint=str(path))
+    see(graph, viewer)
+    assert viewer.fixed_frame == "left/world"
+    assert viewer.frames == {"left/world", *(f"left/{joint}" for joint in gym_task("cartpole").joints)}
 
 
 def test_links_of_a_cart_are_where_the_picture_has_them() -> None:
@@ -225,6 +258,26 @@ def test_a_robot_without_a_file_keeps_the_topics_that_were_given() -> None:
 
 
 # The layouts themselves
+
+
+@pytest.mark.parametrize("system", ["simulation", "teleoperate", "cartpole", "double_pendulum"])
+def test_a_layout_takes_jpegs_where_the_simulator_has_them(system: str) -> None:
+    assert {argument.name for argument in SYSTEMS[system].arguments} >= {"compressed_pictures"}
+    for compressed in (False, True):
+        shown = _pictures(layout(ROOT, system, compressed=compressed, guard=True))
+        ending = "/image_raw/compressed" if compressed else "/image_raw"
+        assert shown and all(f"/{topic}".endswith((ending, "guard_heat")) for topic in shown)
+
+
+def test_a_robots_pictures_are_as_its_drivers_have_them() -> None:
+    for system in ("rehearsal", "real_robot"):
+        plain = layout(ROOT, system, robot="franka_crisp")
+        assert _pictures(layout(ROOT, system, robot="franka_crisp", compressed=True)) == _pictures(plain)
+
+
+def _pictures(text: str) -> list[str]:
+    displays = yaml.safe_load(text)["Visualization Manager"]["Displays"]
+    return [d["Topic"]["Value"] for d in displays if d["Class"].endswith("/Image")]
 
 
 @pytest.mark.parametrize("system", SYSTEMS.values(), ids=lambda system: system.name)

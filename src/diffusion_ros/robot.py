@@ -38,7 +38,7 @@ WORLD_FRAME = "world"
 HAND_FRAME = "robot0_eef"
 
 
-FRAME_PREFIX = "before the names of frames that nobody else gives, for several arms: 'left/'"
+FRAME_PREFIX = "before the names of frames that nobody else gives, for several robots: 'left/'"
 """What the parameter frame_prefix is."""
 
 

@@ -18,6 +18,7 @@ from rclpy.parameter import Parameter
 from trajectory_msgs.msg import JointTrajectory
 
 from diffusion_ros.control.path_follower import Array, PursuitFollower, TimeFollower, brake
+from diffusion_ros.robot import FRAME_PREFIX
 from diffusion_ros.ros import messages, topics
 from diffusion_ros.ros.diagnostics import ERROR, OK, WARN, Diagnostics
 from diffusion_ros.ros.listener import Listener
@@ -40,6 +41,7 @@ class FollowerParameters:
     )
     reach: float = parameter(0.6, "pursuit: how far ahead on the path the robot aims [m]", low=0.05, high=5.0)
     max_distance: float = parameter(1.0, "a plan that is farther away is not followed [m]", low=0.0)
+    frame_prefix: str = parameter("", FRAME_PREFIX)
     max_odometry_gap: float = parameter(0.2, "after a longer silence of the odometry the plan is dropped [s]", low=0.01)
 
 
@@ -50,6 +52,7 @@ class FollowerNode(RunnableNode):
         """Raises ValueError (parameters) in one line."""
         super().__init__("follower", parameter_overrides)
         self.parameters = declare(self, FollowerParameters)
+        self._frame = f"{self.parameters.frame_prefix}{FRAME}"
         self._follower: PursuitFollower | TimeFollower | None = None
         self._stamp_ns = 0
         self._period_ns = 1
@@ -90,7 +93,7 @@ class FollowerNode(RunnableNode):
         if conflict := self._plans.conflict():
             raise messages.MessageError(conflict)
         stamp_ns, period_ns, states = messages.trajectory_from_msg(msg)
-        messages.check_frame(msg.header, FRAME)
+        messages.check_frame(msg.header, self._frame)
         if self._position is not None:
             away = float(np.linalg.norm(states[:, :2] - self._position, axis=1).min())
             if away > p.max_distance:
@@ -106,7 +109,7 @@ class FollowerNode(RunnableNode):
     def _on_odometry(self, msg: Odometry) -> None:
         now = self.seconds()
         gap, self._came = now - self._came, now
-        messages.check_frame(msg.header, FRAME)
+        messages.check_frame(msg.header, self._frame)
         stamp_ns, position, velocity = messages.odometry_from_msg(msg)
         last, self._position = self._position, position
         if self._odometry.conflict():
@@ -123,7 +126,7 @@ class FollowerNode(RunnableNode):
             if isinstance(self._follower, TimeFollower):
                 self._follower.index = max(0, (stamp_ns - self._stamp_ns) // self._period_ns)
             force = self._follower.force(position, velocity)
-        self._publisher.publish(messages.force_to_msg(MAX_FORCE * force, stamp_ns, FRAME))
+        self._publisher.publish(messages.force_to_msg(MAX_FORCE * force, stamp_ns, self._frame))
         self.diagnostics.tick(topics.FORCE_COMMAND)
 
     def _hold(self, reason: str, fault: bool = False) -> None:

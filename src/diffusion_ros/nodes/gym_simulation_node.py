@@ -18,7 +18,7 @@ from sensor_msgs.msg import JointState
 from std_msgs.msg import Float64, Int64
 from visualization_msgs.msg import MarkerArray
 
-from diffusion_ros.robot import WORLD_FRAME
+from diffusion_ros.robot import FRAME_PREFIX, WORLD_FRAME
 from diffusion_ros.ros import messages, simulator_node, topics
 from diffusion_ros.ros.params import parameter
 from diffusion_ros.ros.picture_publisher import COMPRESSED, PicturePublisher
@@ -41,6 +41,7 @@ class GymSimulationParameters(simulator_node.TwoClocksParameters):
     task: str = parameter("cartpole", "the machine to balance", choices=tuple(GYM_TASKS))
     video: bool = parameter(False, "true: write an MP4 of each episode")
     compressed_pictures: bool = parameter(False, COMPRESSED)
+    frame_prefix: str = parameter("", FRAME_PREFIX)
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,7 @@ class GymSimulationNode(simulator_node.SimulatorNode):
         super().__init__("gym_simulation", GymSimulationParameters, parameter_overrides)
         self.simulation = GymSimulation(self.parameters.task)
         self.task = self.simulation.task
+        self.world = f"{self.parameters.frame_prefix}{WORLD_FRAME}"
         self.task_name = self.task.name
         self.rate = self.task.rate
         self.records = self.parameters.video
@@ -149,8 +151,9 @@ class GymSimulationNode(simulator_node.SimulatorNode):
         simulation = self.simulation
         if self._image_publisher.get_subscription_count() > 0:
             picture = gym.draw(self.task, simulation.joint_positions)
-            self._image_publisher.publish(picture, stamp_ns, WORLD_FRAME)
-        self._transforms.send(gym.link_poses(self.task, simulation.joint_positions, WORLD_FRAME), stamp_ns)
+            self._image_publisher.publish(picture, stamp_ns, self.world)
+        prefix = self.parameters.frame_prefix
+        self._transforms.send(gym.link_poses(self.task, simulation.joint_positions, WORLD_FRAME, prefix), stamp_ns)
         # Last, because the policy answers it at once.
         self._joint_publisher.publish(
             messages.joint_state_to_msg(
@@ -166,7 +169,7 @@ class GymSimulationNode(simulator_node.SimulatorNode):
     def publish_scene(self) -> None:
         if self._scene_publisher.get_subscription_count() > 0:
             geoms = gym.scene(self.task, self.simulation.joint_positions)
-            self._scene_publisher.publish(messages.scene_to_msg(geoms, 0, WORLD_FRAME))
+            self._scene_publisher.publish(messages.scene_to_msg(geoms, 0, self.world))
 
     # The video
 

@@ -25,13 +25,13 @@ class MazeDomain:
     where the robot is.
     """
 
-    frame = FRAME
     radius = BALL_RADIUS
     stray = 0.0
     line_width = 0.04
 
     def __init__(self, node: RunnableNode, host: PlannerHost) -> None:
         self._node, self._host = node, host
+        self.frame = f"{host.parameters.frame_prefix}{FRAME}"
         self.state_topic = topics.shown(node, topics.ODOMETRY)
         self._map_topic = topics.shown(node, topics.MAP)
         self.map: MazeMap | None = None
@@ -57,7 +57,7 @@ class MazeDomain:
     def _on_map(self, msg: OccupancyGrid) -> None:
         if conflict := self._maps.conflict():
             raise messages.MessageError(conflict)
-        messages.check_frame(msg.header, FRAME)
+        messages.check_frame(msg.header, self.frame)
         self.map = MazeMap(messages.grid_from_msg(msg))
 
     def _on_bad_odometry(self, error: messages.MessageError, msg: Odometry | None) -> None:
@@ -67,7 +67,7 @@ class MazeDomain:
     def _on_odometry(self, msg: Odometry) -> None:
         if conflict := self._odometry.conflict():
             raise messages.MessageError(conflict)
-        messages.check_frame(msg.header, FRAME)
+        messages.check_frame(msg.header, self.frame)
         stamp_ns, position, velocity = messages.odometry_from_msg(msg)
         now = self._node.seconds()
         if self._state is not None:
@@ -101,7 +101,7 @@ class MazeDomain:
         self._followed = None
         still = np.tile(np.append(state[:2], [0.0, 0.0]), (2, 1))
         period_ns = round(1e9 / self._host.planner.spec.rate)
-        self._trajectory.publish(messages.trajectory_to_msg(still, period_ns, stamp_ns, FRAME))
+        self._trajectory.publish(messages.trajectory_to_msg(still, period_ns, stamp_ns, self.frame))
         return True
 
     def conflict(self) -> str:
@@ -134,4 +134,4 @@ class MazeDomain:
         rate = self._host.planner.spec.rate
         states = np.hstack(plan.dense(rate))
         self._followed = states[:, :2]
-        self._trajectory.publish(messages.trajectory_to_msg(states, round(1e9 / rate), stamp_ns, FRAME))
+        self._trajectory.publish(messages.trajectory_to_msg(states, round(1e9 / rate), stamp_ns, self.frame))

@@ -18,6 +18,7 @@ from rclpy.parameter import Parameter
 from visualization_msgs.msg import MarkerArray
 
 from diffusion_ros.control.path_follower import brake
+from diffusion_ros.robot import FRAME_PREFIX
 from diffusion_ros.ros import messages, simulator_node, topics
 from diffusion_ros.ros.listener import Listener
 from diffusion_ros.ros.params import parameter
@@ -50,6 +51,7 @@ class MazeParameters(simulator_node.SimulatorParameters):
     obstacle_radius: float = parameter(
         0.0, "radius of a ball that moves to and fro in the way [m]; 0: no ball", low=0.0, high=0.4
     )
+    frame_prefix: str = parameter("", FRAME_PREFIX)
     video: bool = parameter(
         False, "true: write an MP4 of each episode that ends, with the denoising of its plan and the drive"
     )
@@ -69,6 +71,7 @@ class MazeNode(simulator_node.SimulatorNode):
         super().__init__("maze", MazeParameters, parameter_overrides)
         p = self.parameters
         self.simulation = MazeSimulation(p.size)
+        self.frame, self.ball_frame = f"{p.frame_prefix}{FRAME}", f"{p.frame_prefix}{BALL_FRAME}"
         self.task_name = p.size
         self.records = p.video and p.episodes > 0
         self._next_goal = 0.0
@@ -94,12 +97,12 @@ class MazeNode(simulator_node.SimulatorNode):
         self._obstacles = self.create_publisher(MarkerArray, topics.OBSTACLES, topics.COMMAND_QOS)
         self._scene = self.create_publisher(MarkerArray, topics.SCENE, topics.COMMAND_QOS)
         self._transforms = TransformBroadcaster(self, self.parameters.transforms)
-        self._map.publish(messages.grid_to_msg(self.simulation.map.walls, 0, FRAME))
+        self._map.publish(messages.grid_to_msg(self.simulation.map.walls, 0, self.frame))
 
     # What comes in
 
     def _on_force(self, msg: WrenchStamped) -> None:
-        messages.check_frame(msg.header, FRAME)
+        messages.check_frame(msg.header, self.frame)
         stamp_ns, force = messages.force_from_msg(msg)
         if (np.abs(force) > MAX_FORCE).any():
             raise ValueError(f"force {force.tolist()}, {-MAX_FORCE:g} to {MAX_FORCE:g} N expected")
@@ -111,7 +114,7 @@ class MazeNode(simulator_node.SimulatorNode):
 
     def _on_goal(self, msg: PoseStamped) -> None:
         """What the score is about; a goal that no ball can reach is the planner's to refuse."""
-        if msg.header.frame_id not in ("", FRAME):
+        if msg.header.frame_id not in ("", self.frame):
             return
         goal = np.array([msg.pose.position.x, msg.pose.position.y])
         if not self.simulation.map.problem(goal):
@@ -161,13 +164,17 @@ class MazeNode(simulator_node.SimulatorNode):
         simulation, now = self.simulation, self.seconds()
         if self.parameters.obstacle_radius > 0 and now >= self._next_obstacles:
             self._next_obstacles = now + _OBSTACLES_SECONDS
-            self._obstacles.publish(messages.balls_to_msg(self.obstacle(now), (0.8, 0.1, 0.1, 0.9), "obstacles", FRAME))
+            self._obstacles.publish(
+                messages.balls_to_msg(self.obstacle(now), (0.8, 0.1, 0.1, 0.9), "obstacles", self.frame)
+            )
         if self._transforms.heard and now >= self._next_transform:
             self._next_transform = now + _TRANSFORM_SECONDS
             place = np.append(simulation.position, 0.0)
-            self._transforms.send([(place, (0.0, 0.0, 0.0, 1.0), FRAME, BALL_FRAME)], stamp_ns)
+            self._transforms.send([(place, (0.0, 0.0, 0.0, 1.0), self.frame, self.ball_frame)], stamp_ns)
         # Last, because the follower answers it at once.
-        state = messages.odometry_to_msg(simulation.position, simulation.velocity, stamp_ns, FRAME, BALL_FRAME)
+        state = messages.odometry_to_msg(
+            simulation.position, simulation.velocity, stamp_ns, self.frame, self.ball_frame
+        )
         self._odometry.publish(state)
         if self.phase == "waiting":
             self._say_goal(stamp_ns, now)
@@ -179,7 +186,7 @@ class MazeNode(simulator_node.SimulatorNode):
         if now >= self._next_goal and self._goal.get_subscription_count() > 1:
             self._next_goal = now + _GOAL_SECONDS
             place = np.append(self.simulation.goal, 0.0)
-            self._goal.publish(messages.pose_to_msg(place, (0.0, 0.0, 0.0, 1.0), stamp_ns, FRAME))
+            self._goal.publish(messages.pose_to_msg(place, (0.0, 0.0, 0.0, 1.0), stamp_ns, self.frame))
 
     def obstacle(self, now: float) -> Array:
         """Centre and radius (1, 4) m of the ball that moves to and fro about the middle of the free cells."""
@@ -191,7 +198,7 @@ class MazeNode(simulator_node.SimulatorNode):
     def publish_scene(self) -> None:
         if self._scene.get_subscription_count() > 0:
             robot = np.append(self.simulation.position, [BALL_RADIUS, BALL_RADIUS])[None]
-            self._scene.publish(messages.balls_to_msg(robot, (0.1, 0.3, 0.9, 1.0), "robot", FRAME))
+            self._scene.publish(messages.balls_to_msg(robot, (0.1, 0.3, 0.9, 1.0), "robot", self.frame))
 
     # The video
 

@@ -77,7 +77,7 @@ class PlannerParameters(TrustedCheckpoint):
     )
     obstacle_weight: float = parameter(1.0, "weight of the obstacles' guide", low=0.0)
     gripper_joints: tuple[str, ...] = parameter(FINGERS, "an arm's: the fingers' names in joint_states")
-    frame_prefix: str = parameter("", f"an arm's: {FRAME_PREFIX}")
+    frame_prefix: str = parameter("", FRAME_PREFIX)
     autostart: bool = parameter(True, AUTOSTART)
 
 

@@ -31,6 +31,7 @@ from diffusion_ros.control.observation import Frame, InterpolatingAssembler
 from diffusion_ros.control.policy_controller import PolicyController
 from diffusion_ros.models.kind import SAMPLERS
 from diffusion_ros.models.policy import FrameError, Policy, RangeError
+from diffusion_ros.nodes.drawn_chunk import DrawnChunk
 from diffusion_ros.robot import EEF_POS, EEF_QUAT, FINGERS, FRAME_PREFIX, WORLD_FRAME, prefixed
 from diffusion_ros.ros import messages, topics
 from diffusion_ros.ros.chunk_budget import ChunkBudget
@@ -180,16 +181,16 @@ class PolicyNode(ManagedNode):
         """By which rows begin before they are due."""
         self._executed: deque[messages.Executed] = deque(maxlen=4 * spec.horizon)
         """What the worker has not heard of yet."""
-        if rtc:
-            self._executed_listener = Listener(
-                self,
-                JointTrajectory,
-                topics.EXECUTED_ACTION,
-                self._on_executed,
-                lambda error, msg: self.get_logger().warning(f"executed_action: {error}", once=True),
-                topics.WATCHED_QOS,
-                max_bytes=MAX_BYTES,
-            )
+        self._rtc = rtc
+        self._executed_listener = Listener(
+            self,
+            JointTrajectory,
+            topics.EXECUTED_ACTION,
+            self._on_executed,
+            lambda error, msg: self.get_logger().warning(f"executed_action: {error}", once=True),
+            topics.WATCHED_QOS,
+            max_bytes=MAX_BYTES,
+        )
         self._frame_id = p.frame_id
         self._base_frame = robot.base.frame if robot is not None else ""
         self._frames_of_robot = RobotFrames(robot, spec.base_pose) if robot is not None else None
@@ -213,8 +214,7 @@ class PolicyNode(ManagedNode):
             "threads": torch.get_num_threads(),
         }.items():
             self.diagnostics.value(name, value)
-        self._drawn = False
-        """Whether predicted_path shows a chunk."""
+        self._drawn = DrawnChunk(self._draw, spec.period_ns)
         self._told_to_hold = False
         """Real time: whether the executor was told to hold since the last chunk."""
         self._began = 0.0
@@ -255,7 +255,7 @@ class PolicyNode(ManagedNode):
         """No more chunks; what the last one has left is not to be executed."""
         self._stop()
         self._forget()
-        self._undraw()
+        self._drawn.gone(self.now_ns())
 
     def _forget(self) -> None:
         with self._worker.condition:
@@ -280,12 +280,13 @@ class PolicyNode(ManagedNode):
         if not said:
             hold = hold_chunk(max(self._stamps.values()), self.policy.spec.period_ns)
             self._chunk_publisher.publish(messages.chunk_to_msg(hold, self._frame_id))
-        self._undraw()
+        self._drawn.gone(self.now_ns())
 
     def _observe(self, frame: Frame) -> None:
         if not self.active:
             return
         self._framed = self.seconds()
+        self._drawn.observed(frame.stamp_ns)
         if self._sources:
             # What came last may have been waited for.
             self.diagnostics.latency("observed to frame", (self.now_ns() - frame.stamp_ns) / 1e9)
@@ -299,6 +300,10 @@ class PolicyNode(ManagedNode):
 
     def _on_executed(self, msg: JointTrajectory) -> None:
         executed = messages.executed_from_msg(msg)
+        if not executed.person:
+            self._drawn.executed()
+        if not self._rtc:
+            return
         with self._worker.condition:
             self._executed.append(executed)
 
@@ -331,7 +336,7 @@ class PolicyNode(ManagedNode):
                 hold = self._controller.distrust(stamp_ns)
             if hold is not None:
                 self._chunk_publisher.publish(messages.chunk_to_msg(hold, self._frame_id))
-            self._undraw()
+            self._drawn.gone(self.now_ns())
         except Exception as error:
             if "" not in self._faults:
                 self.get_logger().error(traceback.format_exc())
@@ -404,14 +409,7 @@ class PolicyNode(ManagedNode):
             turned = Rotation.from_quat(frame.values[EEF_QUAT]) if EEF_QUAT in frame.values else None
             way = chunk_positions(position, chunk.rows, chunk.kind, turned)
             stamps = [frame.stamp_ns + i * chunk.period_ns for i in range(len(way))]
-            self._draw(way, stamps, frame.stamp_ns)
-            self._drawn = True
-
-    def _undraw(self) -> None:
-        """A chunk that counts no more is not drawn any more."""
-        if self._drawn:
-            self._drawn = False
-            self._draw(np.zeros((0, 3)), [], self.now_ns())
+            self._drawn.made(way, stamps, frame.stamp_ns)
 
     def _draw(self, way: NDArray[np.float64], stamps_ns: Sequence[int], time_ns: int) -> None:
         """A way (N, 3) [m] in the policy's frame: a robot's viewers know its base, and not that frame."""
@@ -425,7 +423,7 @@ class PolicyNode(ManagedNode):
     def _refresh(self) -> None:
         reasons = self.reasons()
         if reasons:
-            self._undraw()
+            self._drawn.gone(self.now_ns())
             bad = any(self._faults.values()) or self._source.frozen_reasons
             self.diagnostics.report(ERROR if bad else WARN, "; ".join(reasons))
         elif slow := self._slow():
@@ -507,7 +505,7 @@ class PolicyNode(ManagedNode):
 
     def cleanup(self) -> None:
         self._worker.close()
-        self._undraw()
+        self._drawn.gone(self.now_ns())
 
 
 def frame_rules(p: PolicyParameters) -> FrameRules:

@@ -57,9 +57,10 @@ def scene(task: GymTask, positions: Array) -> list[SceneGeom]:
     return geoms
 
 
-def link_poses(task: GymTask, positions: Array, world: str) -> list[tuple[Array, Array, str, str]]:
+def link_poses(task: GymTask, positions: Array, world: str, prefix: str = "") -> list[tuple[Array, Array, str, str]]:
     """Of the cart and of each link at the joint that turns it, called after their joints: position (3) m and quaternion
-    (4) xyzw in the one before, its name and theirs. A link's z is along it, 0 in its joint upright."""
+    (4) xyzw in the one before, its name and theirs. A link's z is along it, 0 in its joint upright.
+    prefix: before all names."""
     found = [(np.array([float(positions[0]), 0.0, 0.0]), np.array([0.0, 0.0, 0.0, 1.0]), world, task.joints[0])]
     above = 0.0
     for i, (joint, before) in enumerate(zip(task.joints[1:], task.joints, strict=False)):
@@ -67,7 +68,7 @@ def link_poses(task: GymTask, positions: Array, world: str) -> list[tuple[Array,
         turned = np.array([0.0, np.sin(angle / 2), 0.0, np.cos(angle / 2)])
         found.append((np.array([0.0, 0.0, above]), turned, before, joint))
         above = task.links[i]
-    return found
+    return [(place, turn, f"{prefix}{parent}", f"{prefix}{child}") for place, turn, parent, child in found]
 
 
 def draw(task: GymTask, positions: Array, effort: float = 0.0, shape: tuple[int, int] = IMAGE_SHAPE) -> Image:

@@ -14,7 +14,17 @@ from diffusion_ros.ros.messages import printable
 from diffusion_ros.simulators import driver_streams
 from diffusion_ros.simulators.tasks import ARM_TASKS
 from diffusion_ros.systems.observer import Observer, PolicyObserver
-from diffusion_ros.systems.system import SPEED, WEB, Argument, NodeDescription, System, Value, same_names, web_node
+from diffusion_ros.systems.system import (
+    FRAME_PREFIX,
+    SPEED,
+    WEB,
+    Argument,
+    NodeDescription,
+    System,
+    Value,
+    same_names,
+    web_node,
+)
 
 VIEWS = ("frontview", "agentview", "birdview", "robot0_robotview", "robot0_eye_in_hand")
 """Cameras that all tasks have."""
@@ -85,7 +95,6 @@ _TELEOP = Argument(
     choices=("", *DEVICES, "topic"),
 )
 _COMPRESSED = Argument("compressed_pictures", "true: pictures also as JPEG, on <topic>/compressed", False)
-_FRAME_PREFIX = Argument("frame_prefix", "before frames that no robot's YAML names, for several arms: 'left/'", "")
 _POLICY = Argument("policy", "false: a person drives alone (teleop)", True)
 
 
@@ -160,7 +169,7 @@ SIMULATION = System(
         _RECORD,
         _COMPRESS,
         _COMPRESSED,
-        _FRAME_PREFIX,
+        FRAME_PREFIX,
         _TELEOP,
         _SAMPLER_STEPS,
         _LATE,
@@ -243,7 +252,7 @@ REHEARSAL = System(
         Argument("policy_seed", "seed of the sampling noise", 0, minimum=0),
         _RECORD,
         _COMPRESS,
-        _FRAME_PREFIX,
+        FRAME_PREFIX,
         _TELEOP,
         _POLICY,
         _SAMPLER_STEPS,
@@ -320,7 +329,7 @@ REAL_ROBOT = System(
         _GUARD,
         _RECORD,
         _COMPRESS,
-        _FRAME_PREFIX,
+        FRAME_PREFIX,
         _TELEOP,
         _POLICY,
         _SAMPLER_STEPS,
@@ -380,7 +389,7 @@ TELEOPERATE = System(
         _RECORD,
         _COMPRESS,
         _COMPRESSED,
-        _FRAME_PREFIX,
+        FRAME_PREFIX,
         *WEB,
     ),
     nodes=(

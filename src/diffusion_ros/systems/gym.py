@@ -7,7 +7,16 @@ from collections.abc import Mapping
 from typing import Any
 
 from diffusion_ros.systems.observer import Observer
-from diffusion_ros.systems.system import SPEED, WEB, Argument, NodeDescription, System, same_names, web_node
+from diffusion_ros.systems.system import (
+    FRAME_PREFIX,
+    SPEED,
+    WEB,
+    Argument,
+    NodeDescription,
+    System,
+    same_names,
+    web_node,
+)
 
 
 class BalanceObserver(Observer):
@@ -57,6 +66,7 @@ def _balancing(task: str, description: str, kind: str, checkpoint: str) -> Syste
             Argument(
                 "output_dir", f"folder for logs, parameters and videos; default: runs/{task}-<time>", "", path=True
             ),
+            FRAME_PREFIX,
             Argument("device", "torch device that the policy runs on"),
             *WEB,
         ),
@@ -66,7 +76,15 @@ def _balancing(task: str, description: str, kind: str, checkpoint: str) -> Syste
                 "diffusion_ros.nodes.gym_simulation_node",
                 "gym_simulation.yaml",
                 same_names(
-                    "mode", "speed", "episodes", "seed", "max_steps", "video", "output_dir", "compressed_pictures"
+                    "mode",
+                    "speed",
+                    "episodes",
+                    "seed",
+                    "max_steps",
+                    "video",
+                    "output_dir",
+                    "compressed_pictures",
+                    "frame_prefix",
                 ),
                 given={"task": task},
                 required=True,

@@ -94,7 +94,14 @@ def describe_rviz(resources: Path) -> LaunchDescription:
         path = values["config"]
         system = names.get(values["system"], values["system"])
         if not path:
-            text = rviz_layout.layout(resources, system, values["robot"], values["frame_prefix"], values["fixed_frame"])
+            text = rviz_layout.layout(
+                resources,
+                system,
+                values["robot"],
+                values["frame_prefix"],
+                values["fixed_frame"],
+                compressed=values["compressed_pictures"] == "true",
+            )
             folder = Path(tempfile.mkdtemp(prefix="diffusion_ros-rviz-"))
             atexit.register(shutil.rmtree, folder, ignore_errors=True)
             path = folder / f"{system}.rviz"
@@ -121,6 +128,7 @@ _LAYOUT = {
     "robot": "the robot's YAML file, or the name of a shipped one, for rehearsal and real_robot",
     "frame_prefix": "what the system was started with",
     "fixed_frame": "in place of the layout's",
+    "compressed_pictures": "true: pictures as JPEG, of a system that was started with it",
 }
 """Further arguments of RViz alone."""
 

@@ -8,7 +8,16 @@ from typing import Any
 
 from diffusion_ros.simulators.tasks import MAZE_TASKS
 from diffusion_ros.systems.observer import Observer
-from diffusion_ros.systems.system import SPEED, WEB, Argument, NodeDescription, System, same_names, web_node
+from diffusion_ros.systems.system import (
+    FRAME_PREFIX,
+    SPEED,
+    WEB,
+    Argument,
+    NodeDescription,
+    System,
+    same_names,
+    web_node,
+)
 
 
 class MazeObserver(Observer):
@@ -72,6 +81,7 @@ MAZE = System(
         Argument("video", "true: each episode becomes an MP4 of its plan's denoising and its drive"),
         Argument("output_dir", "folder for logs, parameters and videos; default: runs/<size>-<time>", "", path=True),
         Argument("sampler_steps", "denoising steps of a plan; 0: the checkpoint's own", minimum=0),
+        FRAME_PREFIX,
         Argument("device", "torch device that the planner runs on"),
         *WEB,
     ),
@@ -80,19 +90,23 @@ MAZE = System(
             "maze",
             "diffusion_ros.nodes.maze_node",
             "maze.yaml",
-            same_names("size", "speed", "episodes", "seed", "obstacle_radius", "video", "output_dir"),
+            same_names("size", "speed", "episodes", "seed", "obstacle_radius", "video", "output_dir", "frame_prefix"),
             required=True,
         ),
         NodeDescription(
             "planner",
             "diffusion_ros.nodes.planner_node",
             "planner.yaml",
-            same_names("checkpoint", "replan_rate", "candidates", "sampler_steps", "device"),
+            same_names("checkpoint", "replan_rate", "candidates", "sampler_steps", "device", "frame_prefix"),
             restarts=3,
             managed=1,
         ),
         NodeDescription(
-            "follower", "diffusion_ros.nodes.follower_node", "follower.yaml", same_names("follow"), restarts=3
+            "follower",
+            "diffusion_ros.nodes.follower_node",
+            "follower.yaml",
+            same_names("follow", "frame_prefix"),
+            restarts=3,
         ),
         web_node("maze", "episodes"),
     ),

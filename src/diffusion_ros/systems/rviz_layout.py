@@ -24,9 +24,12 @@ TEMPLATES = {
     "images": "images",
 }
 """System -> its layout in config/."""
-FRAMES = ("simulation", "rehearsal", "teleoperate", "real_robot")
+FRAMES = tuple(name for name in TEMPLATES if name != "images")
 """Systems that have a prefix before their frames."""
+ARMS = ("simulation", "rehearsal", "teleoperate", "real_robot")
 _IMAGE, _SCENE, _MODEL, _HEAT = "image_raw", "scene", "RobotModel", "guard_heat"
+_PICTURES, _JPEG = "/Image", "/compressed"
+"""RViz's displays of pictures, which take a topic of that ending as image_transport's of this name."""
 _NEAR = {"Distance": 2.0, "Focal Point": {"X": 0.4, "Y": 0.0, "Z": 0.2}}
 """A view in the frame of a robot's base [m]."""
 
@@ -45,6 +48,7 @@ def of_startup(startup: Startup, resources: Path) -> Path:
         fixed_frame="" if values.get("robot") else str(own),
         topics=dict(startup.remappings),
         guard=bool(values.get("guard")),
+        compressed=bool(values.get("compressed_pictures")),
     )
     path.write_text(made)
     return path
@@ -58,12 +62,13 @@ def layout(
     fixed_frame: str = "",
     topics: Mapping[str, str] | None = None,
     guard: bool = False,
+    compressed: bool = False,
 ) -> str:
     """The text of a layout (.rviz). resources: the folder that holds config/.
 
     robot: a YAML file, or a shipped one's name. prefix: before the simulator's frames. fixed_frame: in place of the
-    layout's; ''. topics: that are called otherwise here. guard: whether a camera guard's pictures are shown. Raises
-    RobotFileError.
+    layout's; ''. topics: that are called otherwise here. guard: whether a camera guard's pictures are shown.
+    compressed: whether the simulator's are taken as JPEG. Raises RobotFileError.
     """
     content: dict[str, Any] = yaml.safe_load((resources / "config" / f"{TEMPLATES[system]}.rviz").read_text())
     manager = content["Visualization Manager"]
@@ -88,8 +93,10 @@ def layout(
             _show(display, False)  # it is the simulator's
         elif display["Class"].endswith(_MODEL):
             _model(display, topic, found, real)
-        elif name.endswith(f"/{_IMAGE}") and system in FRAMES:
+        elif name.endswith(f"/{_IMAGE}") and system in ARMS:
             _picture(display, topic, name.removesuffix(f"/{_IMAGE}"), found, real)
+        if compressed and found is None and display["Class"].endswith(_PICTURES) and name.endswith(_IMAGE):
+            topic["Value"] += _JPEG
     text: str = yaml.safe_dump(content, sort_keys=False, width=10_000)
     return text
 

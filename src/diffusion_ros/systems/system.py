@@ -81,6 +81,7 @@ COMMON = (
     Argument("use_sim_time", "true: the nodes read the time from the topic /clock", False),
 )
 """Arguments of every system."""
+FRAME_PREFIX = Argument("frame_prefix", "before frames that no robot's YAML names, for several robots: 'left/'", "")
 SPEED = Argument(
     "speed",
     "in real time: simulated seconds in a second; below 1 all nodes follow /clock, for machines that cannot keep up",
