@@ -49,8 +49,8 @@ def scripted_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
     """
     from diffusion_ros import checkpoint
 
-    for name in ("train_ddpm", "train_diffuser", "train_diffusion_policy", "train_guard"):
-        if trainer := sys.modules.get(f"training.{name}"):
+    for name in ("images", "planner", "policy", "guard"):
+        if trainer := sys.modules.get(f"training.trainers.{name}"):
             late = SimpleNamespace(**{**vars(checkpoint), "script": lambda module: module})
             monkeypatch.setattr(trainer, "checkpoint", late)
 

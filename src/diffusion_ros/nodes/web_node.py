@@ -26,7 +26,7 @@ from trajectory_msgs.msg import JointTrajectory
 from diffusion_ros.atomic_file import write_secret
 from diffusion_ros.nodes.web_driver import WebDriver
 from diffusion_ros.nodes.web_services import SERVICES, Services
-from diffusion_ros.nodes.web_watch import LEGEND, Watch
+from diffusion_ros.nodes.web_watch import Watch
 from diffusion_ros.ros import messages, topics
 from diffusion_ros.ros.diagnostics import OK, Diagnostics
 from diffusion_ros.ros.params import declare, parameter
@@ -203,6 +203,10 @@ class WebNode(RunnableNode):
         if numbers.shape != (3,) or not np.all(np.abs(numbers) <= _FARTHEST) or self._goal is None:
             answer(False, f"goal: three numbers within {_FARTHEST:g} m expected")
             return
+        if self._watch.in_wall(numbers):
+            self._watch.again_goal()
+            answer(False, f"goal {numbers[:2].round(2).tolist()}: is in a wall, or outside")
+            return
         # An empty frame is the planner's own.
         self._goal.publish(messages.pose_to_msg(numbers, self._watch.quaternion, self.now_ns(), ""))
         self._watch.said_goal(numbers)
@@ -259,9 +263,10 @@ class WebNode(RunnableNode):
                 "pictures": self._watch.pictures,
                 "flat": "image_generator" in self.status.nodes,
                 "visible": self.view.visible,
-                "legend": [LEGEND[n] for n in LEGEND if n in self._watch.seen and self.view.visible.get(n, True)],
+                "legend": self._watch.legend(),
                 "shows": self._watch.shows(),
                 "map": self._watch.map,
+                "returns": not self._watch.has_hand,
             }
         )
 

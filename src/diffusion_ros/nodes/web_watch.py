@@ -48,7 +48,7 @@ _HAND, _CHUNK, _PLAN, _CANDIDATE, _NOISE = (
     (170, 110, 220),
 )
 LEGEND = {
-    "hand": ("#4c8dff", "the hand's way"),
+    "hand": ("#4c8dff", "the robot's way"),
     "chunk": ("#ffb040", "predicted chunk"),
     "plan": ("#46d38a", "plan"),
     "candidates": ("#62708c", "candidates"),
@@ -91,6 +91,15 @@ class Watch:
         self._walled = False
         self.seen: set[str] = set()
         """What there is a line of."""
+
+    @property
+    def has_hand(self) -> bool:
+        """Whether it is an arm."""
+        return topics.EEF_POSE in self._heard
+
+    def legend(self) -> list[tuple[str, str]]:
+        """Colour and name of each line that is shown."""
+        return [LEGEND[n] for n in LEGEND if n in self.seen and self._view.visible.get(n, True)]
 
     def shows(self) -> list[str]:
         """What there is to show and to hide, of the view's groups."""
@@ -226,7 +235,7 @@ class Watch:
 
     def _plan(self, msg: Path) -> None:
         plan = messages.path_from_msg(msg)[0]
-        self._lines("plan", [plan + [0.0, 0.0, 0.05]] if "walls" in self.map else [plan], [_PLAN], 4.0)
+        self._lines("plan", [plan + [0.0, 0.0, 0.03]] if "walls" in self.map else [plan], [_PLAN], 4.0)
         self.map["plan"] = _flat(plan)
         if len(plan) and "goal" not in self.map:
             self.said_goal(plan[-1])
@@ -251,19 +260,33 @@ class Watch:
 
     def _walls(self, msg: OccupancyGrid) -> None:
         walls = messages.grid_from_msg(msg)
-        self._view.look("maze")
+        self._view.look("maze", max(walls.shape[0] / 9.0, walls.shape[1] / 12.0))
         self._view.grid(walls)
         self.map |= {"walls": walls.astype(int).tolist(), "rows": walls.shape[0], "columns": walls.shape[1]}
 
     def _odometry(self, msg: Odometry) -> None:
         _, position, _ = messages.odometry_from_msg(msg)
-        self._trace(np.append(position, 0.05))
+        self._trace(np.append(position, 0.06))
         self.map["ball"] = np.round(position, 3).tolist()
         self.map["trail"] = [np.round(place[:2], 3).tolist() for _, place in list(self._trail)[::4]]
 
     def _goal(self, msg: PoseStamped) -> None:
         _, position, _ = messages.pose_from_msg(msg)
         self.said_goal(position)
+
+    def in_wall(self, position: Array) -> bool:
+        """Whether a place (3) [m] is in a maze's wall or outside the maze; the planner knows better what it reaches."""
+        if "walls" not in self.map:
+            return False
+        column = int(np.floor(position[0] + self.map["columns"] / 2))
+        row = int(np.floor(self.map["rows"] / 2 - position[1]))
+        inside = 0 <= row < self.map["rows"] and 0 <= column < self.map["columns"]
+        return not inside or bool(self.map["walls"][row][column])
+
+    def again_goal(self) -> None:
+        """The goal that is still the robot's, for who has dragged it elsewhere."""
+        if "goal" in self.map:
+            self._view.goal(np.array(self.map["goal"]))
 
     def said_goal(self, position: Array) -> None:
         """Where the robot is to go."""

@@ -39,7 +39,7 @@ def scene(task: GymTask, positions: Array) -> list[SceneGeom]:
     upright = np.array([0.0, 0.0, 0.0, 1.0])
     along_x = np.array([0.0, np.sqrt(0.5), 0.0, np.sqrt(0.5)])
     rail = SceneGeom("rail", "cylinder", (0.02, task.reach, 0.0), np.zeros(3), along_x, (0.5, 0.5, 0.55, 1.0))
-    cart = SceneGeom("cart", "box", (0.2, 0.1, 0.1), np.array([x, 0.0, 0.0]), upright, (0.18, 0.2, 0.24, 1.0))
+    cart = SceneGeom("cart", "box", (0.2, 0.1, 0.1), np.array([x, 0.0, 0.0]), upright, (0.45, 0.5, 0.6, 1.0))
     geoms = [rail, cart]
     for i, (start, end) in enumerate(zip(ends := task.ends(positions), ends[1:], strict=False)):
         angle = float(np.sum(positions[1 : i + 2]))

@@ -63,15 +63,23 @@ class View:
         for group, visible in GROUPS.items():
             server.scene.add_frame(f"/{group}", show_axes=False, visible=visible)
         self._walls: Any = None
-        self._looked = False
+        self._looked = self._flat = False
 
     # The scene
 
-    def look(self, kind: str) -> None:
-        """Where one looks from, once it is known what there is: arm, maze, cart."""
+    def look(self, kind: str, size: float = 1.0) -> None:
+        """Where one looks from, once it is known what there is: arm, maze, cart. size: of a maze, the large one's is 1.
+
+        A maze's goal is dragged on its floor.
+        """
         if not self._looked:
             self._looked = True
-            self._server.initial_camera.position, self._server.initial_camera.look_at = _PLACES[kind]
+            place, at = (size * np.array(point) for point in _PLACES[kind])
+            self._server.initial_camera.position, self._server.initial_camera.look_at = place, at
+            self._flat = kind == "maze"
+            with self._lock:
+                for handle in self._goals.values():
+                    handle.active_axes = (True, True, not self._flat)
             if kind == "arm":
                 self._server.scene.add_grid(
                     "/scene/ground",
@@ -228,7 +236,12 @@ class View:
         with self._lock:
             place = (0.0, 0.0, 0.0) if self._goal is None else tuple(self._goal)
             handle = client.scene.add_transform_controls(
-                "/goal", scale=0.8, disable_rotations=True, depth_test=False, position=place
+                "/goal",
+                scale=0.8,
+                disable_rotations=True,
+                depth_test=False,
+                position=place,
+                active_axes=(True, True, not self._flat),
             )
             handle.visible = self._goal is not None
             client.scene.add_icosphere("/goal/ball", 0.15, (80, 220, 120), opacity=0.8)
