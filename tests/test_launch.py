@@ -279,6 +279,31 @@ def test_rviz_gets_its_configuration(launch: Callable[..., subprocess.Popen[str]
 # What needs no launch
 
 
+@pytest.mark.parametrize(("system", "there", "frames"), [
+    ("simulation", True, True), ("rehearsal", True, True), ("simulation", False, False), ("maze", True, False),
+    ("real_robot", True, False),
+])  # fmt: skip
+def test_rviz_alone_has_frames_of_a_simulator_without_tf2_msgs(
+    monkeypatch: pytest.MonkeyPatch, system: str, there: bool, frames: bool
+) -> None:
+    """Only where RViz's own environment has it, and only for simulators that publish scene_poses."""
+    pytest.importorskip("launch_ros", reason="launch and launch_ros come with a ROS installation")
+    from launch.actions import ExecuteProcess
+    from launch.launch_context import LaunchContext
+    from launch_ros.actions import Node
+
+    from diffusion_ros.systems import launch_description
+
+    monkeypatch.setattr(launch_description, "find_spec", lambda name: object() if there else None)
+    context = LaunchContext()
+    names = ("config", "robot", "frame_prefix", "fixed_frame", "compressed_pictures")
+    context.launch_configurations.update({"system": system, "namespace": "left", **dict.fromkeys(names, "")})
+    monkeypatch.setattr(launch_description, "_rviz", lambda *given: ExecuteProcess(cmd=["rviz2"]))
+    found = launch_description.describe_rviz(ROOT).entities[-1].visit(context)
+    started = [entity for entity in found if isinstance(entity, Node)]
+    assert len(started) == frames and len(found) == (3 if frames else 1)
+
+
 @pytest.mark.parametrize("system", SYSTEMS.values(), ids=lambda system: system.name)
 def test_systems_are_complete(system: System) -> None:
     """Every parameter that a system sets is one of its node, and every argument is used."""

@@ -283,6 +283,27 @@ def test_a_goal_is_told_to_the_planner(steering: tuple[Robot, WebNode, Page]) ->
     assert (p.x, p.y, p.z) == (1.0, -2.0, 0.0) and robot.goals[0].header.frame_id == ""
 
 
+@pytest.mark.parametrize(("place", "free"), [
+    ([-1.0, 1.0, 0.0], True), ([0.4, 1.4, 0.0], True), ([0.6, 1.0, 0.0], False), ([-1.0, 0.4, 0.0], False),
+    ([-1.0, 9.0, 0.0], False), ([-9.0, 1.0, 0.0], False),
+])  # fmt: skip
+def test_a_goal_in_a_mazes_wall_is_refused_on_the_page(
+    steering: tuple[Robot, WebNode, Page], place: list[float], free: bool
+) -> None:
+    """The goal that there is stays the one that is shown."""
+    robot, node, page = steering
+    walls = [[1, 1, 1, 1, 1], [1, 0, 0, 1, 1], [1, 1, 1, 1, 1], [1, 1, 1, 1, 1], [1, 1, 1, 1, 1]]
+    node._watch.map |= {"walls": walls, "rows": 5, "columns": 5, "goal": [-1.0, 1.2, 0.0]}
+    page.send(goal=place)
+    page.until(lambda: page.answers)
+    assert page.answers[0]["ok"] == free
+    if free:
+        page.until(lambda: robot.goals)
+    else:
+        assert "in a wall, or outside" in page.answers[0]["text"] and robot.goals == []
+        np.testing.assert_allclose(node.view._goal, [-1.0, 1.2, 0.0])
+
+
 def test_pictures_are_heard_while_somebody_looks(graph: ros_graph.Graph) -> None:
     robot, node = graph.add(Robot()), web(graph)
     graph.spin(1.5)

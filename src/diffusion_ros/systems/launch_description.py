@@ -14,10 +14,12 @@ import sys
 import tempfile
 from collections.abc import Callable, Collection, Sequence
 from contextlib import ExitStack
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from launch.actions import DeclareLaunchArgument, LogInfo, OpaqueFunction, Shutdown
+from launch.actions import DeclareLaunchArgument, LogInfo, OpaqueFunction, RegisterEventHandler, Shutdown
+from launch.event_handlers import OnProcessExit
 from launch.events.process import ProcessExited
 from launch.launch_context import LaunchContext
 from launch.launch_description import LaunchDescription
@@ -106,7 +108,11 @@ def describe_rviz(resources: Path) -> LaunchDescription:
             atexit.register(shutil.rmtree, folder, ignore_errors=True)
             path = folder / f"{system}.rviz"
             path.write_text(text)
-        return [_rviz(path, values["namespace"], system != "real_robot")]
+        shown = _rviz(path, values["namespace"], system != "real_robot")
+        if system not in _WITH_SCENE_POSES or find_spec("tf2_msgs") is None:
+            return [shown]
+        ends = RegisterEventHandler(OnProcessExit(target_action=shown, on_exit=[Shutdown(reason="RViz was closed")]))
+        return [shown, _scene_frames(values["namespace"]), ends]
 
     return LaunchDescription(
         [
@@ -138,6 +144,24 @@ _BESIDE = {
     "diagnostics": "diagnostic_aggregator sorts /diagnostics into /diagnostics_agg, for rqt_robot_monitor",
 }
 """What may be started beside a system."""
+
+
+_WITH_SCENE_POSES = ("simulation", "rehearsal", "teleoperate")
+"""Systems whose simulator may run where there is no tf2_msgs: RViz's environment has it."""
+
+
+def _scene_frames(namespace: str) -> Node:
+    """Says nothing beside a simulator that publishes /tf by itself."""
+    return Node(
+        executable=_python(),
+        exec_name="scene_frames",
+        arguments=["-m", "diffusion_ros.nodes.scene_frames_node"],
+        name="scene_frames",
+        namespace=namespace,
+        ros_arguments=enclave_arguments(os.environ) or None,
+        additional_env=picture_transport.environment(resource_folder(), True),
+        output="screen",
+    )
 
 
 def _aggregator(resources: Path, namespace: str, simulated: bool) -> Node:
