@@ -34,6 +34,7 @@ from training.collect_demos import Options, collect, record_episode
 from training.data.demonstrations import load_demonstrations, make_windows, split_episodes
 from training.data.experts import BURST, EXPERTS, REST, ExpertView
 from training.data.parts import parts
+from training.evaluation import rollout
 from training.parallel import Workers
 
 MadeHere = Callable[[], AbstractContextManager[pytest.MonkeyPatch]]
@@ -220,7 +221,7 @@ def test_expert_takes_over_where_the_policy_has_not_succeeded(tmp_path: Path, mo
                 view.look(simulation)
         return []
 
-    monkeypatch.setattr(collect_demos, "roll_out", roll_out)
+    monkeypatch.setattr(rollout, "roll_out", roll_out)
     options = small(tmp_path / "x", images=False, policy=Path("policy.pt"), lead=50, takeover=80)
     episode = record_episode(Simulation("lift", ()), options, 4, cast(Policy, object()))
     scenes = [scene for scene, _ in drove]
