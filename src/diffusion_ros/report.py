@@ -193,7 +193,8 @@ def _replay_file(result: Mapping[str, Any], folder: Path) -> Path:
 
 def _replays(results: Sequence[Mapping[str, Any]], folder: Path) -> list[str]:
     """Buttons, each for an episode, and what they play; in one line why not, where nothing can be played."""
-    chosen = replayed(results, folder)[:MOST_REPLAYS]
+    there = replayed(results, folder)
+    chosen = there[:MOST_REPLAYS]
     if not chosen:
         return []
     head = "<h2>Replay in 3D</h2>"
@@ -213,7 +214,7 @@ def _replays(results: Sequence[Mapping[str, Any]], folder: Path) -> list[str]:
         f"episode {one['index'] + 1}: {_verdict(one)}</button>"
         for one, _ in pairs
     )
-    left = len(results) - len(pairs)
+    left = len(there) - len(pairs)
     said = f" The other {left} have no room here." if left > 0 else ""
     return [
         head,

@@ -176,6 +176,7 @@ class Simulation:
         self.image_size = image_size
         self.seed = 0
         self._scene_triangles: dict[int, NDArray[np.float32]] = {}
+        self._colours: dict[int, tuple[float, float, float, float]] = {}
         shown = self.model.geom_bodyid[self.model.geom_group == 1]
         self._moving = {self.model.body(i).name: int(i) for i in np.unique(self.model.body_weldid[shown]) if i}
         """Bodies that move and are seen, by name."""
@@ -377,6 +378,11 @@ class Simulation:
 
     def _colour(self, geom: int) -> tuple[float, float, float, float]:
         """rgba of a geometry: its material's, times the mean of its texture where that is seen."""
+        if geom not in self._colours:
+            self._colours[geom] = self._seen_colour(geom)
+        return self._colours[geom]
+
+    def _seen_colour(self, geom: int) -> tuple[float, float, float, float]:
         model, material = self.model, int(self.model.geom_matid[geom])
         if material < 0:
             red, green, blue, alpha = (float(x) for x in model.geom_rgba[geom])

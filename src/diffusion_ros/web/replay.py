@@ -59,8 +59,8 @@ class Recorder:
         shapes = [shape for shape in replay.shapes if shape.body or not shape.name.startswith("wall")]
         view.scene([replace(one, type="cylinder") if one.type == "capsule" else one for one in shapes])
         poses = np.round(replay.poses.astype(np.float64) / _GRAIN) * _GRAIN
-        for pose in poses[:1]:
-            view.poses({name: (pose[i, :3], pose[i, 3:]) for i, name in enumerate(replay.bodies)})
+        if len(poses):
+            view.poses({name: (pose[:3], pose[3:]) for name, pose in zip(replay.bodies, poses[0], strict=True)})
         serializer = self._viser.get_scene_serializer()  # which begins with all that is there now
         seen = {shape.body for shape in shapes}
         nodes = [view.node(name) if name in seen else "" for name in replay.bodies]
