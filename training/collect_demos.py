@@ -35,7 +35,7 @@ from training.data.parts import Job, parts
 from training.parallel import Workers
 
 if TYPE_CHECKING:
-    from training.evaluation.rollout import Driver
+    from training.evaluation.rollout import Driver, Late
 
 EVALUATION_SEEDS = 100_000
 """Seeds from here on are kept for evaluation; demonstrations must not use them."""
@@ -78,10 +78,11 @@ class Options:
     hand may infer the object's place from its own hand."""
     policy: Path | None = None
     """A policy's checkpoint that drives first. The expert takes over at a random step, and only its part is recorded.
-    So the data show the way out of where this policy goes astray (DAgger, Ross et al. 2011, arXiv 1011.0686)."""
+    So the data show the way out of where this policy goes astray (DAgger, Ross et al. 2011, arXiv 1011.0686). One that
+    was trained with --max-delay drives late, in each episode by another number of rows up to that."""
     late_policy: Path | None = None
     """With --quiet: a policy's checkpoint that drives in most disturbances, its chunks late by up to --max-delay rows
-    that it was trained with. So the data show what its own rows lead to."""
+    that it was trained with. So the data show what its own rows lead to. With --policy the same file."""
     takeover: int = 200
     """With --policy: the expert takes over at a step drawn from U(lead, takeover)."""
     lead: int = 0
@@ -108,8 +109,10 @@ class Options:
             raise ValueError(f"wander {self.wander}: must not be negative")
         if self.quiet and self.quiet < REST:
             raise ValueError(f"quiet {self.quiet}: must be 0, or {REST} at least")
-        if self.late_policy is not None and (not self.quiet or self.policy is not None):
-            raise ValueError("late_policy goes with --quiet, and without --policy")
+        if self.late_policy is not None and not self.quiet:
+            raise ValueError("late_policy goes with --quiet")
+        if None not in (self.policy, self.late_policy) and self.policy != self.late_policy:
+            raise ValueError(f"late_policy {self.late_policy}: with policy {self.policy} the same file is expected")
         if not 0 <= self.noise <= 1:
             raise ValueError(f"noise {self.noise}: must lie in [0, 1]")
 
@@ -131,10 +134,9 @@ class LateDriving:
 
     def begin(self, rng: np.random.Generator) -> int:
         """For how many steps from now on."""
-        from training.evaluation.rollout import Driver, Late
+        from training.evaluation.rollout import Driver
 
-        rows = int(rng.integers(self._policy.spec.max_delay + 1))
-        late = Late(rows * self._policy.spec.period_ns / 1e9)
+        rows, late = _lateness(self._policy, rng)
         self._driver = Driver(self._policy, int(rng.integers(2**31)), late, self._scene)
         return rows + int(rng.integers(4, self.LONGEST + 1))
 
@@ -148,6 +150,14 @@ class LateDriving:
             command = replace(command, row=row)
         self._driver.executed(stamp, command)
         return command.row
+
+
+def _lateness(policy: Policy, rng: np.random.Generator) -> tuple[int, Late]:
+    """By how many rows it is late, out of those that it was trained for, and the same in seconds."""
+    from training.evaluation.rollout import Late
+
+    rows = int(rng.integers(policy.spec.max_delay + 1))
+    return rows, Late(rows * policy.spec.period_ns / 1e9)
 
 
 def record_episode(simulation: Simulation, options: Options, seed: int, policy: Policy | None = None) -> dict[str, Any]:
@@ -165,7 +175,8 @@ def record_episode(simulation: Simulation, options: Options, seed: int, policy: 
         simulation.reset(scene)
         if options.policy is not None and policy is not None:
             steps = int(rng.integers(options.lead, takeover))
-            for _ in roll_out(policy, simulation, scene + 1, 0, max_steps=steps, policy_seed=seed, first=scene):
+            late = _lateness(policy, rng)[1] if policy.spec.max_delay else None
+            for _ in roll_out(policy, simulation, scene + 1, 0, steps, policy_seed=seed, first=scene, late=late):
                 pass
         if not simulation.success:
             other = LateDriving(policy, scene) if options.late_policy is not None and policy is not None else None
