@@ -15,6 +15,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import fake_policy
@@ -35,6 +36,7 @@ from training.data.demonstrations import load_demonstrations, make_windows, spli
 from training.data.experts import BURST, EXPERTS, REST, ExpertView
 from training.data.parts import parts
 from training.evaluation import rollout
+from training.evaluation.rollout import Late
 from training.parallel import Workers
 
 MadeHere = Callable[[], AbstractContextManager[pytest.MonkeyPatch]]
@@ -163,6 +165,8 @@ def test_a_late_policy_drives_in_disturbances_and_the_expert_says_what_is_right(
 def test_late_policy_goes_with_quiet(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="late_policy goes with --quiet"):
         small(tmp_path / "x", late_policy=tmp_path / "p.pt")
+    with pytest.raises(ValueError, match=r"late_policy b\.pt: with policy a\.pt the same file is expected"):
+        small(tmp_path / "x", quiet=12, policy=Path("a.pt"), late_policy=Path("b.pt"))
 
 
 def test_episodes_of_an_older_file_stay_without_what_acted(
@@ -208,11 +212,13 @@ def test_wandering_hand_is_told_the_way_of_the_expert(tmp_path: Path) -> None:
 
 def test_expert_takes_over_where_the_policy_has_not_succeeded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     drove: list[tuple[int, int]] = []
+    delays: list[float] = []
 
     def roll_out(
-        policy: object, simulation: Simulation, *_: object, max_steps: int, first: int, **__: object
+        policy: object, simulation: Simulation, *_: object, max_steps: int, first: int, late: Late, **__: object
     ) -> list[int]:
         drove.append((first, max_steps))
+        delays.append(late.delay)
         if len(drove) < 3:  # this policy solves the first two scenes
             view = ExpertView.of(simulation)
             expert = EXPERTS["lift"](view)
@@ -223,9 +229,11 @@ def test_expert_takes_over_where_the_policy_has_not_succeeded(tmp_path: Path, mo
 
     monkeypatch.setattr(rollout, "roll_out", roll_out)
     options = small(tmp_path / "x", images=False, policy=Path("policy.pt"), lead=50, takeover=80)
-    episode = record_episode(Simulation("lift", ()), options, 4, cast(Policy, object()))
+    late_by_up_to_12 = SimpleNamespace(spec=SimpleNamespace(max_delay=12, period_ns=50_000_000))
+    episode = record_episode(Simulation("lift", ()), options, 4, cast(Policy, late_by_up_to_12))
     scenes = [scene for scene, _ in drove]
     assert scenes[0] == 4 and len(set(scenes)) == 3 and all(50 <= steps < 80 for _, steps in drove)
+    assert len(set(delays)) > 1 and min(delays) >= 0 and max(delays) <= 0.6
     assert episode["rewards"][0] == 0 and episode["rewards"][-1] == 1
     with pytest.raises(ValueError, match="lead 80, takeover 80: 0 <= lead < takeover is expected"):
         small(tmp_path / "x", policy=Path("policy.pt"), lead=80, takeover=80)

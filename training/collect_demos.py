@@ -176,7 +176,8 @@ def record_episode(simulation: Simulation, options: Options, seed: int, policy: 
         if options.policy is not None and policy is not None:
             steps = int(rng.integers(options.lead, takeover))
             late = _lateness(policy, rng)[1] if policy.spec.max_delay else None
-            for _ in roll_out(policy, simulation, scene + 1, 0, steps, policy_seed=seed, first=scene, late=late):
+            drive = partial(roll_out, policy, simulation, scene + 1, 0, policy_seed=seed, first=scene)
+            for _ in drive(max_steps=steps, late=late):
                 pass
         if not simulation.success:
             other = LateDriving(policy, scene) if options.late_policy is not None and policy is not None else None
