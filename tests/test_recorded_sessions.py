@@ -37,6 +37,7 @@ from diffusion_ros.control.pictures import fit
 from diffusion_ros.nodes.policy_node import PolicyNode
 from diffusion_ros.robot import EEF_POS, EEF_QUAT, FINGERS, GRIPPER_QPOS
 from diffusion_ros.ros import messages
+from training.data import replayed_frames
 from training.data.bags import Bag
 from training.data.episodes import Episode
 from training.data.row_frames import match
@@ -169,7 +170,9 @@ def test_episodes_of_a_driven_robot_equal_the_live_frames_bit_for_bit(many: int,
     bag = fake_bag.write(tmp_path / "bag", robot_contract(spec=spec), in_order(stream, said))
 
     found = Bag(bag, size=(84, 84))
-    assert all(same(a, b) for a, b in zip(found.frames(), frames, strict=True)), "all of them, in their order"
+    assert all(same(a, b) for a, b in zip(replayed_frames.frames(found.session), frames, strict=True)), (
+        "all of them, in their order"
+    )
     episodes = list(found.episodes())
     assert [episode.success for episode in episodes] == [True, False, None, True, False][:many]
     for number, episode in enumerate(episodes):
@@ -214,7 +217,7 @@ def test_what_a_policy_node_heard_on_a_bus_gives_its_frames_again_bit_for_bit(gr
     named = {"executed_action": "/executed_action"}
     contract = fake_bag.contract(robot=yaml.safe_dump(robot_yaml()), spec=spec, topics=named)
     found = Bag(fake_bag.write(tmp_path / "bag", contract, in_order(heard, said)), size=(84, 84))
-    assert all(same(a, b) for a, b in zip(found.frames(), bench.frames, strict=True))
+    assert all(same(a, b) for a, b in zip(replayed_frames.frames(found.session), bench.frames, strict=True))
     (episode,) = found.episodes()
     assert len(episode) == 20
     check_against(bench.frames, episode)
@@ -439,7 +442,7 @@ def test_lockstep_equals_the_live_frames_bit_for_bit(graph, tmp_path: Path) -> N
     spec = json.loads(node.policy.spec.to_json())
     found = Bag(fake_bag.write(tmp_path / "bag", fake_bag.contract(spec=spec, topics=LOCKSTEP_TOPICS), sent))
     assert len(frames) == 5 * 14, "one of them twice"
-    assert all(same(a, b) for a, b in zip(found.frames(), frames, strict=True))
+    assert all(same(a, b) for a, b in zip(replayed_frames.frames(found.session), frames, strict=True))
     episodes = list(found.episodes())
     assert [len(episode) for episode in episodes] == [12] * 5
     for number, episode in enumerate(episodes):
@@ -524,7 +527,7 @@ def test_a_bag_that_was_cut_is_read_as_far_as_it_goes(kept: float, tmp_path: Pat
     whole = list(Bag(bag).episodes())
     seen = [[image.tobytes() for image in episode.pictures[SCENE]()] for episode in whole]
     found = Bag(fake_bag.cut(bag, kept))
-    assert found.file.cut
+    assert found.session.file.cut
     episodes = list(found.episodes())
     steps = sum(map(len, episodes))
     assert 0.5 * kept * 120 < steps < 120
