@@ -26,7 +26,7 @@ from diffusion_ros import bringup, robot_file
 from diffusion_ros.nodes.rehearsal_node import RehearsalNode
 from diffusion_ros.robot import GRIPPER_QPOS
 from diffusion_ros.robot_file import HAND, RobotFile
-from diffusion_ros.ros import gripper_actions, messages, simulator_node, topics
+from diffusion_ros.ros import gripper_actions, messages, sole_simulator, topics
 from diffusion_ros.ros.gripper_actions import GripperActions, GripperState
 from diffusion_ros.simulators import driven_arm
 from diffusion_ros.simulators.arm import Simulation
@@ -136,7 +136,7 @@ def can() -> Simulation:
 def one_simulation(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(driven_arm, "Simulation", lambda task, *cameras: can())
     monkeypatch.setattr(Simulation, "close", lambda simulation: None)
-    monkeypatch.setattr(simulator_node, "_DISCOVERY_SECONDS", 0.3)  # nobody else is in this domain
+    monkeypatch.setattr(sole_simulator, "_DISCOVERY_SECONDS", 0.3)  # nobody else is in this domain
 
 
 def rehearsal(graph: ros_graph.Graph, robot: str | Path, **parameters: Any) -> RehearsalNode:

@@ -29,7 +29,7 @@ from visualization_msgs.msg import MarkerArray
 from diffusion_ros.nodes import scene_frames_node, simulation_node
 from diffusion_ros.nodes.simulation_node import SimulationNode
 from diffusion_ros.robot import CAMERAS, WORLD_FRAME, optical_frame
-from diffusion_ros.ros import messages, simulator_node, topics
+from diffusion_ros.ros import messages, sole_simulator, topics
 from diffusion_ros.simulators.arm import Simulation
 from diffusion_ros.simulators.episode import Episode, episode_stamp_ns
 
@@ -293,7 +293,7 @@ def test_below_real_time_no_step_is_left_out_however_slow_the_machine_is(
 def test_a_second_clock_is_refused(
     graph: ros_graph.Graph, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(simulator_node, "_LEASE_SECONDS", 1.0)
+    monkeypatch.setattr(sole_simulator, "_LEASE_SECONDS", 1.0)
     graph.add(Node("other")).create_publisher(Clock, topics.CLOCK, topics.SENSOR_QOS)
     node = simulator(graph, mode="realtime", speed=0.5)
     graph.spin_until(lambda: node.exit_status == 2, 10)
@@ -338,7 +338,7 @@ def test_publisher_that_was_killed_does_not_count(graph: ros_graph.Graph, monkey
     other.destroy_publisher(publisher)
     graph.spin_until(lambda: node.phase == "waiting", 10)
     graph.remove(node)
-    monkeypatch.setattr(simulator_node, "_LEASE_SECONDS", 1.0)
+    monkeypatch.setattr(sole_simulator, "_LEASE_SECONDS", 1.0)
     other.create_publisher(PoseStamped, topics.EEF_POSE, topics.SENSOR_QOS)
     node = simulator(graph)
     graph.spin_until(lambda: node.exit_status == 2, 10)

@@ -152,8 +152,8 @@ _simulator("command: 20,000 points", "where one is expected", "bytes, at most 65
 _simulator(
     "a second simulator", "another publisher of eef_pose", "2 publishers on /eef_pose",
     lambda n: (
-        deliver(n._sensors, messages.pose_to_msg((0, 0, 1), DOWN, 5, "world"), STRANGER),
-        deliver(n._sensors, messages.pose_to_msg((0, 0, 1), DOWN, 5, "world"), b"itself"),
+        deliver(n._sole.listener, messages.pose_to_msg((0, 0, 1), DOWN, 5, "world"), STRANGER),
+        deliver(n._sole.listener, messages.pose_to_msg((0, 0, 1), DOWN, 5, "world"), b"itself"),
         command(n, PUSH, b"executor"),
     ),
 )  # fmt: skip

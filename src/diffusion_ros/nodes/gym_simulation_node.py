@@ -19,10 +19,11 @@ from std_msgs.msg import Float64, Int64
 from visualization_msgs.msg import MarkerArray
 
 from diffusion_ros.robot import FRAME_PREFIX, WORLD_FRAME
-from diffusion_ros.ros import messages, simulator_node, topics
+from diffusion_ros.ros import messages, simulator_parameters, topics
 from diffusion_ros.ros.params import parameter
 from diffusion_ros.ros.picture_publisher import COMPRESSED, PicturePublisher
 from diffusion_ros.ros.runner import run
+from diffusion_ros.ros.simulator_node import SimulatorNode
 from diffusion_ros.ros.transform_broadcaster import TransformBroadcaster
 from diffusion_ros.simulators import gym, video
 from diffusion_ros.simulators.episode import BalanceEpisode
@@ -36,7 +37,7 @@ _VIDEO_SHAPE = (video.VIEW_SIZE, video.VIEW_SIZE * 4 // 3)
 
 
 @dataclass(frozen=True)
-class GymSimulationParameters(simulator_node.TwoClocksParameters):
+class GymSimulationParameters(simulator_parameters.TwoClocksParameters):
     """Parameters of the gym_simulation node."""
 
     task: str = parameter("cartpole", "the machine to balance", choices=tuple(GYM_TASKS))
@@ -56,7 +57,7 @@ class BalanceStep:
     """Text and colour."""
 
 
-class GymSimulationNode(simulator_node.SimulatorNode):
+class GymSimulationNode(SimulatorNode):
     """Publishes joint_states, image_raw, scene and episode.
 
     Takes joint_command, which carries the stamp of the joint states that it answers, and for scripts discrete_action or
@@ -113,7 +114,7 @@ class GymSimulationNode(simulator_node.SimulatorNode):
 
     def peers(self) -> bool:
         """Somebody who listens, beside ourselves, and somebody who commands."""
-        return self.count_subscribers(self._sensor_topic) > 1 and any(
+        return self.count_subscribers(self._sole.topic) > 1 and any(
             self.count_publishers(topic) for topic in self._command_topics
         )
 

@@ -19,10 +19,11 @@ from visualization_msgs.msg import MarkerArray
 
 from diffusion_ros.control.path_follower import brake
 from diffusion_ros.robot import FRAME_PREFIX
-from diffusion_ros.ros import messages, simulator_node, topics
+from diffusion_ros.ros import messages, simulator_parameters, topics
 from diffusion_ros.ros.listener import Listener
 from diffusion_ros.ros.params import parameter
 from diffusion_ros.ros.runner import run
+from diffusion_ros.ros.simulator_node import SimulatorNode
 from diffusion_ros.ros.transform_broadcaster import TransformBroadcaster
 from diffusion_ros.simulators import maze_video
 from diffusion_ros.simulators.episode import MazeEpisode
@@ -44,7 +45,7 @@ _LINES_BYTES = 2_000_000
 
 
 @dataclass(frozen=True)
-class MazeParameters(simulator_node.SimulatorParameters):
+class MazeParameters(simulator_parameters.SimulatorParameters):
     """Parameters of the maze node."""
 
     size: str = parameter("large", "which maze", choices=tuple(MAZE_TASKS))
@@ -58,7 +59,7 @@ class MazeParameters(simulator_node.SimulatorParameters):
     )
 
 
-class MazeNode(simulator_node.SimulatorNode):
+class MazeNode(SimulatorNode):
     """Publishes odom, map, goal_pose at the start of an episode, obstacles, scene and episode; takes force_command."""
 
     rate = RATE

@@ -38,11 +38,12 @@ from diffusion_ros.robot import (
     optical_frame,
 )
 from diffusion_ros.robot_file import HAND
-from diffusion_ros.ros import messages, simulator_node, topics
+from diffusion_ros.ros import messages, simulator_parameters, topics
 from diffusion_ros.ros.described_robot import DescribedRobot
 from diffusion_ros.ros.params import parameter
 from diffusion_ros.ros.runner import RunnableNode, run
 from diffusion_ros.ros.scene_publisher import ScenePublisher
+from diffusion_ros.ros.simulator_node import SimulatorNode
 from diffusion_ros.ros.transform_broadcaster import TransformBroadcaster
 from diffusion_ros.simulators import arm_driver, driver_rules, driver_streams
 from diffusion_ros.simulators.arm_description import driven_links
@@ -79,7 +80,7 @@ _MOVES = 2e-4, 2e-3
 
 
 @dataclass(frozen=True)
-class RehearsalParameters(simulator_node.SimulatorParameters):
+class RehearsalParameters(simulator_parameters.SimulatorParameters):
     """Parameters of the rehearsal node."""
 
     robot: str = parameter("franka_crisp", "the robot: a YAML file, or the name of one that comes with the package")
@@ -117,7 +118,7 @@ class RehearsalParameters(simulator_node.SimulatorParameters):
         return driver_streams.picture_size(self.picture_size)
 
 
-class RehearsalNode(simulator_node.SimulatorNode):
+class RehearsalNode(SimulatorNode):
     """The drivers of a robot, and the episodes."""
 
     rate = RATE
@@ -269,7 +270,7 @@ class RehearsalNode(simulator_node.SimulatorNode):
     # What goes out
 
     def advertise(self) -> None:
-        self._sensors.stop()  # they may come a thousand times a second; from now on the graph is asked
+        self._sole.stop()  # they may come a thousand times a second; from now on the graph is asked
         self._drivers.advertise()
         self._describe()
         if self.parameters.scene:
@@ -453,7 +454,7 @@ class RehearsalNode(simulator_node.SimulatorNode):
     def _refresh(self) -> None:
         self._others = ""
         if self.phase != "checking":
-            topic, own = self._sensor_topic, 1 + (self.streams.fingers is not None)
+            topic, own = self._sole.topic, 1 + (self.streams.fingers is not None)
             many = self.count_publishers(topic)
             shared = self.streams.fingers is not None and self.streams.fingers.topic == self._watched()[1]
             if many > (own if shared else 1):

@@ -31,12 +31,13 @@ from diffusion_ros.robot import (
     WORLD_FRAME,
     optical_frame,
 )
-from diffusion_ros.ros import messages, simulator_node, topics
+from diffusion_ros.ros import messages, simulator_parameters, topics
 from diffusion_ros.ros.described_robot import DescribedRobot
 from diffusion_ros.ros.params import parameter
 from diffusion_ros.ros.picture_publisher import COMPRESSED, PicturePublisher
 from diffusion_ros.ros.runner import run
 from diffusion_ros.ros.scene_publisher import ScenePublisher
+from diffusion_ros.ros.simulator_node import SimulatorNode
 from diffusion_ros.ros.transform_broadcaster import Placed, TransformBroadcaster
 from diffusion_ros.simulators.arm import Simulation
 from diffusion_ros.simulators.arm_links import arm_links
@@ -49,7 +50,7 @@ Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class SimulationParameters(simulator_node.TwoClocksParameters):
+class SimulationParameters(simulator_parameters.TwoClocksParameters):
     """Parameters of the simulation node."""
 
     task: str = parameter("can", "the robot's task", choices=tuple(ARM_TASKS))
@@ -59,7 +60,7 @@ class SimulationParameters(simulator_node.TwoClocksParameters):
     view: str = parameter("", "camera of the larger view in the videos; '': no videos")
 
 
-class SimulationNode(simulator_node.SimulatorNode):
+class SimulationNode(SimulatorNode):
     """Publishes what a robot's drivers would, and the episode; subscribes to eef_command."""
 
     rate = RATE
@@ -129,7 +130,7 @@ class SimulationNode(simulator_node.SimulatorNode):
     def peers(self) -> bool:
         """Policy and executor. Our own subscription to eef_pose does not count."""
         return (
-            self.count_subscribers(self._sensor_topic) > 1
+            self.count_subscribers(self._sole.topic) > 1
             and self.count_publishers(self._command_topic) > 0
             and self.count_publishers(self._recorder.chunk_topic) > 0
         )

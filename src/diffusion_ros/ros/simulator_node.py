@@ -13,7 +13,6 @@ import time
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -33,22 +32,21 @@ from diffusion_ros.atomic_file import add_line
 from diffusion_ros.ros import messages, topics
 from diffusion_ros.ros.diagnostics import ERROR, OK, WARN, Diagnostics
 from diffusion_ros.ros.listener import MAX_BYTES, Listener
-from diffusion_ros.ros.params import declare, parameter
+from diffusion_ros.ros.params import declare
 from diffusion_ros.ros.publisher_monitor import PublisherMonitor
 from diffusion_ros.ros.runner import RunnableNode
 from diffusion_ros.ros.sim_clock import SimClock
+from diffusion_ros.ros.simulator_parameters import SimulatorParameters
+from diffusion_ros.ros.sole_simulator import SoleSimulator, TopicTaken
 from diffusion_ros.simulators.episode import Episode, episode_stamp_ns
 from diffusion_ros.simulators.scene import SceneGeom
 from diffusion_ros.simulators.scene_replay import ReplayWriter
-from diffusion_ros.simulators.video import Mp4Writer, ending
+from diffusion_ros.simulators.video import write_episode
 
 Array = NDArray[np.float64]
 Image = NDArray[np.uint8]
-P = TypeVar("P", bound="SimulatorParameters")
+P = TypeVar("P", bound=SimulatorParameters)
 
-_DISCOVERY_SECONDS = 1.5
-_LEASE_SECONDS = 21.0
-"""A process that was killed stays in the graph for FastDDS's lease of 20 s; who is still there after that lives."""
 _FAREWELL_SECONDS = 5.0
 """How long a simulator that is done stays where nobody listens to its results yet."""
 _STAMPS = 8
@@ -64,55 +62,6 @@ _OF_THE_WALL = ("checking", "drawing", "done")
 """Phases that have nothing to do with the robot's time."""
 _DRAWING_SECONDS = 0.04
 """Share of a tick that goes into the video, so that services and signals are answered meanwhile."""
-
-
-@dataclass(frozen=True)
-class SimulatorParameters:
-    """Parameters that all of them have."""
-
-    episodes: int = parameter(0, "number of episodes, after which the node ends; 0: without end", low=0)
-    first_episode: int = parameter(0, "number of the episode to begin with, where those before are done", low=0)
-    seed: int = parameter(100_000, "seed of the first episode; episode i is drawn from seed + i", low=0)
-    max_steps: int = parameter(0, "length of an episode; 0: the task's own", low=0)
-    pause: float = parameter(
-        1.0, "in real time: silence between episodes, by which the other nodes notice a new one [s]", low=1.0, high=60.0
-    )
-    speed: float = parameter(
-        1.0,
-        "in real time: simulated seconds in a second; below 1 the time is published on /clock, for nodes with"
-        " use_sim_time",
-        low=0.05,
-        high=1.0,
-    )
-    scene: bool = parameter(True, "publish the scene as markers for RViz")
-    transforms: bool = parameter(True, "publish /tf and /tf_static where tf2_msgs is installed")
-    output_dir: str = parameter("", "folder of the videos; '': the current folder")
-    results: str = parameter("", "file to which each episode adds its result at its end, as one line of JSON")
-    replay: bool = parameter(True, "keep beside `results` where all bodies were, for the replay in 3D of report.html")
-
-    @property
-    def lockstep(self) -> bool:
-        """Whether the simulator waits for the command to each observation."""
-        return False
-
-
-@dataclass(frozen=True)
-class TwoClocksParameters(SimulatorParameters):
-    """And those of simulators that can wait."""
-
-    mode: str = parameter(
-        "realtime",
-        "lockstep: waits for the command to each observation; realtime: keeps its rate of wall time",
-        choices=("realtime", "lockstep"),
-    )
-
-    @property
-    def lockstep(self) -> bool:
-        return self.mode == "lockstep"
-
-    def __post_init__(self) -> None:
-        if self.lockstep and self.speed != 1.0:
-            raise ValueError(f"parameter speed is {self.speed:g}, 1 expected in lockstep, which waits for each command")
 
 
 class SimulatorNode(RunnableNode, ABC):
@@ -170,7 +119,6 @@ class SimulatorNode(RunnableNode, ABC):
         """Of the last observations."""
         self._commands: list[Listener[Any]] = []
         self._command_monitor: PublisherMonitor | None = None
-        self._heard_sensor = False
         self._clock_publisher: Any = None
         """In lockstep."""
         self._sim_clock: SimClock | None = None
@@ -197,10 +145,7 @@ class SimulatorNode(RunnableNode, ABC):
         # At once, so that who wants the results is known before the first: in lockstep an episode may take 0.1 s.
         self._episode_publisher = self.create_publisher(String, topics.EPISODE, topics.EPISODE_QOS)
         self.diagnostics = Diagnostics(self, hardware_id, self._refresh)
-        kind, topic = sensor
-        self._sensors: Listener[Any] = Listener(self, kind, topic, self._on_sensor, lambda *_: None, sensor_qos)
-        # As it is called after remapping, which questions about the graph do not follow.
-        self._sensor_topic = self._sensors.topic_name
+        self._sole = SoleSimulator(self, *sensor, sensor_qos, clock=self._sim_clock is not None)
         self.create_service(Trigger, "~/reset", self._on_reset)
         self.create_service(Trigger, "~/next", self._on_next)
         self.start_time()
@@ -345,10 +290,6 @@ class SimulatorNode(RunnableNode, ABC):
         """Whether an observation is new enough to be answered."""
         return stamp_ns in list(self._stamps)[-self.answer_steps :]
 
-    def _on_sensor(self, msg: Any) -> None:
-        """Our own, or that of another simulator or robot."""
-        self._heard_sensor = True
-
     def _on_reset(self, request: Any, response: Any) -> Any:
         """Begins the current episode again, from the same seed."""
         response.success = self.phase in ("waiting", "running", "pausing")
@@ -412,32 +353,22 @@ class SimulatorNode(RunnableNode, ABC):
             self._tell(now)
 
     def _check(self, now: float) -> None:
-        """Two simulators on the same topics would move each other's robots: the second one must not start."""
-        if now - self._phase_began < _DISCOVERY_SECONDS:
+        """Begins once it is known that we are alone."""
+        try:
+            alone = self._sole.alone(now - self._phase_began)
+        except TopicTaken as error:
+            print(error, file=sys.stderr)
+            self.exit_status = 2
             return
-        topic = self._sensor_topic
-        others = self.get_publishers_info_by_topic(topic)
-        if self._sim_clock is not None and not others:
-            # Between two clocks that others follow, time would go to and fro.
-            topic = topics.CLOCK
-            others = self.get_publishers_info_by_topic(topic)
-        if not others:
+        if alone:
             if self._sim_clock is not None:
                 self._sim_clock.publish()
             if self._lockstep:
                 self._clock_publisher = self.create_publisher(Clock, topics.CLOCK, topics.SENSOR_QOS)
             self.advertise()
             self._begin(self.parameters.first_episode)
-        elif self._heard_sensor or now - self._phase_began > _LEASE_SECONDS:
-            name = f"{others[0].node_namespace.rstrip('/')}/{others[0].node_name}"
-            print(
-                f"{topic} has a publisher already, {name} in ROS domain {self.context.get_domain_id()}:"
-                " stop it, or choose another ROS_DOMAIN_ID or namespace",
-                file=sys.stderr,
-            )
-            self.exit_status = 2
-        else:
-            self.diagnostics.report(WARN, f"{topic} has a silent publisher: waiting for it to go away")
+        elif self._sole.silent:
+            self.diagnostics.report(WARN, self._sole.silent)
 
     def _begin(self, index: int) -> None:
         """Draws episode `index`.
@@ -551,16 +482,7 @@ class SimulatorNode(RunnableNode, ABC):
     def _write_video(self, path: Path, result: dict[str, Any]) -> Generator[None, None, None]:
         """Draws a picture each time it is asked; ends the episode when the file is whole, or says why it is not."""
         try:
-            with Mp4Writer(path, self.video_rate or self.rate) as writer:
-                picture = None
-                for picture in self.pictures():
-                    writer.write(picture)
-                    yield
-                if picture is not None:
-                    last = ending(picture, self.episode.success)
-                    for _ in range(round(self.video_rate or self.rate)):
-                        writer.write(last)
-                        yield
+            yield from write_episode(path, self.video_rate or self.rate, self.pictures(), self.episode.success)
             result["video"] = str(path)
         except OSError as error:
             self.get_logger().error(f"no video of episode {self.episode.index}: {error}")
@@ -619,7 +541,7 @@ class SimulatorNode(RunnableNode, ABC):
     def conflict(self) -> str:
         """'' or who else publishes what only one may: sensors, or commands."""
         commands = self._command_monitor.reason() if self._command_monitor is not None else ""
-        return self._sensors.conflict() or commands
+        return self._sole.conflict() or commands
 
     def _refresh(self) -> None:
         self.diagnostics.value("task", self.task_name)

@@ -6,7 +6,7 @@ No ROS and no simulator here: pictures, points and text in, an H.264 file out. i
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Generator, Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
 
@@ -104,7 +104,7 @@ def draw_legend(picture: Image, entries: Sequence[tuple[str, Colour]], origin: t
         x += 20 + cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, 0.42, 1)[0][0] + 16
 
 
-def ending(picture: Image, success: bool) -> Image:
+def _ending(picture: Image, success: bool) -> Image:
     """The last picture (H, W, 3) of a video, with SUCCESS or FAILED across it."""
     said, colour = ("SUCCESS", GREEN) if success else ("FAILED", RED)
     drawn = (picture * 0.45).astype(np.uint8)
@@ -215,3 +215,18 @@ class Mp4Writer:
         assert self._file is not None
         self._file.close()
         return f"ffmpeg failed: {errors[-1]}" if errors else f"ffmpeg ended with status {process.returncode}"
+
+
+def write_episode(path: Path, fps: float, pictures: Iterable[Image], success: bool) -> Generator[None, None, None]:
+    """Writes an episode's video: a picture each time that it is asked, at the end the last one for a second more, with
+    the outcome across it. Raises OSError as Mp4Writer."""
+    with Mp4Writer(path, fps) as writer:
+        picture = None
+        for picture in pictures:
+            writer.write(picture)
+            yield
+        if picture is not None:
+            last = _ending(picture, success)
+            for _ in range(round(fps)):
+                writer.write(last)
+                yield
