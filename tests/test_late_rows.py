@@ -179,7 +179,7 @@ def test_what_was_under_way_while_a_person_drove_is_nothing_to_go_on_from(late: 
     bench.run(3.0)
     before = bench.policy._delay.rows
     for _ in range(20):
-        deliver(bench.executor._people, teleop_row(bench), b"person")
+        deliver(bench.executor._person.listener, teleop_row(bench), b"person")
         bench.run(0.05)
     assert bench.executed[-1].person
     sampled = bench.policy.policy.sample

@@ -170,7 +170,7 @@ def test_a_person_who_falls_silent_has_let_go(bench: tuple[Graph, World, Executo
     graph.spin_until(lambda: np.array_equal(lately(world), [PERSON] * 3))
     world.row = None
     graph.spin_until(lambda: not lately(world)[-1].any(), 2.0)
-    assert executor._takeover is not None and not executor._takeover.decides
+    assert executor._person is not None and not executor._person.takeover.decides
     graph.spin(0.2)
     assert "holding: no chunk yet" in executor.diagnostics.summary
     world.row = PERSON
@@ -290,7 +290,7 @@ def test_handing_over_does_not_jump(graph: Graph, tmp_path: Path, output: str) -
 
     bench.node.create_timer(0.05, say)
     robot = bench.executor._robot
-    assert robot is not None and bench.executor._takeover is not None
+    assert robot is not None and bench.executor._person is not None
     log: list[tuple[float, Any]] = []
     act, period = robot.act, 1.0 / robot.robot.action.rate
 

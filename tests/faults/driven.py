@@ -331,8 +331,8 @@ def _person(row: float = 0.005, ago: float = 0.0, *senders: bytes) -> Callable[[
         for sender in senders or (b"person",):
             stamp = bench.clock.ns - round(ago * 1e9)
             msg = messages.command_to_msg([row, 0, 0, 0, 0, 0, 0], stamp, PERIOD_NS, bench.executor.frame_id)
-            assert bench.executor._people is not None
-            deliver(bench.executor._people, msg, sender)
+            assert bench.executor._person is not None
+            deliver(bench.executor._person.listener, msg, sender)
 
     def begin(bench: DrivenBench) -> None:
         bench.second = lambda: say(bench)

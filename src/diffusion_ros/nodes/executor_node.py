@@ -8,15 +8,12 @@ sends one command in every period of its own clock, at any rate of poses: the ro
 from __future__ import annotations
 
 import time
-from collections import deque
 from collections.abc import Sequence
-from pathlib import Path as FilePath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-from diagnostic_msgs.msg import DiagnosticStatus
 from geometry_msgs.msg import PoseStamped
-from nav_msgs.msg import Path
 from numpy.typing import NDArray
 from rclpy.duration import Duration
 from rclpy.parameter import Parameter
@@ -27,20 +24,20 @@ from diffusion_ros import checkpoint, robot_file
 from diffusion_ros.control.chunk_executor import Command
 from diffusion_ros.control.control_clock import ControlClock
 from diffusion_ros.control.stop_record import StopRecord, stop_folder
-from diffusion_ros.control.teleoperation import PersonRow, Takeover
+from diffusion_ros.control.teleoperation import PersonRow
 from diffusion_ros.nodes.executor_parameters import ExecutorParameters, alone, completed, make_executor, spec_of_person
 from diffusion_ros.ros import messages, topics
 from diffusion_ros.ros.diagnostics import ERROR, OK, WARN, Diagnostics
 from diffusion_ros.ros.driven_robot import DrivenRobot
+from diffusion_ros.ros.guard_listener import GuardListener
 from diffusion_ros.ros.listener import MAX_BYTES, Listener
 from diffusion_ros.ros.managed_node import ManagedNode
 from diffusion_ros.ros.params import declare
+from diffusion_ros.ros.path_publisher import PathPublisher
+from diffusion_ros.ros.person_listener import PersonListener
 from diffusion_ros.ros.runner import run
 from diffusion_ros.spec import CheckpointSpec
 
-_PATH_POINTS = 600
-_PATH_GAP_NS = 1_000_000_000
-"""A hole of more than this in the poses: another episode, another path."""
 _TICKS = 5
 """Of the timer, a control period."""
 _FAREWELL_SECONDS = 1.0
@@ -52,7 +49,7 @@ _REFRESH_SECONDS = 0.1
 class ExecutorNode(ManagedNode):
     """Subscribes to eef_pose and action_chunk; publishes eef_command, eef_path and diagnostics; serves the switches."""
 
-    def __init__(self, parameter_overrides: Sequence[Parameter[Any]] = (), stops: FilePath | None = None) -> None:
+    def __init__(self, parameter_overrides: Sequence[Parameter[Any]] = (), stops: Path | None = None) -> None:
         """stops: where a stop is recorded for whoever takes this one's place; None: it is not.
 
         Raises ValueError (parameters, checkpoint) in one line.
@@ -89,9 +86,6 @@ class ExecutorNode(ManagedNode):
         """What was wrong with the last eef_pose message."""
         self._refused = ""
         """Why the last chunk was refused."""
-        self._guard: tuple[float, messages.Status] | None = None
-        """The camera guard's last verdict, and when it came."""
-        self._path: deque[tuple[int, NDArray[np.float64]]] = deque(maxlen=_PATH_POINTS)
         self._said: dict[str, str] = {}
         """What diagnostics say of the robot."""
         self._next_refresh = 0.0
@@ -99,8 +93,6 @@ class ExecutorNode(ManagedNode):
         """Why a robot was disabled by us: somebody has to look."""
         self._executed: tuple[int, int] | None = None
         """Which row a driven robot has begun last."""
-        self._takeover: Takeover | None = None
-        """Whether a person decides; None where none may."""
         self._counts = {"acted": 0, "held": 0, "clipped": 0, "chunks refused": 0}
         self._record: StopRecord | None = None
         self._stopped_before = ""
@@ -112,12 +104,18 @@ class ExecutorNode(ManagedNode):
                 self.executor_logic.set_enabled(False)
 
         self._executed_publisher = self.create_publisher(JointTrajectory, topics.EXECUTED_ACTION, topics.WATCHED_QOS)
-        self._path_publisher = self.create_publisher(Path, topics.EEF_PATH, topics.COMMAND_QOS)
         self._robot: DrivenRobot | None = None
         if p.robot:
             self._robot = self._drive(p)
         else:
             self._obey()
+        driven = self._robot
+        self._path = PathPublisher(
+            self,
+            self.executor_logic.period_ns,
+            self.frame_id if driven is None else driven.robot.base.frame,
+            None if driven is None else driven.frames,
+        )
         self._chunks = Listener(
             self,
             JointTrajectory,
@@ -127,29 +125,13 @@ class ExecutorNode(ManagedNode):
             topics.WATCHED_QOS,
             max_bytes=MAX_BYTES,
         )
-        self._people: Listener[JointTrajectory] | None = None
-        if p.teleop or (self._robot is not None and self._robot.robot.teleop is not None):
-            self._takeover = Takeover(self.executor_logic.period_ns)
-            self._people = Listener(
-                self,
-                JointTrajectory,
-                topics.TELEOP_ACTION,
-                self._on_teleop,
-                self._on_bad_teleop,
-                topics.WATCHED_QOS,
-                max_bytes=MAX_BYTES,
+        self._person: PersonListener | None = None
+        """None where none may decide."""
+        if p.teleop or (driven is not None and driven.robot.teleop is not None):
+            self._person = PersonListener(
+                self, self.executor_logic.period_ns, self.frame_id, self._person_decides, self._note
             )
-        self._verdicts: Listener[DiagnosticStatus] | None = None
-        if p.guard:
-            self._verdicts = Listener(
-                self,
-                DiagnosticStatus,
-                topics.CAMERA_GUARD,
-                self._on_guard,
-                self._on_bad_guard,
-                topics.WATCHED_QOS,
-                max_bytes=MAX_BYTES,
-            )
+        self._guard = GuardListener(self, p.max_guard_age, self._note) if p.guard else None
         self.create_service(SetBool, "~/set_enabled", self._on_set_enabled)
         self.create_service(Trigger, "~/estop", self._on_estop)
         self.create_service(Trigger, "~/estop_reset", self._on_estop_reset)
@@ -158,7 +140,7 @@ class ExecutorNode(ManagedNode):
             self.every(1.0 / self._robot.robot.action.rate, self._drive_on)
         elif not self._lockstep:
             self.every(self.executor_logic.period_ns / 1e9 / _TICKS, self._tick)
-        self.every(0.5, self._publish_path)
+        self.every(0.5, self._path.publish)
 
     def activate(self) -> None:
         """What was said before does not count, and a target begins anew."""
@@ -212,7 +194,7 @@ class ExecutorNode(ManagedNode):
         repeated = self.executor_logic.observed(stamp_ns, position)
         if not repeated:
             self.executor_logic.observe(stamp_ns, position, quaternion)
-            self._trace(stamp_ns, position)
+            self._path.add(stamp_ns, position)
         self._came(stamp_ns, repeated)
 
     def _on_hand(self, stamp_ns: int, position: NDArray[np.float64], quaternion: NDArray[np.float64]) -> None:
@@ -220,7 +202,7 @@ class ExecutorNode(ManagedNode):
         self._fault = ""
         if not self.executor_logic.observed(stamp_ns, position):
             self.executor_logic.observe(stamp_ns, position, quaternion)
-            self._trace(stamp_ns, position)
+            self._path.add(stamp_ns, position)
         self._heard(stamp_ns)
 
     @property
@@ -275,7 +257,7 @@ class ExecutorNode(ManagedNode):
             self.executor_logic.clear()
             raise
         self._person_decides()
-        if self._takeover is not None and (aside := self._takeover.sets_aside(chunk.stamp_ns)):
+        if self._person is not None and (aside := self._person.takeover.sets_aside(chunk.stamp_ns)):
             self._refused = aside
             return
         self._refused = self.executor_logic.add_chunk(chunk)
@@ -294,46 +276,21 @@ class ExecutorNode(ManagedNode):
         if self._lockstep:
             self._answer()
 
-    def _on_guard(self, msg: DiagnosticStatus) -> None:
-        self._guard = self.seconds(), messages.status_from_msg(msg)
-        self.diagnostics.tick(topics.CAMERA_GUARD)
-
-    def _on_bad_guard(self, error: messages.MessageError, msg: DiagnosticStatus | None) -> None:
-        status = messages.Status("", "", ERROR, str(error), {})
-        self._guard = self.seconds(), status
+    def _note(self, topic: str) -> None:
+        """A message came on a topic."""
+        self.diagnostics.tick(topic)
 
     # A person
 
-    def _on_teleop(self, msg: JointTrajectory) -> None:
-        assert self._takeover is not None
-        self.diagnostics.tick(topics.TELEOP_ACTION)
-        messages.check_frame(msg.header, self.frame_id)
-        stamp_ns, row, period_ns = messages.teleop_from_msg(msg)
-        if period_ns != self.executor_logic.period_ns:
-            raise messages.MessageError(f"a row of {period_ns} ns, one of {self.executor_logic.period_ns} ns expected")
-        try:
-            self._takeover.say(row, stamp_ns, self.now_ns(), self.seconds())
-        except ValueError as error:
-            raise messages.MessageError(str(error)) from None
-        self._person_decides()
-
-    def _on_bad_teleop(self, error: messages.MessageError, msg: JointTrajectory | None) -> None:
-        """Somebody wants something, and it is not known what: that is a hold."""
-        assert self._takeover is not None
-        name = topics.shown(self, topics.TELEOP_ACTION)
-        self._takeover.refuse(f"{name} refused: {error}", self.now_ns(), self.seconds())
-        self._person_decides()
-
     def _person_decides(self) -> bool:
         """Whether a person decides now. What the policy said before does not count afterwards."""
-        if self._takeover is None or not self._takeover.update(self.now_ns(), self.seconds(), self._stamp_ns):
+        if self._person is None:
+            return False
+        if not self._person.takeover.update(self.now_ns(), self.seconds(), self._stamp_ns):
             return False
         self._replaceable = None
         self.executor_logic.clear()
         return True
-
-    def _teleop_conflict(self) -> str:
-        return self._people.conflict() if self._people is not None else ""
 
     # Lockstep
 
@@ -373,9 +330,9 @@ class ExecutorNode(ManagedNode):
         alone = 2 * (present_ns - self._stamp_ns) >= self.executor_logic.period_ns
         begins_ns = row_ns if alone else self._stamp_ns
         if self._person_decides():
-            assert self._takeover is not None
-            logic, why = self.executor_logic, self._takeover.reason
-            command = logic.hold(row_ns, why) if why else logic.person_command(row_ns, self._takeover.newest, now_ns)
+            assert self._person is not None
+            logic, why, row = self.executor_logic, self._person.takeover.reason, self._person.takeover.newest
+            command = logic.hold(row_ns, why) if why else logic.person_command(row_ns, row, now_ns)
             self._publish(command, self._stamp_ns, begins_ns)
             return
         command = self.executor_logic.command(row_ns, now_ns)
@@ -411,8 +368,8 @@ class ExecutorNode(ManagedNode):
         now_ns = self.now_ns()
         person: PersonRow | None = None
         if self._person_decides():
-            assert self._takeover is not None
-            held, person = held or self._takeover.reason, self._takeover.row(now_ns)
+            assert self._person is not None
+            held, person = held or self._person.takeover.reason, self._person.takeover.row(now_ns)
         self._answered = command = self._robot.act(logic, held, now_ns, person)
         if command.acting and command.key != self._executed:
             self._executed = command.key
@@ -439,9 +396,9 @@ class ExecutorNode(ManagedNode):
             or self._silence()
             or self._robot_reason()
             or self._chunk_conflict()
-            or self._teleop_conflict()
+            or (self._person.conflict() if self._person is not None else "")
             or self._fault
-            or self._guard_reason()
+            or (self._guard.reason() if self._guard is not None else "")
             or logic.stopped()
         )
 
@@ -467,19 +424,6 @@ class ExecutorNode(ManagedNode):
         if conflict:
             self.executor_logic.clear()
         return conflict
-
-    def _guard_reason(self) -> str:
-        if self._verdicts is None:
-            return ""
-        if self._guard is None:
-            return "no word from the camera guard"
-        came, verdict = self._guard
-        silent = self.seconds() - came
-        if silent > self.parameters.max_guard_age:
-            return f"{topics.shown(self, topics.CAMERA_GUARD)}: silent for {silent:.2f} s"
-        if verdict.level != OK:
-            return f"{topics.shown(self, topics.CAMERA_GUARD)}: {verdict.summary}"
-        return self._verdicts.conflict()
 
     # What goes out
 
@@ -509,20 +453,6 @@ class ExecutorNode(ManagedNode):
         chunk_ns, place = (stamp_ns, -1) if command.person or command.key is None else command.key
         executed = messages.Executed(stamp_ns, command.row, command.person, place, chunk_ns)
         self._executed_publisher.publish(messages.executed_to_msg(executed, period_ns, self.frame_id))
-
-    def _trace(self, stamp_ns: int, position: NDArray[np.float64]) -> None:
-        if self._path and not 0 <= stamp_ns - self._path[-1][0] <= _PATH_GAP_NS:
-            self._path.clear()
-        if not self._path or stamp_ns - self._path[-1][0] > self.executor_logic.period_ns // 2:
-            self._path.append((stamp_ns, position))
-
-    def _publish_path(self) -> None:
-        if self._path and self._path_publisher.get_subscription_count() > 0:
-            stamps, positions = zip(*self._path, strict=True)
-            way, frame_id = np.array(positions), self.frame_id
-            if self._robot is not None:  # whose viewers know its base, and not the policy's frame
-                way, frame_id = self._robot.frames.points_to_base(way), self._robot.robot.base.frame
-            self._path_publisher.publish(messages.path_to_msg(way, stamps, stamps[-1], frame_id))
 
     # Services
 
@@ -599,8 +529,8 @@ class ExecutorNode(ManagedNode):
         self.diagnostics.value("enabled", logic.enabled)
         self.diagnostics.value("estop", logic.estop_reason or "released")
         self.diagnostics.value("frame", self.frame_id)
-        if self._takeover is not None:
-            self.diagnostics.value("decides", "a person" if self._takeover.decides else "the policy")
+        if self._person is not None:
+            self.diagnostics.value("decides", "a person" if self._person.takeover.decides else "the policy")
         self.diagnostics.value("last chunk", self._refused or "accepted")
         for name, value in {**self._said, **self._counts}.items():
             self.diagnostics.value(name, value)
