@@ -20,8 +20,8 @@ import pytest
 
 from diffusion_ros.robot import ACTION_SCALE
 from tests.recordings import CAMERAS, episodes, layout, pictures
-from training.data import lerobot, lerobot_writer
-from training.data.lerobot import Foreign
+from training.data import lerobot, lerobot_format, lerobot_writer
+from training.data.lerobot_foreign import Foreign
 from training.data.lerobot_statistics import NumberStatistics, PictureStatistics
 from training.data.lerobot_writer import Limits
 from training.data.videos import VideoWriter, read_pictures
@@ -258,9 +258,9 @@ def test_several_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_thousand_files_fill_a_chunk() -> None:
     place = lerobot_writer._Place(0, 998)
     place.move_on()
-    assert place(lerobot.DATA_PATH) == "data/chunk-000/file-999.parquet"
+    assert place(lerobot_format.DATA_PATH) == "data/chunk-000/file-999.parquet"
     place.move_on()
-    assert place(lerobot.VIDEO_PATH, video_key="x") == "videos/x/chunk-001/file-000.mp4"
+    assert place(lerobot_format.VIDEO_PATH, video_key="x") == "videos/x/chunk-001/file-000.mp4"
 
 
 def test_what_lerobot_has_no_place_for(tmp_path: Path) -> None:
@@ -341,9 +341,13 @@ def foreign(folder: Path, steps: tuple[int, ...] = (6, 4)) -> np.ndarray:
         "observation.images.wrist": {"dtype": "image", "shape": [20, 30, 3], "names": ["height", "width", "channels"]},
         "observation.images.top": {"dtype": "video", "shape": [3, 24, 36], "names": ["channels", "height", "width"]},
     }
-    features |= {key: {"dtype": dtype, "shape": [1], "names": None} for key, dtype in lerobot.INDICES.items()}
+    features |= {key: {"dtype": dtype, "shape": [1], "names": None} for key, dtype in lerobot_format.INDICES.items()}
     info = {"codebase_version": "v3.0", "fps": 10, "features": features, "robot_type": "so100"}
-    info |= {"total_episodes": len(steps), "data_path": lerobot.DATA_PATH, "video_path": lerobot.VIDEO_PATH}
+    info |= {
+        "total_episodes": len(steps),
+        "data_path": lerobot_format.DATA_PATH,
+        "video_path": lerobot_format.VIDEO_PATH,
+    }
     (folder / "meta/info.json").write_text(json.dumps(info))
     return action
 
@@ -478,7 +482,7 @@ def test_a_file_that_is_missing_or_damaged(name: str, how: str, copy: Path) -> N
 
 
 def test_attributes_that_are_damaged(copy: Path) -> None:
-    (copy / lerobot.ATTRIBUTES).write_text("{}\n")
+    (copy / lerobot_format.ATTRIBUTES).write_text("{}\n")
     assert refused(copy) == f"{copy}/meta/diffusion_ros.jsonl: damaged ('episode_index')"
 
 

@@ -149,10 +149,10 @@ def read(options: Options) -> tuple[Layout, Iterable[Episode]]:
         # A session calls the simulator so, and may name the task as the commands do.
         robot = OWN_ROBOT if layout.robot == "simulation" else layout.robot
         return replace(layout, robot=robot, environment=_environment(layout.environment)), _Bag(bag)
-    from training.data import lerobot
+    from training.data import lerobot, lerobot_foreign
 
     names = dict(text.split("=", 1) for text in options.map)
-    foreign_set = lerobot.Foreign(options.action_kind or "", options.action_scale, names)
+    foreign_set = lerobot_foreign.Foreign(options.action_kind or "", options.action_scale, names)
     return lerobot.read(options.source, foreign_set)
 
 

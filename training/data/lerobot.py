@@ -1,81 +1,44 @@
-"""LeRobot's data sets, version 3.0, as episodes; lerobot_writer.py makes them. One episode at a time is in memory, and
-of its pictures one.
-
-    meta/info.json  meta/stats.json  meta/tasks.parquet  meta/episodes/chunk-000/file-000.parquet
-    data/chunk-000/file-000.parquet  videos/<feature>/chunk-000/file-000.mp4
-
-What is ours and what LeRobot has no place for stands where its reader does not look:
-
-feature or file                 what
-observation.state               float32: all observations but `object`, one after the other; `names` say which
-observation.environment_state   float32: `object`
-action                          float32, in the units of its kind
-diffusion_ros.<feature>         the same three, float64
-diffusion_ros.stamp             ns
-diffusion_ros.success           1 success, 0 failure, -1 nobody has said; next.success is LeRobot's, in the last frame
-diffusion_ros.by_person         1 a person acted, 0 a policy, -1 unknown
-diffusion_ros.executed_action   what acted, float64, in the units of `action`; where all episodes say it
-next.reward, next.done          robomimic's rewards and dones
-robomimic.<name>                its other arrays
-info.json: diffusion_ros        what the layout says
-meta/diffusion_ros.jsonl        an episode's attributes and lists, by its index and the SHA-256 of its `action`
-"""
+"""LeRobot's data sets, version 3.0, as episodes; lerobot_writer.py makes them, and lerobot_format.py says what stands
+where. One episode at a time is in memory, and of its pictures one."""
 
 from __future__ import annotations
 
-import hashlib
 import json
-import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from diffusion_ros.action_kinds import ActionFormat
 from diffusion_ros.atomic_file import read_lines
 from diffusion_ros.control.pictures import decode
 from diffusion_ros.robot import ACTION_SCALE
-from diffusion_ros.spec import IMAGE_SUFFIX
 from training.data.episodes import Episode, Layout, check_quaternions
-from training.data.hdf5_file import check_memory
+from training.data.lerobot_foreign import UNSAID, Foreign, names_of_numbers, take
+from training.data.lerobot_format import (
+    ACTION,
+    ATTRIBUTES,
+    ENVIRONMENT,
+    EPISODES_PATH,
+    EXECUTED_ACTION,
+    INDICES,
+    INFO,
+    NEXT_SUCCESS,
+    OWN,
+    PERSON,
+    STAMP,
+    STATE,
+    SUCCESS,
+    digest_of,
+    picture_size,
+    width_of,
+)
+from training.data.parquet_file import episode_rows, read_numbers, read_table
 from training.data.videos import read_pictures
-
-VERSION = "v3.0"
-INFO = "meta/info.json"
-ATTRIBUTES = "meta/diffusion_ros.jsonl"
-_FILE = "chunk-{chunk_index:03d}/file-{file_index:03d}"
-DATA_PATH = f"data/{_FILE}.parquet"
-VIDEO_PATH = f"videos/{{video_key}}/{_FILE}.mp4"
-EPISODES_PATH = f"meta/episodes/{_FILE}.parquet"
-
-STATE, ENVIRONMENT, ACTION = "observation.state", "observation.environment_state", "action"
-IMAGES = "observation.images."
-OWN = "diffusion_ros"
-STAMP, SUCCESS, PERSON = f"{OWN}.stamp", f"{OWN}.success", f"{OWN}.by_person"
-EXECUTED_ACTION = f"{OWN}.executed_action"
-NEXT_SUCCESS = "next.success"
-EXTRAS = {"rewards": "next.reward", "dones": "next.done"}
-"""robomimic's name -> LeRobot's."""
-INDICES = {"timestamp": "float32", **dict.fromkeys(("frame_index", "episode_index", "index", "task_index"), "int64")}
-"""Features that every data set has."""
-
-
-@dataclass(frozen=True)
-class Foreign:
-    """What is said of a data set that somebody else wrote."""
-
-    action_kind: str = ""
-    """delta, pose or joint_positions."""
-    action_scale: tuple[float, float] | None = None
-    """Of deltas from -1 to 1: how many metres and radians a full one is. None: they are metres and radians."""
-    names: Mapping[str, str] = field(default_factory=dict)
-    """Our name -> a feature, or `feature[first:end]` for some of its numbers."""
 
 
 @dataclass(frozen=True)
@@ -124,11 +87,11 @@ class Recording:
         wanted += [STAMP, SUCCESS, NEXT_SUCCESS, PERSON, *INDICES]
         wanted += [EXECUTED_ACTION] * self.layout.executed
         columns = [key for key in dict.fromkeys(wanted) if key in features]
-        table = _episode_table(path, index, columns, cache)
+        table = episode_rows(path, index, columns, cache)
         where = f"{path}: episode {index}"
         if len(table) != steps:
             raise ValueError(f"{where}: {len(table)} rows, {steps} expected by {EPISODES_PATH.partition('/chunk')[0]}")
-        found = {key: _values(table[key], features[key], f"{where}: {key}") for key in columns}
+        found = {key: read_numbers(table[key], width_of(features[key]), f"{where}: {key}") for key in columns}
         if not np.array_equal(found["frame_index"], np.arange(steps)):
             raise ValueError(f"{where}: frame_index is not 0 to {steps - 1}")
         late = np.abs(found["timestamp"] - np.arange(steps) / self.layout.rate).max()
@@ -155,7 +118,7 @@ class Recording:
         extras |= {key: own[key] for key in ("env_args", "names") if own.get(key)}
         extras |= {key: line[key] for key in ("attributes", "masks") if line.get(key)}
         if not own:
-            extras["names"] = _foreign_names(features, self.parts)
+            extras["names"] = names_of_numbers(features, self.parts)
         success: bool | None = None
         if SUCCESS in found:
             success = None if found[SUCCESS][0] < 0 else bool(found[SUCCESS][0])
@@ -189,7 +152,7 @@ class _Pictures:
     def __call__(self) -> Iterator[NDArray[np.uint8]]:
         recording, steps = self.recording, self.row["length"]
         feature = recording.info["features"][self.key]
-        shape = _picture_size(feature)
+        shape = picture_size(feature)
         if feature["dtype"] == "video":
             at = f"videos/{self.key}/"
             path = _file(recording.folder, recording.info, "video_path", self.row, at, self.key)
@@ -198,7 +161,7 @@ class _Pictures:
             return
         path = _file(recording.folder, recording.info, "data_path", self.row, "data/")
         index = self.row["episode_index"]
-        for cell in _episode_table(path, index, [self.key, "episode_index"], {})[self.key]:
+        for cell in episode_rows(path, index, [self.key, "episode_index"], {})[self.key]:
             content = (cell.as_py() or {}).get("bytes")
             if not content:
                 raise ValueError(f"{path}: episode {index}: {self.key}: a picture is not in the file itself")
@@ -208,7 +171,7 @@ class _Pictures:
             yield picture
 
 
-def read(folder: Path, foreign: Foreign = Foreign()) -> tuple[Layout, Recording]:
+def read(folder: Path, foreign: Foreign = UNSAID) -> tuple[Layout, Recording]:
     """What holds for all episodes of a data set, and these. ValueError, in one line, for what is missing, damaged, or
     not said."""
     info = _info(folder)
@@ -218,7 +181,7 @@ def read(folder: Path, foreign: Foreign = Foreign()) -> tuple[Layout, Recording]
     own = info.get(OWN)
     fps = float(info["fps"])
     if own is not None:
-        if foreign != Foreign():
+        if foreign != UNSAID:
             raise ValueError(f"{folder}: says itself what it has: no action_kind, action_scale or map expected")
         try:
             if own["version"] != 1:
@@ -234,7 +197,7 @@ def read(folder: Path, foreign: Foreign = Foreign()) -> tuple[Layout, Recording]
                 actions=ActionFormat.from_json(own["actions"]),
                 scale=tuple(own["scale"]),
                 numbers={name: width for name, _, width in own["numbers"]},
-                pictures={name: _picture_size(features[key]) for name, key in own["pictures"].items()},
+                pictures={name: picture_size(features[key]) for name, key in own["pictures"].items()},
                 base_pose=tuple(own["base_pose"]),
                 response=tuple(own["response"]),
                 executed=EXECUTED_ACTION in features,
@@ -253,29 +216,20 @@ def read(folder: Path, foreign: Foreign = Foreign()) -> tuple[Layout, Recording]
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{folder / INFO}: {OWN}: {error}") from None
         return layout, Recording(folder, layout, parts, own["pictures"], extras, (), (), info, rows, tasks)
-    parts, cameras, extras, left_out = _foreign_features(features, foreign.names, folder)
-    width = _width(features[ACTION])
-    actions = _foreign_actions(folder, foreign.action_kind, features[ACTION])
-    if actions.width != width:
-        rule = f"{actions.width} of {foreign.action_kind} expected"
-        raise ValueError(f"{folder}: actions of {width} numbers, {rule}")
-    scale: tuple[float, ...] = ()
-    if foreign.action_scale is not None:
-        if actions.kind != "delta":
-            raise ValueError(f"action_scale {foreign.action_scale}: of deltas only")
-        far, turn = foreign.action_scale
-        scale = (far, far, far, turn, turn, turn, 1.0)
+    taken = take(folder, features, foreign)
     layout = Layout(
         environment=" / ".join(tasks.values()),
         robot=str(info.get("robot_type") or "unknown"),
         rate=fps,
-        actions=actions,
-        scale=scale or tuple(ACTION_SCALE.tolist()),
-        numbers={name: end - first for name, (_, first, end) in parts.items()},
-        pictures={name: _picture_size(features[key]) for name, key in cameras.items()},
+        actions=taken.actions,
+        scale=taken.scale or tuple(ACTION_SCALE.tolist()),
+        numbers={name: end - first for name, (_, first, end) in taken.parts.items()},
+        pictures={name: picture_size(features[key]) for name, key in taken.cameras.items()},
     )
-    found = Recording(folder, layout, parts, cameras, extras, left_out, scale, info, rows, tasks)
-    if actions.kind == "delta" and not scale:
+    found = Recording(
+        folder, layout, taken.parts, taken.cameras, taken.extras, taken.left_out, taken.scale, info, rows, tasks
+    )
+    if taken.actions.kind == "delta" and not taken.scale:
         layout = replace(layout, scale=_greatest(replace(found, cameras={})))
         found = replace(found, layout=layout)
     return layout, found
@@ -318,7 +272,7 @@ def _info(folder: Path) -> dict[str, Any]:
 
 def _read_tasks(folder: Path) -> dict[int, str]:
     path = folder / "meta/tasks.parquet"
-    table = _table(path)
+    table = read_table(path)
     texts = [field.name for field in table.schema if pa.types.is_string(field.type) or _is_large(field.type)]
     if "task_index" not in table.column_names or len(texts) != 1:
         raise ValueError(f"{path}: columns {', '.join(table.column_names)}, task_index and the tasks expected")
@@ -341,7 +295,7 @@ def _read_rows(folder: Path, info: Mapping[str, Any]) -> list[dict[str, Any]]:
         wanted |= {f"videos/{key}/from_timestamp": float}
     rows: list[dict[str, Any]] = []
     for path in paths:
-        table = _table(path, lambda name: name in wanted)
+        table = read_table(path, lambda name: name in wanted)
         if missing := sorted(set(wanted) - set(table.column_names)):
             raise ValueError(f"{path}: no column {missing[0]}")
         for row in table.to_pylist():
@@ -360,99 +314,6 @@ def _read_rows(folder: Path, info: Mapping[str, Any]) -> list[dict[str, Any]]:
     return rows
 
 
-def _foreign_features(
-    features: Mapping[str, Any], names: Mapping[str, str], folder: Path
-) -> tuple[dict[str, tuple[str, int, int]], dict[str, str], dict[str, tuple[str, int]], tuple[str, ...]]:
-    """Observations, cameras, other arrays, and what is none of these."""
-    parts: dict[str, tuple[str, int, int]] = {}
-    cameras: dict[str, str] = {}
-    extras: dict[str, tuple[str, int]] = {}
-    left_out = []
-    used: dict[str, set[int]] = {}  # feature that is mapped -> which of its numbers
-
-    def claim(name: str, key: str) -> None:
-        """Refuses a name that is another feature's already: one of the two would be lost."""
-        other = cameras.get(name) or parts.get(name, ("",))[0]
-        if other:
-            raise ValueError(f"{folder}: {other} and {key} are both called {name}: a map of one to another expected")
-
-    for name, text in names.items():
-        match = re.fullmatch(r"([^\[\]]+)(?:\[(\d+):(\d+)\])?", text)
-        key = match[1] if match else text
-        if match is None or key not in features:
-            raise ValueError(f"map {name}={text}: a feature of {folder} expected, with [first:end] or without")
-        numbers = used.setdefault(key, set())
-        claim(name, key)
-        if features[key]["dtype"] in ("video", "image"):
-            if not name.endswith(IMAGE_SUFFIX) or match[2]:
-                raise ValueError(f"map {name}={text}: a name that ends with {IMAGE_SUFFIX}, and all of it, expected")
-            cameras[name] = key
-            continue
-        width = _width(features[key])
-        first, end = (int(match[2]), int(match[3])) if match[2] else (0, width)
-        if not first < end <= width:
-            raise ValueError(f"map {name}={text}: of {width} numbers, first < end <= {width} expected")
-        parts[name] = key, first, end
-        numbers.update(range(first, end))
-    for key, feature in features.items():
-        if key in used:
-            left_out += _rest(key, used[key], 0 if key in cameras.values() else _width(feature))
-            continue
-        if key in (ACTION, *INDICES, NEXT_SUCCESS):
-            continue
-        if feature["dtype"] in ("video", "image"):
-            name = key.removeprefix(IMAGES).removeprefix("observation.") + IMAGE_SUFFIX
-            claim(name, key)
-            cameras[name] = key
-        elif len(feature["shape"]) != 1 or feature["dtype"] not in _DTYPES:
-            left_out.append(key)
-        elif key.startswith("observation."):
-            name = key.removeprefix("observation.")
-            claim(name, key)
-            parts[name] = key, 0, _width(feature)
-        else:
-            original = {there: ours for ours, there in EXTRAS.items()}.get(key, key)
-            if original in extras:
-                raise ValueError(f"{folder}: {extras[original][0]} and {key} are both {original}, one of them expected")
-            extras[original] = key, 1 if feature["shape"] == [1] else 2
-    return parts, cameras, extras, tuple(left_out)
-
-
-def _rest(key: str, used: set[int], width: int) -> list[str]:
-    """What a map leaves of a feature's numbers, as `feature[first:end]`."""
-    edges = np.flatnonzero(np.diff([0, *(i not in used for i in range(width)), 0])).reshape(-1, 2)
-    return [f"{key}[{first}:{end}]" for first, end in edges.tolist()]
-
-
-_DTYPES = ("bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "float16", "float32", "float64")
-
-
-def _foreign_actions(folder: Path, kind: str, feature: Mapping[str, Any]) -> ActionFormat:
-    if not kind:
-        rule = "action_kind delta, pose or joint_positions expected"
-        raise ValueError(f"{folder}: does not say what its actions are: {rule}")
-    if kind != "joint_positions":
-        return ActionFormat(kind)
-    names = _flat_names(feature)
-    return ActionFormat(kind, joints=tuple(names[:-1]))
-
-
-def _flat_names(feature: Mapping[str, Any]) -> list[str]:
-    """A name of each number; LeRobot has lists, and lists below a word."""
-    names = feature.get("names")
-    if isinstance(names, dict):
-        names = [name for part in names.values() for name in (part if isinstance(part, list) else [part])]
-    width = _width(feature)
-    if isinstance(names, list) and len(names) == width and len(set(map(str, names))) == width:
-        return [str(name) for name in names]
-    return [f"{i}" for i in range(width)]
-
-
-def _foreign_names(features: Mapping[str, Any], parts: Mapping[str, tuple[str, int, int]]) -> dict[str, list[str]]:
-    found = {name: _flat_names(features[key])[first:end] for name, (key, first, end) in parts.items()}
-    return found | {ACTION: _flat_names(features[ACTION])}
-
-
 def _greatest(recording: Recording) -> tuple[float, ...]:
     """(7) The largest motion and the largest turn along any axis: what a full delta then means."""
     most = np.max([np.abs(episode.actions).max(axis=0) for episode in recording], axis=0)
@@ -460,18 +321,6 @@ def _greatest(recording: Recording) -> tuple[float, ...]:
         float(part.max()) or float(own) for part, own in ((most[:3], ACTION_SCALE[0]), (most[3:6], ACTION_SCALE[3]))
     )
     return far, far, far, turn, turn, turn, 1.0
-
-
-def _width(feature: Mapping[str, Any]) -> int:
-    return int(np.prod(feature["shape"]))
-
-
-def _picture_size(feature: Mapping[str, Any]) -> tuple[int, int]:
-    """Height and width; LeRobot has the colours last, or first."""
-    shape = feature["shape"]
-    if len(shape) != 3 or 3 not in (shape[0], shape[2]):
-        raise ValueError(f"pictures of shape {shape}, (height, width, 3) expected")
-    return (shape[0], shape[1]) if shape[2] == 3 else (shape[1], shape[2])
 
 
 def _file(
@@ -487,73 +336,3 @@ def _file(
     if place.is_absolute() or ".." in place.parts:
         raise ValueError(f"{folder / INFO}: {pattern} leads to {name}, nothing outside of the folder expected")
     return folder / place
-
-
-def _table(path: Path, wanted: Any = None) -> Any:
-    """A whole table, or the wanted ones of its columns."""
-    try:
-        with pq.ParquetFile(path) as file:
-            meta = file.metadata
-            check_memory(path, sum(meta.row_group(i).total_byte_size for i in range(meta.num_row_groups)))
-            return file.read(None if wanted is None else [c for c in file.schema_arrow.names if wanted(c)])
-    except FileNotFoundError:
-        raise ValueError(f"{path}: no such file") from None
-    except (OSError, pa.ArrowException) as error:
-        raise ValueError(f"{path}: damaged or cut short ({str(error).splitlines()[0]})") from None
-
-
-def _episode_table(path: Path, index: int, columns: list[str], cache: dict[tuple[Path, tuple[int, ...]], Any]) -> Any:
-    """The rows of one episode. cache: what was read last, since files by others have many episodes in one group."""
-    try:
-        with pq.ParquetFile(path) as file:
-            meta, names = file.metadata, file.schema_arrow.names
-            if missing := [column for column in columns if column not in names]:
-                raise ValueError(f"{path}: no column {missing[0]}")
-            groups = tuple(i for i in range(meta.num_row_groups) if _may_have(meta.row_group(i), index))
-            if (path, groups) not in cache:
-                check_memory(path, sum(meta.row_group(i).total_byte_size for i in groups))
-                cache.clear()
-                cache[path, groups] = file.read_row_groups(list(groups), columns=columns)
-    except FileNotFoundError:
-        raise ValueError(f"{path}: no such file") from None
-    except (OSError, pa.ArrowException) as error:
-        raise ValueError(f"{path}: damaged or cut short ({str(error).splitlines()[0]})") from None
-    table = cache[path, groups]
-    return table.filter(pc.equal(table["episode_index"], index))
-
-
-def _may_have(group: Any, index: int) -> bool:
-    """Whether a group of rows may have some of the episode."""
-    for i in range(group.num_columns):
-        column = group.column(i)
-        found = column.statistics if column.path_in_schema == "episode_index" else None
-        if found is not None and found.has_min_max:
-            return bool(found.min <= index <= found.max)
-    return True
-
-
-def _values(column: Any, feature: Mapping[str, Any], where: str) -> NDArray[Any]:
-    """(N), or (N, n) of a feature of n numbers. ValueError for gaps, other lengths and NaN."""
-    width, steps = _width(feature), len(column)
-    flat = column.combine_chunks()
-    if column.null_count:
-        raise ValueError(f"{where}: has gaps")
-    if pa.types.is_list(flat.type) or pa.types.is_fixed_size_list(flat.type) or pa.types.is_large_list(flat.type):
-        flat = flat.flatten()
-        shape: tuple[int, ...] = (steps, width)
-    else:
-        shape = (steps,) if width == 1 else (steps, width)
-    if flat.null_count or len(flat) != steps * width or not _is_number(flat.type):
-        raise ValueError(f"{where}: {len(flat)} values {flat.type} in {steps} rows, {width} numbers a row expected")
-    values = np.asarray(flat.to_numpy(zero_copy_only=False)).reshape(shape)
-    if not np.isfinite(values).all():
-        raise ValueError(f"{where}: has values that are NaN or infinite")
-    return values[:, 0] if shape == (steps, 1) else values
-
-
-def _is_number(kind: Any) -> bool:
-    return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind))
-
-
-def digest_of(rows: NDArray[Any]) -> str:
-    return hashlib.sha256(np.ascontiguousarray(rows, np.float32).tobytes()).hexdigest()

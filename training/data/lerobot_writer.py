@@ -1,5 +1,5 @@
-"""Episodes as a LeRobot data set, version 3.0; lerobot.py says what stands where. One episode at a time is in memory,
-and of its pictures one."""
+"""Episodes as a LeRobot data set, version 3.0; lerobot_format.py says what stands where. One episode at a time is in
+memory, and of its pictures one."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from diffusion_ros.robot import ACTION_NAMES
 from diffusion_ros.spec import IMAGE_SUFFIX
 from training.data.demonstrations import EXECUTED
 from training.data.episodes import Episode, Layout
-from training.data.lerobot import (
+from training.data.lerobot_format import (
     ACTION,
     ATTRIBUTES,
     DATA_PATH,
