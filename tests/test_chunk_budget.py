@@ -89,7 +89,8 @@ def test_without_a_credible_arrival_it_begins_with_reading(received: Callable[[i
 def sensors(node: PolicyNode, time: Time, waited: float) -> None:
     """One frame, each message of which has waited for so long, the pictures first."""
     stamp = time.system_ns
-    listeners = node._listeners
+    assert node._source.simulator is not None
+    listeners = node._source.simulator.listeners
     picture = np.arange(84 * 84 * 3, dtype=np.uint32).reshape(84, 84, 3).astype(np.uint8)
     received = {"publisher_gid": {"data": b"robot"}, "received_timestamp": stamp - round(waited * 1e9)}
     for camera in fake_policy.CAMERAS:

@@ -629,8 +629,8 @@ def robot_and_policy(graph, path: Path, **parameters: object) -> tuple[Robot, Po
 def deliver(graph, robot: Robot, policy: PolicyNode, stamp: int, skip: tuple[str, ...] = ()) -> None:
     """Publishes an observation and waits until the policy has all of it and has thought about it."""
     robot.publish(stamp, skip)
-    wanted = [topic for topic in policy._topics if topic.split("/")[0] not in skip]
-    graph.spin_until(lambda: all(policy._stamps.get(topic) == stamp for topic in wanted))
+    wanted = [topic for topic in policy._source.topics if topic.split("/")[0] not in skip]
+    graph.spin_until(lambda: all(policy._source.stamps.get(topic) == stamp for topic in wanted))
     graph.spin_until(lambda: not policy.thinking)
 
 
@@ -941,7 +941,9 @@ def test_inference_does_not_block_the_sensors(graph, checkpoints, monkeypatch):
     for step in range(1, 13):
         robot.publish(stamp_of(0, step))
         wanted = stamp_of(0, step)
-        graph.spin_until(lambda wanted=wanted: all(policy._stamps.get(topic) == wanted for topic in policy._topics))
+        graph.spin_until(
+            lambda wanted=wanted: all(policy._source.stamps.get(topic) == wanted for topic in policy._source.topics)
+        )
     assert not robot.chunks
     go_on.set()
     # The chunk that follows is made from the newest observation, not from one that waited in a queue.

@@ -11,7 +11,7 @@ import yaml
 from rclpy.parameter import Parameter
 
 from diffusion_ros.nodes.executor_node import ExecutorParameters
-from diffusion_ros.nodes.policy_node import PolicyParameters
+from diffusion_ros.nodes.policy_parameters import PolicyParameters
 from diffusion_ros.ros.params import ParameterError, declare, from_values, parameter
 from diffusion_ros.ros.runner import RunnableNode
 

@@ -391,7 +391,7 @@ def test_a_picture_that_cannot_be_used_is_refused_in_one_line_and_its_camera_tru
         bad[:] = [make]
         bench.said(reason)
         bench.run(lambda: bench.drivers.chunks and not np.any(bench.drivers.chunks[-1].rows)), "it is told to hold"
-        assert bench.node._distrusted == {"/wrist/image_raw": 3}
+        assert bench.node._source.distrusted == {"/wrist/image_raw": 3}
         bad.clear()
         bench.said("publishing chunks")
 
@@ -650,16 +650,16 @@ def test_a_hand_that_cannot_be_used_holds_and_says_why(graph, tmp_path, change, 
 def test_what_keeps_frames_from_being_complete_is_named(graph, tmp_path):
     path, file = written(tmp_path, robot_yaml())
     node = graph.add(policy_node(path, file))
-    assembler = node._assembler
+    assembler = node._source.assembler
     for stamp in range(0, 1000, 10):
         assembler.put(stamp * MS, {EEF_POS: np.zeros(3), EEF_QUAT: DOWN.as_quat()})
     assembler.put(500 * MS, {f"{WRIST}_image": np.zeros(1)})
     assembler.put(600 * MS, {f"{CAMERA}_image": np.zeros(1)})
     there = "wrist/image_raw is 0.1 s behind scene/image_raw, at most 0.025 s expected (sync_tolerance)"
-    assert node._why_apart() == there
+    assert node._inputs.apart() == there
     assembler.put(1200 * MS, {f"{WRIST}_image": np.zeros(1)})
     assembler.put(1200 * MS, {f"{CAMERA}_image": np.zeros(1)})
-    assert node._why_apart() == "tcp/pose is 0.21 s behind scene/image_raw, its latency, or a hole?"
+    assert node._inputs.apart() == "tcp/pose is 0.21 s behind scene/image_raw, its latency, or a hole?"
 
 
 # What is refused before anything is subscribed to

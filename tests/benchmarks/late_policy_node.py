@@ -21,7 +21,7 @@ from rclpy.parameter import Parameter
 from diffusion_ros.control.action_chunk import ActionChunk
 from diffusion_ros.control.observation import Frame
 from diffusion_ros.nodes.policy_node import PolicyNode
-from diffusion_ros.nodes.policy_node import PolicyParameters as PolicyParameters
+from diffusion_ros.nodes.policy_parameters import PolicyParameters as PolicyParameters
 from diffusion_ros.ros.chunk_budget import ChunkBudget
 from diffusion_ros.ros.runner import run
 from training.evaluation.rollout import Late

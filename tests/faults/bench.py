@@ -219,8 +219,9 @@ class Bench:
             topic = {"pose": topics.EEF_POSE, "joints": topics.JOINT_STATES, "object": topics.OBJECT_POSE}.get(
                 name, topics.image(name)
             )
-            if self.policy is not None and topic in self.policy._listeners:
-                deliver(self.policy._listeners[topic], one, sender)
+            simulator = self.policy._source.simulator if self.policy is not None else None
+            if simulator is not None and topic in simulator.listeners:
+                deliver(simulator.listeners[topic], one, sender)
             if name == "pose":
                 deliver(self.executor._poses, one, sender)
 

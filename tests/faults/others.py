@@ -524,8 +524,8 @@ def late_hold(folder: Path) -> Verdict:
         # The executor has a pose of its own, of now.
         now = bench.pose_msg(stamp_ns=bench.clock.ns)
         deliver(bench.executor._poses, now, b"the robot")
-        assert bench.policy is not None
-        deliver(bench.policy._listeners[topics.EEF_POSE], msg, b"the robot")
+        assert bench.policy is not None and bench.policy._source.simulator is not None
+        deliver(bench.policy._source.simulator.listeners[topics.EEF_POSE], msg, b"the robot")
 
     robot.change["pose"] = beside
     robot.change["joints"] = lambda msg: (

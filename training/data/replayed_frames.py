@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffusion_ros.control.observation import Frame
-from diffusion_ros.nodes.policy_node import PolicyParameters, frame_rules
+from diffusion_ros.nodes.policy_parameters import PolicyParameters, frame_rules
 from diffusion_ros.robot import FINGERS
 from diffusion_ros.ros.frame_source import FrameRules, FrameSource
 from diffusion_ros.ros.robot_observations import RobotObservations

@@ -11,7 +11,6 @@ import traceback
 from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
 from pathlib import Path as FilePath
 from typing import Any
 
@@ -27,113 +26,29 @@ from diffusion_ros import checkpoint, robot_file
 from diffusion_ros.control.action_chunk import ActionChunk, chunk_positions, hold_chunk
 from diffusion_ros.control.delay import ChunkDelay
 from diffusion_ros.control.frames import RobotFrames
-from diffusion_ros.control.observation import Frame, InterpolatingAssembler
+from diffusion_ros.control.observation import Frame
 from diffusion_ros.control.policy_controller import PolicyController
-from diffusion_ros.models.kind import SAMPLERS
 from diffusion_ros.models.policy import FrameError, Policy, RangeError
 from diffusion_ros.nodes.drawn_chunk import DrawnChunk
-from diffusion_ros.robot import EEF_POS, EEF_QUAT, FINGERS, FRAME_PREFIX, WORLD_FRAME, prefixed
+from diffusion_ros.nodes.policy_parameters import PolicyParameters, completed, frame_rules
+from diffusion_ros.robot import EEF_POS, EEF_QUAT
 from diffusion_ros.ros import messages, topics
 from diffusion_ros.ros.chunk_budget import ChunkBudget
 from diffusion_ros.ros.diagnostics import ERROR, OK, WARN, Diagnostics
-from diffusion_ros.ros.frame_source import FrameRules, FrameSource
+from diffusion_ros.ros.frame_source import FrameSource
+from diffusion_ros.ros.input_reasons import InputReasons
 from diffusion_ros.ros.listener import MAX_BYTES, Listener
-from diffusion_ros.ros.managed_node import AUTOSTART, ManagedNode
-from diffusion_ros.ros.params import declare, parameter
+from diffusion_ros.ros.managed_node import ManagedNode
+from diffusion_ros.ros.params import declare
 from diffusion_ros.ros.runner import run
-from diffusion_ros.ros.trusted_checkpoint import TrustedCheckpoint, identity
+from diffusion_ros.ros.trusted_checkpoint import identity
 from diffusion_ros.ros.worker import Worker, failure
-from diffusion_ros.spec import CheckpointSpec
 
 _SLOW_INFERENCE_SECONDS = 2.0
 _PATIENCE_SECONDS = 1.0
 """Without a complete frame, or beyond the time that chunks should take, before it is said."""
 _REPEAT_SECONDS = 1.5
 """In lockstep, where a simulator that waits repeats its observation once a second, so much more."""
-_LOOK_AND_THINK_SECONDS = 0.1
-"""Allowance for a picture's age when it comes (40 to 60 ms are usual) and for the inference."""
-
-
-@dataclass(frozen=True)
-class PolicyParameters(TrustedCheckpoint):
-    """Parameters of the policy node."""
-
-    checkpoint: str = parameter(description="path of a policy checkpoint (.pt)")
-    device: str = parameter("cpu", "torch device that the policy runs on")
-    mode: str = parameter(
-        "realtime",
-        "lockstep: the robot waits for each chunk; realtime: it does not, and chunks are made lead_steps early",
-        choices=("realtime", "lockstep"),
-    )
-    policy_seed: int = parameter(
-        0, "seed of the sampling noise; each chunk also mixes in the stamp of its observation", low=0
-    )
-    sampler: str = parameter("", "sampler; '': the checkpoint's own", choices=("", *SAMPLERS))
-    sampler_steps: int = parameter(0, "denoising steps; 0: the checkpoint's own", low=0)
-    lead_steps: int = parameter(
-        -1,
-        "realtime: control steps before the end of a chunk at which the next one is begun; -1: 1, with a robot as many"
-        " as its latency needs and 0.1 s for picture and inference",
-        low=-1,
-    )
-    late: str = parameter(
-        "",
-        "realtime: what is done about a chunk that comes after its observation. rtc: it goes on from the rows that are"
-        " executed until it comes (real-time chunking); latest: the robot changes over to it; '': rtc where the"
-        " checkpoint was trained for it (max_delay), else latest",
-        choices=("", "rtc", "latest"),
-    )
-    robot: str = parameter(
-        "",
-        "realtime: YAML of a robot with drivers of its own, or a shipped one's name: where observations come from;"
-        " '': the simulator's topics",
-    )
-    threads: int = parameter(1, "torch threads; more than one take time from the other nodes", low=1)
-    sync_tolerance: float = parameter(
-        0.0,
-        "how far the stamps of one frame may differ [s]; 0: not at all (simulation). With a robot: of two cameras'"
-        " pictures; 0: half a control step",
-        low=0.0,
-        high=1.0,
-    )
-    max_input_age: float = parameter(
-        0.5,
-        "realtime: an input that is silent for longer is reported; one whose stamps are farther from the clock is not"
-        " used [s]",
-        low=0.0,
-    )
-    min_frame_rate: float = parameter(
-        0.6,
-        "realtime: least rate of an input, as a part of the checkpoint's rate. Slower ones are not used; 0: any are."
-        " With a robot: of pictures; what is interpolated between them has to come at 5 Hz",
-        low=0.0,
-        high=1.0,
-    )
-    good_frames: int = parameter(
-        3, "good pictures in a row after which a camera that sent a bad one is trusted again", low=1
-    )
-    max_frozen: float = parameter(
-        1.0, "how long a camera may show the same picture while the robot moves [s]; 0: not checked", low=0.0
-    )
-    gripper_joints: tuple[str, ...] = parameter(FINGERS, "the fingers' names in joint_states")
-    gripper_signs: tuple[float, ...] = parameter(
-        (1.0, 1.0), "factors from joint_states to the policy's finger positions (training: one positive, one negative)"
-    )
-    frame_id: str = parameter(
-        "",
-        "frame of poses and of the chunks' deltas; '', and with a robot: the checkpoint's",
-    )
-    frame_prefix: str = parameter("", FRAME_PREFIX)
-    autostart: bool = parameter(True, AUTOSTART)
-
-    def __post_init__(self) -> None:
-        if len(self.gripper_joints) != len(self.gripper_signs):
-            raise ValueError(
-                f"parameter gripper_signs has {len(self.gripper_signs)} values,"
-                f" {len(self.gripper_joints)} expected (one for each of gripper_joints)"
-            )
-        if self.robot and self.mode == "lockstep":
-            raise ValueError(f"parameter robot is {self.robot!r}, '' expected in lockstep: no real robot waits")
 
 
 class PolicyNode(ManagedNode):
@@ -142,7 +57,7 @@ class PolicyNode(ManagedNode):
     def __init__(self, parameter_overrides: Sequence[Parameter[Any]] = ()) -> None:
         """Raises ValueError (parameters, checkpoint) in one line."""
         super().__init__("policy", parameter_overrides)
-        self.parameters = declare(self, PolicyParameters, _completed)
+        self.parameters = declare(self, PolicyParameters, completed)
         p = self.parameters
         self._realtime = p.mode == "realtime"
         self.follows_clock &= self._realtime
@@ -219,23 +134,20 @@ class PolicyNode(ManagedNode):
         """Real time: whether the executor was told to hold since the last chunk."""
         self._began = 0.0
         """When the worker took what it is at [s], by the clock of `reading`."""
+        rules = frame_rules(p)
         self._source = source = FrameSource(
             self,
             spec,
             robot,
-            frame_rules(p),
+            rules,
             lambda frame: self._observe(frame),  # as it is when a frame comes
             self._on_bad,
             self.diagnostics,
             self._controller.min_gap_ns,
         )
-        self._assembler, self._rates, self._topics = source.assembler, source.rates, source.topics
-        self._stamps, self._distrusted = source.stamps, source.distrusted
+        self._inputs = InputReasons(source, rules, self.diagnostics.age)
         self._faults = source.faults
         """By topic, '' for the policy itself: what is wrong with the last that came."""
-        self._sources, self._name = source.sources, source.name
-        """With a robot: by topic, or by observation where several are from one topic, what is subscribed to."""
-        self._listeners = source.simulator.listeners if source.simulator is not None else {}
 
         self._worker = Worker("inference", self._take, self._work)
         self._frames: deque[tuple[Frame, ChunkBudget]] = deque(maxlen=4 * spec.n_obs_steps)
@@ -271,14 +183,14 @@ class PolicyNode(ManagedNode):
 
     def _stop(self) -> None:
         """Real time: what the last chunk has left is not to be executed."""
-        if not self._realtime or not self._stamps:
+        if not self._realtime or not self._source.stamps:
             return
         with self._worker.condition:
             self._stops += 1
             self._frames.clear()
             said, self._told_to_hold = self._told_to_hold, True
         if not said:
-            hold = hold_chunk(max(self._stamps.values()), self.policy.spec.period_ns)
+            hold = hold_chunk(max(self._source.stamps.values()), self.policy.spec.period_ns)
             self._chunk_publisher.publish(messages.chunk_to_msg(hold, self._frame_id))
         self._drawn.gone(self.now_ns())
 
@@ -287,7 +199,7 @@ class PolicyNode(ManagedNode):
             return
         self._framed = self.seconds()
         self._drawn.observed(frame.stamp_ns)
-        if self._sources:
+        if self._source.sources:
             # What came last may have been waited for.
             self.diagnostics.latency("observed to frame", (self.now_ns() - frame.stamp_ns) / 1e9)
         if not self._source.trusted():
@@ -426,48 +338,16 @@ class PolicyNode(ManagedNode):
             self._drawn.gone(self.now_ns())
             bad = any(self._faults.values()) or self._source.frozen_reasons
             self.diagnostics.report(ERROR if bad else WARN, "; ".join(reasons))
-        elif slow := self._slow():
+        elif slow := self._inputs.slow():
             self.diagnostics.report(WARN, f"publishing chunks, though {slow}")
         else:
             self.diagnostics.report(OK, "publishing chunks")
 
-    def _slow(self) -> str:
-        """'' or which input comes less often than in training; what is interpolated may."""
-        watched = (topic for topic in self._topics if topic not in self._sources or self._sources[topic].is_picture)
-        return next(filter(None, (self._rates[topic].slow() for topic in watched)), "")
-
     def reasons(self) -> list[str]:
         """Why no chunk is being made, a line each; empty when chunks leave as often as they should."""
-        p = self.parameters
         if not self.active:
             return ["not active"]
-        reasons = list(self._faults.values())
-        newest_ns = max(self._stamps.values(), default=0)
-        for topic in self._topics:
-            if topic in self._faults:
-                continue
-            age, name = self.diagnostics.age(topic), self._name(topic)
-            if topic in self._distrusted:
-                reasons.append(f"{name}: good again, but not for {p.good_frames} pictures yet")
-            elif age is None:
-                reasons.append(f"{name}: {self._nothing(topic)}")
-            elif self._realtime and age > p.max_input_age:
-                reasons.append(f"{name}: silent for {age:.2f} s")
-            elif p.max_frozen > 0 and (newest_ns - self._stamps[topic]) / 1e9 > p.max_frozen:
-                lag = (newest_ns - self._stamps[topic]) / 1e9
-                reasons.append(f"{name}: its stamps stand still, {lag:.2f} s behind the other inputs")
-        reasons += self._source.frozen_reasons
-        if not reasons and (slow := self._source.too_slow()):
-            reasons.append(slow)
-        return reasons or self._why_late()
-
-    def _nothing(self, topic: str) -> str:
-        """What to say of an input of which nothing has come."""
-        if topic in self._sources:
-            return self._sources[topic].missing()
-        simulator = self._source.simulator
-        assert simulator is not None
-        return simulator.fingers.nothing() if topic == topics.JOINT_STATES else "nothing received"
+        return self._inputs.reasons() or self._why_late()
 
     def _why_late(self) -> list[str]:
         """Why chunks do not leave as often as they should though all inputs are good."""
@@ -476,7 +356,7 @@ class PolicyNode(ManagedNode):
         now = self.seconds()
         patience = _PATIENCE_SECONDS + (0.0 if self._realtime else _REPEAT_SECONDS)
         if self._framed is None or now - self._framed > patience:
-            return [f"no complete frame {'yet' if self._framed is None else 'any more'}: {self._why_apart()}"]
+            return [f"no complete frame {'yet' if self._framed is None else 'any more'}: {self._inputs.apart()}"]
         if self.diagnostics.age(topics.ACTION_CHUNK) is None:
             return ["the first chunk is being made"]
         interval = self._controller.interval_steps * self.policy.spec.period_ns / 1e9
@@ -484,75 +364,9 @@ class PolicyNode(ManagedNode):
             return [f"no chunk for {now - self._chunked:.1f} s, one in {interval:g} s expected"]
         return []
 
-    def _why_apart(self) -> str:
-        """Why all inputs come, and do not make a frame."""
-        p = self.parameters
-        if isinstance(self._assembler, InterpolatingAssembler):
-            if (found := self._assembler.missing()) is None:
-                return "the inputs have not come together"
-            name, behind_ns = found
-            source = next(source for source in self._sources.values() if name in source.inputs)
-            reference = next(source for source in self._sources.values() if self._assembler.reference in source.inputs)
-            side = "behind" if behind_ns >= 0 else "ahead of"
-            apart = f"{source.name} is {abs(behind_ns) / 1e9:.2g} s {side} {reference.name}"
-            limit = self._assembler.tolerance_ns / 1e9
-            rule = f"at most {limit:g} s expected (sync_tolerance)" if source.is_picture else "its latency, or a hole?"
-            return f"{apart}, {rule}"
-        newest = {topic: self._stamps[topic] for topic in self._topics}
-        first, last = min(newest, key=newest.__getitem__), max(newest, key=newest.__getitem__)
-        apart = f"{self._name(first)} is {(newest[last] - newest[first]) / 1e9:.2g} s behind {self._name(last)}"
-        return f"the stamps of the inputs differ, {apart}, at most {p.sync_tolerance:g} s expected (sync_tolerance)"
-
     def cleanup(self) -> None:
         self._worker.close()
         self._drawn.gone(self.now_ns())
-
-
-def frame_rules(p: PolicyParameters) -> FrameRules:
-    """What is asked of observations."""
-    return FrameRules(
-        realtime=p.mode == "realtime",
-        sync_tolerance=p.sync_tolerance,
-        max_input_age=p.max_input_age,
-        min_frame_rate=p.min_frame_rate,
-        good_frames=p.good_frames,
-        max_frozen=p.max_frozen,
-        gripper_joints=p.gripper_joints,
-        gripper_signs=p.gripper_signs,
-        frame_id=p.frame_id,
-    )
-
-
-def _completed(p: PolicyParameters) -> PolicyParameters:
-    """What was given, and the checkpoint's where nothing was."""
-    spec = checkpoint.read_spec(p.checkpoint, **p.trust)
-    p = replace(
-        p,
-        late=p.late or ("rtc" if spec.max_delay and p.mode == "realtime" else "latest"),
-        sampler=p.sampler or spec.sampler,
-        sampler_steps=p.sampler_steps or spec.sampler_steps,
-        # With a robot its file says how the policy's frame lies to the driver's.
-        frame_id=("" if p.robot else p.frame_id) or prefixed(p.frame_prefix, spec.frame or WORLD_FRAME),
-    )
-    if not p.robot:
-        return replace(p, lead_steps=1 if p.lead_steps < 0 else p.lead_steps)
-    path = robot_file.find(p.robot)
-    return replace(
-        p,
-        robot=str(path),
-        lead_steps=_lead_steps(robot_file.read(path), spec) if p.lead_steps < 0 else p.lead_steps,
-        sync_tolerance=p.sync_tolerance or spec.period_ns / 2e9,
-    )
-
-
-def _lead_steps(robot: robot_file.RobotFile, spec: CheckpointSpec) -> int:
-    """So many that the executor, which sends rows early by the arm's latency, does not come to the end of a chunk
-    before the next one is there."""
-    latencies = [robot.pictures[camera].latency for camera in spec.cameras[:1] if camera in robot.pictures]
-    # Where pictures are stamped when they come, their latency is their age.
-    allowance = max(_LOOK_AND_THINK_SECONDS, *(latency + _LOOK_AND_THINK_SECONDS / 2 for latency in latencies), 0.0)
-    steps = -(-round((robot.action.latency + allowance) * 1e9) // spec.period_ns)
-    return max(0, min(steps, spec.n_action_steps - 1))
 
 
 def main() -> int:
