@@ -9,113 +9,50 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
-from geometry_msgs.msg import PoseStamped, Twist, TwistStamped
+from geometry_msgs.msg import PoseStamped
 from numpy.typing import NDArray
 from rclpy.clock import Clock as RosClock
 from rclpy.clock_type import ClockType
 from rclpy.parameter import Parameter
 from sensor_msgs.msg import Image, JointState
-from std_msgs.msg import Float64MultiArray
-from trajectory_msgs.msg import JointTrajectory
 
 from diffusion_ros import picture_transport, robot_file
 from diffusion_ros.nodes.arm_recorder import ArmRecorder
+from diffusion_ros.nodes.driver_commands import DriverCommands
 from diffusion_ros.nodes.driver_gripper import DriverGripper
 from diffusion_ros.nodes.driver_sensors import DRIVER_QOS, DriverSensors
+from diffusion_ros.nodes.rehearsal_parameters import RehearsalParameters
 from diffusion_ros.resources import resource_folder
-from diffusion_ros.robot import (
-    ACTION_SIZE,
-    CAMERAS,
-    FRAME_PREFIX,
-    HAND_FRAME,
-    RATE,
-    WORLD_FRAME,
-    optical_frame,
-)
+from diffusion_ros.robot import ACTION_SIZE, CAMERAS, HAND_FRAME, RATE, WORLD_FRAME, optical_frame
 from diffusion_ros.robot_file import HAND
-from diffusion_ros.ros import messages, simulator_parameters, topics
+from diffusion_ros.ros import messages, topics
 from diffusion_ros.ros.described_robot import DescribedRobot
-from diffusion_ros.ros.params import parameter
-from diffusion_ros.ros.runner import RunnableNode, run
+from diffusion_ros.ros.runner import run
 from diffusion_ros.ros.scene_publisher import ScenePublisher
 from diffusion_ros.ros.simulator_node import SimulatorNode
 from diffusion_ros.ros.transform_broadcaster import TransformBroadcaster
-from diffusion_ros.simulators import arm_driver, driver_rules, driver_streams
+from diffusion_ros.ros.wall_clock import SteppedClock, WallClock
+from diffusion_ros.simulators import driver_streams
 from diffusion_ros.simulators.arm_description import driven_links
 from diffusion_ros.simulators.arm_driver import ArmDriver, Refused
-from diffusion_ros.simulators.driven_arm import (
-    STEP_NS,
-    DrivenArm,
-    Pose,
-    conjugate,
-    multiply,
-    rotation_vector,
-)
+from diffusion_ros.simulators.driven_arm import STEP_NS, DrivenArm, Pose, conjugate, multiply, rotation_vector
 from diffusion_ros.simulators.episode import Episode
 from diffusion_ros.simulators.scene import SceneGeom
-from diffusion_ros.simulators.tasks import ARM_TASKS
-
-try:
-    from moveit_msgs.srv import ServoCommandType  # where MoveIt is, but not on PyPI
-except ImportError:
-    ServoCommandType = None
 
 Array = NDArray[np.float64]
 
 _STEPS = 10
 """Of the clock, in a control period: 5 ms."""
-_BEHIND_NS = 250_000_000
-"""At speed 1, what a busy machine may make up for later. What is more is lost, and said."""
 _BATCH_SECONDS = 0.02
 """Of wall time, after which others have their turn."""
 _QUIET_SECONDS = 0.1
 """Without a command, after which a control step counts as missed."""
 _MOVES = 2e-4, 2e-3
 """m, rad: a target that is so far from where the arm holds is a motion, and begins the episode."""
-
-
-@dataclass(frozen=True)
-class RehearsalParameters(simulator_parameters.SimulatorParameters):
-    """Parameters of the rehearsal node."""
-
-    robot: str = parameter("franka_crisp", "the robot: a YAML file, or the name of one that comes with the package")
-    task: str = parameter("can", "the robot's task", choices=tuple(ARM_TASKS))
-    stop_after_success: int = parameter(0, "steps for which an episode goes on after its success", low=0)
-    clock_offset: float = parameter(0.0, "what the drivers' clocks are ahead of ours [s]", low=-3600.0, high=3600.0)
-    picture_size: str = parameter("640x480", "width and height of the cameras' pictures [px]")
-    picture_rate: float = parameter(30.0, "pictures a second of each camera [Hz]", low=1.0, high=120.0)
-    picture_delay: float = parameter(0.035, "from a picture's exposure to its publication [s]", low=0.0, high=1.0)
-    picture_jitter: float = parameter(0.008, "by which that is more or less [s]", low=0.0, high=1.0)
-    jitter_seed: int = parameter(0, "seed of the pictures' delays", low=0)
-    encoding: str = parameter(
-        "", "of the pictures; '': what the camera's preset sends", choices=("", *driver_streams.ENCODINGS)
-    )
-    pose_rate: float = parameter(0.0, "poses and joints a second [Hz]; 0: as the driver", low=0.0, high=1000.0)
-    servo_caps: tuple[float, ...] = parameter(
-        arm_driver.SERVO_CAPS, "MoveIt Servo: its scale.linear and scale.rotational [m/s, rad/s]", low=0.001, high=10.0
-    )
-    servo_singularity: tuple[float, ...] = parameter(
-        (), "MoveIt Servo: condition numbers at which it slows down and halts; []: its own, with six joints UR's", low=1
-    )
-    gripper_speed: float = parameter(0.2, "of the gripper's width [m/s]; a Franka Hand's is 0.1", low=0.01, high=1.0)
-    frame_prefix: str = parameter("", FRAME_PREFIX)
-    view: str = parameter("", "camera of the larger view in the videos; '': no videos")
-
-    def __post_init__(self) -> None:
-        driver_streams.picture_size(self.picture_size)
-        for name, values in (("servo_caps", self.servo_caps), ("servo_singularity", self.servo_singularity)):
-            if len(values) not in ((2,) if name == "servo_caps" else (0, 2)):
-                raise ValueError(f"parameter {name} is {list(values)}, two numbers expected")
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """Width, height [px]."""
-        return driver_streams.picture_size(self.picture_size)
 
 
 class RehearsalNode(SimulatorNode):
@@ -181,16 +118,13 @@ class RehearsalNode(SimulatorNode):
         """The set-point at the end of the last control step."""
         self._lag: list[float] = []
         self._others = ""
-        kind, callback = self._input()
-        (self._command_topic,) = self.take_commands({action.topic: (kind, callback)}, DRIVER_QOS)
+        self._input = DriverCommands(self, robot, self.driver, self._of_arm, self._accepted)
+        self.take_commands({action.topic: (self._input.kind, self._input.take)}, DRIVER_QOS)
         self._gripper = None
         if robot.gripper is not None:
             self._gripper = DriverGripper(
                 self, robot.driver, robot.gripper, self.arm.gripper, self._listens, self._refuse
             )
-        if ServoCommandType is not None and robot.driver == "servo":
-            name = f"{action.topic.rpartition('/')[0]}/switch_command_type"
-            self.create_service(ServoCommandType, name, self._on_command_type)
         self.start("robosuite", self._watched(), topics.BEST_EFFORT_QOS)
 
     def _watched(self) -> tuple[type, str]:
@@ -208,7 +142,7 @@ class RehearsalNode(SimulatorNode):
     def start_time(self) -> None:
         step_ns = round(self._period * 1e9 / _STEPS)
         self._steps_left = self._steps = _STEPS
-        self._steps_of_time: _Clock = self._sim_clock or _WallClock(self, step_ns)
+        self._steps_of_time: SteppedClock = self._sim_clock or WallClock(self, step_ns)
         # Episodes and the pauses between them are in this time as well.
         self.create_timer(step_ns * 1e-9, self._go, clock=RosClock(clock_type=ClockType.STEADY_TIME))
 
@@ -309,55 +243,11 @@ class RehearsalNode(SimulatorNode):
 
     # What comes in
 
-    def _input(self) -> tuple[type[Any], Callable[[Any], None]]:
-        """Type and callback of the file's action."""
-        kinds: dict[str, tuple[type[Any], Callable[[Any], None]]] = {
-            "PoseStamped": (PoseStamped, self._on_pose),
-            "TwistStamped": (TwistStamped, self._on_twist),
-            "Twist": (Twist, self._on_twist),
-            "JointTrajectory": (JointTrajectory, self._on_trajectory),
-            "Float64MultiArray": (Float64MultiArray, self._on_positions),
-        }
-        return kinds[self.robot.action.type]
-
-    def _on_pose(self, msg: PoseStamped) -> None:
-        frame, stamp, position, quaternion = messages.target_from_msg(msg)
-        if self.robot.driver == "crisp" and (reason := self._several()):
-            self.driver.refuse(reason)
-        self.driver.pose(frame, self._of_arm(stamp), position, quaternion)
-        self._accepted(stamp)
-
-    def _on_twist(self, msg: TwistStamped | Twist) -> None:
-        frame, stamp, twist = messages.twist_from_msg(msg)
-        self.driver.twist(frame, self._of_arm(stamp), twist)
-        self._accepted(stamp)
-
-    def _on_trajectory(self, msg: JointTrajectory) -> None:
-        t = messages.joint_trajectory_from_msg(msg)
-        start = self._of_arm(t.start_ns)
-        self.driver.trajectory(t.names, start, t.times_ns, t.positions, t.velocities, t.accelerations, t.efforts)
-        self._accepted(t.start_ns)
-
-    def _on_positions(self, msg: Float64MultiArray) -> None:
-        self.driver.positions(messages.numbers_from_msg(msg))
-        self._accepted(0)
-
     def _accepted(self, stamp_ns: int) -> None:
         """A command was taken."""
         self._accepted_ns = self.arm.time_ns
         if stamp_ns and self.phase == "running":
             self.episode.took("age of a command", (self.arm.time_ns - self._of_arm(stamp_ns)) * 1e-9)
-
-    def _on_command_type(self, request: Any, response: Any) -> Any:
-        """MoveIt Servo's: which kind of commands it takes from now on."""
-        response.success = request.command_type in (driver_rules.TWIST, driver_rules.POSE)
-        if response.success:
-            self.driver.command_type = int(request.command_type)
-        return response
-
-    def _several(self) -> str:
-        """'' or CRISP's reason: by the graph, as it does."""
-        return driver_rules.one_publisher(self._command_topic, self.count_publishers(self._command_topic))
 
     def _listens(self) -> bool:
         """Whether the drivers are switched on."""
@@ -448,8 +338,7 @@ class RehearsalNode(SimulatorNode):
         return {"reward": float(self.arm.success), "refused": sum(self.driver.refused.values())}
 
     def conflict(self) -> str:
-        several = self._several() if self.robot.driver == "crisp" else ""
-        return self._others or several
+        return self._others or self._input.several()
 
     def _refresh(self) -> None:
         self._others = ""
@@ -490,39 +379,6 @@ class RehearsalNode(SimulatorNode):
     def close(self) -> None:
         super().close()
         self.simulation.close()
-
-
-class _Clock(Protocol):
-    """SimClock's interface."""
-
-    now_ns: int
-    step_ns: int
-
-    def due(self) -> bool: ...
-
-    def advance(self) -> None: ...
-
-
-class _WallClock:
-    """The wall's time in steps: the system's where it begins, then as steady as the machine's own."""
-
-    def __init__(self, node: RunnableNode, step_ns: int) -> None:
-        self.step_ns = step_ns
-        self.now_ns = int(node.get_clock().now().nanoseconds)
-        self._ahead_ns = self.now_ns - time.monotonic_ns()
-
-    def _wall_ns(self) -> int:
-        return time.monotonic_ns() + self._ahead_ns
-
-    def due(self) -> bool:
-        return self._wall_ns() - self.now_ns >= self.step_ns
-
-    def advance(self) -> None:
-        """A step further. What is too much to be made up for is left out."""
-        self.now_ns += self.step_ns
-        behind = self._wall_ns() - self.now_ns
-        if behind > _BEHIND_NS:
-            self.now_ns += behind
 
 
 def main() -> int:
