@@ -32,7 +32,7 @@ import test_bags  # noqa: E402
 
 from diffusion_ros import checkpoint  # noqa: E402
 from diffusion_ros.atomic_file import read_lines  # noqa: E402
-from diffusion_ros.bags import recover  # noqa: E402
+from diffusion_ros.bag_recovery import recover  # noqa: E402
 from training import (  # noqa: E402
     collect_demos,
     collect_maze,

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from diffusion_ros import bags
+from diffusion_ros import bag_recovery, bags
 from tests.browser import end_with_the_tests
 from tests.ros_graph import ROOT, own_domain
 from training.data.bag_file import BagFile, read_contract
@@ -68,6 +68,6 @@ def test_a_simulation_is_recorded_into_one_file(tmp_path: Path, kill: bool) -> N
     assert sum(topic == "/executed_action" for topic, _, _ in messages) > 10
     events = [bags.json_of(content)["event"] for topic, _, content in messages if topic == "/recording_event"]
     assert events[0] == "start" and (kill or events == ["start", "success"])
-    made = bags.recover(file)
+    made = bag_recovery.recover(file)
     assert made.whole != kill and made.messages - len(messages) in (0, 1)
     assert not BagFile(file).cut

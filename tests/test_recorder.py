@@ -28,7 +28,7 @@ from std_msgs.msg import Float64, String
 from std_srvs.srv import Trigger
 from trajectory_msgs.msg import JointTrajectory
 
-from diffusion_ros import bags, robot_file
+from diffusion_ros import bag_recovery, bags, robot_file
 from diffusion_ros.bags import BagWriter, OfferedQos
 from diffusion_ros.control.recorded_episodes import EpisodeError, RecordedEpisodes
 from diffusion_ros.control.stream_gaps import StreamGaps
@@ -188,7 +188,7 @@ def test_a_bag_that_cannot_be_closed_says_how_to_recover_it(bag: BagWriter, monk
     thread.close()
     assert thread.stopped.endswith(f"No space left on device: diffusion_ros recover {bag.folder}")
     assert not (bag.folder / "metadata.yaml").exists()
-    assert bags.recover(bag.folder).messages == 2
+    assert bag_recovery.recover(bag.folder).messages == 2
     assert read(bag.folder)["/pose"] == [(1, b"1234")]
 
 

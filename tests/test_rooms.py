@@ -2,7 +2,7 @@
 imported for type checking only.
 
     robot, installation, cache_folders, stop_signals, ranges, atomic_file, yaml_file, resources, picture_transport,
-    dds_security, bags
+    dds_security, bags, bag_recovery
     franka_connection, franka_arm, franka_hand;
     sealed; spec; robot_file; models; checkpoint; control; robot_check; simulators; web; ros; nodes; systems
 
@@ -42,6 +42,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "picture_transport": (),
     "dds_security": (),
     "bags": (),
+    "bag_recovery": ("bags",),
     "franka_connection": ("installation",),
     "franka_arm": ("franka_connection",),
     "franka_hand": ("franka_connection",),
@@ -108,6 +109,7 @@ WITHOUT: dict[str, tuple[str, ...]] = {
     "control": ("rclpy", "robosuite", "gymnasium"),
     "simulators": ("rclpy", "torch"),
     "bags": ("rclpy", "torch", "cv2", "mujoco", "robosuite", "gymnasium"),
+    "bag_recovery": ("rclpy", "torch", "cv2", "mujoco", "robosuite", "gymnasium"),
     "robot_check": ("rclpy", "torch", "cv2", "mujoco", "robosuite", "gymnasium"),
     "web": ("rclpy", "torch", "cv2", "mujoco", "robosuite", "gymnasium"),
     "ros": ("torch", "cv2", "mujoco", "robosuite", "gymnasium"),

@@ -30,7 +30,8 @@ from rclpy.node import Node
 
 from diffusion_ros import enclaves, steer
 from diffusion_ros.atomic_file import write_json
-from diffusion_ros.bags import BagError, recover
+from diffusion_ros.bag_recovery import recover
+from diffusion_ros.bags import BagError
 from diffusion_ros.checkpoint import CheckpointError
 from diffusion_ros.dds_security import enclave_arguments, explain_security
 from diffusion_ros.installation import explain, require
