@@ -202,9 +202,10 @@ def is_parameters(expression: ast.expr) -> bool:
 )
 def test_every_parameter_is_read_by_its_node(node: NodeDescription) -> None:
     """A parameter that no code reads would have no effect."""
-    cls = parameters_class(node)
-    sources = [Path(str(importlib.import_module(c.__module__).__file__)) for c in cls.__mro__[:-1]]
-    sources.append(Path(str(importlib.import_module(node.module).__file__)))
+    cls, module = parameters_class(node), importlib.import_module(node.module)
+    (made,) = (v for n, v in vars(module).items() if n.endswith("Node") and getattr(v, "__module__", "") == node.module)
+    bases = [c for c in (*cls.__mro__, *made.__mro__) if c.__module__.startswith("diffusion_ros.")]
+    sources = [Path(str(importlib.import_module(c.__module__).__file__)) for c in bases]
     sources += (ROOT / "src/diffusion_ros/nodes").glob("*_domain.py")
     read = {
         part.attr
