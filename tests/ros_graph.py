@@ -103,12 +103,18 @@ class Graph:
 
 
 @contextmanager
+def nodes() -> Iterator[Graph]:
+    """Nodes in the domain that the environment names."""
+    rclpy.init()
+    made = Graph()
+    try:
+        yield made
+    finally:
+        made.close()
+        rclpy.try_shutdown()
+
+
+@contextmanager
 def graph() -> Iterator[Graph]:
-    with own_domain():
-        rclpy.init()
-        made = Graph()
-        try:
-            yield made
-        finally:
-            made.close()
-            rclpy.try_shutdown()
+    with own_domain(), nodes() as made:
+        yield made
