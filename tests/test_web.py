@@ -28,7 +28,7 @@ from websockets.sync.client import ClientConnection, connect
 
 from diffusion_ros.web import server as web_server
 from diffusion_ros.web.server import Page, PageServer, PortError
-from diffusion_ros.web.view import cylinder
+from diffusion_ros.web.view import View, cylinder, pointed_at
 
 TOKEN = "right-token"
 
@@ -224,6 +224,26 @@ def test_a_cylinder_is_closed_and_faces_outwards() -> None:
     assert volume == pytest.approx(12 / 2 * 0.25 * np.sin(2 * np.pi / 12) * 2.0)
 
 
+@pytest.mark.parametrize(
+    ("pointer", "flat", "place"),
+    [
+        # From 2 m above x = -2 one looks at the level of 0.1 m: halfway down, and at twice and half that steepness.
+        ([-1.05, 0.0, 1.05], True, [-0.1, 0.0, 0.1]),
+        ([-1.0, 0.0, 0.1], True, [-1.0, 0.0, 0.1]),
+        ([0.0, 0.5, 1.05], True, [2.0, 1.0, 0.1]),
+        ([0.0, 0.5, 1.05], False, [0.0, 0.5, 1.05]),
+        ([0.0, 0.0, 2.0], True, None),
+        ([0.0, 0.0, 2.5], True, None),
+    ],
+)
+def test_what_a_mouse_points_at(pointer: list[float], flat: bool, place: list[float] | None) -> None:
+    found = pointed_at((-2.0, 0.0, 2.0), pointer, np.array([0.3, 0.2, 0.1]), flat)
+    if place is None:
+        assert found is None
+    else:
+        np.testing.assert_allclose(found, place, atol=1e-12)
+
+
 # The server
 
 
@@ -331,6 +351,26 @@ def test_who_looks_and_who_steers_is_known_by_the_token(pages: Pages) -> None:
         told = json.loads((looks if pages.heard[0][0].role == Role.LOOK else steers).recv(10))
         assert told["text"] == "yours alone"
     pages.wait(lambda: pages.server.pages == 0)
+
+
+def test_all_who_steer_are_told_of_a_goal_that_was_dragged(pages: Pages) -> None:
+    with pages.live() as looks, pages.live(TOKEN) as steers:
+        messages_until(looks, "hello")
+        messages_until(steers, "hello")
+        pages.server.answer({"kind": "answer", "text": "is in a wall"})
+        pages.server.tell({"kind": "state"})
+        told = messages_until(steers, "state")
+        assert [json.loads(message)["text"] for message in told] == ["is in a wall"]
+        assert messages_until(looks, "state") == []
+    pages.wait(lambda: pages.server.pages == 0)
+
+
+def test_lines_have_the_colours_of_their_legend(pages: Pages) -> None:
+    """A browser makes sRGB of viser's numbers: 0 and 1 stay, and 188 of 255 is half the light."""
+    view = View(pages.server.viser)
+    view.lines("plan", [np.array([[0.0, 0.0, 0.0], [1.0, 0.0, 0.0]])], [(255, 188, 0)])
+    handle = pages.server.viser.scene.get_handle_by_name("/lines/plan")
+    np.testing.assert_allclose(np.asarray(handle.colors)[0], [[255, 128, 0]] * 2, atol=1)  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize("sent", ["not json", "[1]", "7", "[" * 30_000, b"\x00\x01"])

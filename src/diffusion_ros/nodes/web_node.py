@@ -173,8 +173,9 @@ class WebNode(RunnableNode):
         """page: None for a goal that was dragged in the three-dimensional view, which only who may steer has."""
 
         def answer(ok: bool, text: str) -> None:
-            if page is not None:
-                page.answer({"kind": "answer", "ok": ok, "text": messages.printable(text)})
+            # Whose hand it was in the three-dimensional view is not known: all who steer are told.
+            told = self.server.answer if page is None else page.answer
+            told({"kind": "answer", "ok": ok, "text": messages.printable(text)})
 
         if "show" in message:
             if message["show"] in GROUPS and isinstance(message.get("visible"), bool):

@@ -134,6 +134,12 @@ class PageServer:
         self._state = self._state[0] + 1, json.dumps(state)
         self._wake()
 
+    def answer(self, message: Mapping[str, Any]) -> None:
+        """Tells all pages that may steer; from any thread."""
+        for page in list(self._pages.values()):
+            if page.role == Role.STEER:
+                page.answer(message)
+
     def show(self, name: str, jpeg: bytes, taken_ms: float) -> None:
         """A picture, in place of the last of that name; from any thread."""
         before = self._pictures.get(name)

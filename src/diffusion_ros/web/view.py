@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import viser
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from diffusion_ros.simulators.scene import SceneGeom
 from diffusion_ros.web.status import GROUPS
@@ -183,7 +183,7 @@ class View:
             points = np.concatenate([np.stack([line[:-1], line[1:]], axis=1) for line in long])
             every = list(colours) if len(colours) == len(long) else [colours[0]] * len(long)
             shades = np.concatenate(
-                [np.tile(np.array(c, np.uint8), (len(line) - 1, 2, 1)) for line, c in zip(long, every, strict=True)]
+                [np.tile(_linear(c), (len(line) - 1, 2, 1)) for line, c in zip(long, every, strict=True)]
             )
             if handle is None:
                 self._lines[name] = self._server.scene.add_line_segments(
@@ -248,7 +248,7 @@ class View:
                 active_axes=(True, True, not self._flat),
             )
             handle.visible = self._goal is not None
-            client.scene.add_icosphere("/goal/ball", 0.15, (80, 220, 120), opacity=0.8)
+            ball = client.scene.add_icosphere("/goal/ball", 0.15, (80, 220, 120), opacity=0.8)
             self._goals[client.client_id] = handle
 
         def dragged(event: Any) -> None:
@@ -256,11 +256,42 @@ class View:
                 self.on_goal(np.array(handle.position, np.float64))
 
         handle.on_update(dragged)
+        grabbed: list[Array] = []  # where the ball was taken, and where the goal was then
+
+        async def pulled(event: Any) -> None:  # in order, as it waits for nothing
+            if event.phase == "start":
+                grabbed[:] = np.array(event.start_position), np.array(handle.position, np.float64)
+            if not grabbed:
+                return
+            taken, goal = grabbed
+            place = pointed_at(client.camera.position, event.end_position, taken, self._flat)
+            if place is not None:
+                handle.position = tuple(goal + place - taken)
+            dragged(event)
+
+        ball.on_drag("left")(pulled)
 
     def gone(self, client: viser.ClientHandle) -> None:
         """Somebody does not look any more."""
         with self._lock:
             self._goals.pop(client.client_id, None)
+
+
+def pointed_at(camera: ArrayLike, pointer: ArrayLike, taken: Array, flat: bool) -> Array | None:
+    """Where somebody pulls what they have taken at a place (3) to, with all in metres.
+
+    camera: where they look from; pointer: what they point at, (3) each. flat: on the level of the place; None: they
+    point at no such place, as above the horizon.
+    """
+    eye, seen = np.asarray(camera, np.float64), np.asarray(pointer, np.float64)
+    if not flat:
+        return seen
+    ray = seen - eye
+    fall = taken[2] - eye[2]
+    if ray[2] * fall <= 0.0:
+        return None
+    on_level: Array = eye + fall / ray[2] * ray
+    return on_level
 
 
 _CUBE = np.array([[x, y, z] for x in (-1.0, 1.0) for y in (-1.0, 1.0) for z in (-1.0, 1.0)])
@@ -282,6 +313,16 @@ def cylinder(radius: float, half: float, sides: int = 24) -> tuple[Array, NDArra
     around = np.concatenate([np.stack([i, j, j + sides], 1), np.stack([i, j + sides, i + sides], 1)])
     caps = np.stack([np.zeros(sides - 2, int), i[2:], i[1:-1]], 1)
     return corners, np.concatenate([around, caps, caps[:, ::-1] + sides])
+
+
+def _linear(colour: tuple[int, int, int]) -> NDArray[np.uint8]:
+    """A colour (3) of sRGB as viser takes a line's: it reads its numbers as linear light, and draws them paler.
+
+    The transfer function is that of IEC 61966-2-1.
+    """
+    parts = np.array(colour) / 255.0
+    light = np.where(parts <= 0.04045, parts / 12.92, ((parts + 0.055) / 1.055) ** 2.4)
+    return np.round(255.0 * light).astype(np.uint8)
 
 
 def _wxyz(pose: Array) -> tuple[float, float, float, float]:
