@@ -44,7 +44,7 @@ class Tab:
         self._number += 1
         self._socket.send(json.dumps({"id": self._number, "method": method, "params": parameters}))
         while True:
-            message = json.loads(self._socket.recv(timeout=60))
+            message = json.loads(self._socket.recv(timeout=300))
             if message.get("id") == self._number:
                 assert "error" not in message, message["error"]
                 return dict(message["result"])
@@ -83,6 +83,21 @@ class Tab:
         for each in [kind] if kind else ["keyDown", "keyUp"]:
             down = text if each == "keyDown" else {}
             self.call("Input.dispatchKeyEvent", type=each, key=key, code=code, modifiers=modifiers, **down)
+
+    def drag(self, begin: tuple[float, float], end: tuple[float, float], steps: int = 8) -> None:
+        """The mouse's left button goes down at a place of the window [pixels], and up at another."""
+        self._mouse("mouseMoved", begin, "none")
+        self._mouse("mousePressed", begin)
+        for i in range(1, steps + 1):
+            time.sleep(0.1)  # as a hand does; what comes at once is one motion for a page
+            self._mouse("mouseMoved", tuple(a + (b - a) * i / steps for a, b in zip(begin, end, strict=True)))
+        self._mouse("mouseReleased", end)
+
+    def _mouse(self, kind: str, place: tuple[float, ...], button: str = "left") -> None:
+        down = int(button == "left" and kind != "mouseReleased")
+        clicks = int(kind != "mouseMoved")
+        x, y = place
+        self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button=button, buttons=down, clickCount=clicks)
 
     def picture(self, path: Path) -> None:
         """A PNG of what is seen."""
