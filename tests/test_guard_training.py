@@ -117,6 +117,7 @@ def test_what_was_seen_scores_low_and_what_was_not_high(demonstrations: Path, tm
     assert spec.scores == {"fitted_frames": 40, "threshold_frames": 20}
 
 
+@pytest.mark.slow
 def test_a_resumed_run_ends_with_the_same_weights_wherever_its_data_lie(demonstrations: Path, tmp_path: Path) -> None:
     here, there, out = tmp_path / "here.hdf5", tmp_path / "there.hdf5", tmp_path / "parts.pt"
     here.write_bytes(demonstrations.read_bytes())

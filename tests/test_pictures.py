@@ -140,6 +140,7 @@ def test_any_layout_in_memory_gives_the_same(rng: np.random.Generator) -> None:
 # -- evaluation -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_policy_is_evaluated_on_larger_pictures(tmp_path: Path) -> None:
     """A made-up policy whose actions depend on every pixel."""
     policy = Policy(checkpoint.load(save(tmp_path / "lift.pt", spec(task="lift", environment="Lift"))))

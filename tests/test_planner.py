@@ -328,6 +328,7 @@ def options(data: Path, out: Path, **changes: Any) -> Options:
     return Options(data=(data,), out=out, **{**small, **changes})
 
 
+@pytest.mark.slow
 def test_a_tiny_planner_learns_straight_lines(straight_lines: Path, tmp_path: Path) -> None:
     out = tmp_path / "planner.pt"
     Trainer(
@@ -378,6 +379,7 @@ def test_what_cannot_be_exported_fails_at_once(
         Trainer(options(straight_lines, tmp_path / "x.pt"))
 
 
+@pytest.mark.slow
 def test_a_resumed_run_ends_with_the_same_weights(straight_lines: Path, tmp_path: Path) -> None:
     whole, stopped = tmp_path / "a.pt", tmp_path / "b.pt"
     Trainer(options(straight_lines, whole)).run()

@@ -150,6 +150,7 @@ def test_what_cannot_be_exported_fails_at_once(stripes: str, tmp_path: Path, mon
         Trainer(options(stripes, tmp_path / "x.pt"))
 
 
+@pytest.mark.slow
 def test_figures_at_the_end(stripes: str, tmp_path: Path) -> None:
     out = tmp_path / "model.pt"
     trainer = Trainer(options(stripes, out, sample_every=3, validate_every=2, learning_rate=2e-2))

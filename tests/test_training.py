@@ -77,6 +77,7 @@ def options(data: Path, out: Path, **changes: object) -> Options:
     return Options(data=(data,), out=out, **{**small, **changes})
 
 
+@pytest.mark.slow
 def test_policy_learns_to_go_to_the_object(demonstrations: Path, tmp_path: Path) -> None:
     out = tmp_path / "policy.pt"
     changes: dict[str, object] = {"iterations": 300, "batch_size": 128, "unet_widths": (48,), "learning_rate": 3e-3}
@@ -231,7 +232,7 @@ TWO_PHASES = {"observations": "pixels", "pose_head": True, "encoder_iterations":
     [
         # With dropout, which draws numbers too.
         pytest.param({"denoiser": "transformer", "layers": 1, "width": 32}, [(0, 2)], id="transformer"),
-        pytest.param(TWO_PHASES, [(2, 0)], id="two phases"),
+        pytest.param(TWO_PHASES, [(2, 0)], id="two phases", marks=pytest.mark.slow),
         pytest.param(TWO_PHASES, [(2, 0), (4, 0), (4, 2)], id="stopped thrice", marks=pytest.mark.slow),
         # The encoders of the one, in the single phase of the other.
         pytest.param({"observations": "both", "batch_size": 2}, [(0, 2)], id="end to end", marks=pytest.mark.slow),
@@ -316,6 +317,7 @@ def test_resume_refuses_other_options_and_nothing(demonstrations: Path, tmp_path
     assert all(torch.equal(value, weights[name]) for name, value in checkpoint.foreign(out).state_dict().items())
 
 
+@pytest.mark.slow
 def test_a_run_of_the_version_before_is_gone_on_with(demonstrations: Path, tmp_path: Path) -> None:
     """Its options have other names, and it has no hash of its data: they must be where they were, and look alike."""
     here, there, out = tmp_path / "here.hdf5", tmp_path / "there.hdf5", tmp_path / "policy.pt"
