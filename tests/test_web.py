@@ -370,7 +370,7 @@ def test_lines_have_the_colours_of_their_legend(pages: Pages) -> None:
     view = View(pages.server.viser)
     view.lines("plan", [np.array([[0.0, 0.0, 0.0], [1.0, 0.0, 0.0]])], [(255, 188, 0)])
     handle = pages.server.viser.scene.get_handle_by_name("/lines/plan")
-    np.testing.assert_allclose(np.asarray(handle.colors)[0], [[255, 128, 0]] * 2, atol=1)  # type: ignore[union-attr]
+    np.testing.assert_allclose(np.asarray(handle.colors)[0], [[255, 128, 0]] * 2, atol=1)
 
 
 @pytest.mark.parametrize("sent", ["not json", "[1]", "7", "[" * 30_000, b"\x00\x01"])
