@@ -30,6 +30,7 @@ from training.data import hdf5_file, lerobot, lerobot_writer, robomimic
 from training.data.bags import Bag
 from training.data.demonstrations import EXECUTED, load_demonstrations
 from training.data.episodes import Episode
+from training.data.session import Session
 
 Run = Callable[..., tuple[object, str]]
 
@@ -393,12 +394,14 @@ def test_what_the_task_is_called(tmp_path: Path) -> None:
 def test_a_bag(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     what, asked = replace(layout(), robot="simulation", environment="can"), []
 
-    def bag(*arguments: Any) -> SimpleNamespace:
-        asked.append(arguments)
+    def bag(session: tuple[Any, ...]) -> SimpleNamespace:
+        asked.append(session)
         left_out = Counter({"rows: no frame within a step": 3})
         return SimpleNamespace(layout=what, episodes=lambda: iter(episodes(what)), left_out=left_out)
 
-    monkeypatch.setitem(sys.modules, "training.data.bags", SimpleNamespace(Bag=bag))
+    monkeypatch.setitem(
+        sys.modules, "training.data.bags", SimpleNamespace(Bag=bag, Session=lambda *arguments: arguments)
+    )
     (tmp_path / "bag").mkdir()
     (tmp_path / "bag/metadata.yaml").touch()
     out = converted(tmp_path / "bag", tmp_path / "out", rate=10.0, picture_size="32x24")
@@ -416,7 +419,7 @@ def test_a_session_as_it_was_recorded(tmp_path: Path) -> None:
     """From a bag to HDF5 at once, and by way of LeRobot."""
     told = fake_bag.contract(topics=LOCKSTEP_TOPICS)
     bag = fake_bag.write(tmp_path / "bag", told, lockstep(2, 12))
-    given = list(Bag(bag).episodes())
+    given = list(Bag(Session(bag)).episodes())
     middle = converted(bag, tmp_path / "middle", crf=0)
     for before, after in zip(given, lerobot.read(middle)[1], strict=True):
         np.testing.assert_array_equal(before.actions, after.actions)

@@ -41,6 +41,7 @@ from training.data import replayed_frames
 from training.data.bags import Bag
 from training.data.episodes import Episode
 from training.data.row_frames import match
+from training.data.session import Session
 
 MS = 1_000_000
 SECOND = 1000 * MS
@@ -169,7 +170,7 @@ def test_episodes_of_a_driven_robot_equal_the_live_frames_bit_for_bit(many: int,
     spec = json.loads(node.policy.spec.to_json())
     bag = fake_bag.write(tmp_path / "bag", robot_contract(spec=spec), in_order(stream, said))
 
-    found = Bag(bag, size=(84, 84))
+    found = Bag(Session(bag, size=(84, 84)))
     assert all(same(a, b) for a, b in zip(replayed_frames.frames(found.session), frames, strict=True)), (
         "all of them, in their order"
     )
@@ -216,7 +217,7 @@ def test_what_a_policy_node_heard_on_a_bus_gives_its_frames_again_bit_for_bit(gr
     spec = json.loads(bench.node.policy.spec.to_json())
     named = {"executed_action": "/executed_action"}
     contract = fake_bag.contract(robot=yaml.safe_dump(robot_yaml()), spec=spec, topics=named)
-    found = Bag(fake_bag.write(tmp_path / "bag", contract, in_order(heard, said)), size=(84, 84))
+    found = Bag(Session(fake_bag.write(tmp_path / "bag", contract, in_order(heard, said)), size=(84, 84)))
     assert all(same(a, b) for a, b in zip(replayed_frames.frames(found.session), bench.frames, strict=True))
     (episode,) = found.episodes()
     assert len(episode) == 20
@@ -226,7 +227,7 @@ def test_what_a_policy_node_heard_on_a_bus_gives_its_frames_again_bit_for_bit(gr
 def test_pictures_as_recorded_are_cropped_and_no_smaller(tmp_path: Path) -> None:
     said = [fake_bag.event(START + SECOND, "start", 0), *executor(START + SECOND, 8)]
     bag = fake_bag.write(tmp_path / "bag", robot_contract(), in_order(drivers(2.0), said))
-    found = Bag(bag, (GRIP, EEF_POS))
+    found = Bag(Session(bag, (GRIP, EEF_POS)))
     assert found.layout.pictures == {GRIP: (480, 480)} and found.layout.numbers == {EEF_POS: 3}
     (episode,) = found.episodes()
     images = list(episode.pictures[GRIP]())
@@ -239,7 +240,7 @@ def by_hand(tmp_path: Path, rows: Iterable[Sent], *events: Sent, seconds: float 
     stream = drivers(seconds, pictures=False)
     said = robot_contract(content=options.pop("content", driven()))
     bag = fake_bag.write(tmp_path / "bag", said, in_order(stream, rows, events))
-    return list(Bag(bag, (EEF_POS, EEF_QUAT), **options).episodes())
+    return list(Bag(Session(bag, (EEF_POS, EEF_QUAT), **options)).episodes())
 
 
 BEGIN = START + SECOND
@@ -340,16 +341,16 @@ def test_at_half_the_rate_two_rows_become_one_that_goes_as_far(tmp_path: Path) -
     assert episode.actions[0, 6] == 1.0 and episode.person is not None and episode.person[0]
     np.testing.assert_allclose(episode.actions[4, :3], np.add(fake_bag.row(10), fake_bag.row(11))[:3])
     with pytest.raises(ValueError, match=r"rate 15 Hz, the session's 20 or a whole fraction of it expected"):
-        Bag(tmp_path / "bag", rate=15.0)
-    assert Bag(tmp_path / "bag", (EEF_POS,), rate=10.0).layout.scale[:4] == (0.1, 0.1, 0.1, 1.0)
+        Bag(Session(tmp_path / "bag", rate=15.0))
+    assert Bag(Session(tmp_path / "bag", (EEF_POS,), rate=10.0)).layout.scale[:4] == (0.1, 0.1, 0.1, 1.0)
 
 
 def test_another_yaml_has_the_latencies_that_were_measured_later(tmp_path: Path) -> None:
     by_hand(tmp_path, executor(BEGIN, 10), *WHOLE)
     file = tmp_path / "measured.yaml"
     file.write_text(yaml.safe_dump(driven(action__latency=0.2)))
-    (early,) = Bag(tmp_path / "bag", (EEF_POS,)).episodes()
-    (late,) = Bag(tmp_path / "bag", (EEF_POS,), robot=file).episodes()
+    (early,) = Bag(Session(tmp_path / "bag", (EEF_POS,))).episodes()
+    (late,) = Bag(Session(tmp_path / "bag", (EEF_POS,), robot=file)).episodes()
     np.testing.assert_allclose(late.stamps - early.stamps, 140 * MS, atol=15 * MS)
 
 
@@ -440,7 +441,7 @@ def test_lockstep_equals_the_live_frames_bit_for_bit(graph, tmp_path: Path) -> N
     node = graph.add(policy_node(path, "", mode="lockstep"))
     frames = live(node, sent)
     spec = json.loads(node.policy.spec.to_json())
-    found = Bag(fake_bag.write(tmp_path / "bag", fake_bag.contract(spec=spec, topics=LOCKSTEP_TOPICS), sent))
+    found = Bag(Session(fake_bag.write(tmp_path / "bag", fake_bag.contract(spec=spec, topics=LOCKSTEP_TOPICS), sent)))
     assert len(frames) == 5 * 14, "one of them twice"
     assert all(same(a, b) for a, b in zip(replayed_frames.frames(found.session), frames, strict=True))
     episodes = list(found.episodes())
@@ -456,14 +457,14 @@ def test_lockstep_equals_the_live_frames_bit_for_bit(graph, tmp_path: Path) -> N
 def test_without_a_checkpoint_all_that_was_recorded_is_there_and_pictures_can_be_smaller(tmp_path: Path) -> None:
     sent = lockstep(1, 5)
     bag = fake_bag.write(tmp_path / "bag", fake_bag.contract(topics=LOCKSTEP_TOPICS), sent)
-    assert set(Bag(bag).layout.numbers) == {EEF_POS, EEF_QUAT, GRIPPER_QPOS}
-    small = Bag(bag, (SCENE,), size=(42, 42))
+    assert set(Bag(Session(bag)).layout.numbers) == {EEF_POS, EEF_QUAT, GRIPPER_QPOS}
+    small = Bag(Session(bag, (SCENE,), size=(42, 42)))
     (episode,) = small.episodes()
     images = [messages.image_from_msg(one.msg)[1] for one in sent if one.topic.endswith("image_raw")]
     for image, found in zip(images[:5], episode.pictures[SCENE](), strict=True):
         np.testing.assert_array_equal(found, fit(image, 42, 42))
     with pytest.raises(ValueError, match=r"observation agentview_image: picture of 84 x 84, at least 96 x 96 expected"):
-        Bag(bag, (SCENE,), size=(96, 96))
+        Bag(Session(bag, (SCENE,), size=(96, 96)))
 
 
 def test_an_episode_that_begins_again_at_the_same_stamps_is_not_taken_for_the_one_before(tmp_path: Path) -> None:
@@ -482,7 +483,7 @@ def test_an_episode_that_begins_again_at_the_same_stamps_is_not_taken_for_the_on
         changed.append(one)
     first[-1] = fake_bag.event(first[-1].came_ns, "discard", 0, 0)
     bag = fake_bag.write(tmp_path / "bag", fake_bag.contract(topics=LOCKSTEP_TOPICS), [*first, *changed])
-    (episode,) = Bag(bag, (EEF_POS,)).episodes()
+    (episode,) = Bag(Session(bag, (EEF_POS,))).episodes()
     np.testing.assert_array_equal(episode.numbers[EEF_POS], np.full((6, 3), 5.0))
 
 
@@ -495,7 +496,7 @@ def test_commands_stand_in_for_rows_that_nobody_said_and_their_zeros_are_holds(t
             one = Sent(one.came_ns, "/eef_command", messages.command_to_msg(values, stamp, STEP, "world"))
         sent.append(one)
     bag = fake_bag.write(tmp_path / "bag", fake_bag.contract(topics=LOCKSTEP_TOPICS), sent)
-    (episode,) = Bag(bag, (EEF_POS,)).episodes()
+    (episode,) = Bag(Session(bag, (EEF_POS,))).episodes()
     np.testing.assert_array_equal(episode.actions, [fake_bag.row(k) for k in (0, 1, 3, 4, 5)])
     assert episode.person is None
 
@@ -511,7 +512,7 @@ def test_a_namespace_and_pictures_that_the_recorder_compressed(tmp_path: Path) -
     names = {name: f"/left{topic}" for name, topic in LOCKSTEP_TOPICS.items()}
     names[SCENE] += "/compressed"
     bag = fake_bag.write(tmp_path / "bag", fake_bag.contract(topics=names), sent, "/left")
-    (episode,) = Bag(bag).episodes()
+    (episode,) = Bag(Session(bag)).episodes()
     images = [messages.image_from_msg(one.msg)[1] for one in lockstep(1, 4) if one.topic.endswith("image_raw")]
     for image, found in zip(images[:4], episode.pictures[SCENE](), strict=True):
         np.testing.assert_array_equal(found, image)
@@ -524,9 +525,9 @@ def test_a_namespace_and_pictures_that_the_recorder_compressed(tmp_path: Path) -
 def test_a_bag_that_was_cut_is_read_as_far_as_it_goes(kept: float, tmp_path: Path) -> None:
     sent = lockstep(3, 40)  # 0.9 MB each; rosbags writes 1 MB at a time
     bag = fake_bag.write(tmp_path / "bag", fake_bag.contract(topics=LOCKSTEP_TOPICS), sent)
-    whole = list(Bag(bag).episodes())
+    whole = list(Bag(Session(bag)).episodes())
     seen = [[image.tobytes() for image in episode.pictures[SCENE]()] for episode in whole]
-    found = Bag(fake_bag.cut(bag, kept))
+    found = Bag(Session(fake_bag.cut(bag, kept)))
     assert found.session.file.cut
     episodes = list(found.episodes())
     steps = sum(map(len, episodes))
@@ -543,7 +544,7 @@ def test_of_a_bag_that_was_cut_before_its_first_episode_that_is_said(tmp_path: P
     bag = fake_bag.write(tmp_path / "bag", fake_bag.contract(topics=LOCKSTEP_TOPICS), lockstep(3, 40))
     fake_bag.cut(bag, 0.2)
     with pytest.raises(ValueError, match="its topic /eef_pose is not in the bag"):
-        Bag(bag, (EEF_POS,))
+        Bag(Session(bag, (EEF_POS,)))
 
 
 def test_bad_bags_are_refused_in_one_line(tmp_path: Path) -> None:
@@ -555,7 +556,7 @@ def test_bad_bags_are_refused_in_one_line(tmp_path: Path) -> None:
         contract = options.pop("contract", said)
         path = path or fake_bag.write(tmp_path / f"bag{next(count)}", contract, messages)
         with pytest.raises(ValueError, match=rule) as caught:
-            list(Bag(path, **options).episodes())
+            list(Bag(Session(path, **options)).episodes())
         assert "\n" not in str(caught.value) and str(path) in str(caught.value)
 
     def without(*topics: str) -> list[Sent]:
@@ -597,7 +598,7 @@ def test_bad_robots_are_refused_in_one_line(tmp_path: Path) -> None:
     def refused(rule: str, name: str, content: dict[str, Any], **options: Any) -> None:
         bag = fake_bag.write(tmp_path / name, robot_contract(content=content), sent)
         with pytest.raises(ValueError, match=rule) as caught:
-            Bag(bag, **options)
+            Bag(Session(bag, **options))
         assert "\n" not in str(caught.value)
         assert re.match(str(bag), str(caught.value)), caught.value
 

@@ -144,7 +144,8 @@ def read(options: Options) -> tuple[Layout, Iterable[Episode]]:
         # No session's bag is needed for the others, nor what reads it.
         bags = importlib.import_module("training.data.bags")
         size = None if options.size is None else options.size[::-1]
-        bag = bags.Bag(options.source, options.observations or None, size, options.rate, options.robot)
+        session = bags.Session(options.source, options.observations or None, size, options.rate, options.robot)
+        bag = bags.Bag(session)
         layout: Layout = bag.layout
         # A session calls the simulator so, and may name the task as the commands do.
         robot = OWN_ROBOT if layout.robot == "simulation" else layout.robot

@@ -28,10 +28,9 @@ not fill one are left out.
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -84,23 +83,15 @@ class _Recorded:
 class Bag:
     """One recorded session. Raises ValueError, in one line, here and while it is read."""
 
-    def __init__(
-        self,
-        path: Path,
-        observations: Sequence[str] | None = (),
-        size: tuple[int, int] | None = None,
-        rate: float | None = None,
-        robot: Path | None = None,
-    ) -> None:
-        """As Session."""
-        self.session = session = Session(path, observations, size, rate, robot)
+    def __init__(self, session: Session) -> None:
+        self.session = session
         self.left_out: Counter[str] = Counter()
         """What did not become steps, and why; of the last reading."""
         self._events = {t for t in session.file.topics if t == f"{session.contract.namespace}/{EVENT}"}
         self._rows_topic, self._read_row = self._find_rows()
         self._labels = self._read_labels()
         if not self._labels:
-            raise ValueError(f"{path}: no episode in it but such as were discarded, at least one expected")
+            raise ValueError(f"{session.path}: no episode in it but such as were discarded, at least one expected")
         self.layout = session.layout()
 
     def _find_rows(self) -> tuple[str, Callable[[bytes], tuple[int, Array, bool | None] | None]]:
