@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import numpy as np
 import pytest
@@ -26,6 +27,7 @@ def make_policy(
     sampler: str = "ddim",
     rows: int = ROWS,
     denoiser: nn.Module | None = None,
+    max_delay: int = 0,
 ) -> DiffusionPolicy:
     torch.manual_seed(0)
     unit = LimitsNormalizer(-np.ones(FEATURES), np.ones(FEATURES))
@@ -34,10 +36,13 @@ def make_policy(
     inpainting = conditioning == "inpainting"
     if denoiser is None:
         width = WIDTH + (FEATURES if inpainting else 0)
-        denoiser = make_denoiser("unet", width, rows, 0 if inpainting else 2, FEATURES, widths=(8, 16))
+        seen = width + (1 if max_delay else 0)
+        frames = 0 if inpainting else 2
+        denoiser = make_denoiser("unet", seen, rows, frames, FEATURES, widths=(8, 16), out_dim=width)
     schedule = NoiseSchedule(100, "squaredcos_cap_v2", prediction, spacing)
     limits = LimitsNormalizer(-np.full(WIDTH, 0.1), np.full(WIDTH, 0.1))
-    return DiffusionPolicy(encoder, denoiser, schedule, limits, 2, rows, conditioning, False, sampler).eval()
+    policy = DiffusionPolicy(encoder, denoiser, schedule, limits, 2, rows, conditioning, False, sampler, max_delay)
+    return policy.eval()
 
 
 class TwoWays(nn.Module):
@@ -126,6 +131,48 @@ def test_the_teachers_samples_are_the_samplers(conditioning: str, prediction: st
     assert torch.equal(policy.action_limits.unnormalize(rows[:, 1:, :WIDTH]), sampled)
 
 
+@pytest.mark.parametrize("conditioning", ["observation", "inpainting"])
+def test_the_teachers_samples_go_on_from_rows_as_the_samplers_do(conditioning: str) -> None:
+    policy = make_policy(conditioning, max_delay=2)
+    features, _ = draws()
+    executed = 0.1 * torch.randn((64, ROWS, WIDTH), generator=torch.Generator().manual_seed(8))
+    known = torch.arange(64) % 4  # the row of the older frame and at most two more
+    noise = torch.randn((64, ROWS, policy.width), generator=torch.Generator().manual_seed(7))
+    rows = ddim_samples(policy, features, noise, 6, executed, known)
+    with torch.no_grad():
+        sampled = policy.sample_after(features, executed, (torch.arange(ROWS) < known[:, None]).float(), 7, 6)
+        alone = policy.sample(features, 7, 6)
+    made = policy.action_limits.unnormalize(rows[..., :WIDTH])
+    assert torch.equal(made[:, 1:], sampled)
+    assert not torch.allclose(made[3, 1:], alone[3])
+    torch.testing.assert_close(made[3, :3], executed[3, :3])
+
+
+def test_rows_that_are_known_do_not_count_and_student_and_teacher_go_on_from_the_same() -> None:
+    teacher = make_policy(max_delay=2)
+    features, noise = draws(n=8)
+    executed = 0.05 * torch.ones(8, ROWS, WIDTH)
+    known = torch.full((8,), 3)
+    target = torch.cat([ddim_samples(teacher, features, part, 4, executed, known) for part in noise])
+    wrong = target.clone()
+    wrong[:, :3] += 1.0
+    seen: list[Tensor] = []
+
+    class Answer(nn.Module):
+        def forward(self, x: Tensor, t: Tensor, cond: Tensor) -> Tensor:
+            seen.append(x)
+            return wrong
+
+    loss = DistillationLoss(make_policy(denoiser=Answer(), max_delay=2), teacher, 4)
+    assert loss(features, noise, executed, known) == 0
+    (x,) = seen
+    torch.testing.assert_close(x[:, :3, :WIDTH], torch.full((16, 3, WIDTH), 0.5))  # of 0.1
+    assert torch.equal(x[..., WIDTH], (torch.arange(ROWS) < 3).float().expand(16, -1))
+    wrong[:, 3] += 1.0
+    assert loss(features, noise, executed, known) > 0.1
+    assert loss(features, noise) > 0.1
+
+
 def test_inpainted_observations_do_not_count() -> None:
     teacher = make_policy("inpainting")
     features, noise = draws(teacher.width, 8)
@@ -166,10 +213,11 @@ def test_only_the_student_is_trained() -> None:
         ({"prediction": "epsilon"}, "prediction_type is 'epsilon': a student's must be 'sample'"),
         ({"sampler": "ddpm"}, "sampler is 'ddpm': a student's must be 'ddim'"),
         ({"spacing": "leading"}, "timestep_spacing is 'leading': a student's must be 'trailing'"),
-        ({"rows": 6}, r"is \(2, 6, 2\): a student's must be the teacher's, \(2, 5, 2\)"),
+        ({"rows": 6}, r"is \(2, 6, 2, 0\): a student's must be the teacher's, \(2, 5, 2, 0\)"),
+        ({"max_delay": 2}, r"is \(2, 5, 2, 2\): a student's must be the teacher's, \(2, 5, 2, 0\)"),
     ],
 )
-def test_a_student_whose_step_would_be_another_is_refused(change: dict[str, str], said: str) -> None:
+def test_a_student_whose_step_would_be_another_is_refused(change: dict[str, Any], said: str) -> None:
     with pytest.raises(ValueError, match=said):
         DistillationLoss(make_policy(**change), make_policy(), 4)
 

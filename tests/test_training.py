@@ -128,6 +128,10 @@ def test_a_policy_that_goes_on_needs_to_know_what_was_executed(demonstrations: P
     Trainer(options(known, tmp_path / "x.pt", **changes)).run()
     policy = Policy(checkpoint.load(tmp_path / "x.pt"))
     assert policy.spec.max_delay == 3 and policy.goes_on
+    one_step = {"distil": tmp_path / "x.pt", "num_inference_steps": 1, "prediction_type": "sample"}
+    Trainer(options(known, tmp_path / "y.pt", **changes, **one_step)).run()
+    student = Policy(checkpoint.load(tmp_path / "y.pt"))
+    assert (student.spec.max_delay, student.spec.sampler_steps) == (3, 1) and student.goes_on
 
 
 VARIANTS = {

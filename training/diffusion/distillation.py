@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from training.diffusion.diffuser import Diffuser
 from training.diffusion.noise_schedule import NoiseSchedule
-from training.diffusion.policy import DiffusionPolicy
+from training.diffusion.policy import DiffusionPolicy, first_rows
 
 SMOOTH = 0.03
 """Of normalised rows: a chunk whose root mean square error is less counts by its square."""
@@ -41,19 +41,23 @@ class DistillationLoss(nn.Module):
         if student.sampler != "ddim":
             raise ValueError(f"sampler is {student.sampler!r}: a student's must be 'ddim'")
         self.first = _only_step(student.schedule)
-        mine, theirs = ((policy.n_obs_steps, policy.rows, policy.width) for policy in (student, teacher))
+        mine, theirs = ((p.n_obs_steps, p.rows, p.width, p.max_delay) for p in (student, teacher))
         if mine != theirs:
-            raise ValueError(f"(n_obs_steps, rows, width) is {mine}: a student's must be the teacher's, {theirs}")
+            of = "(n_obs_steps, rows, width, max_delay)"
+            raise ValueError(f"{of} is {mine}: a student's must be the teacher's, {theirs}")
         teacher.schedule.timesteps(steps)  # ValueError for steps that it has not
         self.student = student
         self.steps = steps
         self._teacher = [teacher.requires_grad_(False).eval()]  # in a list: no submodule, it is not trained
 
-    def forward(self, features: Tensor, noise: Tensor) -> Tensor:
+    def forward(
+        self, features: Tensor, noise: Tensor, executed: Tensor | None = None, known: Tensor | None = None
+    ) -> Tensor:
         """Distance between the student's one step and the teacher's samples from the same noise; a scalar.
 
         features (B, n_obs_steps, F), which are not trained; noise (D, B, rows, width) standard normal, D draws for each
-        sample as in `PolicyLoss`. Inpainted observations do not count.
+        sample as in `PolicyLoss`. Both go on from the first known (B) of the rows that were executed (B, rows, A), in
+        metres and radians, if any. Inpainted observations and known rows do not count.
 
         The distance of whole chunks is a pseudo-Huber one (Song and Dhariwal 2023, arXiv 2310.14189). The squared error
         would again make the mean of both ways wherever the network cannot tell which of them a noise belongs to. The
@@ -62,12 +66,15 @@ class DistillationLoss(nn.Module):
         student = self.student
         features = repeat(features.detach(), "b t f -> (draws b) t f", draws=len(noise))
         noise = rearrange(noise, "draws b rows f -> (draws b) rows f")
-        target = ddim_samples(self._teacher[0], features, noise, self.steps)
-        known, mask = _observed(student, features, noise)
+        if executed is not None and known is not None:
+            executed = repeat(executed, "b rows f -> (draws b) rows f", draws=len(features) // len(executed))
+            known = repeat(known, "b -> (draws b)", draws=len(features) // len(known))
+        target = ddim_samples(self._teacher[0], features, noise, self.steps, executed, known)
+        given, mask = _given(student, features, noise, executed, known)
         cond = features[:, :0] if student.inpainting else features
         t = torch.full([len(noise)], self.first, dtype=torch.int64, device=noise.device)
-        output = student.predict(torch.where(mask, known, noise), t, cond, mask)
-        return _distance(torch.where(mask, known, output), target)
+        output = student.predict(torch.where(mask, given, noise), t, cond, mask)
+        return _distance(torch.where(mask, given, output), target)
 
 
 class PlanDistillationLoss(nn.Module):
@@ -131,23 +138,35 @@ def _distance(made: Tensor, target: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def ddim_samples(policy: DiffusionPolicy, features: Tensor, noise: Tensor, steps: int) -> Tensor:
+def ddim_samples(
+    policy: DiffusionPolicy,
+    features: Tensor,
+    noise: Tensor,
+    steps: int,
+    executed: Tensor | None = None,
+    known: Tensor | None = None,
+) -> Tensor:
     """All rows, still normalised, (B, rows, width), that DDIM makes of noise like them in so many steps.
 
-    features (B, n_obs_steps, F). `DiffusionPolicy.sample` does the same with noise of its own.
+    features (B, n_obs_steps, F); known (B): how many of the rows executed (B, rows, A), in metres and radians, it goes
+    on from. `DiffusionPolicy.sample_after` does the same with noise of its own.
     """
     x = noise
     cond = features[:, :0] if policy.inpainting else features
-    known, mask = _observed(policy, features, noise)
+    given, mask = _given(policy, features, noise, executed, known)
     visited = policy.schedule.timesteps(steps)
     for t, previous in zip(visited, [*visited[1:], -1], strict=True):
-        x = torch.where(mask, known, x)
+        x = torch.where(mask, given, x)
         output = policy.predict(x, torch.full([len(x)], t, dtype=torch.int64, device=x.device), cond, mask)
         x = policy.schedule.ddim_step(output, x, t, previous)
-    return torch.where(mask, known, x)
+    return torch.where(mask, given, x)
 
 
-def _observed(policy: DiffusionPolicy, features: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-    """What of chunks is known, and where, (B, rows, width): no rows that are executed."""
-    nothing = torch.zeros_like(noise[..., : policy.action_dim])
-    return policy.known(features, nothing, nothing[..., 0])
+def _given(
+    policy: DiffusionPolicy, features: Tensor, noise: Tensor, executed: Tensor | None, known: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """What of chunks like noise is given, normalised, and where, (B, rows, width) both."""
+    if executed is None or known is None:
+        nothing = torch.zeros_like(noise[..., : policy.action_dim])
+        return policy.known(features, nothing, nothing[..., 0])
+    return policy.known(features, policy.action_limits.normalize(executed), first_rows(known, policy.rows))

@@ -432,7 +432,7 @@ class PolicyLoss(nn.Module):
         given, weights = x0, torch.zeros_like(x0[..., 0])
         if executed is not None and known is not None:
             given = policy.action_limits.normalize(executed)
-            weights = (torch.arange(policy.rows, device=x0.device) < known[:, None]).float()
+            weights = first_rows(known, policy.rows)
             if self.certain_rows:
                 strayed = (executed - actions).abs().amax(dim=2) > STRAYED
                 strayed &= torch.arange(policy.rows, device=x0.device) >= known[:, None]
@@ -450,6 +450,11 @@ class PolicyLoss(nn.Module):
         error = (policy.predict(x, t, cond, mask) - policy.schedule.target(x0, noise)) ** 2
         loss: Tensor = (error * weight).sum() / weight.sum()
         return loss
+
+
+def first_rows(known: Tensor, rows: int) -> Tensor:
+    """Weights (B, rows) as `DiffusionPolicy.known` takes them: 1 for the first known (B), 0 for the others."""
+    return (torch.arange(rows, device=known.device) < known[:, None]).float()
 
 
 def make_denoiser(kind: str, row_dim: int, rows: int, n_obs_steps: int, cond_dim: int, **options: Any) -> nn.Module:

@@ -96,7 +96,8 @@ class Options(SamplerOptions):
     """A checkpoint whose image encoders and pose head the training begins with."""
     distil: Path | None = None
     """A policy of the same network, whose samples of --distil-steps are learnt in one step: so it keeps the ways that
-    the teacher knows, where one step of the teacher would be their mean. The data are what it observes."""
+    the teacher knows, where one step of the teacher would be their mean. The data are what it observes, and with
+    --max-delay, which must be the teacher's, the rows that both go on from."""
     distil_steps: int = 8
     """Denoising steps of that policy."""
     cached_crops: int = 4
@@ -165,12 +166,11 @@ class Options(SamplerOptions):
             raise ValueError("encoder_iterations needs --pose-head: the encoders learn from the pose")
         if self.pose_points and not (self.pose_head and self.vision == "small"):
             raise ValueError("pose_points needs --pose-head and --vision small: it says how the pose is estimated")
-        if self.pose_points and not self.encoder_iterations:
+        if self.pose_points and not self.encoder_iterations and self.distil is None:
             raise ValueError("pose_points needs --encoder-iterations: key-points are taught in the first phase")
-        if self.distil is not None and (self.encoder_iterations or self.start_from or self.max_delay):
+        if self.distil is not None and (self.encoder_iterations or self.start_from):
             raise ValueError(
-                "distil: its encoders are taken as they are, without --encoder-iterations and --start-from,"
-                " and without --max-delay"
+                "distil: its encoders are taken as they are, without --encoder-iterations and --start-from"
             )
         if self.distil is not None and self.steps != 1:
             raise ValueError(f"distil: num_inference_steps {self.steps}, 1 is what is learnt")

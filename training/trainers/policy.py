@@ -425,15 +425,15 @@ class _Objective(nn.Module):
 
     def forward(self, batch: dict[str, Tensor]) -> Tensor:
         trainer, windows, chosen = self._trainer[0], self._windows, batch["chosen"]
+        executed = None if "known" not in batch else trainer.rows(windows, chosen, trainer.resident.executed)
         if self.distillation is not None:
             features = trainer.window_features(windows.observed[chosen], batch.get("crops"))
-            distance: Tensor = self.distillation(features, batch["noise"])
+            distance: Tensor = self.distillation(features, batch["noise"], executed, batch.get("known"))
             return distance
         acted = windows.acted[chosen]
         observed = acted if trainer.policy.inpainting else windows.observed[chosen]
         features = trainer.window_features(observed, batch.get("crops"))
         actions = trainer.rows(windows, chosen)
-        executed = None if "known" not in batch else trainer.rows(windows, chosen, trainer.resident.executed)
         loss: Tensor = self.loss(
             features, actions, windows.valid[chosen], batch["noise"], batch["t"], executed, batch.get("known")
         )
