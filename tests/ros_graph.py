@@ -13,8 +13,9 @@ from tempfile import gettempdir
 from typing import Any
 
 import rclpy
-from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
+
+from diffusion_ros.ros.message_executor import MessageExecutor
 
 with warnings.catch_warnings():
     # rclpy imports this at its first publisher; its parser uses modules that Python 3.11 deprecates.
@@ -58,7 +59,7 @@ class Graph:
     """Nodes in this process, driven by the test: `spin_until` runs their callbacks."""
 
     def __init__(self) -> None:
-        self._executor = SingleThreadedExecutor()
+        self._executor = MessageExecutor()
         self._nodes: list[Any] = []
 
     def add(self, node: Any) -> Any:

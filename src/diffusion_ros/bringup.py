@@ -25,7 +25,6 @@ from typing import Any, NoReturn
 
 import rclpy
 from rclpy.context import Context
-from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 
 from diffusion_ros import enclaves, steer
@@ -38,6 +37,7 @@ from diffusion_ros.installation import explain, require
 from diffusion_ros.report import write_report
 from diffusion_ros.resources import resource_folder
 from diffusion_ros.ros.lifecycle_manager import LifecycleManager
+from diffusion_ros.ros.message_executor import MessageExecutor
 from diffusion_ros.running import TRANSPORT, RunningSystem, announced
 from diffusion_ros.screen import Screen
 from diffusion_ros.steer import WORDS as STEERING
@@ -359,7 +359,7 @@ def _run_nodes(
         stack.callback(node.destroy_node)
         observer.nodes = [description.name for description in startup.nodes]
         observer.subscribe(node)
-        executor = SingleThreadedExecutor(context=context)
+        executor = MessageExecutor(context=context)
         stack.callback(executor.shutdown)
         executor.add_node(node)
         stack.enter_context(announced(_running(request)))

@@ -20,7 +20,6 @@ from rclpy.clock import Clock, JumpThreshold, TimeJump
 from rclpy.clock_type import ClockType
 from rclpy.duration import Duration
 from rclpy.exceptions import ParameterException
-from rclpy.executors import SingleThreadedExecutor
 from rclpy.impl.logging_severity import LoggingSeverity
 from rclpy.logging import set_logger_level
 from rclpy.node import Node
@@ -35,6 +34,7 @@ from diffusion_ros.dds_security import explain_security, quiet
 from diffusion_ros.installation import explain
 from diffusion_ros.ros import topics
 from diffusion_ros.ros.chunk_budget import Reading
+from diffusion_ros.ros.message_executor import MessageExecutor
 from diffusion_ros.stop_signals import ended_by_signal
 
 _BAD_PARAMETERS = (ParameterException, InvalidQosOverridesError, InvalidQoSProfileException)
@@ -187,7 +187,7 @@ def run(make_node: Callable[[], RunnableNode], args: Sequence[str] | None = None
 
     previous = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     node: RunnableNode | None = None
-    executor: SingleThreadedExecutor | None = None
+    executor: MessageExecutor | None = None
     at_once = ExitStack()
     try:
         # The second one does not wait for a callback, or a module, that hangs.
@@ -211,7 +211,7 @@ def run(make_node: Callable[[], RunnableNode], args: Sequence[str] | None = None
         # A full collection of all that robosuite or torch have made takes 150 ms, three control periods: leave it out.
         gc.collect()
         gc.freeze()
-        executor = SingleThreadedExecutor()
+        executor = MessageExecutor()
         executor.add_node(node)
         # spin() sometimes sleeps through a signal; spin_once with a time limit cannot.
         while not stop_signal and node.exit_status is None:
