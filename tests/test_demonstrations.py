@@ -115,7 +115,9 @@ def acted(episode: dict[str, Any], key: str) -> float:
     return float(max(apart))
 
 
-@pytest.mark.parametrize(("noise", "wander"), [(0.5, 0), (0.0, 30)], ids=["noise", "wander"])
+@pytest.mark.parametrize(
+    ("noise", "wander"), [pytest.param(0.5, 0, id="noise", marks=pytest.mark.slow), pytest.param(0.0, 30, id="wander")]
+)
 def test_what_acted_stands_beside_the_label(noise: float, wander: int, tmp_path: Path) -> None:
     """Executed again it makes the recorded states; the label does not."""
     options = small(tmp_path / "x", images=False, noise=noise, wander=wander)

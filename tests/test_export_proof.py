@@ -114,7 +114,8 @@ GOOD = {
 
 SLOW = (
     *("images", "images, ddim", "images, sigmoid", "images, self-conditioning"),
-    *("policy, ddpm, clean actions", "policy, cubic", "policy, late", "policy, inpainting"),
+    *("policy, ddpm, clean actions", "policy, cubic", "policy, late", "policy, inpainting", "policy, transformer"),
+    *("planner, noise", "planner, ddpm"),
 )
 """Another image model and, with the planners, other noise schedules and both samplers are in make test."""
 
@@ -207,7 +208,7 @@ def of_class(kind: type[torch.nn.Module]) -> Any:
     [
         *((name, other_schedule) for name in ("policy", "planner")),
         *((name, other_prediction) for name in ("policy, inpainting", "planner, noise")),
-        ("policy", other_spacing),
+        pytest.param("policy", other_spacing, marks=pytest.mark.slow),
         ("policy", without_clipping),
         # The same faults as above, in models that take longest; Dark is theirs.
         pytest.param("images", other_schedule, marks=pytest.mark.slow),

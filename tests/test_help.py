@@ -36,7 +36,7 @@ def said(module: str, *words: str) -> tuple[str, list[str]]:
     return text, imported.split()
 
 
-@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize("name", one_in(4, COMMANDS))
 def test_the_help_of_a_training_command_needs_no_torch(name: str) -> None:
     text, imported = said(f"training.{name}")
     assert "usage:" in text and "--help" in text

@@ -402,6 +402,7 @@ def test_a_resumed_run_ends_with_the_same_weights(straight_lines: Path, tmp_path
         Trainer(options(straight_lines, stopped, resume=True, seed=1)).run()
 
 
+@pytest.mark.slow
 def test_resume_goes_on_with_the_same_data_wherever_they_lie(straight_lines: Path, tmp_path: Path) -> None:
     here, there, out = tmp_path / "here.hdf5", tmp_path / "there.hdf5", tmp_path / "planner.pt"
     here.write_bytes(straight_lines.read_bytes())

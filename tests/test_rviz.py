@@ -25,6 +25,7 @@ from rclpy.parameter import Parameter
 from rviz_viewer import KINDS, WITHOUT_TOPIC, Viewer, markers_fault
 from scipy.spatial.transform import Rotation
 from sensor_msgs.msg import CompressedImage, Image
+from some_slow import one_in
 from visualization_msgs.msg import Marker, MarkerArray
 
 from diffusion_ros import checkpoint, robot_file
@@ -205,7 +206,7 @@ def _in_namespace(kind: Callable[..., Any], namespace: str, overrides: list[Para
         return kind(overrides)
 
 
-@pytest.mark.parametrize("robot", ["franka_crisp", "ur_jtc"])
+@pytest.mark.parametrize("robot", one_in(2, ["franka_crisp", "ur_jtc"]))
 def test_rehearsal(graph: ros_graph.Graph, tmp_path: Path, robot: str) -> None:
     """By the robot's own topics, qualities of service and frames, with the scene beside it."""
     path = fake_policy.save(tmp_path / "policy.pt")

@@ -190,6 +190,7 @@ def test_figures_at_the_end(stripes: str, tmp_path: Path) -> None:
     assert scores["images"] == 6 and scores["distance"] > 0 and scores["distance_of_held_out_images"] > 0
 
 
+@pytest.mark.slow
 def test_resumed_run_has_the_same_weights_wherever_its_data_lie(stripes: str, tmp_path: Path) -> None:
     changes: dict[str, object] = {
         "iterations": 4,

@@ -116,20 +116,33 @@ def test_a_student_learns_the_samples_of_its_teacher_in_one_step(demonstrations:
         Trainer(options(demonstrations, student, **{**distilled, "unet_widths": (32,)}))
 
 
-def test_a_policy_that_goes_on_needs_to_know_what_was_executed(demonstrations: Path, tmp_path: Path) -> None:
-    changes: dict[str, object] = {"max_delay": 3, "horizon": 12, "certain_rows": True, "iterations": 2}
-    with pytest.raises(ValueError, match=r"max_delay 3: .* has no executed_actions"):
-        Trainer(options(demonstrations, tmp_path / "x.pt", **changes))
-    known = tmp_path / "known.hdf5"
+def with_executed(demonstrations: Path, folder: Path) -> Path:
+    """The same in another file, which says that other actions were executed."""
+    known = folder / "known.hdf5"
     known.write_bytes(demonstrations.read_bytes())
     with h5py.File(known, "r+") as file:
         for demo in file["data"].values():
             demo["executed_actions"] = np.clip(demo["actions"][:] + 0.1, -1, 1)
+    return known
+
+
+def test_a_policy_that_goes_on_needs_to_know_what_was_executed(demonstrations: Path, tmp_path: Path) -> None:
+    changes: dict[str, object] = {"max_delay": 3, "horizon": 12, "certain_rows": True, "iterations": 2}
+    with pytest.raises(ValueError, match=r"max_delay 3: .* has no executed_actions"):
+        Trainer(options(demonstrations, tmp_path / "x.pt", **changes))
+    known = with_executed(demonstrations, tmp_path)
     Trainer(options(known, tmp_path / "x.pt", **changes)).run()
     policy = Policy(checkpoint.load(tmp_path / "x.pt"))
     assert policy.spec.max_delay == 3 and policy.goes_on
-    one_step = {"distil": tmp_path / "x.pt", "num_inference_steps": 1, "prediction_type": "sample"}
-    Trainer(options(known, tmp_path / "y.pt", **changes, **one_step)).run()
+
+
+@pytest.mark.slow
+def test_a_policy_that_goes_on_can_be_a_teacher(demonstrations: Path, tmp_path: Path) -> None:
+    known = with_executed(demonstrations, tmp_path)
+    changes: dict[str, object] = {"max_delay": 3, "horizon": 12, "iterations": 2, "prediction_type": "sample"}
+    Trainer(options(known, tmp_path / "x.pt", **changes)).run()
+    changes |= {"distil": tmp_path / "x.pt", "num_inference_steps": 1}
+    Trainer(options(known, tmp_path / "y.pt", **changes)).run()
     student = Policy(checkpoint.load(tmp_path / "y.pt"))
     assert (student.spec.max_delay, student.spec.sampler_steps) == (3, 1) and student.goes_on
 
