@@ -100,6 +100,32 @@ def test_what_is_made_or_destroyed_in_a_callback_counts_from_then_on(made: tuple
     assert later[0] == "to the second"
 
 
+def test_what_is_destroyed_is_not_called_though_it_was_ready(made: tuple[MessageExecutor, Node]) -> None:
+    executor, node = made
+    called: list[str] = []
+    subscriptions: dict[str, Any] = {}
+    timers: dict[str, Any] = {}
+
+    def destroy_the_other(of: dict[str, Any], name: str, destroy: Callable[[Any], bool], *message: String) -> None:
+        called.append(name)
+        other = next((one for one in of if one != name), None)
+        if other is not None:
+            destroy(of.pop(other))
+
+    for name in ("one", "two"):
+        call = partial(destroy_the_other, subscriptions, name, node.destroy_subscription)
+        subscriptions[name] = node.create_subscription(String, "text", call, 10)
+    publisher = node.create_publisher(String, "text", 10)
+    until(executor, lambda: publisher.get_subscription_count() == 2)
+    publisher.publish(String())
+    time.sleep(0.1)
+    for name in ("ring one", "ring two"):
+        timers[name] = node.create_timer(0.05, partial(destroy_the_other, timers, name, node.destroy_timer))
+    time.sleep(0.1)
+    until(executor, lambda: len(called) >= 4)
+    assert len({name for name in called if "ring" in name}) == len({name for name in called if "ring" not in name}) == 1
+
+
 def test_what_another_thread_makes_is_noticed_while_it_waits(made: tuple[MessageExecutor, Node]) -> None:
     executor, node = made
     executor.spin_once(timeout_sec=0.0)

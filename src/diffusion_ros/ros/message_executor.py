@@ -3,14 +3,15 @@
 rclpy's single-threaded executor gathers all entities of a node, makes a wait set of them, waits, and calls back one;
 each callback also wakes the next wait twice. For a node with six small topics at 20 Hz that is most of what ROS costs.
 Here the gathered entities and their wait set are kept until an entity comes or goes. All messages that are there are
-handed over, and whatever else is ready is left to rclpy.
+handed over, then timers ring, and whatever else is ready is left to rclpy.
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Coroutine
 from contextlib import ExitStack
-from typing import Any
+from typing import Any, NamedTuple
 
 from rclpy.event_handler import EventHandler
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor, TimeoutException
@@ -28,7 +29,7 @@ _POLL_SECONDS = 0.001
 class MessageExecutor(SingleThreadedExecutor):
     """As rclpy's SingleThreadedExecutor, only quicker; `spin_once` calls back all that is ready.
 
-    Callbacks of subscriptions must be functions, no coroutines.
+    Callbacks of subscriptions and timers must be functions, no coroutines.
     """
 
     def __init__(self, **options: Any) -> None:
@@ -71,9 +72,9 @@ class MessageExecutor(SingleThreadedExecutor):
             self._forget()
             self._kept = _Kept(self)
         limit = _EVENTS_SECONDS if timeout_sec is None or timeout_sec < 0 else timeout_sec
-        messages, others = self._kept.wait(_POLL_SECONDS if self._tasks else limit)
+        ready = self._kept.wait(_POLL_SECONDS if self._tasks else limit)
         self._check()
-        for subscription in filter(self.can_execute, messages):
+        for subscription in filter(self.can_execute, ready.messages):
             message = subscription.handle.take_message(subscription.msg_type, subscription.raw)
             if message is None:
                 continue
@@ -81,7 +82,14 @@ class MessageExecutor(SingleThreadedExecutor):
                 subscription.callback(message[0])
             else:
                 subscription.callback(*message)
-        if others:
+            if self._stale:  # one of the others may be gone
+                break
+        for timer in ready.timers:
+            if self._stale:
+                break
+            if timer.handle.is_timer_ready() and self.can_execute(timer):  # a cancelled one is not
+                _ring(self._take_timer(timer))
+        if ready.others:
             self._others()
 
     def _check(self) -> None:
@@ -100,6 +108,27 @@ class MessageExecutor(SingleThreadedExecutor):
             pass
         with self._tasks_lock:
             self._tasks = [task for task in self._tasks if not task[0].done()]
+
+
+def _ring(called: Callable[[], Coroutine[Any, Any, None]] | None) -> None:
+    """What rclpy makes of a timer's callback is a coroutine, which ends without waiting for anything."""
+    if called is None:
+        return
+    running = called()
+    try:
+        running.send(None)
+    except StopIteration:
+        return
+    running.close()
+    raise TypeError("a timer's callback is a coroutine: a function is expected")
+
+
+class _Ready(NamedTuple):
+    messages: list[Any]
+    """Subscriptions."""
+    timers: list[Any]
+    others: bool
+    """Whether anything else is."""
 
 
 class _Kept:
@@ -147,8 +176,8 @@ class _Kept:
             entered.append(entity)
         return entered
 
-    def wait(self, seconds: float) -> tuple[list[Any], bool]:
-        """Subscriptions that have a message, and whether anything else is ready."""
+    def wait(self, seconds: float) -> _Ready:
+        """What is ready by then."""
         wait_set = self.wait_set
         wait_set.clear_entities()
         for subscription in self.subscriptions:
@@ -165,12 +194,16 @@ class _Kept:
             waitable.add_to_wait_set(wait_set)
         wait_set.wait(round(seconds * 1e9))
         ready = wait_set.get_ready_entities
-        others = bool(ready("timer") or ready("service") or ready("client"))
+        others = bool(ready("service") or ready("client"))
         for waitable in self.waitables:
             others |= waitable.is_ready(wait_set)
         pointers = ready("guard_condition")
         for guard in self.guards:
             if guard.handle.pointer in pointers and guard.handle.pointer not in self.own_guards:
                 guard._executor_triggered = others = True  # waiting has taken it: rclpy's next wait triggers it again
-        pointers = ready("subscription")
-        return [one for one in self.subscriptions if one.handle.pointer in pointers], others
+        messages, rings = ready("subscription"), ready("timer")
+        return _Ready(
+            [one for one in self.subscriptions if one.handle.pointer in messages],
+            [one for one in self.timers if one.handle.pointer in rings],
+            others,
+        )
