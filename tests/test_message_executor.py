@@ -117,7 +117,8 @@ def test_what_is_destroyed_is_not_called_though_it_was_ready(made: tuple[Message
         subscriptions[name] = node.create_subscription(String, "text", call, 10)
     publisher = node.create_publisher(String, "text", 10)
     until(executor, lambda: publisher.get_subscription_count() == 2)
-    until(executor, lambda: executor._events_due > time.monotonic() + 0.08)  # rclpy has just had its turn
+    while executor._events_due < time.monotonic() + 0.08:  # until rclpy has just had its turn
+        executor.spin_once(timeout_sec=0.0)
     called.clear()
     for name in ("ring one", "ring two"):
         timers[name] = node.create_timer(0.02, partial(destroy_the_other, timers, name, node.destroy_timer))
