@@ -145,6 +145,11 @@ def test_a_policy_that_goes_on_can_be_a_teacher(demonstrations: Path, tmp_path: 
     Trainer(options(known, tmp_path / "y.pt", **changes)).run()
     student = Policy(checkpoint.load(tmp_path / "y.pt"))
     assert (student.spec.max_delay, student.spec.sampler_steps) == (3, 1) and student.goes_on
+    changes |= {"start_from": tmp_path / "y.pt", "learning_rate": 0.0, "ema_decay": 0.0}
+    Trainer(options(known, tmp_path / "z.pt", **changes)).run()
+    again, taught, teacher = (checkpoint.weights(tmp_path / f"{name}.pt") for name in "zyx")
+    assert all(torch.equal(value, taught[name]) for name, value in again.items())
+    assert not all(torch.equal(value, teacher[name]) for name, value in again.items())
 
 
 VARIANTS = {

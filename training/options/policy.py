@@ -93,7 +93,8 @@ class Options(SamplerOptions):
     encoder_iterations: int = 0
     """Iterations of a first phase, which trains only the image encoders and the pose head. 0: one phase, end to end."""
     start_from: Path | None = None
-    """A checkpoint whose image encoders and pose head the training begins with."""
+    """A checkpoint whose image encoders and pose head the training begins with. With --distil: a student that goes on
+    learning; without it the student begins as the teacher."""
     distil: Path | None = None
     """A policy of the same network, whose samples of --distil-steps are learnt in one step: so it keeps the ways that
     the teacher knows, where one step of the teacher would be their mean. The data are what it observes, and with
@@ -168,10 +169,8 @@ class Options(SamplerOptions):
             raise ValueError("pose_points needs --pose-head and --vision small: it says how the pose is estimated")
         if self.pose_points and not self.encoder_iterations and self.distil is None:
             raise ValueError("pose_points needs --encoder-iterations: key-points are taught in the first phase")
-        if self.distil is not None and (self.encoder_iterations or self.start_from):
-            raise ValueError(
-                "distil: its encoders are taken as they are, without --encoder-iterations and --start-from"
-            )
+        if self.distil is not None and self.encoder_iterations:
+            raise ValueError("distil: its encoders are taken as they are, without --encoder-iterations")
         if self.distil is not None and self.steps != 1:
             raise ValueError(f"distil: num_inference_steps {self.steps}, 1 is what is learnt")
         if self.action_steps_only and self.conditioning == "inpainting":

@@ -114,7 +114,8 @@ class Trainer:
         self.teacher: DiffusionPolicy | None = None
         if options.distil is not None:
             self.teacher = restore_policy(options.distil).to(self.device)
-            begin_as(self.policy, self.teacher, options.distil)
+            first = options.distil if options.start_from is None else options.start_from
+            begin_as(self.policy, restore_policy(first), first)
         self.spec = checkpoint.checked(make_spec(options, self.data, self.actions))
         checkpoint.script(self.policy)  # what cannot be exported must fail now, not after hours
         views = camera_views(self.data.task, options.cameras, inputs.picture_size[0]) if options.pose_points else []
