@@ -20,6 +20,8 @@ CHECKPOINT ?= checkpoints/$(TASK)_pixels.pt
 # imports, until a worker has nothing left to do.
 JOBS ?= $(shell expr $$(nproc) + 2)
 PYTEST_JOBS := -n $(JOBS) --dist worksteal
+# Tests start hundreds of processes: what one has compiled, the others read.
+TEST_ENV := ROS_PYTHON_CHECK_FIELDS=1 PYTHONDONTWRITEBYTECODE=
 RUN := $(or $(RUN),runs/$(TASK)-$(shell date +%Y%m%d-%H%M%S))
 
 .DEFAULT_GOAL := help
@@ -62,10 +64,10 @@ franka: .venv-franka/.installed
 
 ifeq ($(ROS),jazzy)
 test: setup
-	ROS_PYTHON_CHECK_FIELDS=1 $(PY) -m pytest $(PYTEST_JOBS)
+	$(TEST_ENV) $(PY) -m pytest $(PYTEST_JOBS)
 else ifeq ($(ROS),kilted)
 test: kilted
-	ROS_PYTHON_CHECK_FIELDS=1 $(KILTED) -m pytest $(PYTEST_JOBS) $(ROS_TESTS)
+	$(TEST_ENV) $(KILTED) -m pytest $(PYTEST_JOBS) $(ROS_TESTS)
 else
 test:
 	@echo "ROS=$(ROS): expected jazzy or kilted" >&2; exit 2
@@ -73,7 +75,7 @@ endif
 
 test-slow: setup
 	@$(MAKE) --no-print-directory franka || echo "without a simulated Franka: its tests will skip" >&2
-	ROS_PYTHON_CHECK_FIELDS=1 $(PY) -m pytest -m slow
+	$(TEST_ENV) $(PY) -m pytest -m slow
 
 check: setup kilted
 	$(PY) -m ruff format --check .
