@@ -109,7 +109,7 @@ class Recorded:
     def check(self, frame: Mapping[str, Any]) -> None:
         pass
 
-    def encode(self, frame: Mapping[str, Any]) -> torch.Tensor:
+    def encode_checked(self, frame: Mapping[str, Any]) -> torch.Tensor:
         return torch.zeros(1)
 
     def sample(

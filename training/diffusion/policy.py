@@ -215,13 +215,18 @@ class ObservationEncoder(nn.Module):
         return [seen], list(logits.chunk(n, dim=1)) if self.pose_points else []
 
     def layers_side_by_side(self, reduced: bool) -> list[Tensor]:
-        """What `joined` is in use: the small encoders' layers, in bfloat16 if they may be and were trained so."""
+        """What `joined` is in use: the small encoders' layers, in bfloat16 if they may be and were trained so. They lie
+        in memory as the pictures do, channels last: else each use would make a copy of them that does."""
         joined: list[Tensor] = []
         for encoder in self.vision:
             layers: list[Tensor] = encoder.layers()  # type: ignore[operator]
             joined = [torch.cat([a, b]) for a, b in zip(joined, layers)] if len(joined) > 0 else layers  # noqa: B905
         kind = torch.bfloat16 if reduced and self.reduced else torch.float32
-        return [layer.detach().to(kind) for layer in joined]
+        used: list[Tensor] = []
+        for layer in joined:
+            layer = layer.detach().to(kind)
+            used.append(layer.contiguous(memory_format=torch.channels_last) if layer.dim() == 4 else layer)
+        return used
 
     def weigh(self, estimates: Tensor, hand: Tensor) -> Tensor:
         """One normalised pose (B, POSE_DIM) of two estimates, (B, 9) each, and their weights (B, 2).

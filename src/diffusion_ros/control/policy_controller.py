@@ -161,7 +161,7 @@ class PolicyController:
     def _encode(self, observed: Sequence[_Observed]) -> None:
         for item in observed:
             if item.features is None:
-                item.features = self.policy.encode(item.values)
+                item.features = self.policy.encode_checked(item.values)
 
     def chunk(self, lap: Callable[[str], None] = lambda part: None) -> ActionChunk:
         """The chunk of the window as it is. Raises ValueError without any frame.

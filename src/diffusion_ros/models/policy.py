@@ -61,9 +61,13 @@ class Policy:
 
     def encode(self, frame: Mapping[str, NDArray[Any]]) -> torch.Tensor:
         """Features (F,) float32 of one frame; see `check` for the errors."""
+        self.check(frame)
+        return self.encode_checked(frame)
+
+    def encode_checked(self, frame: Mapping[str, NDArray[Any]]) -> torch.Tensor:
+        """The same of a frame that `check` has let pass."""
         import torch
 
-        self.check(frame)
         inputs = {}
         for tensor in self.spec.inputs:
             # A copy: arrays that view a ROS message may be read-only, which torch warns about, and are not ours.
