@@ -7,6 +7,7 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from diffusion_ros.action_kinds import ActionFormat
@@ -199,7 +200,7 @@ class CheckpointSpec:
     def input_names(self) -> tuple[str, ...]:
         return tuple(tensor.name for tensor in self.inputs)
 
-    @property
+    @cached_property
     def action_format(self) -> ActionFormat:
         """Of a policy's rows."""
         return ActionFormat.from_json(self.actions)
