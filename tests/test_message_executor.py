@@ -22,6 +22,7 @@ from ros_graph import own_domain
 from std_msgs.msg import String
 from std_srvs.srv import Trigger
 
+from diffusion_ros.ros import message_executor
 from diffusion_ros.ros.message_executor import MessageExecutor
 
 
@@ -279,6 +280,93 @@ def test_a_group_that_excludes_others_does_so_while_it_awaits(made: tuple[Messag
     assert not heard
     wait.set_result("")
     until(executor, lambda: answer.done() and heard)
+
+
+def test_who_comes_and_goes_with_each_message_keeps_nobody_waiting(made: tuple[MessageExecutor, Node]) -> None:
+    executor, node = made
+    rang: list[int] = []
+
+    def come_and_go(msg: String) -> None:
+        node.destroy_publisher(node.create_publisher(String, "short", 1))
+
+    node.create_subscription(String, "text", come_and_go, 10)
+    heard = texts(node, "other")
+    publishers = [node.create_publisher(String, name, 10) for name in ("text", "other")]
+    until(executor, lambda: all(one.get_subscription_count() for one in publishers))
+    node.create_timer(0.001, lambda: rang.append(1))
+    for _ in range(20):
+        for publisher in publishers:
+            publisher.publish(String())
+        time.sleep(0.002)
+        executor.spin_once(timeout_sec=0.05)
+    until(executor, lambda: len(heard) == 20)
+    assert len(rang) >= 18
+
+
+@pytest.mark.parametrize("how", ["shutdown", "remove"])
+def test_another_thread_may_end_it_while_it_waits(made: tuple[MessageExecutor, Node], how: str) -> None:
+    executor, _ = made
+    other = rclpy.create_node("other")
+    heard = texts(other, "text")
+    executor.add_node(other)
+
+    def end() -> None:
+        if how == "shutdown":
+            executor.shutdown()
+        else:
+            executor.remove_node(other)
+        other.destroy_node()
+
+    for _ in range(5):
+        executor.spin_once(timeout_sec=0.0)
+    ending = threading.Timer(0.05, end)
+    ending.start()
+    began = time.monotonic()
+    while ending.is_alive() and time.monotonic() < began + 20:
+        executor.spin_once(timeout_sec=0.3)
+    ending.join()
+    executor.spin_once(timeout_sec=0.0)
+    assert not heard
+
+
+def test_a_task_of_a_node_that_left_is_not_asked_for_ever(made: tuple[MessageExecutor, Node]) -> None:
+    executor, node = made
+    other = rclpy.create_node("other")
+    executor.add_node(other)
+    wait: Future[str] = Future()
+    began: list[int] = []
+
+    async def patient(request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        began.append(1)
+        response.message = await wait
+        return response
+
+    other.create_service(Trigger, "patient", patient)
+    client = node.create_client(Trigger, "patient")
+    until(executor, client.service_is_ready)
+    client.call_async(Trigger.Request())
+    until(executor, lambda: began)
+    executor.remove_node(other)
+    for _ in range(3):
+        executor.spin_once(timeout_sec=0.0)
+    assert not executor._going()[0]
+    other.destroy_node()
+
+
+def test_an_rclpy_that_lacks_what_it_uses_runs_as_it_is(
+    made: tuple[MessageExecutor, Node], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, node = made
+    monkeypatch.setattr(message_executor, "_USED", ("no_such_name",))
+    executor = MessageExecutor()
+    monkeypatch.setattr(MessageExecutor, "_spin", None)
+    executor.add_node(node)
+    heard = texts(node, "text")
+    publisher = node.create_publisher(String, "text", 10)
+    until(executor, publisher.get_subscription_count)
+    publisher.publish(String(data="one"))
+    until(executor, lambda: heard)
+    executor.shutdown()
 
 
 @pytest.mark.parametrize("where", ["subscription", "timer"])
