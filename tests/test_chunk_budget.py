@@ -112,7 +112,7 @@ def test_the_policy_says_what_its_chunks_took(tmp_path: Path, monkeypatch: pytes
         node.now_ns = lambda: time.system_ns
         monkeypatch.setattr(messages, "image_from_msg", time.while_(0.5 * MS, messages.image_from_msg))
         monkeypatch.setattr(messages, "pose_from_msg", time.while_(0.25 * MS, messages.pose_from_msg))
-        monkeypatch.setattr(node.policy, "encode", time.while_(3 * MS, node.policy.encode))
+        monkeypatch.setattr(node.policy, "encode_checked", time.while_(3 * MS, node.policy.encode_checked))
         monkeypatch.setattr(node.policy, "sample", time.while_(5 * MS, node.policy.sample))
         sent = []
         monkeypatch.setattr(node._chunk_publisher, "publish", time.while_(1 * MS, sent.append))

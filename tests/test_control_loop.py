@@ -103,8 +103,8 @@ def test_chunks_depend_on_the_seed_and_on_the_stamp_but_on_nothing_else(policy):
 
 def test_no_frame_is_encoded_twice(policy, monkeypatch):
     encoded = []
-    encode = policy.encode
-    monkeypatch.setattr(policy, "encode", lambda values: encoded.append(1) or encode(values))
+    encode = policy.encode_checked
+    monkeypatch.setattr(policy, "encode_checked", lambda values: encoded.append(1) or encode(values))
     controller = PolicyController(policy, 0, lead_steps=7)  # a chunk for each frame: each is in two windows
     run(controller, range(10))
     assert len(encoded) == 10
@@ -113,8 +113,8 @@ def test_no_frame_is_encoded_twice(policy, monkeypatch):
 def test_a_frame_that_the_next_chunk_needs_is_encoded_before_that(policy, monkeypatch):
     lazy, controller = run(PolicyController(policy, 3), range(10)), PolicyController(policy, 3)
     encoded = []
-    encode = policy.encode
-    monkeypatch.setattr(policy, "encode", lambda values: encoded.append(step) or encode(values))
+    encode = policy.encode_checked
+    monkeypatch.setattr(policy, "encode_checked", lambda values: encoded.append(step) or encode(values))
     for step in range(10):
         controller.push(frame(step))
         if controller.needs_chunk(frame(step).stamp_ns):
@@ -128,8 +128,8 @@ def test_a_frame_that_the_next_chunk_needs_is_encoded_before_that(policy, monkey
 @pytest.mark.parametrize("rate", [15.0, 25.0, 30.0, 60.0])
 def test_of_frames_at_another_rate_those_are_encoded_before_a_chunk_that_it_may_be_made_from(policy, monkeypatch, rate):
     encoded = []
-    encode = policy.encode
-    monkeypatch.setattr(policy, "encode", lambda values: encoded.append(1) or encode(values))
+    encode = policy.encode_checked
+    monkeypatch.setattr(policy, "encode_checked", lambda values: encoded.append(1) or encode(values))
     lazy, controller = PolicyController(policy, 3, spaced=True), PolicyController(policy, 3, spaced=True)
     frames = [Frame(10**9 + round(i * 1e9 / rate), frame(i).values) for i in range(round(2 * rate))]
     chunks, ahead = 0, 0
