@@ -156,7 +156,7 @@ def recorded(folder: Path) -> float:
         if not bag.exists():
             assert flushed == 0
             continue
-        if not (bag / "metadata.yaml").exists() and any(bag.iterdir()):
+        if not (bag / "metadata.yaml").exists() and any(file.stat().st_size for file in bag.iterdir()):
             recover(bag)
         found = pictures(bag) if (bag / "metadata.yaml").exists() else []
         assert found == [test_bags.content(i) for i in range(len(found))], "a message is another's, or half"

@@ -13,7 +13,7 @@ import hashlib
 import os
 import sys
 from pathlib import Path
-from training.{module} import Options, Trainer
+from training.trainers.{module} import Options, Trainer
 
 
 def train(folder, **environment):

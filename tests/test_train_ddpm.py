@@ -233,7 +233,7 @@ def test_resumed_run_has_the_same_weights_wherever_its_data_lie(stripes: str, tm
 def test_two_processes_train_one_model(tmp_path: Path) -> None:
     words = "data='digits', dim=8, dim_mults=(1,), iterations=3, batch_size=4, num_train_timesteps=4,"
     words += " stand_in_iterations=1, limit=40"
-    two, one = trained_by_two_and_one("train_ddpm", "diffusion", "_finish", words, tmp_path)
+    two, one = trained_by_two_and_one("images", "diffusion", "_finish", words, tmp_path)
     assert len(two) == 2 and two[0] == two[1] != one[0]
     checkpoint.load(tmp_path / "x.pt", kind="image model")
 

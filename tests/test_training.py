@@ -377,7 +377,7 @@ def test_a_run_of_the_version_before_is_gone_on_with(demonstrations: Path, tmp_p
 def test_two_processes_train_one_policy(demonstrations: Path, tmp_path: Path) -> None:
     words = "observations='state', denoiser='unet', iterations=3, rollouts=0, batch_size=8"
     words += f", data=(Path({str(demonstrations)!r}),)"
-    two, one = trained_by_two_and_one("train_diffusion_policy", "policy", "_export", words, tmp_path)
+    two, one = trained_by_two_and_one("policy", "policy", "_export", words, tmp_path)
     assert len(two) == 2 and two[0] == two[1] != one[0]
     checkpoint.load(tmp_path / "x.pt")
 
