@@ -53,6 +53,20 @@ def texts(node: Node, topic: str) -> list[str]:
     return heard
 
 
+def patient_service(node: Node) -> tuple[list[int], Future[str]]:
+    """One, /patient, that answers what it awaits; and how often it was asked."""
+    began: list[int] = []
+    wait: Future[str] = Future()
+
+    async def patient(request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        began.append(1)
+        response.message = await wait
+        return response
+
+    node.create_service(Trigger, "patient", patient)
+    return began, wait
+
+
 def test_all_messages_that_have_come_are_handed_over_at_once_and_in_order(
     made: tuple[MessageExecutor, Node],
 ) -> None:
@@ -259,15 +273,7 @@ def test_who_cannot_be_heard_is_said(made: tuple[MessageExecutor, Node]) -> None
 
 def test_a_group_that_excludes_others_does_so_while_it_awaits(made: tuple[MessageExecutor, Node]) -> None:
     executor, node = made
-    wait: Future[str] = Future()
-    began: list[int] = []
-
-    async def patient(request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
-        began.append(1)
-        response.message = await wait
-        return response
-
-    node.create_service(Trigger, "patient", patient)
+    began, wait = patient_service(node)
     client = node.create_client(Trigger, "patient", callback_group=ReentrantCallbackGroup())
     heard = texts(node, "text")
     publisher = node.create_publisher(String, "text", 10)
@@ -333,15 +339,7 @@ def test_a_task_of_a_node_that_left_is_not_asked_for_ever(made: tuple[MessageExe
     executor, node = made
     other = rclpy.create_node("other")
     executor.add_node(other)
-    wait: Future[str] = Future()
-    began: list[int] = []
-
-    async def patient(request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
-        began.append(1)
-        response.message = await wait
-        return response
-
-    other.create_service(Trigger, "patient", patient)
+    began, _ = patient_service(other)
     client = node.create_client(Trigger, "patient")
     until(executor, client.service_is_ready)
     client.call_async(Trigger.Request())
