@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from training.diffusion.distillation import SMOOTH, DistillationLoss, ddim_samples
+from training.diffusion.distillation import SMOOTH, DistillationLoss, ddim_samples, go_on_as
 from training.diffusion.noise_schedule import NoiseSchedule
 from training.diffusion.normalizer import LimitsNormalizer
 from training.diffusion.policy import DiffusionPolicy, ObservationEncoder, make_denoiser
@@ -205,6 +206,19 @@ def test_only_the_student_is_trained() -> None:
     assert loss(features, noise) < first
     assert features.grad is None and all(p.grad is None for p in teacher.parameters())
     assert all(torch.equal(value, before[name]) for name, value in teacher.state_dict().items())
+
+
+def test_a_student_goes_on_only_where_it_sees_and_scales_as_its_teacher() -> None:
+    student, before = make_policy(), make_policy()
+    with torch.no_grad():
+        for parameter in before.denoiser.parameters():
+            parameter += 1.0
+    go_on_as(student, before, Path("before.pt"))
+    assert all(torch.equal(value, before.state_dict()[name]) for name, value in student.state_dict().items())
+    before.action_limits.scale *= 2.0
+    for other in (before, make_policy(rows=7, max_delay=2)):
+        with pytest.raises(ValueError, match=r"start_from: other\.pt is no student of this teacher"):
+            go_on_as(student, other, Path("other.pt"))
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,7 @@ from training.captured_step import adamw
 from training.data.action_rows import converted, seen_from, with_widths
 from training.data.demonstrations import HAND, OBJECT, Windows, joined, load_files, make_windows, split_files
 from training.data.resident import Resident, ResidentWindows, steps_of
-from training.diffusion.distillation import DistillationLoss, begin_as
+from training.diffusion.distillation import DistillationLoss, begin_as, go_on_as
 from training.diffusion.export_proof import export
 from training.diffusion.policy import (
     POSE_DIM,
@@ -114,8 +114,9 @@ class Trainer:
         self.teacher: DiffusionPolicy | None = None
         if options.distil is not None:
             self.teacher = restore_policy(options.distil).to(self.device)
-            first = options.distil if options.start_from is None else options.start_from
-            begin_as(self.policy, restore_policy(first), first)
+            begin_as(self.policy, self.teacher, options.distil)
+            if options.start_from is not None:
+                go_on_as(self.policy, restore_policy(options.start_from), options.start_from)
         self.spec = checkpoint.checked(make_spec(options, self.data, self.actions))
         checkpoint.script(self.policy)  # what cannot be exported must fail now, not after hours
         views = camera_views(self.data.task, options.cameras, inputs.picture_size[0]) if options.pose_points else []

@@ -1,7 +1,8 @@
-"""An executor that hands over all messages that have come after one wait.
+"""An executor that hands over what has come on all topics after one wait.
 
 rclpy's single-threaded executor gathers all entities of a node, makes a wait set of them, waits, and calls back one;
-each callback also wakes the next wait twice. For a node with six small topics at 20 Hz that is most of what ROS costs.
+each callback also wakes the next wait twice. tests/benchmarks/bench_executor.py says what that costs.
+
 Here the gathered entities and their wait set are kept until an entity comes or goes. One message of each topic that has
 any is handed over, then timers ring, and whatever else is ready is left to rclpy: services, clients, actions, guard
 conditions, coroutines, and ten times a second events, as that QoS is incompatible.
